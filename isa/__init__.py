@@ -1,0 +1,1 @@
+"""The X1 machine, declared once: instructions, arithmetic, targets, binary format, checker."""

@@ -1,0 +1,222 @@
+"""The arithmetic of X1, to the bit.
+
+These functions are the specification: the interpreter, the compiler's evaluator and its constant
+tables all call them, and ONNX Runtime's CPU int8 kernels compute the same bits (docs/exactness.md).
+Every float32 operation stands alone, so that each is rounded once; `fma` rounds once by name.
+Rounding is half to even throughout.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+F32 = np.float32
+Float = NDArray[np.float32]
+Int = NDArray[np.int32]
+Array = NDArray[Any]
+
+INT32_MIN: Final = -(1 << 31)
+INT32_MAX: Final = (1 << 31) - 1
+EXACT_INTEGERS: Final = 1 << 24
+"""float32 holds every integer up to this magnitude."""
+
+
+def f32(value: ArrayLike) -> Float:
+    """F(x): round to float32, nearest even; float64 and integer input are rounded once."""
+    return np.asarray(value).astype(np.float32)
+
+
+def wrap32(value: Array) -> Int:
+    """Two's complement modulo 2^32 of int64 values."""
+    return value.astype(np.int64).astype(np.int32)
+
+
+def add_wrapping(a: ArrayLike, b: ArrayLike) -> Int:
+    """int32 addition modulo 2^32."""
+    return wrap32(np.add(a, b, dtype=np.int64))
+
+
+def round_half_even(v: Float) -> Float:
+    """rne(v)."""
+    return np.rint(v)
+
+
+def to_integer(v: Float, low: int, high: int) -> Int:
+    """rne(v), saturated to low..high; v must not be NaN."""
+    return np.clip(round_half_even(v), F32(low), F32(high)).astype(np.int32)
+
+
+# --- requantization ------------------------------------------------------------------------------
+
+
+def requantize(acc: Array, bias: ArrayLike, m: ArrayLike, zero_point: int, low: int, high: int) -> Int:
+    """REQ: int32 accumulators to low..high with one float32 multiplier per channel.
+
+    The clamp comes before the rounding, and the zero point is added to the rounded integer:
+    QLinearConv, QLinearMatMul and QGemm of ONNX Runtime.
+
+    Args:
+        acc: int32, any shape; the channel is the last axis.
+        bias: int32, added modulo 2^32.
+        m: float32, per channel.
+        zero_point: of the output.
+        low: the least output value.
+        high: the greatest output value.
+    """
+    v = f32(add_wrapping(acc, bias)) * f32(m)
+    v = np.minimum(np.maximum(v, F32(low - zero_point)), F32(high - zero_point))
+    return round_half_even(v).astype(np.int32) + np.int32(zero_point)
+
+
+def requantize_zero_point_first(acc: Array, bias: ArrayLike, m: ArrayLike, zero_point: int,
+                                low: int, high: int) -> Int:
+    """F32Z: as `requantize`, but the zero point is added in float32 before rounding."""
+    return to_integer(f32(add_wrapping(acc, bias)) * f32(m) + F32(zero_point), low, high)
+
+
+def shift_right_rounding(value: Array, shift: int) -> NDArray[np.int64]:
+    """rsh(v, n): v / 2^n rounded half to even; a negative n shifts left, saturating to int32."""
+    wide = value.astype(np.int64)
+    if shift <= 0:
+        return np.clip(wide << min(-shift, 31), INT32_MIN, INT32_MAX)
+    shift = min(shift, 40)
+    floor = wide >> shift
+    rest = wide - (floor << shift)
+    half = np.int64(1) << np.int64(shift - 1)
+    return floor + ((rest > half) | ((rest == half) & ((floor & 1) == 1)))
+
+
+def convolution_multiplier(x_scale: ArrayLike, w_scale: ArrayLike, y_scale: ArrayLike) -> Float:
+    """m = (sx * sw) / sy, rounded twice in this order: QLinearConv and QLinearMatMul."""
+    return (f32(x_scale) * f32(w_scale)) / f32(y_scale)
+
+
+def gemm_multiplier(alpha: float, a_scale: ArrayLike, b_scale: ArrayLike, y_scale: ArrayLike) -> Float:
+    """m = ((alpha * sa) * sb) / sy: QGemm."""
+    return ((F32(alpha) * f32(a_scale)) * f32(b_scale)) / f32(y_scale)
+
+
+def quantize(x: Array, scale: ArrayLike, zero_point: int, low: int, high: int) -> Int:
+    """QuantizeLinear: true division, clamp, round, then the zero point."""
+    v = f32(x) / f32(scale)
+    v = np.minimum(np.maximum(v, F32(low - zero_point)), F32(high - zero_point))
+    return round_half_even(v).astype(np.int32) + np.int32(zero_point)
+
+
+def dequantize(q: Array, scale: ArrayLike, zero_point: int) -> Float:
+    """DequantizeLinear: F(q - zp) * s."""
+    return f32(q.astype(np.int32) - np.int32(zero_point)) * f32(scale)
+
+
+# --- two operands --------------------------------------------------------------------------------
+
+
+def fma(a: Array, b: ArrayLike, c: ArrayLike) -> Float:
+    """F(a*b + c) with one rounding, for integers a of at most 29 bits and float32 b, c.
+
+    The product is exact in float64. The float64 sum is rounded to odd (its last bit records that
+    something was lost), which makes the second rounding, to float32, the only one that counts.
+    """
+    product = a.astype(np.float64) * np.asarray(b, np.float32).astype(np.float64)
+    addend = np.asarray(c, np.float32).astype(np.float64)
+    total = np.asarray(product + addend)
+    recovered = total - product
+    lost = (product - (total - recovered)) + (addend - recovered)
+    bits = total.view(np.int64)
+    outward = (lost > 0) == (total > 0)
+    to_odd = np.where(outward, bits + 1, bits - 1)
+    inexact = (lost != 0) & (bits & 1 == 0) & np.isfinite(total)
+    return np.where(inexact, to_odd, bits).view(np.float64).astype(np.float32)
+
+
+def add_constants(a_scale: float, a_zero: int, b_scale: float, b_zero: int, c_scale: float,
+                  c_zero: int) -> tuple[np.float32, np.float32, np.float32]:
+    """p0, p1, p2 of `add`: sa/sc, sb/sc, and F(zc) - fma(p0, F(za), p1 * F(zb))."""
+    ra, rb = F32(a_scale) / F32(c_scale), F32(b_scale) / F32(c_scale)
+    offset = fma(np.asarray([a_zero], np.int32), ra, rb * F32(b_zero))[0]
+    return ra, rb, F32(c_zero) - offset
+
+
+def add(a: Array, b: Array, p0: float, p1: float, p2: float, low: int, high: int) -> Int:
+    """QLinearAdd: rne(fma(a, p0, fma(b, p1, p2))), saturated."""
+    return to_integer(fma(a, p0, fma(b, p1, p2)), low, high)
+
+
+def multiply(a: Array, a_zero: int, b: Array, b_zero: int, ratio: float, zero_point: int,
+             low: int, high: int) -> Int:
+    """QLinearMul: the zero point is added in float32 before rounding; ratio = (sa*sb)/sc."""
+    product = (a.astype(np.int32) - a_zero) * (b.astype(np.int32) - b_zero)
+    return to_integer(f32(product) * F32(ratio) + F32(zero_point), low, high)
+
+
+def quantize_real(v: Float, scale: ArrayLike, zero_point: int, low: int, high: int) -> Int:
+    """The Q of DQ, operator, Q: rne(clamp(v / s)) + zp."""
+    return quantize(v, scale, zero_point, low, high)
+
+
+def affine(v: Float, gain: Float, offset: Float) -> Float:
+    """v*g + h in two roundings: BatchNormalization that cannot be folded."""
+    return v * gain + offset
+
+
+# --- windows -------------------------------------------------------------------------------------
+
+
+def average(windows: Float, count: Array, scale: float, zero_point: int, low: int, high: int) -> Int:
+    """QLinearAveragePool: float32 sum in order of axis 0, / count, / sy, zero point, then round.
+
+    Args:
+        windows: (taps, ...) float32, F(x-zx)*sx, 0 for taps in the padding.
+        count: how many taps divide the sum, broadcasting to the shape of a tap.
+        scale: of the output.
+        zero_point: of the output.
+        low: the least output value.
+        high: the greatest output value.
+    """
+    total = np.zeros(windows.shape[1:], np.float32)
+    for tap in windows:
+        total = total + tap
+    return to_integer((total / f32(count)) / F32(scale) + F32(zero_point), low, high)
+
+
+def softmax(x: Array, table: Float, divisor: float, zero_point: int, low: int, high: int) -> Int:
+    """QLinearSoftmax over the last axis of 8-bit codes.
+
+    The codes are shifted so that the row's maximum reads entry 255; the sum is sequential in
+    ascending index; each entry is multiplied by `divisor` = floor(1/sy), then divided.
+    """
+    codes = x.astype(np.int32)
+    entries = table[codes + (255 - codes.max(axis=-1, keepdims=True))]
+    total = np.zeros(entries.shape[:-1], np.float32)
+    for j in range(entries.shape[-1]):
+        total = total + entries[..., j]
+    with np.errstate(over="ignore"):  # e_j * p0 may reach +inf, and then y is the greatest value
+        v = (entries * F32(divisor)) / total[..., None]
+    return to_integer(round_half_even(v) + F32(zero_point), low, high)
+
+
+# --- integer matrix product ----------------------------------------------------------------------
+
+
+def exact_depth(a_magnitude: int, b_magnitude: int) -> int:
+    """How many products of such magnitudes a float32 sum holds exactly in any order."""
+    return max(1, EXACT_INTEGERS // max(1, a_magnitude * b_magnitude))
+
+
+def matmul(a: Float, b: Float, depth: int) -> NDArray[np.int32] | NDArray[np.int64]:
+    """The exact integer product of integer-valued float32 matrices (..., k) and (k, n).
+
+    float32 holds sums of up to `depth` products exactly, in whatever order BLAS adds them;
+    longer sums are added up in integers. The result is int32 where one float32 product was
+    enough, else int64.
+    """
+    k = a.shape[-1]
+    if k <= depth:
+        return (a @ b).astype(np.int32)
+    total = np.zeros((*a.shape[:-1], b.shape[-1]), np.int64)
+    for start in range(0, k, depth):
+        total += (a[..., start:start + depth] @ b[start:start + depth]).astype(np.int64)
+    return total

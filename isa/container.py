@@ -1,0 +1,339 @@
+"""The binary format: a program as an ELF file, and the checks of its loader.
+
+Nothing is allocated before the whole file has been found sound: sizes against the target and a
+cap on the host, checksums, JSON, instruction words, the interface against the regions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Final, NoReturn
+
+from isa.diagnostics import BinaryError, Diagnostic, Findings, TargetError, did_you_mean
+from isa.elf import (
+    FLAG_ALLOC,
+    FLAG_EXEC,
+    FLAG_WRITE,
+    NOBITS,
+    NOTE,
+    PROGBITS,
+    SHN_ABS,
+    STRTAB,
+    SYMTAB,
+    ElfError,
+    ElfFile,
+    Section,
+    read_elf,
+    read_note,
+    read_symbols,
+    write_elf,
+    write_note,
+    write_symbols,
+)
+from isa.encoding import decode_all, encode_all
+from isa.locations import FileLoc
+from isa.plain import PlainError, from_json, to_json
+from isa.program import (
+    HOST_DTYPES,
+    REGION_NAMES,
+    WRITABLE,
+    Abi,
+    DebugMap,
+    Interface,
+    Note,
+    Operators,
+    Program,
+    Symbol,
+    volume,
+)
+from isa.spec import WORD_BYTES
+from isa.target import EXTENSIONS, ISA_VERSION, target_from_json
+
+CONTAINER_VERSION: Final = "0.1"
+OWNER: Final = b"X1"
+NOTE_TYPE: Final = 0x5831
+REGION_SHIFT: Final = 40
+TEXT_REGION: Final = 16
+SCRATCHPAD_ADDRESS: Final = 32 << REGION_SHIFT
+HOST_CAP: Final = 4 << 30
+"""The host never allocates more than this for the regions of one program."""
+TEXT: Final = ".text.core0"
+REQUIRED: Final = (TEXT, ".note.x1", ".x1.target", ".x1.abi", ".x1.map", ".x1.ops", ".symtab", ".strtab")
+ZERO_DIGEST: Final = "0" * 64
+_DATA_SECTIONS: Final = {".weights": 0, ".params": 5}
+_SIZE_SECTIONS: Final = {".arena": 1, ".input": 2, ".output": 3}
+_OBJECT, _FUNC = 1, 2
+
+
+@dataclass(frozen=True, slots=True)
+class NoteRecord:
+    """The JSON of the note: versions, digests, provenance."""
+
+    isa: str
+    container: str
+    extensions: tuple[str, ...]
+    compiler: str
+    options: tuple[tuple[str, str], ...]
+    calibration: str
+    target_sha256: str
+    file_sha256: str
+    sections_sha256: tuple[tuple[str, str], ...]
+
+
+def save(program: Program) -> bytes:
+    """The file of a program; a pure function of the program."""
+    return assemble_sections(program_sections(program), program.note)
+
+
+def program_sections(program: Program) -> list[Section]:
+    """Every section of a program but the note."""
+    sections = [Section(TEXT, PROGBITS, encode_all(program.instructions), flags=FLAG_ALLOC | FLAG_EXEC,
+                        address=TEXT_REGION << REGION_SHIFT, align=64, entry_size=WORD_BYTES)]
+    for name, data in ((".weights", program.weights), (".params", program.params)):
+        if data:
+            sections.append(Section(name, PROGBITS, data, flags=FLAG_ALLOC,
+                                    address=_DATA_SECTIONS[name] << REGION_SHIFT, align=64))
+    for name, size in ((".arena", program.arena_bytes), (".input", program.input_bytes),
+                       (".output", program.output_bytes)):
+        if size:
+            region = _SIZE_SECTIONS[name]
+            flags = FLAG_ALLOC | (FLAG_WRITE if region in WRITABLE else 0)
+            sections.append(Section(name, NOBITS, size=size, flags=flags,
+                                    address=region << REGION_SHIFT, align=64))
+    abi = Abi(program.abi.inputs, program.abi.outputs, program.region_rows())
+    for name, content in ((".x1.target", program.target.canonical.encode()), (".x1.abi", to_json(abi)),
+                          (".x1.map", to_json(program.debug)), (".x1.ops", to_json(program.operators))):
+        sections.append(Section(name, PROGBITS, content))
+    index = {s.name: i + 1 for i, s in enumerate(sections)}
+    symtab, strtab = write_symbols([_elf_symbol(s, index) for s in program.symbols])
+    sections.append(Section(".symtab", SYMTAB, symtab, align=8, link=".strtab", info=1, entry_size=24))
+    sections.append(Section(".strtab", STRTAB, strtab))
+    return sections
+
+
+def assemble_sections(sections: list[Section], note: Note) -> bytes:
+    """The file of these sections, with a note whose digests are right."""
+    target = next(s for s in sections if s.name == ".x1.target")
+    digests = tuple((s.name, _sha256(s.data)) for s in sections if s.kind == PROGBITS)
+
+    def file_with(digest: str) -> bytes:
+        record = NoteRecord(ISA_VERSION, CONTAINER_VERSION, (), note.compiler, note.options,
+                            note.calibration, _sha256(target.data), digest, digests)
+        content = write_note(OWNER, NOTE_TYPE, to_json(record))
+        return write_elf(ElfFile(_version_flags(), [*sections, Section(".note.x1", NOTE, content, align=4)]))
+
+    return file_with(_sha256(file_with(ZERO_DIGEST)))
+
+
+def load(data: bytes, name: str = "binary") -> Program:
+    """The program of a file, every check of the loader passed.
+
+    Raises:
+        BinaryError: the bytes are not a sound X1 binary of this version.
+    """
+    try:
+        file = read_elf(data)
+        _check_version(file)
+        missing = [s for s in REQUIRED if file.find(s) is None]
+        if missing:
+            raise ElfError(f"the section {missing[0]} is missing")
+        note = _check_note(file, data)
+        return _program(file, note, name)
+    except (ElfError, PlainError) as error:
+        _refuse(name, "binary.format", str(error))
+    except TargetError as error:
+        _refuse(name, "binary.target", error.diagnostics[0].message)
+
+
+def version_of(data: bytes) -> str:
+    """The ISA version that a file says it has."""
+    flags = read_elf(data).flags
+    return f"{flags >> 8}.{flags & 0xFF}"
+
+
+def _refuse(name: str, code: str, message: str) -> NoReturn:
+    raise BinaryError(Diagnostic(code, message, FileLoc(name),
+                                 remedy="compile the model again with this version")) from None
+
+
+def _version_flags() -> int:
+    major, minor = (int(p) for p in ISA_VERSION.split("."))
+    return major << 8 | minor
+
+
+def _check_version(file: ElfFile) -> None:
+    if file.flags != _version_flags():
+        found = f"{file.flags >> 8}.{file.flags & 0xFF}"
+        raise ElfError(f"the binary is of ISA version {found}; this tool executes {ISA_VERSION}")
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _elf_symbol(symbol: Symbol, index: dict[str, int]) -> tuple[str, int, int, int, int]:
+    if not symbol.section:
+        return symbol.name, _OBJECT, SHN_ABS, SCRATCHPAD_ADDRESS + symbol.value, symbol.size
+    kind = _FUNC if symbol.section == TEXT else _OBJECT
+    return symbol.name, kind, index[symbol.section], symbol.value, symbol.size
+
+
+def _check_note(file: ElfFile, data: bytes) -> NoteRecord:
+    section = file.find(".note.x1")
+    assert section is not None
+    record = from_json(NoteRecord, read_note(section.data, OWNER, NOTE_TYPE), "the note")
+    if record.isa != ISA_VERSION or record.container != CONTAINER_VERSION:
+        raise ElfError(f"the note says ISA {record.isa}, container {record.container}; this tool "
+                       f"knows {ISA_VERSION} and {CONTAINER_VERSION}")
+    if unknown := [e for e in record.extensions if e not in EXTENSIONS]:
+        raise ElfError(f"the extension {unknown[0]!r} is unknown")
+    digests = tuple((s.name, _sha256(s.data)) for s in file.sections if s.kind == PROGBITS)
+    for (name, found), (listed, expected) in zip(digests, record.sections_sha256, strict=False):
+        if name != listed or found != expected:
+            raise ElfError(f"the checksum of {name} differs")
+    if len(digests) != len(record.sections_sha256):
+        raise ElfError("the note does not list every section's checksum")
+    if data.count(record.file_sha256.encode()) != 1:
+        raise ElfError("the checksum of the file differs")
+    if _sha256(data.replace(record.file_sha256.encode(), ZERO_DIGEST.encode())) != record.file_sha256:
+        raise ElfError("the checksum of the file differs")
+    return record
+
+
+def _program(file: ElfFile, note: NoteRecord, name: str) -> Program:
+    def data(section: str) -> bytes:
+        found = file.find(section)
+        return found.data if found else b""
+
+    def size(section: str) -> int:
+        found = file.find(section)
+        return found.length if found else 0
+
+    target = target_from_json(_text(data(".x1.target")))
+    if target.canonical.encode() != data(".x1.target") or _sha256(data(".x1.target")) != note.target_sha256:
+        raise ElfError("the target is not in canonical form")
+    _check_sizes(file, target.dram.size)
+    text = data(TEXT)
+    if len(text) % WORD_BYTES or not text:
+        raise ElfError(f"{TEXT} is not whole instruction words")
+    instructions, bad = decode_all(text)
+    if bad:
+        findings = Findings(BinaryError)
+        for word in bad[:10]:
+            findings.add(f"binary.{word.fault.trap.name.lower()}",
+                         f"instruction {word.pc}: {word.fault.message}", FileLoc(name))
+        findings.raise_if_any()
+    program = Program(
+        target, tuple(instructions), data(".weights"), data(".params"), size(".arena"), size(".input"),
+        size(".output"), from_json(Abi, data(".x1.abi"), ".x1.abi"),
+        from_json(DebugMap, data(".x1.map"), ".x1.map"), from_json(Operators, data(".x1.ops"), ".x1.ops"),
+        tuple(_symbols(file)), Note(note.compiler, note.options, note.calibration))
+    _check_interface(program)
+    _check_debug(program)
+    if [s for s in file.sections if s.name in REQUIRED or s.name in REGION_NAMES.values()] != [
+            *program_sections(program), *(s for s in file.sections if s.name == ".note.x1")]:
+        raise ElfError("the sections are not in canonical form")
+    return program
+
+
+def _text(data: bytes) -> str:
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        raise ElfError("the target is not UTF-8") from None
+
+
+def _check_sizes(file: ElfFile, dram: int) -> None:
+    sizes = sum(s.length for s in file.sections if s.flags & FLAG_ALLOC and s.name != TEXT)
+    allowed = min(dram, HOST_CAP)
+    if sizes > allowed:
+        raise ElfError(f"the regions need {sizes} bytes; allowed: {allowed}")
+
+
+def _symbols(file: ElfFile) -> list[Symbol]:
+    symtab, strtab = file.find(".symtab"), file.find(".strtab")
+    assert symtab is not None
+    assert strtab is not None
+    found: list[Symbol] = []
+    for name, _, section, value, size in read_symbols(symtab.data, strtab.data):
+        if section == SHN_ABS:
+            found.append(Symbol(name, "", value - SCRATCHPAD_ADDRESS, size))
+        elif 1 <= section <= len(file.sections):
+            found.append(Symbol(name, file.sections[section - 1].name, value, size))
+        else:
+            raise ElfError(f"the symbol {name!r} is of no section")
+    return found
+
+
+def _check_interface(program: Program) -> None:
+    """Every input and output lies inside its region, in a form that the host can convert."""
+    if program.abi.regions != program.region_rows():
+        raise PlainError("the region table of .x1.abi is not that of the sections")
+    sizes = program.region_sizes()
+    for tensors, region, writer in ((program.abi.inputs, 2, "input"), (program.abi.outputs, 3, "output")):
+        names = [t.name for t in tensors]
+        if len(set(names)) != len(names):
+            raise PlainError(f"two {writer}s have the same name")
+        for tensor in tensors:
+            _check_tensor(tensor, region, sizes.get(region, 0), writer)
+
+
+def _check_tensor(tensor: Interface, region: int, limit: int, writer: str) -> None:
+    what = f"{writer} '{tensor.name}'"
+    for dtype in (tensor.dtype, tensor.device_dtype):
+        if dtype not in HOST_DTYPES:
+            raise PlainError(f"{what} has the dtype {dtype!r}; allowed: {', '.join(HOST_DTYPES)}"
+                             f" {did_you_mean(dtype, HOST_DTYPES)}".rstrip())
+    shapes = (*tensor.shape, *tensor.device_shape)
+    if any(d < 1 or d > 1 << 40 for d in shapes) or len(tensor.device_shape) != 4:
+        raise PlainError(f"{what} has a shape that no device tensor has")
+    if sorted(tensor.perm) != list(range(len(tensor.perm))) or len(tensor.perm) != len(tensor.shape):
+        raise PlainError(f"{what} has a permutation that is none")
+    size = 4 if tensor.device_dtype == "int32" else 1
+    pixels, channels = volume(tensor.device_shape[:3]), tensor.device_shape[3]
+    if volume(tensor.shape) != pixels * channels or tensor.pixel_stride < channels * size:
+        raise PlainError(f"{what} has different sizes on host and device")
+    if tensor.bytes != pixels * tensor.pixel_stride:
+        raise PlainError(f"{what} has a byte count that its shape does not give")
+    if tensor.region != region or tensor.offset < 0 or tensor.offset + tensor.bytes > limit:
+        raise PlainError(f"{what} lies outside its region")
+    scale = tensor.scale
+    if scale is not None and not 0 < float(scale) < float("inf"):
+        raise PlainError(f"{what} has a scale that is not finite and positive")
+    low, high = (0, 255) if tensor.device_dtype == "uint8" else (-128, 127)
+    if not low <= tensor.zero_point <= high:
+        raise PlainError(f"{what} has a zero point outside {low}..{high}")
+    if (scale is None) != (tensor.dtype == tensor.device_dtype or tensor.dtype == "int64"):
+        raise PlainError(f"{what} has no conversion from {tensor.dtype} to {tensor.device_dtype}")
+
+
+def _check_debug(program: Program) -> None:
+    """Rows name instructions, operators, tensors and operands that exist."""
+    ops = {o.id for o in program.operators.ops}
+    tensors = {t.id: t for t in program.operators.tensors}
+    if len(ops) != len(program.operators.ops) or len(tensors) != len(program.operators.tensors):
+        raise PlainError(".x1.ops has two rows with the same id")
+    end = 0
+    for row in program.debug.rows:
+        if row.first < end or row.count < 1 or row.first + row.count > len(program.instructions):
+            raise PlainError(".x1.map has rows out of order or beyond the program")
+        end = row.first + row.count
+        if row.core != 0 or row.op not in ops:
+            raise PlainError(f".x1.map: the row at {row.first} is of no operator or core")
+        if row.tensor is None:
+            continue
+        if row.tensor not in tensors or row.box is None or row.operand is None:
+            raise PlainError(f".x1.map: the row at {row.first} stores no tensor that is listed")
+        shape = tensors[row.tensor].device_shape
+        if len(row.box) != len(shape) or any(not 0 <= a < b <= n for (a, b), n in
+                                             zip(row.box, shape, strict=True)):
+            raise PlainError(f".x1.map: the box at {row.first} leaves its tensor")
+    for tensor in tensors.values():
+        if tensor.alias_of is not None and (
+                tensor.alias_of not in tensors or tensors[tensor.alias_of].alias_of is not None):
+            raise PlainError(f".x1.ops: tensor '{tensor.name}' is an alias of no tensor with bytes")
+        if sorted(tensor.perm) != list(range(len(tensor.device_shape))):
+            raise PlainError(f".x1.ops: tensor '{tensor.name}' has a permutation that is none")
+        if any(d < 1 for d in tensor.device_shape) or volume(tensor.device_shape) != volume(tensor.shape):
+            raise PlainError(f".x1.ops: tensor '{tensor.name}' has shapes of different sizes")

@@ -1,0 +1,240 @@
+"""Instruction words: 32 little-endian bytes to instructions and back.
+
+Text and words correspond one to one, so a word that is not in canonical form (a reserved bit, an
+unused operand, a semaphore slot out of order) is refused. A whole text section is decoded with
+numpy, one opcode at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+import isa.instructions  # noqa: F401  (declares the instruction set)
+from isa.spec import (
+    HEADER_BITS,
+    OPCODES,
+    RESERVED_OPCODES,
+    WORD_BITS,
+    WORD_BYTES,
+    Fault,
+    Instruction,
+    Operand,
+    Trap,
+)
+
+SLOT_SHIFTS: Final = {"waits": (8, 14), "signals": (20, 26)}
+SLOT_VALID: Final = 0x20
+SEMAPHORES: Final = 32
+WORD_LANES: Final = WORD_BITS // 64
+
+
+class EncodingError(Exception):
+    """An instruction whose operands do not fit its word; `faults` lists every reason."""
+
+    def __init__(self, faults: Sequence[Fault]) -> None:
+        super().__init__("; ".join(f.message for f in faults))
+        self.faults = list(faults)
+
+
+@dataclass(frozen=True, slots=True)
+class BadWord:
+    """A word that is no instruction: its index in the section, and why."""
+
+    pc: int
+    fault: Fault
+
+
+def operand_faults(instr: Instruction) -> list[Fault]:
+    """Why the operands cannot be encoded in canonical form."""
+    found: list[Fault] = []
+    unused = instr.unused()
+    for spec in instr.operands:
+        value = int(getattr(instr, spec.name))
+        low, high = spec.bounds(signed=_signed(spec, instr))
+        if not low <= value <= high:
+            found.append(Fault(Trap.LIMIT, spec.name, f"{spec.name}={value} is outside {low}..{high}"))
+        elif (value - spec.low) % spec.scale:
+            found.append(Fault(Trap.MISALIGN, spec.name,
+                               f"{spec.name}={value} is not a multiple of {spec.scale}"))
+        elif spec.enum is not None and value not in list(spec.enum):
+            found.append(Fault(Trap.BAD_ENUM, spec.name, f"{spec.name}={value} has no meaning; "
+                               f"allowed: {enum_names(spec)}"))
+        elif spec.name in unused and value != spec.low:
+            found.append(Fault(Trap.RESERVED_BITS, spec.name, f"{spec.name}={value} is not used here; "
+                               f"allowed: {spec.low}"))
+    for slots, name in ((instr.waits, "wait"), (instr.signals, "signal")):
+        found += _slot_faults(slots, name)
+    return found
+
+
+def encode(instr: Instruction) -> bytes:
+    """The word of an instruction.
+
+    Raises:
+        EncodingError: an operand outside its range, or not in canonical form.
+    """
+    if faults := operand_faults(instr):
+        raise EncodingError(faults)
+    word = instr.opcode
+    for slots, shifts in ((instr.waits, SLOT_SHIFTS["waits"]), (instr.signals, SLOT_SHIFTS["signals"])):
+        for semaphore, shift in zip(slots, shifts, strict=False):
+            word |= (SLOT_VALID | semaphore) << shift
+    for spec in instr.operands:
+        value = int(getattr(instr, spec.name))
+        stored = value if _signed(spec, instr) else (value - spec.low) // spec.scale
+        word |= (stored & ((1 << spec.width) - 1)) << spec.offset
+    return word.to_bytes(WORD_BYTES, "little")
+
+
+def encode_all(instrs: Iterable[Instruction]) -> bytes:
+    """The text section of a stream."""
+    return b"".join(encode(i) for i in instrs)
+
+
+def decode(word: bytes) -> Instruction:
+    """The instruction of one word.
+
+    Raises:
+        EncodingError: the word is no instruction in canonical form.
+    """
+    instrs, bad = decode_all(word)
+    if bad:
+        raise EncodingError([b.fault for b in bad])
+    return instrs[0]
+
+
+def decode_all(text: bytes) -> tuple[list[Instruction], list[BadWord]]:
+    """The instructions of a text section, and the words that are none.
+
+    The instruction list is complete only where there is no bad word.
+    """
+    assert len(text) % WORD_BYTES == 0
+    lanes = np.frombuffer(text, "<u8").reshape(-1, WORD_LANES)
+    opcodes = (lanes[:, 0] & np.uint64(0xFF)).astype(np.int64)
+    decoded: list[Instruction | None] = [None] * len(lanes)
+    bad: list[BadWord] = []
+    for opcode in np.unique(opcodes).tolist():
+        places = np.flatnonzero(opcodes == opcode)
+        cls = OPCODES.get(opcode)
+        if cls is None:
+            bad += [BadWord(pc, _unknown_opcode(opcode)) for pc in places.tolist()]
+        else:
+            _decode_class(cls, lanes[places], places.tolist(), decoded, bad)
+    return [i for i in decoded if i is not None], sorted(bad, key=lambda b: b.pc)
+
+
+def enum_names(spec: Operand) -> str:
+    """The names of an operand's values."""
+    assert spec.enum is not None
+    return ", ".join(member.name.lower() for member in spec.enum)
+
+
+def _signed(spec: Operand, instr: Instruction) -> bool:
+    element = int(getattr(instr, spec.type_field)) if spec.type_field else 1
+    return spec.is_signed(element)
+
+
+def _slot_faults(slots: tuple[int, ...], name: str) -> list[Fault]:
+    if len(slots) > len(SLOT_SHIFTS["waits"]):
+        return [Fault(Trap.LIMIT, name, f"{len(slots)} {name}s; allowed: at most 2")]
+    if len(set(slots)) != len(slots):
+        return [Fault(Trap.RESERVED_BITS, name, f"both {name}s name semaphore {slots[0]}")]
+    return [Fault(Trap.LIMIT, name, f"{name} {s} is outside 0..31") for s in slots
+            if not 0 <= s < SEMAPHORES]
+
+
+def _unknown_opcode(opcode: int) -> Fault:
+    if opcode in RESERVED_OPCODES:
+        mnemonic, extension = RESERVED_OPCODES[opcode]
+        return Fault(Trap.EXT_MISSING, "op", f"'{mnemonic}' needs extension {extension}")
+    return Fault(Trap.ILLEGAL_OP, "op", f"the opcode {opcode:#04x} is not assigned")
+
+
+def _field(lanes: NDArray[np.uint64], offset: int, width: int) -> NDArray[np.int64]:
+    """Bits offset..offset+width of every word."""
+    lane, shift = divmod(offset, 64)
+    bits = lanes[:, lane] >> np.uint64(shift)
+    if shift + width > 64:
+        bits = bits | (lanes[:, lane + 1] << np.uint64(64 - shift))
+    return (bits & np.uint64((1 << width) - 1)).astype(np.int64)
+
+
+def _decode_class(cls: type[Instruction], lanes: NDArray[np.uint64], places: list[int],
+                  decoded: list[Instruction | None], bad: list[BadWord]) -> None:
+    columns: dict[str, Any] = {}
+    for spec in cls.operands:
+        stored = _field(lanes, spec.offset, spec.width)
+        complement = stored - ((stored >> (spec.width - 1)) << spec.width)
+        plain = stored * spec.scale + spec.low
+        if spec.signed:
+            columns[spec.name] = complement
+        elif spec.type_field:
+            columns[spec.name] = (stored, complement)  # the type field may follow: resolved below
+        else:
+            columns[spec.name] = plain
+    for spec in cls.operands:
+        if spec.type_field:
+            stored, complement = columns[spec.name]
+            columns[spec.name] = np.where(columns[spec.type_field] == 0, complement, stored)
+    slots = {kind: [_field(lanes, shift, 6).tolist() for shift in shifts]
+             for kind, shifts in SLOT_SHIFTS.items()}
+    reserved = _reserved_bits(cls, lanes)
+    names = [s.name for s in cls.operands]
+    enums = [(i, s) for i, s in enumerate(cls.operands) if s.enum is not None]
+    rows = zip(*(columns[n].tolist() for n in names), strict=True) if names else iter([()] * len(places))
+    for index, (pc, row) in enumerate(zip(places, rows, strict=True)):
+        values = list(row)
+        fault = Fault(Trap.RESERVED_BITS, "word", "a reserved bit is set") if reserved[index] else None
+        for position, spec in enums:
+            assert spec.enum is not None
+            try:
+                values[position] = spec.enum(values[position])
+            except ValueError:
+                fault = fault or Fault(Trap.BAD_ENUM, spec.name, f"{spec.name}={values[position]} has "
+                                       f"no meaning; allowed: {enum_names(spec)}")
+        waits, wait_fault = _slots([s[index] for s in slots["waits"]], "wait")
+        signals, signal_fault = _slots([s[index] for s in slots["signals"]], "signal")
+        fault = fault or wait_fault or signal_fault
+        if fault is None:
+            instr = cls(waits=waits, signals=signals, **dict(zip(names, values, strict=True)))
+            for name in instr.unused():
+                if getattr(instr, name) != _default(cls, name):
+                    fault = Fault(Trap.RESERVED_BITS, name, f"{name}={int(getattr(instr, name))} is "
+                                  "not used here")
+                    break
+            else:
+                decoded[pc] = instr
+        if fault is not None:
+            bad.append(BadWord(pc, fault))
+
+
+def _default(cls: type[Instruction], name: str) -> int:
+    return next(s.low for s in cls.operands if s.name == name)
+
+
+def _slots(stored: list[int], name: str) -> tuple[tuple[int, ...], Fault | None]:
+    """The semaphores of two slots, and why they are not canonical."""
+    valid = [bool(s & SLOT_VALID) for s in stored]
+    indices = [s & (SLOT_VALID - 1) for s in stored]
+    if any(i and not v for i, v in zip(indices, valid, strict=True)):
+        return (), Fault(Trap.RESERVED_BITS, name, f"an unused {name} slot holds a semaphore")
+    if valid == [False, True]:
+        return (), Fault(Trap.RESERVED_BITS, name, f"the second {name} slot is used before the first")
+    used = tuple(i for i, v in zip(indices, valid, strict=True) if v)
+    if len(set(used)) != len(used):
+        return (), Fault(Trap.RESERVED_BITS, name, f"both {name}s name semaphore {used[0]}")
+    return used, None
+
+
+def _reserved_bits(cls: type[Instruction], lanes: NDArray[np.uint64]) -> list[bool]:
+    used = (1 << HEADER_BITS) - 1
+    for spec in cls.operands:
+        used |= ((1 << spec.width) - 1) << spec.offset
+    free = ~used & ((1 << WORD_BITS) - 1)
+    masks = np.array([(free >> (64 * i)) & ((1 << 64) - 1) for i in range(WORD_LANES)], np.uint64)
+    return ((lanes & masks) != 0).any(axis=1).tolist()

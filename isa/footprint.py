@@ -1,0 +1,58 @@
+"""Geometry of strided boxes: do two overlap, does one name a byte twice, does it stay inside."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from isa.spec import Access
+
+
+def same_memory(a: Access, b: Access) -> bool:
+    """Whether the accesses are to the same space, and region where it is DRAM."""
+    return a.space is b.space and a.region == b.region
+
+
+def overlaps(a: Access, b: Access) -> bool:
+    """Whether two accesses name a common byte: intervals first, then byte by byte."""
+    if not same_memory(a, b):
+        return False
+    (a_low, a_high), (b_low, b_high) = a.span(), b.span()
+    if a_high <= b_low or b_high <= a_low:
+        return False
+    if is_contiguous(a) and is_contiguous(b):
+        return True
+    low = min(a_low, b_low)
+    marks = np.zeros(max(a_high, b_high) - low, np.bool_)
+    box(marks, a, low)[...] = True
+    return bool(box(marks, b, low).any())
+
+
+def is_contiguous(a: Access) -> bool:
+    """Whether the bytes between the first and the last are all named."""
+    low, high = a.span()
+    return high - low == a.size() and not repeats(a)
+
+
+def repeats(a: Access) -> bool:
+    """Whether a byte is named twice."""
+    extent = 1
+    for count, pitch in sorted((d for d in a.dims if d[0] > 1), key=lambda d: abs(d[1])):
+        if abs(pitch) < extent:
+            return _repeats_exactly(a)
+        extent += (count - 1) * abs(pitch)
+    return False
+
+
+def box(memory: NDArray[np.generic], a: Access, origin: int = 0) -> NDArray[np.generic]:
+    """The strided view of a byte array that an access names; `origin` is the array's first byte."""
+    return np.ndarray(tuple(n for n, _ in a.dims), memory.dtype, memory.data,
+                      offset=(a.base - origin) * memory.itemsize,
+                      strides=tuple(p * memory.itemsize for _, p in a.dims))
+
+
+def _repeats_exactly(a: Access) -> bool:
+    low, high = a.span()
+    marks = np.zeros(high - low, np.bool_)
+    box(marks, a, low)[...] = True
+    return int(marks.sum()) < a.size()

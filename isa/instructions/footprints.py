@@ -1,0 +1,96 @@
+"""Strided boxes that several instructions share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from isa.spec import Access, Dims, ElementType, Fault, Space, Trap
+from isa.target import Target
+
+RECORD_BYTES = 8
+"""A requantization record {i32 bias, f32 m}, the granule of the parameter memory."""
+Q_GRANULES = 5
+"""Granules of a quantization record Q."""
+TABLE_BYTES = 256
+
+
+def channel_groups(channels: int, cols: int) -> Iterator[tuple[int, int, int]]:
+    """Accumulator lanes of a channel range: (first channel, groups, lanes of each).
+
+    All full groups of `cols` lanes come as one, the rest as another.
+    """
+    full, rest = divmod(channels, cols)
+    if full:
+        yield 0, full, cols
+    if rest:
+        yield full * cols, 1, rest
+
+
+def accumulators(operand: str, row: int, group_pitch: int, rows: Dims, channels: int, t: Target,
+                 *, write: bool) -> Iterator[tuple[slice, Access]]:
+    """The accumulator words of a tile: (channels, footprint (groups, *rows, lane bytes)).
+
+    `rows` lists (count, pitch in accumulator rows), outermost first.
+    """
+    row_bytes = t.mx.cols * 4
+    for first, groups, lanes in channel_groups(channels, t.mx.cols):
+        base = (row + first // t.mx.cols * group_pitch) * row_bytes
+        dims = ((groups, group_pitch * row_bytes), *((n, p * row_bytes) for n, p in rows),
+                (lanes * 4, 1))
+        yield slice(first, first + groups * lanes), Access(operand, Space.ACC, base, dims, write=write)
+
+
+def pixels(operand: str, base: int, h: int, row_pitch: int, w: int, pixel_pitch: int, channels: int,
+           *, write: bool = False, element_bytes: int = 1) -> Access:
+    """The bytes of an (h, w, channels) tile in the scratchpad."""
+    return Access(operand, Space.SPM, base,
+                  ((h, row_pitch), (w, pixel_pitch), (channels * element_bytes, 1)), write=write)
+
+
+def granules(operand: str, first: int, count: int) -> Access:
+    """A run of granules of the parameter memory."""
+    return Access(operand, Space.PRM, first * RECORD_BYTES, ((count * RECORD_BYTES, 1),))
+
+
+def table(operand: str, number: int) -> Access:
+    """The 256-byte table of that number."""
+    return Access(operand, Space.PRM, number * TABLE_BYTES, ((TABLE_BYTES, 1),))
+
+
+def run(operand: str, space: Space, base: int, size: int, *, write: bool = False) -> Access:
+    """A contiguous run of bytes."""
+    return Access(operand, space, base, ((size, 1),), write=write)
+
+
+def eight_bit(operand: str, element: ElementType) -> Iterator[Fault]:
+    """The element types of the base instruction set, where s32 has no meaning."""
+    if element is ElementType.S16:
+        yield Fault(Trap.EXT_MISSING, operand, f"{operand}=s16 needs extension X")
+    elif element is ElementType.S32:
+        yield Fault(Trap.BAD_ENUM, operand, f"{operand}=s32 has no meaning here; allowed: s8, u8")
+
+
+def ordered(low: int, high: int) -> Iterator[Fault]:
+    """Clamp bounds that leave at least one value."""
+    if low > high:
+        yield Fault(Trap.BAD_ENUM, "lo", f"lo={low} is above hi={high}")
+
+
+def window_box(name: str, extent: int, out: int, stride: int, taps: int, dilation: int,
+               pad: int) -> Iterator[Fault]:
+    """An input extent must not reach past the last window, so that footprints are exact."""
+    reach = (out - 1) * stride + (taps - 1) * dilation + 1 - pad
+    if extent > reach:
+        yield Fault(Trap.LIMIT, name, f"{name}={extent} reaches past the last window; "
+                    f"allowed: at most {reach}")
+
+
+def element_wise_cycles(t: Target, h: int, w: int, c: int, pitches: list[tuple[int, int]]) -> int:
+    """Beats of an element-wise instruction; `pitches` lists (pixel, row) of each operand."""
+    lanes = t.vx.lanes
+    if all(pixel == c and row == w * c for pixel, row in pitches):
+        return math.ceil(h * w * c / lanes)
+    if all(pixel == c for pixel, _ in pitches):
+        return h * math.ceil(w * c / lanes)
+    return h * w * math.ceil(c / lanes)

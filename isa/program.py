@@ -1,0 +1,217 @@
+"""A program: instructions, data, interface and debug map, as the container stores them.
+
+The interface (`Abi`) says how the host places inputs and finds outputs. The debug map says which
+instruction belongs to which operator and tile, and which tensor a storing instruction completes;
+from it every intermediate tensor of a run can be rebuilt.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+
+from isa.spec import Instruction
+from isa.target import Target
+from isa.validate import Region
+
+REGION_NAMES: Final = {0: ".weights", 1: ".arena", 2: ".input", 3: ".output", 4: ".state", 5: ".params",
+                       6: ".trace", 7: ".peer"}
+WRITABLE: Final = frozenset({1, 3, 4, 6, 7})
+HOST_DTYPES: Final = ("float32", "int8", "uint8", "int32", "int64")
+Box = tuple[tuple[int, int], ...]
+
+
+def float_bits(value: float | np.float32) -> int:
+    """The u32 bit pattern of a float32."""
+    return int(np.float32(value).view(np.uint32))
+
+
+def bits_float(bits: int) -> np.float32:
+    """The float32 of a u32 bit pattern."""
+    return np.array(bits & 0xFFFFFFFF, np.uint32).view(np.float32)[()]
+
+
+@dataclass(frozen=True, slots=True)
+class Interface:
+    """A graph input or output: the host's view and the device's.
+
+    The device tensor is the host tensor permuted by `perm` and quantized; its channels are
+    `pixel_stride` bytes apart from pixel to pixel.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    device_dtype: str
+    device_shape: tuple[int, ...]
+    perm: tuple[int, ...]
+    pixel_stride: int
+    scale_bits: int | None
+    zero_point: int
+    region: int
+    offset: int
+    bytes: int
+
+    @property
+    def scale(self) -> np.float32 | None:
+        """The scale of the device tensor; None where the host gives its integers untouched."""
+        return None if self.scale_bits is None else bits_float(self.scale_bits)
+
+
+@dataclass(frozen=True, slots=True)
+class RegionRow:
+    """A DRAM region of the program."""
+
+    region: int
+    section: str
+    bytes: int
+    access: str
+
+
+@dataclass(frozen=True, slots=True)
+class Abi:
+    """The interface between host and device."""
+
+    inputs: tuple[Interface, ...] = ()
+    outputs: tuple[Interface, ...] = ()
+    regions: tuple[RegionRow, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class MapRow:
+    """Instructions first..first+count of a core, and what they are part of.
+
+    A row of a phase that completes part of a tensor names the tensor, the half-open box of its
+    device shape, and the operand whose footprint holds that box.
+    """
+
+    first: int
+    count: int
+    core: int
+    op: int
+    tile: tuple[int, ...]
+    phase: str
+    tensor: int | None = None
+    box: Box | None = None
+    operand: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OpRow:
+    """A fused operator: the source nodes it computes."""
+
+    id: int
+    name: str
+    nodes: tuple[str, ...]
+    op_types: tuple[str, ...]
+    outputs: tuple[str, ...]
+    source: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TensorRow:
+    """A tensor of the source model and how its bits are found.
+
+    The source tensor is the device tensor transposed by `perm`, then reshaped to `shape`. With
+    `alias_of` the device tensor is that of another row.
+    """
+
+    id: int
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    device_shape: tuple[int, ...]
+    perm: tuple[int, ...]
+    scale_bits: int | None
+    zero_point: int
+    alias_of: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DebugMap:
+    """The rows of `.x1.map`."""
+
+    rows: tuple[MapRow, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Operators:
+    """The rows of `.x1.ops`."""
+
+    ops: tuple[OpRow, ...] = ()
+    tensors: tuple[TensorRow, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """How the program came to be; no paths and no times."""
+
+    compiler: str = ""
+    options: tuple[tuple[str, str], ...] = ()
+    calibration: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Symbol:
+    """A name for bytes: of a section, or of the scratchpad where the section is empty."""
+
+    name: str
+    section: str
+    value: int
+    size: int
+
+
+@dataclass(frozen=True)
+class Program:
+    """Everything in a binary."""
+
+    target: Target
+    instructions: tuple[Instruction, ...]
+    weights: bytes = b""
+    params: bytes = b""
+    arena_bytes: int = 0
+    input_bytes: int = 0
+    output_bytes: int = 0
+    abi: Abi = field(default_factory=Abi)
+    debug: DebugMap = field(default_factory=DebugMap)
+    operators: Operators = field(default_factory=Operators)
+    symbols: tuple[Symbol, ...] = ()
+    note: Note = field(default_factory=Note)
+
+    def region_sizes(self) -> dict[int, int]:
+        """Bytes of every region that the program has."""
+        sizes = {0: len(self.weights), 1: self.arena_bytes, 2: self.input_bytes, 3: self.output_bytes,
+                 5: len(self.params)}
+        return {r: n for r, n in sizes.items() if n}
+
+    def regions(self) -> dict[int, Region]:
+        """The regions as the validator and the checker take them."""
+        return {r: Region(r, n, r in WRITABLE) for r, n in self.region_sizes().items()}
+
+    def region_rows(self) -> tuple[RegionRow, ...]:
+        """The region table of the interface."""
+        return tuple(RegionRow(r, REGION_NAMES[r], n, "rw" if r in WRITABLE else "r")
+                     for r, n in sorted(self.region_sizes().items()))
+
+    def row_of(self, pc: int) -> MapRow | None:
+        """The row of the debug map that an instruction belongs to."""
+        return next((r for r in self.debug.rows if r.first <= pc < r.first + r.count), None)
+
+    def op_of(self, pc: int) -> OpRow | None:
+        """The fused operator that an instruction belongs to."""
+        row = self.row_of(pc)
+        return next((o for o in self.operators.ops if row and o.id == row.op), None)
+
+
+def box_shape(box: Sequence[tuple[int, int]]) -> tuple[int, ...]:
+    """The extents of a half-open box."""
+    return tuple(stop - start for start, stop in box)
+
+
+def volume(shape: Sequence[int]) -> int:
+    """The number of elements of a shape."""
+    return math.prod(shape)

@@ -1,0 +1,317 @@
+"""How an instruction is declared, and the vocabulary that declarations share.
+
+One class per instruction states its opcode, engine, operands, memory accesses, meaning, cost and
+manual text. Everything else (encoder, decoder, assembler, disassembler, validator, checker,
+interpreter dispatch, cycle model, manual, test strategies) is derived from these classes and
+names no instruction.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import Enum, IntEnum
+from typing import Any, ClassVar, Final, Protocol, TypeVar, dataclass_transform
+
+import numpy as np
+from numpy.typing import NDArray
+
+from isa.target import Target
+
+HEADER_BITS: Final = 32
+WORD_BITS: Final = 256
+WORD_BYTES: Final = WORD_BITS // 8
+MAX_WAITS: Final = 2
+MAX_SIGNALS: Final = 2
+
+
+class Engine(IntEnum):
+    """The in-order engines of a core; the number stands in bits 7-5 of every opcode."""
+
+    CTL = 0
+    LD = 1
+    ST = 2
+    MX = 3
+    VX = 4
+    NX = 5
+
+
+class Space(IntEnum):
+    """An address space. Accesses count bytes in each of them."""
+
+    SPM = 0
+    ACC = 1
+    PRM = 2
+    DRAM = 3
+
+
+class ElementType(IntEnum):
+    """The type of an operand's elements."""
+
+    S8 = 0
+    U8 = 1
+    S16 = 2
+    S32 = 3
+
+    @property
+    def bounds(self) -> tuple[int, int]:
+        """The least and the greatest value."""
+        return {0: (-128, 127), 1: (0, 255), 2: (-(1 << 15), (1 << 15) - 1),
+                3: (-(1 << 31), (1 << 31) - 1)}[self]
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The numpy type."""
+        return np.dtype({0: "<i1", 1: "<u1", 2: "<i2", 3: "<i4"}[self])
+
+
+class Trap(Enum):
+    """Why an instruction is refused or stops the machine (isa.md section 6)."""
+
+    ILLEGAL_OP = "the opcode is not assigned"
+    RESERVED_BITS = "a bit that must be 0 is set"
+    BAD_ENUM = "a field holds a number without a meaning"
+    EXT_MISSING = "the target lacks an extension"
+    SPM_RANGE = "an access leaves the scratchpad"
+    ACC_RANGE = "an access leaves the accumulators"
+    PRM_RANGE = "an access leaves the parameter memory"
+    DRAM_RANGE = "an access leaves its DRAM region, or writes a read-only one"
+    MISALIGN = "an address or a length is not a multiple of its unit"
+    LIMIT = "a value is above a limit of the machine"
+    SEM_UNDERFLOW = "a wait finds its semaphore at zero"
+    SEM_OVERFLOW = "a signal finds its semaphore full"
+    SEM_OWNER = "a semaphore has more than one producer or consumer"
+    SEM_LEFT = "a semaphore is not zero at halt"
+    RACE = "two unordered instructions touch the same bytes"
+    UNINIT_READ = "bytes are read that nothing has written"
+    ACC_OVF = "an accumulator left the range of int32"
+    FP_INVALID = "a scale is NaN, infinite or negative, or a divisor is zero"
+    NO_HALT = "a stream does not end in its only halt"
+
+
+RANGE_TRAP: Final = {Space.SPM: Trap.SPM_RANGE, Space.ACC: Trap.ACC_RANGE,
+                     Space.PRM: Trap.PRM_RANGE, Space.DRAM: Trap.DRAM_RANGE}
+
+Dims = tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """The exact bytes that one operand reads or writes: a strided box.
+
+    `dims` lists (count, pitch in bytes), outermost first; the innermost pair is a run of bytes.
+    """
+
+    operand: str
+    space: Space
+    base: int
+    dims: Dims
+    write: bool = False
+    region: int = 0
+
+    def span(self) -> tuple[int, int]:
+        """The first byte, and one past the last."""
+        low = high = self.base
+        for count, pitch in self.dims:
+            reach = (count - 1) * pitch
+            low, high = low + min(reach, 0), high + max(reach, 0)
+        return low, high + 1
+
+    def size(self) -> int:
+        """The number of bytes named, repeats counted."""
+        total = 1
+        for count, _ in self.dims:
+            total *= count
+        return total
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """A reason why an instruction is not legal."""
+
+    trap: Trap
+    operand: str
+    message: str
+
+
+class TrapError(Exception):
+    """Raised inside `execute` and the memories; the machine adds instruction and place."""
+
+    def __init__(self, trap: Trap, operand: str, message: str, address: int | None = None) -> None:
+        super().__init__(f"{trap.name}: {message}")
+        self.trap, self.operand, self.message, self.address = trap, operand, message, address
+
+
+class MachineState(Protocol):
+    """What an instruction may touch while it executes."""
+
+    target: Target
+    accumulator_overflow: bool
+
+    def read(self, access: Access, dtype: np.dtype[Any]) -> NDArray[Any]:
+        """The elements of the access, shaped as its dims; a view, not to be written."""
+        ...
+
+    def write(self, access: Access, values: NDArray[Any], dtype: np.dtype[Any]) -> None:
+        """Write the elements; `values` broadcasts to the shape of the access."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Operand:
+    """A field of the instruction word.
+
+    The stored number is (value - low) / scale for unsigned fields and two's complement for signed
+    ones. `type_field` names the operand that decides the sign: two's complement where it is S8.
+    """
+
+    name: str
+    width: int
+    offset: int
+    low: int
+    signed: bool
+    scale: int
+    type_field: str | None
+    enum: type[IntEnum] | None
+    doc: str
+
+    def is_signed(self, element: int) -> bool:
+        """Whether the field is two's complement, given the value of its type field."""
+        return self.signed or (self.type_field is not None and element == ElementType.S8)
+
+    def bounds(self, *, signed: bool) -> tuple[int, int]:
+        """The least and the greatest value that can be encoded."""
+        if signed:
+            return -(1 << (self.width - 1)), (1 << (self.width - 1)) - 1
+        return self.low, self.low + ((1 << self.width) - 1) * self.scale
+
+
+def operand(width: int, *, low: int = 0, signed: bool = False, scale: int = 1,
+            type_field: str | None = None, enum: type[IntEnum] | None = None, doc: str) -> Any:
+    """Declare a field; its default is the value that is stored as 0."""
+    default: object = low if enum is None else enum(low)
+    return dataclasses.field(default=default, metadata={
+        "width": width, "low": low, "signed": signed, "scale": scale,
+        "type_field": type_field, "enum": enum, "doc": doc})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Instruction:
+    """The base of all instructions: the header that every word has."""
+
+    waits: tuple[int, ...] = ()
+    signals: tuple[int, ...] = ()
+
+    mnemonic: ClassVar[str]
+    opcode: ClassVar[int]
+    engine: ClassVar[Engine]
+    operands: ClassVar[tuple[Operand, ...]]
+    shorthands: ClassVar[tuple[str, ...]] = ()
+
+    def unused(self) -> frozenset[str]:
+        """Operands that this function or mode does not use; they must be stored as 0."""
+        return frozenset()
+
+    def check(self, t: Target) -> Iterator[Fault]:
+        """Constraints beyond field ranges and footprints."""
+        del t
+        return iter(())
+
+    def accesses(self, t: Target) -> Iterator[Access]:
+        """The exact footprints, reads before writes."""
+        del t
+        return iter(())
+
+    def execute(self, m: MachineState) -> None:
+        """The meaning, in plain numpy."""
+        del m
+
+    def cycles(self, t: Target) -> int:
+        """Cycles for which the instruction occupies its engine, memory conflicts left out."""
+        return t.ctl.issue
+
+    def may_overlap(self, read: Access, write: Access) -> bool:
+        """Whether a write footprint may share bytes with this read footprint."""
+        del read, write
+        return False
+
+
+I = TypeVar("I", bound=Instruction)
+
+INSTRUCTIONS: Final[dict[str, type[Instruction]]] = {}
+OPCODES: Final[dict[int, type[Instruction]]] = {}
+RESERVED_OPCODES: Final[dict[int, tuple[str, str]]] = {}
+"""Opcodes of extensions: mnemonic and extension letter."""
+
+
+@dataclass_transform(field_specifiers=(operand,), frozen_default=True, kw_only_default=True)
+def instruction_format(cls: type[I]) -> type[I]:
+    """Make a class the common operands of several instructions."""
+    return dataclass(frozen=True, slots=True, kw_only=True)(cls)
+
+
+@dataclass_transform(field_specifiers=(operand,), frozen_default=True, kw_only_default=True)
+def instruction(mnemonic: str, *, opcode: int, engine: Engine | None) -> Callable[[type[I]], type[I]]:
+    """Make a class an instruction; `engine=None` expands it to one opcode per engine.
+
+    Then `opcode` gives the low five bits, and the expansions are called `mnemonic.engine`.
+    """
+
+    def declare(cls: type[I]) -> type[I]:
+        made = dataclass(frozen=True, slots=True, kw_only=True)(cls)
+        made.operands = _layout(made)
+        _check_declaration(mnemonic, made)
+        if engine is not None:
+            _register(made, mnemonic, opcode, engine)
+            return made
+        made.mnemonic = mnemonic
+        for each in Engine:
+            expansion = type(f"{cls.__name__}{each.name.title()}", (made,),
+                             {"__slots__": (), "__doc__": cls.__doc__, "__module__": cls.__module__})
+            _register(expansion, f"{mnemonic}.{each.name.lower()}", each << 5 | opcode, each)
+        return made
+
+    return declare
+
+
+def _register(cls: type[Instruction], mnemonic: str, opcode: int, engine: Engine) -> None:
+    assert mnemonic not in INSTRUCTIONS, f"{mnemonic} is declared twice"
+    assert opcode not in OPCODES, f"opcode {opcode:#04x} is declared twice"
+    assert opcode >> 5 == engine, f"{mnemonic}: bits 7-5 of the opcode are not its engine"
+    cls.mnemonic, cls.opcode, cls.engine = mnemonic, opcode, engine
+    INSTRUCTIONS[mnemonic] = cls
+    OPCODES[opcode] = cls
+
+
+def _layout(cls: type[Instruction]) -> tuple[Operand, ...]:
+    """The operands in order of declaration, packed from bit 32 upward."""
+    found: list[Operand] = []
+    offset = HEADER_BITS
+    for spec in dataclasses.fields(cls):
+        if "width" not in spec.metadata:
+            continue
+        found.append(Operand(name=spec.name, offset=offset, **spec.metadata))
+        offset += spec.metadata["width"]
+    return tuple(found)
+
+
+def _check_declaration(mnemonic: str, cls: type[Instruction]) -> None:
+    names = [o.name for o in cls.operands]
+    assert cls.__doc__ and "(" not in cls.__doc__.split(".")[0], f"{mnemonic}: docstring missing"
+    total = sum(o.width for o in cls.operands) + HEADER_BITS
+    assert total <= WORD_BITS, f"{mnemonic}: {total} bits do not fit into a word"
+    for spec in cls.operands:
+        assert spec.doc, f"{mnemonic}: operand {spec.name} has no text"
+        assert spec.type_field is None or spec.type_field in names, f"{mnemonic}: {spec.type_field}"
+        assert spec.enum is None or spec.enum(spec.low) is not None, f"{mnemonic}: {spec.name}"
+    for template in cls.shorthands:
+        for name in re.findall(r"\{(\w+)\}", template):
+            assert name in names, f"{mnemonic}: the shorthand {template!r} names {name!r}"
+
+
+def reserve(mnemonic: str, opcode: int, extension: str) -> None:
+    """Keep an opcode for an instruction of an extension."""
+    assert opcode not in OPCODES
+    RESERVED_OPCODES[opcode] = (mnemonic, extension)

@@ -1,0 +1,77 @@
+"""Whether one instruction is legal on a target: fields, constraints, footprints.
+
+All addresses are static, so everything but values is known here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from isa.encoding import operand_faults
+from isa.footprint import overlaps, repeats
+from isa.spec import RANGE_TRAP, Access, Fault, Instruction, Space, Trap
+from isa.target import Target
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """A DRAM region of a program."""
+
+    number: int
+    size: int
+    writable: bool
+
+
+def memory_size(t: Target, space: Space) -> int:
+    """Bytes of a memory on the chip."""
+    return {Space.SPM: t.spm.bytes, Space.ACC: t.acc.rows * t.mx.cols * 4, Space.PRM: t.prm.bytes}[space]
+
+
+def instruction_faults(instr: Instruction, t: Target, regions: Mapping[int, Region]) -> list[Fault]:
+    """Every reason why the instruction is not legal on this target with these regions."""
+    if found := operand_faults(instr):
+        return found
+    found = list(instr.check(t))
+    found += [Fault(Trap.LIMIT, "semaphore", f"semaphore {s} is above the target's "
+                    f"ctl.sems={t.ctl.sems}") for s in (*instr.waits, *instr.signals) if s >= t.ctl.sems]
+    if found:
+        return found
+    accesses = list(instr.accesses(t))
+    found = [f for a in accesses for f in access_faults(a, t, regions)]
+    return found or list(_overlap_faults(instr, accesses))
+
+
+def access_faults(a: Access, t: Target, regions: Mapping[int, Region]) -> Iterator[Fault]:
+    """Whether an access stays inside its memory and may be made at all."""
+    low, high = a.span()
+    if a.space is not Space.DRAM:
+        size, name = memory_size(t, a.space), a.space.name
+    else:
+        region = regions.get(a.region)
+        size, name = region.size if region else 0, f"region {a.region}"
+        if region is None:
+            yield Fault(Trap.DRAM_RANGE, a.operand, f"the program has no region {a.region}")
+            return
+        if a.write and not region.writable:
+            yield Fault(Trap.DRAM_RANGE, a.operand, f"region {a.region} is read-only")
+    if low < 0 or high > size:
+        verb = "writes" if a.write else "reads"
+        yield Fault(RANGE_TRAP[a.space], a.operand,
+                    f"{a.operand} {verb} bytes {low}..{high - 1} of {name}; allowed: 0..{size - 1}")
+
+
+def _overlap_faults(instr: Instruction, accesses: list[Access]) -> Iterator[Fault]:
+    """A write may not name a byte twice, nor touch what the instruction reads, except in place."""
+    writes = [a for a in accesses if a.write]
+    for write in writes:
+        if repeats(write):
+            yield Fault(Trap.LIMIT, write.operand, f"{write.operand} writes a byte twice")
+        for read in (a for a in accesses if not a.write):
+            if not instr.may_overlap(read, write) and overlaps(read, write):
+                yield Fault(Trap.LIMIT, write.operand,
+                            f"{write.operand} overlaps what {read.operand} reads; allowed: the same "
+                            "address and pitches in vew and vmov, and accum")
+    for index, write in enumerate(writes):
+        if any(overlaps(write, other) for other in writes[index + 1:]):
+            yield Fault(Trap.LIMIT, write.operand, f"{write.operand} writes a byte twice")
