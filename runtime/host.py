@@ -1,0 +1,77 @@
+"""What the host does at the edges of a program: a closed list of conversions.
+
+Quantize, dequantize, permute, int32 to int64; nothing else is computed outside the device.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from isa import arithmetic
+from isa.diagnostics import Diagnostic, UsageError
+from isa.program import Interface
+from isa.spec import ElementType
+
+ELEMENT = {"int8": ElementType.S8, "uint8": ElementType.U8, "int32": ElementType.S32}
+
+
+def device_values(tensor: Interface, array: NDArray[Any]) -> NDArray[Any]:
+    """The quantized, permuted device tensor of a host array.
+
+    Raises:
+        UsageError: the array has another dtype or shape than the input.
+    """
+    _check(tensor, array)
+    scale = tensor.scale
+    if scale is None:
+        values = array
+    else:
+        if not np.isfinite(array).all():
+            raise UsageError(Diagnostic("run.value", f"input '{tensor.name}' holds NaN or infinity",
+                                        allowed="finite numbers"))
+        low, high = ELEMENT[tensor.device_dtype].bounds
+        values = arithmetic.quantize(array, scale, tensor.zero_point, low, high)
+    permuted = np.ascontiguousarray(values.astype(tensor.device_dtype).transpose(tensor.perm))
+    return permuted.reshape(tensor.device_shape)
+
+
+def to_bytes(tensor: Interface, values: NDArray[Any]) -> NDArray[np.uint8]:
+    """The bytes of a device tensor in its region, pixel stride included."""
+    channels = np.ascontiguousarray(values).view(np.uint8).reshape(-1, values.shape[-1] * values.itemsize)
+    placed = np.zeros((channels.shape[0], tensor.pixel_stride), np.uint8)
+    placed[:, :channels.shape[1]] = channels
+    return placed.ravel()
+
+
+def from_bytes(tensor: Interface, content: NDArray[np.uint8]) -> NDArray[Any]:
+    """The device tensor that the bytes hold, in the host's order of dimensions."""
+    dtype = np.dtype(tensor.device_dtype)
+    width = tensor.device_shape[3] * dtype.itemsize
+    pixels = content.reshape(-1, tensor.pixel_stride)[:, :width]
+    permuted_shape = tuple(tensor.shape[p] for p in tensor.perm)
+    values = np.ascontiguousarray(pixels).view(dtype).reshape(permuted_shape)
+    return np.ascontiguousarray(values.transpose(np.argsort(tensor.perm)))
+
+
+def host_values(tensor: Interface, values: NDArray[Any]) -> NDArray[Any]:
+    """The host's array of an output tensor."""
+    scale = tensor.scale
+    if scale is not None:
+        return arithmetic.dequantize(values, scale, tensor.zero_point)
+    return values.astype(tensor.dtype)
+
+
+def _check(tensor: Interface, array: NDArray[Any]) -> None:
+    found = []
+    if array.dtype != np.dtype(tensor.dtype):
+        found.append(Diagnostic("run.dtype", f"input '{tensor.name}' is {array.dtype}",
+                                allowed=tensor.dtype, remedy=f"convert it: x.astype('{tensor.dtype}')"))
+    if array.shape != tensor.shape:
+        found.append(Diagnostic("run.shape", f"input '{tensor.name}' has the shape {list(array.shape)}",
+                                allowed=str(list(tensor.shape)),
+                                remedy="--samples loops over the first axis in steps of the model's batch"))
+    if found:
+        raise UsageError(found)

@@ -1,0 +1,147 @@
+"""Runs a binary as ONNX Runtime runs a model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from isa.container import load
+from isa.diagnostics import Diagnostic, UsageError, did_you_mean
+from isa.program import Interface, Program
+from isa.target import Target, capability_shortfalls
+from runtime.capture import TensorCapture
+from runtime.host import device_values, from_bytes, host_values, to_bytes
+from runtime.machine import Machine
+
+ORT_TYPES: Final = {"float32": "tensor(float)", "int8": "tensor(int8)", "uint8": "tensor(uint8)",
+                    "int32": "tensor(int32)", "int64": "tensor(int64)"}
+MAX_BINARY: Final = 1 << 32
+
+
+@dataclass(frozen=True, slots=True)
+class Argument:
+    """A graph input or output, with the fields that ONNX Runtime gives."""
+
+    name: str
+    type: str
+    shape: list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """What a run gave: outputs by name, the quantized device tensors, and counters."""
+
+    outputs: dict[str, NDArray[Any]]
+    instructions: int
+    tensors: dict[str, NDArray[Any]] = field(default_factory=dict[str, NDArray[Any]])
+    incomplete: list[str] = field(default_factory=list[str])
+
+
+class Session:
+    """A loaded binary and a machine to run it on.
+
+    Args:
+        binary: a file's path, its bytes, or a program.
+        target: a machine to run on instead of the one that the binary carries.
+        poison: trap on reads of bytes that nothing has written.
+
+    Raises:
+        BinaryError: the file is not a sound X1 binary.
+        UsageError: no such file, or the target lacks what the binary needs.
+    """
+
+    def __init__(self, binary: str | Path | bytes | Program, *, target: Target | None = None,
+                 poison: bool = False) -> None:
+        self.program = binary if isinstance(binary, Program) else _load(binary)
+        if target is not None:
+            _require_capabilities(self.program.target, target)
+        self._machine = Machine(self.program, poison=poison)
+        self._capture: TensorCapture | None = None
+
+    def get_inputs(self) -> list[Argument]:
+        """The graph inputs."""
+        return [_argument(t) for t in self.program.abi.inputs]
+
+    def get_outputs(self) -> list[Argument]:
+        """The graph outputs."""
+        return [_argument(t) for t in self.program.abi.outputs]
+
+    def run(self, output_names: Sequence[str] | None, inputs: Mapping[str, NDArray[Any]],
+            ) -> list[NDArray[Any]]:
+        """Run once; the outputs in the order of the names, or of the graph where there are none.
+
+        Raises:
+            UsageError: names, dtypes or shapes that the program does not have.
+            MachineTrap: the program trapped.
+        """
+        known = [t.name for t in self.program.abi.outputs]
+        wanted = known if output_names is None else list(output_names)
+        for name in wanted:
+            if name not in known:
+                raise UsageError(Diagnostic("run.output", f"there is no output '{name}'",
+                                            allowed=", ".join(known), remedy=did_you_mean(name, known)))
+        outputs = self.execute(inputs).outputs
+        return [outputs[name] for name in wanted]
+
+    def execute(self, inputs: Mapping[str, NDArray[Any]], *, tensors: bool = False) -> RunResult:
+        """Run once; with `tensors`, rebuild every tensor of the source model as well."""
+        _check_names(self.program, inputs)
+        machine = self._machine
+        machine.reset()
+        quantized: dict[str, NDArray[Any]] = {}
+        for tensor in self.program.abi.inputs:
+            values = device_values(tensor, np.asarray(inputs[tensor.name]))
+            content = to_bytes(tensor, values)
+            machine.place(tensor.region, tensor.offset, content)
+            quantized[tensor.name] = from_bytes(tensor, content)
+        capture = self._observer() if tensors else None
+        machine.run(capture)
+        outputs = {t.name: host_values(t, from_bytes(t, machine.fetch(t.region, t.offset, t.bytes)))
+                   for t in self.program.abi.outputs}
+        if capture is None:
+            return RunResult(outputs, machine.retired)
+        return RunResult(outputs, machine.retired, {**quantized, **capture.tensors()}, capture.incomplete())
+
+    def _observer(self) -> TensorCapture:
+        if self._capture is None:
+            self._capture = TensorCapture(self.program, self._machine)
+        self._capture.reset()
+        return self._capture
+
+
+def _load(binary: str | Path | bytes) -> Program:
+    if isinstance(binary, bytes):
+        return load(binary)
+    path = Path(binary)
+    if not path.is_file():
+        raise UsageError(Diagnostic("file.missing", f"there is no file '{binary}'"))
+    if path.stat().st_size > MAX_BINARY:
+        raise UsageError(Diagnostic("file.size", f"'{binary}' is too large", allowed=f"{MAX_BINARY} bytes"))
+    return load(path.read_bytes(), str(binary))
+
+
+def _require_capabilities(needed: Target, offered: Target) -> None:
+    short = capability_shortfalls(needed, offered)
+    if short:
+        raise UsageError([Diagnostic("run.target", f"target '{offered.name}' has {key}={have}; the binary "
+                                     f"was compiled for {want}", remedy="compile for this target")
+                          for key, want, have in short])
+
+
+def _argument(tensor: Interface) -> Argument:
+    return Argument(tensor.name, ORT_TYPES[tensor.dtype], list(tensor.shape))
+
+
+def _check_names(program: Program, inputs: Mapping[str, NDArray[Any]]) -> None:
+    known = [t.name for t in program.abi.inputs]
+    found = [Diagnostic("run.input", f"there is no input '{name}'", allowed=", ".join(known),
+                        remedy=did_you_mean(name, known)) for name in inputs if name not in known]
+    found += [Diagnostic("run.input", f"input '{name}' is missing", remedy=f"give --input {name}=@FILE.npy")
+              for name in known if name not in inputs]
+    if found:
+        raise UsageError(found)
