@@ -1,0 +1,215 @@
+"""A graph of operations: a typed face over a networkx multigraph.
+
+Nodes are single-assignment values in creation order. An edge runs from producer to user and is
+keyed by the operand's index, so that one value may be both operands of a node.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar, cast
+
+import networkx as nx
+import numpy as np
+from numpy.typing import NDArray
+
+from compiler.ir.op import Op, op
+from compiler.ir.types import DType, Quant, Shape, TensorType
+from isa.locations import UNKNOWN, Loc
+
+O = TypeVar("O", bound=Op)
+
+
+@dataclass(frozen=True, slots=True)
+class SourceView:
+    """A tensor of the source model that a node's value holds: transpose by perm, then reshape."""
+
+    name: str
+    shape: Shape
+    perm: tuple[int, ...]
+
+
+@op("input")
+class Input(Op):
+    """A graph input; its type is declared, not inferred."""
+
+
+@op("const")
+class Const(Op):
+    """A constant tensor."""
+
+
+@dataclass(eq=False)
+class Node:
+    """One operation and the value it gives."""
+
+    graph: Graph
+    id: int
+    op: Op
+    type: TensorType
+    name: str
+    loc: Loc
+    value: NDArray[Any] | None = None
+    views: tuple[SourceView, ...] = ()
+
+    @property
+    def inputs(self) -> tuple[Node, ...]:
+        """The operands, in order."""
+        return self.graph.operands(self)
+
+    @property
+    def shape(self) -> Shape:
+        """The shape of the value."""
+        return self.type.shape
+
+    @property
+    def quant(self) -> Quant:
+        """The quantization of a value that has one scale for all of it."""
+        assert self.type.quant is not None, f"{self.name} is not quantized"
+        return self.type.quant
+
+    @property
+    def constant(self) -> NDArray[Any]:
+        """The values of a constant."""
+        assert self.value is not None, f"{self.name} is not constant"
+        return self.value
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether the value is known."""
+        return self.value is not None
+
+
+@dataclass(eq=False)
+class Graph:
+    """Operations, graph inputs and graph outputs of one model."""
+
+    name: str
+    stage: str = "nn"
+    outputs: list[Node] = field(default_factory=list[Node])
+    output_names: list[str] = field(default_factory=list[str])
+    _net: Any = field(default_factory=nx.MultiDiGraph)
+    _next: int = 0
+
+    def add(self, operation: Op, inputs: Sequence[Node] = (), *, name: str = "", loc: Loc = UNKNOWN,
+            quant: Quant | None = None, type_: TensorType | None = None,
+            value: NDArray[Any] | None = None, views: tuple[SourceView, ...] = ()) -> Node:
+        """Add an operation on nodes of this graph.
+
+        Raises:
+            ShapeError: the operands do not go together.
+        """
+        if type_ is None:
+            inferred = operation.infer([i.type for i in inputs])
+            type_ = TensorType(inferred.dtype, inferred.shape, quant or inferred.quant)
+        node = Node(self, self._next, operation, type_, name or f"v{self._next}", loc, value, views)
+        self._next += 1
+        self._net.add_node(node.id, node=node)
+        for index, producer in enumerate(inputs):
+            assert producer.graph is self
+            self._net.add_edge(producer.id, node.id, key=index)
+        return node
+
+    def input(self, name: str, dtype: DType, shape: Shape, loc: Loc = UNKNOWN,
+              quant: Quant | None = None) -> Node:
+        """Add a graph input."""
+        return self.add(Input(), name=name, loc=loc, type_=TensorType(dtype, shape, quant))
+
+    def const(self, value: NDArray[Any], name: str = "", loc: Loc = UNKNOWN,
+              quant: Quant | None = None) -> Node:
+        """Add a constant; the array is kept as it is and must not change."""
+        dtype = DType.of(value.dtype)
+        assert dtype is not None, f"{value.dtype} is no type of the IR"
+        kept = np.ascontiguousarray(value, dtype.numpy).reshape(value.shape)
+        return self.add(Const(), name=name, loc=loc, value=kept, type_=TensorType(dtype, value.shape, quant))
+
+    def nodes(self) -> list[Node]:
+        """Every node: producers before users, and in order of creation where that leaves a choice."""
+        order = cast("Iterable[int]", nx.lexicographical_topological_sort(self._net, key=int))
+        return [self._net.nodes[i]["node"] for i in order]
+
+    def of(self, kind: type[O]) -> Iterator[tuple[Node, O]]:
+        """Every node of one kind of operation that is still there, with its operation."""
+        for node in self.nodes():
+            if node.id in self._net and isinstance(node.op, kind):
+                yield node, node.op
+
+    @property
+    def inputs(self) -> list[Node]:
+        """The graph inputs, in order."""
+        return [n for n in self.nodes() if isinstance(n.op, Input)]
+
+    def operands(self, node: Node) -> tuple[Node, ...]:
+        """The operands of a node, in order."""
+        edges = sorted((key, source) for source, _, key in self._net.in_edges(node.id, keys=True))
+        return tuple(self._net.nodes[s]["node"] for _, s in edges)
+
+    def users(self, node: Node) -> list[Node]:
+        """The nodes that use a value, each once, in order of creation."""
+        return [self._net.nodes[i]["node"] for i in sorted(set(self._net.successors(node.id)))]
+
+    def sole_user(self, node: Node) -> Node | None:
+        """The only use of a value, if that is one operand of one node; a graph output is a use too."""
+        if node in self.outputs or self._net.out_degree(node.id) != 1:
+            return None
+        return self.users(node)[0]
+
+    def replace(self, old: Node, new: Node) -> None:
+        """Let every use of `old` use `new`, graph outputs included, and erase `old`."""
+        for _, user, key in list(self._net.out_edges(old.id, keys=True)):
+            self._net.remove_edge(old.id, user, key)
+            self._net.add_edge(new.id, user, key=key)
+        self.outputs = [new if n is old else n for n in self.outputs]
+        self.erase(old)
+
+    def set_operand(self, node: Node, index: int, new: Node) -> None:
+        """Let one operand of a node be another value."""
+        old = self.operands(node)[index]
+        self._net.remove_edge(old.id, node.id, index)
+        self._net.add_edge(new.id, node.id, key=index)
+
+    def erase(self, node: Node) -> None:
+        """Remove a node that nothing uses."""
+        assert self._net.out_degree(node.id) == 0, f"{node.name} is used"
+        assert node not in self.outputs, f"{node.name} is a graph output"
+        self._net.remove_node(node.id)
+
+    def alive(self, node: Node) -> bool:
+        """Whether a node is still part of the graph."""
+        return node.id in self._net
+
+    def erase_dead(self) -> None:
+        """Remove every node that no graph output needs; graph inputs stay."""
+        for node in reversed(self.nodes()):
+            if self._net.out_degree(node.id) == 0 and node not in self.outputs and not isinstance(node.op, Input):
+                self.erase(node)
+
+    def set_outputs(self, outputs: Sequence[Node], names: Sequence[str]) -> None:
+        """Declare the graph outputs and the names that the host sees."""
+        self.outputs, self.output_names = list(outputs), list(names)
+
+    def copy(self) -> Graph:
+        """A graph with the same nodes under the same numbers; constants are shared."""
+        twin = Graph(self.name, self.stage, _next=self._next)
+        made: dict[int, Node] = {}
+        for node in self.nodes():
+            copied = Node(twin, node.id, node.op, node.type, node.name, node.loc, node.value, node.views)
+            made[node.id] = copied
+            twin._net.add_node(node.id, node=copied)
+            for index, operand in enumerate(node.inputs):
+                twin._net.add_edge(operand.id, node.id, key=index)
+        twin.set_outputs([made[n.id] for n in self.outputs], self.output_names)
+        return twin
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Graph) and self._key() == other._key()
+
+    __hash__ = None  # pyright: ignore[reportAssignmentType]  (graphs change)
+
+    def _key(self) -> tuple[object, ...]:
+        number = {n.id: i for i, n in enumerate(self.nodes())}
+        rows = [(n.op, tuple(number[i.id] for i in n.inputs), n.type, n.name, n.loc, n.views,
+                 None if n.value is None else n.value.tobytes()) for n in self.nodes()]
+        outputs = tuple(number[n.id] for n in self.outputs)
+        return self.name, self.stage, tuple(rows), outputs, tuple(self.output_names)

@@ -1,0 +1,65 @@
+"""How an operation of the IR is declared.
+
+An operation is a frozen dataclass: its fields are its attributes, its methods its shape rule and
+its meaning in numpy. Printer, parser, verifier and evaluator derive from these classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Final, TypeVar, dataclass_transform
+
+from numpy.typing import NDArray
+
+from compiler.ir.types import TensorType
+
+Array = NDArray[Any]
+
+
+class ShapeError(Exception):
+    """Operands whose types do not go together; the message is a sentence for the user."""
+
+    def __init__(self, message: str, allowed: str = "", remedy: str = "") -> None:
+        super().__init__(message)
+        self.message, self.allowed, self.remedy = message, allowed, remedy
+
+
+@dataclass(frozen=True)
+class Op:
+    """The base of all operations."""
+
+    name: ClassVar[str]
+    operands: ClassVar[tuple[str, ...]]
+    optional: ClassVar[int] = 0
+
+    def infer(self, types: Sequence[TensorType]) -> TensorType:
+        """The type of the result; a quantized result gets its Quant from who adds the node.
+
+        Raises:
+            ShapeError: the operands do not go together.
+        """
+        raise NotImplementedError
+
+    def evaluate(self, args: Sequence[Array], types: Sequence[TensorType], out: TensorType) -> Array:
+        """The values of the result."""
+        raise NotImplementedError
+
+
+OPS: Final[dict[str, type[Op]]] = {}
+O = TypeVar("O", bound=Op)
+
+
+@dataclass_transform(frozen_default=True)
+def op(name: str, *operands: str, optional: int = 0) -> Callable[[type[O]], type[O]]:
+    """Declare an operation by its name and its operands, of which the last may be left out."""
+
+    def declare(cls: type[O]) -> type[O]:
+        assert name not in OPS, f"{name} is declared twice"
+        assert cls.__doc__, f"{name} has no text"
+        made = dataclass(frozen=True)(cls)
+        made.name, made.operands, made.optional = name, operands, optional
+        OPS[name] = made
+        return made
+
+    return declare

@@ -1,0 +1,200 @@
+"""Text to graph: the inverse of the printer."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import dataclasses
+import json
+from functools import cache
+from importlib import resources
+from typing import Any, NoReturn, cast, get_type_hints
+
+import numpy as np
+from lark import Lark, Token, Tree
+from lark.exceptions import UnexpectedInput
+from numpy.typing import NDArray
+
+import compiler.ops  # noqa: F401  (declares the operations)
+from compiler.errors import CompileError
+from compiler.ir.graph import Graph, Node, SourceView
+from compiler.ir.op import OPS, ShapeError
+from compiler.ir.printer import digest
+from compiler.ir.types import DType, Quant, TensorType
+from compiler.ir.verify import STAGES, VerifyError, verify
+from isa.diagnostics import Diagnostic, did_you_mean
+from isa.locations import UNKNOWN, FileLoc, FusedLoc, Loc, NodeLoc
+from isa.plain import PlainError, from_plain
+
+Parsed = Tree[Token]
+MAX_ELEMENTS = 1 << 40
+
+
+def parse_graph(text: str, path: str = "<text>") -> Graph:
+    """The graph of a text that holds its constants' bytes.
+
+    Raises:
+        CompileError: the text is not such a graph.
+    """
+    return _Reader(path, text).read()
+
+
+@cache
+def _parser() -> Lark:
+    grammar = (resources.files("compiler") / "grammars" / "ir.lark").read_text(encoding="utf-8")
+    return Lark(grammar, parser="lalr", propagate_positions=True, maybe_placeholders=False)
+
+
+class _Reader:
+    def __init__(self, path: str, text: str) -> None:
+        self.path, self.text = path, text
+        self.blobs: dict[str, bytes] = {}
+        self.nodes: dict[str, Node] = {}
+
+    def read(self) -> Graph:
+        try:
+            tree = cast("Parsed", _parser().parse(self.text))
+        except UnexpectedInput as error:
+            line = self.text.splitlines()[error.line - 1] if 0 < error.line <= self.text.count("\n") + 1 else ""
+            loc = FileLoc(self.path, max(error.line, 1), max(error.column, 1), max(error.column, 1) + 1)
+            raise CompileError(Diagnostic("ir.syntax", "the text is not a graph here", loc,
+                                          source_line=line)) from None
+        except RecursionError:
+            raise CompileError(Diagnostic("ir.syntax", "the text is nested too deeply",
+                                          FileLoc(self.path))) from None
+        children = tree.children
+        for blob in _trees(tree, "blob"):
+            self._blob(blob)
+        name, stage = json.loads(children[0]), str(children[1])
+        if stage not in STAGES:
+            self._fail(tree, f"there is no stage '{stage}'", ", ".join(STAGES))
+        graph = Graph(name, stage)
+        for node in _trees(tree, "node"):
+            self._node(graph, node)
+        results = [c.children for r in _trees(tree, "results") for c in _trees(r, "result")]
+        graph.set_outputs([self._use(tree, str(v)) for v, _ in results], [json.loads(n) for _, n in results])
+        try:
+            verify(graph)
+        except VerifyError as error:
+            self._fail(tree, str(error))
+        return graph
+
+    def _fail(self, at: Parsed, message: str, allowed: str = "", remedy: str = "") -> NoReturn:
+        line = 0 if at.meta.empty else at.meta.line
+        raise CompileError(Diagnostic("ir.invalid", message, FileLoc(self.path, line), allowed, remedy)) from None
+
+    def _blob(self, tree: Parsed) -> None:
+        name, content = str(tree.children[0]), json.loads(tree.children[1])
+        try:
+            self.blobs[name] = base64.b64decode(content, validate=True)
+        except binascii.Error:
+            self._fail(tree, f"the blob {name} is not base64")
+
+    def _use(self, at: Parsed, name: str) -> Node:
+        if name not in self.nodes:
+            self._fail(at, f"{name} is used before it is defined")
+        return self.nodes[name]
+
+    def _node(self, graph: Graph, tree: Parsed) -> None:
+        target, name = str(tree.children[0]), str(tree.children[1])
+        if name not in OPS:
+            self._fail(tree, f"there is no operation '{name}'", remedy=did_you_mean(name, OPS))
+        inputs = [self._use(tree, str(v)) for o in _trees(tree, "operands") for v in o.children]
+        operation = self._operation(tree, name)
+        kind, value = self._type(tree, next(_trees(tree, "type")))
+        label = next(json.loads(c) for c in tree.children if isinstance(c, Token) and c.type == "STRING")
+        views = tuple(SourceView(json.loads(cast("Token", v.children[0])), _ints(_value(v.children[1])),
+                                 _ints(_value(v.children[2]))) for v in _trees(tree, "view"))
+        loc = _loc(next(_trees(tree, "loc")))
+        if target in self.nodes:
+            self._fail(tree, f"{target} is defined twice")
+        try:
+            self.nodes[target] = graph.add(operation, inputs, name=label, loc=loc, type_=kind, value=value,
+                                           views=views)
+        except ShapeError as error:
+            self._fail(tree, error.message, error.allowed)
+
+    def _operation(self, tree: Parsed, name: str) -> Any:
+        cls = OPS[name]
+        given = {str(a.children[0]): _value(a.children[1]) for attrs in _trees(tree, "attributes")
+                 for a in _trees(attrs, "attribute")}
+        hints = get_type_hints(cls)
+        names = [f.name for f in dataclasses.fields(cls)]
+        if extra := sorted(set(given) - set(names)):
+            self._fail(tree, f"'{name}' has no attribute '{extra[0]}'", ", ".join(names))
+        try:
+            return cls(**{n: from_plain(hints[n], given[n], n) for n in names if n in given})
+        except PlainError as error:
+            self._fail(tree, str(error))
+        except TypeError:
+            self._fail(tree, f"'{name}' lacks an attribute", ", ".join(names))
+
+    def _type(self, at: Parsed, tree: Parsed) -> tuple[TensorType, NDArray[Any] | None]:
+        dtype_name, *dims = [str(c) for c in tree.children if isinstance(c, Token)]
+        if dtype_name not in list(DType):
+            self._fail(at, f"there is no element type '{dtype_name}'", ", ".join(DType))
+        dtype, shape = DType(dtype_name), tuple(int(d) for d in dims)
+        quant = next((self._quant(at, q) for q in _trees(tree, "quant")), None)
+        kind = TensorType(dtype, shape, quant)
+        if min(shape, default=1) < 1 or kind.elements > MAX_ELEMENTS:
+            self._fail(at, f"{kind} is no shape", "dimensions of at least 1")
+        payload = next(_trees(tree, "payload"), None)
+        if payload is None:
+            return kind, None
+        name = str(payload.children[0])
+        data = self.blobs.get(name)
+        if data is None:
+            self._fail(at, f"the constant {name} is not in the file", remedy="print the graph with its blobs")
+        if len(data) != kind.elements * dtype.numpy.itemsize:
+            self._fail(at, f"the constant {name} has {len(data)} bytes, not those of {kind}")
+        value = np.frombuffer(data, dtype.numpy).reshape(shape)
+        if digest(value) != name:
+            self._fail(at, f"the constant {name} has another digest")
+        return kind, value
+
+    def _quant(self, at: Parsed, tree: Parsed) -> Quant:
+        scales, zero, axis = (_value(c) for c in tree.children)
+        try:
+            return Quant(cast("tuple[float, ...]", from_plain(tuple[float, ...], scales, "scales")),
+                         cast("int", from_plain(int, zero, "zero point")),
+                         cast("int | None", from_plain(int | None, axis, "axis")))
+        except PlainError as error:
+            self._fail(at, str(error))
+
+
+def _trees(tree: Parsed, kind: str) -> Any:
+    return (c for c in tree.children if isinstance(c, Tree) and c.data == kind)
+
+
+def _value(node: Parsed | Token) -> object:
+    assert isinstance(node, Tree)
+    match node.data:
+        case "real":
+            return float.fromhex(str(node.children[0]))
+        case "integer":
+            return int(str(node.children[0]))
+        case "text":
+            return json.loads(cast("Token", node.children[0]))
+        case "list":
+            return [_value(c) for c in node.children]
+        case word:
+            return {"true": True, "false": False, "none": None}[str(word)]
+
+
+def _ints(value: object) -> tuple[int, ...]:
+    return tuple(int(v) for v in cast("list[int]", value))
+
+
+def _loc(tree: Parsed) -> Loc:
+    return _place(cast("Parsed", tree.children[0])) if tree.children else UNKNOWN
+
+
+def _place(tree: Parsed) -> Loc:
+    words = [c for c in tree.children if isinstance(c, Token)]
+    if tree.data == "file":
+        path, line, column, end = words
+        return FileLoc(json.loads(path), int(line), int(column), int(end))
+    if tree.data == "model_node":
+        model, node, op_type = (json.loads(w) for w in words)
+        return NodeLoc(model, node, op_type)
+    return FusedLoc(tuple(_place(cast("Parsed", c)) for c in tree.children))

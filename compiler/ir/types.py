@@ -1,0 +1,75 @@
+"""Tensor types: element type, static shape, quantization."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+
+Shape = tuple[int, ...]
+
+
+class DType(StrEnum):
+    """Element types of the IR, by their short names."""
+
+    F32 = "f32"
+    I8 = "i8"
+    U8 = "u8"
+    I32 = "i32"
+    I64 = "i64"
+
+    @property
+    def numpy(self) -> np.dtype[Any]:
+        """The numpy type."""
+        return np.dtype({"f32": "<f4", "i8": "<i1", "u8": "<u1", "i32": "<i4", "i64": "<i8"}[self.value])
+
+    @property
+    def host_name(self) -> str:
+        """The name that numpy and the binary's interface use."""
+        return self.numpy.name
+
+    @staticmethod
+    def of(dtype: np.dtype[Any]) -> DType | None:
+        """The IR's type of a numpy type, if it has one."""
+        return next((d for d in DType if d.numpy == dtype.newbyteorder("<")), None)
+
+    @property
+    def bounds(self) -> tuple[int, int]:
+        """The least and the greatest value of an integer type."""
+        info = np.iinfo(self.numpy)
+        return int(info.min), int(info.max)
+
+
+@dataclass(frozen=True, slots=True)
+class Quant:
+    """real = (code - zero_point) * scale; float32 scales, one, or one per index of `axis`."""
+
+    scales: tuple[float, ...]
+    zero_point: int
+    axis: int | None = None
+
+    @property
+    def scale(self) -> float:
+        """The scale of a tensor that has one."""
+        assert self.axis is None
+        return self.scales[0]
+
+
+@dataclass(frozen=True, slots=True)
+class TensorType:
+    """What is known of a tensor before it has values."""
+
+    dtype: DType
+    shape: Shape
+    quant: Quant | None = None
+
+    @property
+    def elements(self) -> int:
+        """The number of elements."""
+        return math.prod(self.shape)
+
+    def __str__(self) -> str:
+        return f"{self.dtype.value}[{','.join(map(str, self.shape))}]"

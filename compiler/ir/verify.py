@@ -1,0 +1,76 @@
+"""What must hold of a graph at each stage of compilation."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from compiler.ir.graph import Const, Graph, Input, Node
+from compiler.ir.op import ShapeError
+from compiler.ir.types import DType
+
+ANY_STAGE: Final = frozenset({"input", "const", "reshape", "transpose", "max_pool"})
+STAGES: Final[dict[str, frozenset[str]]] = {
+    "nn": ANY_STAGE | {"nn.conv2d", "nn.gemm", "nn.add", "nn.clamp", "nn.average_pool", "nn.softmax",
+                       "nn.batch_norm", "nn.identity"},
+    "q": ANY_STAGE | {"q.quantize", "q.dequantize", "q.conv2d", "q.gemm", "q.add", "q.table",
+                      "q.average_pool", "q.softmax"},
+}
+STAGES["device"] = STAGES["q"]
+
+
+class VerifyError(AssertionError):
+    """A graph that a pass left in a state it must not have; a mistake of ours, not of the user."""
+
+
+def verify(graph: Graph) -> None:
+    """Check a graph against the table of its stage.
+
+    Raises:
+        VerifyError: an operation of another stage, a type that its rule does not give, a quantized
+            operation without quantization, or names that stand twice.
+    """
+    allowed = STAGES[graph.stage]
+    for node in graph.nodes():
+        if node.op.name not in allowed:
+            raise VerifyError(f"%{node.id} = {node.op.name} does not belong to stage {graph.stage}")
+        _verify_operands(node)
+        _verify_type(node)
+        if graph.stage != "nn":
+            _verify_quantization(node)
+        if graph.stage == "device" and getattr(node.op, "layout", "NHWC") != "NHWC":
+            raise VerifyError(f"%{node.id} = {node.op.name} is not in the device's layout")
+    if len(set(graph.output_names)) != len(graph.outputs):
+        raise VerifyError("two graph outputs have the same name")
+    if any(not graph.alive(n) for n in graph.outputs):
+        raise VerifyError("a graph output is not part of the graph")
+
+
+def _verify_operands(node: Node) -> None:
+    count, wanted = len(node.inputs), len(node.op.operands)
+    if not wanted - node.op.optional <= count <= wanted:
+        raise VerifyError(f"%{node.id} = {node.op.name} has {count} operands; allowed: {wanted}")
+
+
+def _verify_type(node: Node) -> None:
+    if isinstance(node.op, Const):
+        if node.value is None or node.value.shape != node.shape or node.value.dtype != node.type.dtype.numpy:
+            raise VerifyError(f"%{node.id} = const has a type that is not its value's")
+        return
+    if isinstance(node.op, Input):
+        return
+    try:
+        inferred = node.op.infer([i.type for i in node.inputs])
+    except ShapeError as error:
+        raise VerifyError(f"%{node.id} = {node.op.name}: {error.message}") from None
+    if (inferred.dtype, inferred.shape) != (node.type.dtype, node.type.shape):
+        raise VerifyError(f"%{node.id} = {node.op.name} is {node.type}, its rule gives {inferred}")
+
+
+def _verify_quantization(node: Node) -> None:
+    if node.type.dtype in (DType.I8, DType.U8) and node.type.quant is None and not isinstance(node.op, Const):
+        raise VerifyError(f"%{node.id} = {node.op.name} is 8-bit and not quantized")
+    if node.type.dtype is DType.F32 and node.type.quant is not None:
+        raise VerifyError(f"%{node.id} = {node.op.name} is float32 and quantized")
+    if node.op.name in ("reshape", "transpose", "max_pool"):
+        if node.type.quant != node.inputs[0].type.quant:
+            raise VerifyError(f"%{node.id} = {node.op.name} changes the quantization")

@@ -1,0 +1,148 @@
+"""Activations: ONNX Relu and Clip, Keras ReLU and Activation; a 256-entry table when quantized.
+
+A clamp that follows a convolution, a matrix product or an addition becomes part of it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+
+from compiler.frontend.importing import LayerCall, OnnxNode, layer, onnx_operator
+from compiler.frontend.onnx_writer import OnnxWriter, written_as_onnx
+from compiler.ir.graph import Node
+from compiler.ir.op import Array, Op, op
+from compiler.ir.types import DType, Quant, TensorType
+from compiler.quantize.rules import Quantizer, quantization_rule
+from isa import arithmetic
+
+ACTIVATIONS: Final = ("linear", "relu", "relu6", "softmax")
+REAL_BOUNDS: Final = {"relu": (0.0, math.inf), "relu6": (0.0, 6.0)}
+
+
+@op("nn.clamp", "x")
+class Clamp(Op):
+    """min(max(x, low), high): Relu is low = 0, high = infinity."""
+
+    low: float
+    high: float
+
+    def infer(self, types: Sequence[TensorType]) -> TensorType:
+        return TensorType(DType.F32, types[0].shape)
+
+    def evaluate(self, args: Sequence[Array], types: Sequence[TensorType], out: TensorType) -> Array:
+        return np.minimum(np.maximum(args[0], np.float32(self.low)), np.float32(self.high))
+
+
+@op("q.table", "x")
+class QTable(Op):
+    """A function of one 8-bit value, as a table of 256 codes: literally DQ, function, Q."""
+
+    function: str
+    parameters: tuple[float, ...]
+
+    def infer(self, types: Sequence[TensorType]) -> TensorType:
+        return TensorType(types[0].dtype, types[0].shape)
+
+    def evaluate(self, args: Sequence[Array], types: Sequence[TensorType], out: TensorType) -> Array:
+        assert types[0].quant is not None
+        assert out.quant is not None
+        return self.codes(types[0].quant, out.quant)[args[0].view(np.uint8)].view(out.dtype.numpy)
+
+    def codes(self, x: Quant, y: Quant) -> Array:
+        """The table as raw bytes, indexed by the raw input byte; int8 on both sides."""
+        every = np.arange(256, dtype=np.uint8).view(np.int8)
+        real = FUNCTIONS[self.function](arithmetic.dequantize(every, x.scale, x.zero_point), self.parameters)
+        return arithmetic.quantize(real, y.scale, y.zero_point, -128, 127).astype(np.int8).view(np.uint8)
+
+
+def _clamp(x: Array, parameters: Sequence[float]) -> Array:
+    low, high = np.asarray(parameters, np.float32)
+    return np.minimum(np.maximum(x, low), high)
+
+
+FUNCTIONS: Final = {"clamp": _clamp}
+
+
+@onnx_operator("Relu")
+def import_relu(n: OnnxNode) -> Node:
+    """max(x, 0)."""
+    return n.add(Clamp(0.0, math.inf), n.operand(0))
+
+
+@onnx_operator("Clip")
+def import_clip(n: OnnxNode) -> Node:
+    """min(max(x, min), max) with constant bounds; attributes before opset 11, operands since."""
+    bounds = [n.attributes.get("min", -math.inf), n.attributes.get("max", math.inf)]
+    if n.opset >= 11:
+        for i in (0, 1):
+            if n.maybe(i + 1) is not None:
+                values = n.constant(i + 1, f"the {'upper' if i else 'lower'} bound")
+                if values.size != 1:
+                    n.fail(f"a bound has the shape {list(values.shape)}", "a scalar")
+                bounds[i] = values.item()
+    if math.isnan(bounds[0]) or math.isnan(bounds[1]):
+        n.fail("a bound is NaN", "finite or infinite bounds")
+    return n.add(Clamp(float(bounds[0]), float(bounds[1])), n.operand(0))
+
+
+@layer("ReLU", "max_value")
+def relu_layer(call: LayerCall) -> Node:
+    """ReLU(max_value=None)."""
+    high = call.take("max_value", math.inf, (int, float), "a number")
+    call.done()
+    if len(call.operands) != 1:
+        call.fail("ReLU takes one value")
+    return call.add(Clamp(0.0, float(high)), call.operands[0])
+
+
+@layer("Activation", "activation")
+def activation_layer(call: LayerCall) -> Node:
+    """Activation("relu" | "relu6" | "softmax" | "linear")."""
+    kind = call.choice("activation", None, ACTIVATIONS)
+    call.done()
+    if kind is None or len(call.operands) != 1:
+        call.fail("Activation takes a name and one value", ", ".join(ACTIVATIONS))
+    return activated(call, kind, call.operands[0])
+
+
+def activated(call: LayerCall, kind: str | None, x: Node) -> Node:
+    """The value after an activation."""
+    if kind in REAL_BOUNDS:
+        return call.add(Clamp(*REAL_BOUNDS[kind]), x)
+    if kind == "softmax":
+        from compiler.ops.softmax import Softmax  # noqa: PLC0415  (softmax is an activation and a layer)
+        return call.add(Softmax(len(x.shape) - 1), x)
+    return x
+
+
+def apply_activation(call: LayerCall, kind: str | None, operation: Op, operands: Sequence[Node]) -> Node:
+    """A layer's operation, then its activation; the layer's name is the last one's."""
+    if kind in (None, "linear"):
+        return call.add(operation, *operands)
+    return activated(call, kind, call.add(operation, *operands, suffix="/pre"))
+
+
+@quantization_rule(Clamp)
+def quantize_clamp(q: Quantizer, node: Node, inputs: list[Node]) -> Node:
+    """A clamp that could not become part of its producer."""
+    operation = node.op
+    assert isinstance(operation, Clamp)
+    return q.add(QTable("clamp", (operation.low, operation.high)), inputs, node, q.chosen(node))
+
+
+@written_as_onnx(QTable)
+def write_table(w: OnnxWriter, node: Node) -> None:
+    """DequantizeLinear, the function in float32, QuantizeLinear."""
+    operation = node.op
+    assert isinstance(operation, QTable)
+    (x,) = node.inputs
+    name = w.tensor(node)
+    real = w.add("DequantizeLinear", w.quantized(x), f"{name}_real_input")
+    bounds = [w.initializer(np.array(p, np.float32), f"{name}_bound_{i}")
+              for i, p in enumerate(operation.parameters)]
+    computed = w.add("Clip", [real, *bounds], f"{name}_real")
+    w.add("QuantizeLinear", [computed, w.scale(node), w.zero_point(node)], name)

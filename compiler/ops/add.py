@@ -1,0 +1,105 @@
+"""Addition of two tensors: ONNX Add, Keras Add; QLinearAdd when quantized."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from compiler.frontend.importing import LayerCall, OnnxNode, layer, onnx_operator
+from compiler.frontend.onnx_writer import MICROSOFT, OnnxWriter, written_as_onnx
+from compiler.ir.graph import Node
+from compiler.ir.op import Array, Op, ShapeError, op
+from compiler.ir.types import DType, TensorType
+from compiler.ops.spatial import Pair, write_clamped
+from compiler.quantize.rules import Quantizer, quantization_rule
+from isa import arithmetic
+
+
+def _same_shape(types: Sequence[TensorType]) -> tuple[int, ...]:
+    a, b = types
+    if a.shape != b.shape:
+        raise ShapeError(f"a sum of {list(a.shape)} and {list(b.shape)} is not supported", "equal shapes")
+    return a.shape
+
+
+@op("nn.add", "a", "b")
+class Add(Op):
+    """a + b on equal shapes, then an optional clamp to real bounds."""
+
+    clamp: tuple[float, float] | None = None
+
+    def infer(self, types: Sequence[TensorType]) -> TensorType:
+        return TensorType(DType.F32, _same_shape(types))
+
+    def evaluate(self, args: Sequence[Array], types: Sequence[TensorType], out: TensorType) -> Array:
+        y = args[0] + args[1]
+        return y if self.clamp is None else np.clip(y, *np.asarray(self.clamp, np.float32))
+
+
+@op("q.add", "a", "b")
+class QAdd(Op):
+    """QLinearAdd on equal shapes, clamp to codes."""
+
+    bounds: Pair = (-128, 127)
+
+    def infer(self, types: Sequence[TensorType]) -> TensorType:
+        return TensorType(DType.I8, _same_shape(types))
+
+    def evaluate(self, args: Sequence[Array], types: Sequence[TensorType], out: TensorType) -> Array:
+        return arithmetic.add(args[0].astype(np.int32), args[1].astype(np.int32),
+                              *constants(types, out), *self.bounds)
+
+
+def constants(types: Sequence[TensorType], out: TensorType) -> tuple[float, float, float]:
+    """p0, p1, p2 of the device's addition."""
+    a, b, c = types[0].quant, types[1].quant, out.quant
+    assert a is not None
+    assert b is not None
+    assert c is not None
+    p0, p1, p2 = arithmetic.add_constants(a.scale, a.zero_point, b.scale, b.zero_point, c.scale, c.zero_point)
+    return float(p0), float(p1), float(p2)
+
+
+@onnx_operator("Add")
+def import_add(n: OnnxNode) -> Node:
+    """Equal shapes, or a constant that broadcasts to the other operand's shape."""
+    a, b = n.operand(0), n.operand(1)
+    if a.is_constant and not b.is_constant:
+        a, b = b, a
+    if b.is_constant and b.shape != a.shape:
+        try:
+            spread = np.broadcast_to(b.constant, a.shape)
+        except ValueError:
+            n.fail(f"a constant of shape {list(b.shape)} does not broadcast to {list(a.shape)}")
+        b = n.graph.const(np.ascontiguousarray(spread), b.name, b.loc)
+    return n.add(Add(), a, b)
+
+
+@layer("Add")
+def add_layer(call: LayerCall) -> Node:
+    """Add()([a, b])."""
+    call.done()
+    if len(call.operands) != 2:
+        call.fail(f"Add takes two values, not {len(call.operands)}")
+    return call.add(Add(), *call.operands)
+
+
+@quantization_rule(Add)
+def quantize_add(q: Quantizer, node: Node, inputs: list[Node]) -> Node:
+    """The sum has a scale of its own."""
+    operation = node.op
+    assert isinstance(operation, Add)
+    quant = q.chosen(node)
+    return q.add(QAdd(q.clamp_codes(quant, operation.clamp)), inputs, node, quant)
+
+
+@written_as_onnx(QAdd)
+def write_add(w: OnnxWriter, node: Node) -> None:
+    """QLinearAdd of com.microsoft."""
+    operation = node.op
+    assert isinstance(operation, QAdd)
+    a, b = node.inputs
+    inputs = [*w.quantized(a), *w.quantized(b), w.scale(node), w.zero_point(node)]
+    write_clamped(w, w.tensor(node), operation.bounds, node.type.dtype.numpy,
+                  lambda name: w.add("QLinearAdd", inputs, name, domain=MICROSOFT))

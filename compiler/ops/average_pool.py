@@ -1,0 +1,125 @@
+"""Average pooling: ONNX AveragePool, Keras AveragePooling2D; QLinearAveragePool when quantized."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from compiler.frontend.importing import LayerCall, OnnxNode, layer, onnx_operator
+from compiler.frontend.onnx_writer import MICROSOFT, OnnxWriter, written_as_onnx
+from compiler.ir.graph import Node
+from compiler.ir.op import Array, Op, op
+from compiler.ir.types import DType, TensorType
+from compiler.ops.spatial import (
+    Pads,
+    Pair,
+    from_nhwc,
+    layer_pads,
+    nhwc,
+    onnx_pads,
+    onnx_window,
+    pooled_shape,
+    windows,
+    write_spatial,
+)
+from compiler.quantize.rules import Quantizer, quantization_rule
+from isa import arithmetic
+
+
+def _tap_counts(shape: Sequence[int], kernel: Pair, strides: Pair, pads: Pads, *, all_taps: bool) -> Array:
+    """How many taps of each window count, (n, oh, ow, c)."""
+    ones = np.ones(shape, np.float32)
+    return windows(ones, kernel, strides, (1, 1), pads, 1 if all_taps else 0).sum(axis=(-2, -1))
+
+
+@op("nn.average_pool", "x")
+class AveragePool(Op):
+    """The mean of every window, over its valid taps or, with count_include_pad, over all."""
+
+    kernel: Pair
+    strides: Pair
+    pads: Pads
+    count_include_pad: bool
+    layout: str
+
+    def infer(self, types: Sequence[TensorType]) -> TensorType:
+        return TensorType(DType.F32, pooled_shape(types[0].shape, self.layout, self.kernel, self.strides, self.pads))
+
+    def evaluate(self, args: Sequence[Array], types: Sequence[TensorType], out: TensorType) -> Array:
+        x = nhwc(args[0], self.layout)
+        taken = windows(x, self.kernel, self.strides, (1, 1), self.pads, 0).sum(axis=(-2, -1))
+        counts = _tap_counts(x.shape, self.kernel, self.strides, self.pads, all_taps=self.count_include_pad)
+        return from_nhwc(taken / counts, self.layout)
+
+
+@op("q.average_pool", "x")
+class QAveragePool(Op):
+    """QLinearAveragePool: float32 sums in row-major order."""
+
+    kernel: Pair
+    strides: Pair
+    pads: Pads
+    count_include_pad: bool
+    layout: str
+
+    def infer(self, types: Sequence[TensorType]) -> TensorType:
+        return TensorType(DType.I8, pooled_shape(types[0].shape, self.layout, self.kernel, self.strides, self.pads))
+
+    def evaluate(self, args: Sequence[Array], types: Sequence[TensorType], out: TensorType) -> Array:
+        assert types[0].quant is not None
+        assert out.quant is not None
+        x = nhwc(args[0], self.layout)
+        real = arithmetic.dequantize(x, types[0].quant.scale, types[0].quant.zero_point)
+        taken = windows(real, self.kernel, self.strides, (1, 1), self.pads, 0)
+        taps = np.moveaxis(taken.reshape(*taken.shape[:4], -1), -1, 0)
+        counts = _tap_counts(x.shape, self.kernel, self.strides, self.pads, all_taps=self.count_include_pad)
+        y = arithmetic.average(taps, counts, out.quant.scale, out.quant.zero_point, -128, 127)
+        return from_nhwc(y.astype(out.dtype.numpy), self.layout)
+
+
+@onnx_operator("AveragePool")
+def import_average_pool(n: OnnxNode) -> Node:
+    """2-D average pooling; ceil_mode only where it changes nothing."""
+    x = n.operand(0)
+    if len(x.shape) != 4:
+        n.fail(f"AveragePool on the shape {list(x.shape)} is not supported", "rank 4")
+    kernel, strides, dilations = onnx_window(n, n.integers("kernel_shape", ()))
+    pads = onnx_pads(n, (x.shape[2], x.shape[3]), kernel, strides, dilations)
+    rest = [(x.shape[2 + i] + pads[i] + pads[i + 2] - kernel[i]) % strides[i] for i in (0, 1)]
+    if dilations != (1, 1) or (n.integer("ceil_mode", 0) and any(rest)):
+        n.fail("dilation or ceil_mode with incomplete windows is not supported", "dilations=[1,1], ceil_mode=0")
+    include = bool(n.integer("count_include_pad", 0))
+    return n.add(AveragePool(kernel, strides, pads, include, "NCHW"), x)
+
+
+@layer("AveragePooling2D", "pool_size", "strides", "padding")
+def average_pooling_layer(call: LayerCall) -> Node:
+    """AveragePooling2D(pool_size=2, strides=pool_size, padding="valid")."""
+    x = call.input(4)
+    kernel = call.pair("pool_size", 2)
+    strides = call.pair("strides", kernel)
+    pads = layer_pads(call, (x.shape[1], x.shape[2]), kernel, strides, (1, 1))
+    call.done()
+    return call.add(AveragePool(kernel, strides, pads, count_include_pad=False, layout="NHWC"), x)
+
+
+@quantization_rule(AveragePool)
+def quantize_average_pool(q: Quantizer, node: Node, inputs: list[Node]) -> Node:
+    """The result has a scale of its own."""
+    o = node.op
+    assert isinstance(o, AveragePool)
+    made = QAveragePool(o.kernel, o.strides, o.pads, o.count_include_pad, o.layout)
+    return q.add(made, inputs, node, q.chosen(node))
+
+
+@written_as_onnx(QAveragePool)
+def write_average_pool(w: OnnxWriter, node: Node) -> None:
+    """QLinearAveragePool of com.microsoft."""
+    o = node.op
+    assert isinstance(o, QAveragePool)
+    x = node.inputs[0]
+    scales = [w.scale(x), w.zero_point(x), w.scale(node), w.zero_point(node)]
+    write_spatial(w, node, o.layout, w.tensor(x), lambda source, output: w.add(
+        "QLinearAveragePool", [source, *scales], output, domain=MICROSOFT, kernel_shape=list(o.kernel),
+        strides=list(o.strides), pads=list(o.pads), count_include_pad=int(o.count_include_pad)))

@@ -1,0 +1,74 @@
+"""Batch normalization: ONNX BatchNormalization, Keras BatchNormalization; folded into a convolution."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from compiler.frontend.importing import LayerCall, OnnxNode, Unsupported, layer, onnx_operator
+from compiler.ir.graph import Node
+from compiler.ir.op import Array, Op, ShapeError, op
+from compiler.ir.types import DType, TensorType
+from compiler.quantize.rules import Quantizer, quantization_rule
+from isa.diagnostics import Diagnostic
+
+
+@op("nn.batch_norm", "x", "gain", "offset")
+class BatchNorm(Op):
+    """x * gain + offset per channel; gain = scale / sqrt(var + eps), offset = B - mean * gain."""
+
+    axis: int
+
+    def infer(self, types: Sequence[TensorType]) -> TensorType:
+        x, gain, offset = types
+        if len(x.shape) <= self.axis or gain.shape != (x.shape[self.axis],) or gain.shape != offset.shape:
+            raise ShapeError(f"gains of shape {list(gain.shape)} do not fit an input of shape {list(x.shape)}",
+                             "one per channel")
+        return TensorType(DType.F32, x.shape)
+
+    def evaluate(self, args: Sequence[Array], types: Sequence[TensorType], out: TensorType) -> Array:
+        x, gain, offset = args
+        spread = [-1 if i == self.axis else 1 for i in range(x.ndim)]
+        return x * gain.reshape(spread) + offset.reshape(spread)
+
+
+def _affine(scale: Array, offset: Array, mean: Array, variance: Array, epsilon: float) -> tuple[Array, Array]:
+    gain = scale / np.sqrt(variance + np.float32(epsilon))
+    return gain.astype(np.float32), (offset - mean * gain).astype(np.float32)
+
+
+@onnx_operator("BatchNormalization")
+def import_batch_norm(n: OnnxNode) -> Node:
+    """Inference with constant statistics."""
+    if n.integer("training_mode", 0) or n.outputs > 1:
+        n.fail("training_mode=1 is not supported", "training_mode=0 and one output")
+    constants = [n.constant(i, what) for i, what in enumerate(("scale", "B", "mean", "var"), 1)]
+    channels = n.operand(0).shape[1:2]
+    if any(c.shape != channels for c in constants):
+        n.fail(f"the statistics have the shapes {[list(c.shape) for c in constants]}", f"{list(channels)} each")
+    gain, offset = _affine(*constants, n.real("epsilon", 1e-5))
+    return n.add(BatchNorm(1), n.operand(0), n.const(gain, "gain"), n.const(offset, "offset"))
+
+
+@layer("BatchNormalization")
+def batch_norm_layer(call: LayerCall) -> Node:
+    """BatchNormalization(epsilon=0.001)."""
+    epsilon = call.take("epsilon", 1e-3, (float,), "a number")
+    call.done()
+    if len(call.operands) != 1:
+        call.fail("BatchNormalization takes one value")
+    x = call.operands[0]
+    channels = (x.shape[-1],)
+    names = ("gamma", "beta", "moving_mean", "moving_variance")
+    gain, offset = _affine(*(call.weights(name, channels) for name in names), epsilon)
+    return call.add(BatchNorm(len(x.shape) - 1), x, call.const(gain, "gain"), call.const(offset, "offset"))
+
+
+@quantization_rule(BatchNorm)
+def refuse_batch_norm(q: Quantizer, node: Node, inputs: list[Node]) -> Node:
+    """What could not be folded is refused."""
+    del q, inputs
+    raise Unsupported(Diagnostic("model.unsupported", "batch normalization that follows no convolution or matrix "
+                                 "product of its own is not supported", node.loc,
+                                 "directly after Conv, Gemm or MatMul, as its only user"))

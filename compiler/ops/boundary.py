@@ -1,0 +1,47 @@
+"""Where float tensors become integers and back: QuantizeLinear and DequantizeLinear of the host."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from compiler.frontend.onnx_writer import OnnxWriter, written_as_onnx
+from compiler.ir.graph import Node
+from compiler.ir.op import Array, Op, op
+from compiler.ir.types import DType, TensorType
+from isa import arithmetic
+
+
+@op("q.quantize", "x")
+class Quantize(Op):
+    """QuantizeLinear to int8."""
+
+    def infer(self, types: Sequence[TensorType]) -> TensorType:
+        return TensorType(DType.I8, types[0].shape)
+
+    def evaluate(self, args: Sequence[Array], types: Sequence[TensorType], out: TensorType) -> Array:
+        assert out.quant is not None
+        return arithmetic.quantize(args[0], out.quant.scale, out.quant.zero_point, -128, 127)
+
+
+@op("q.dequantize", "x")
+class Dequantize(Op):
+    """DequantizeLinear to float32."""
+
+    def infer(self, types: Sequence[TensorType]) -> TensorType:
+        return TensorType(DType.F32, types[0].shape)
+
+    def evaluate(self, args: Sequence[Array], types: Sequence[TensorType], out: TensorType) -> Array:
+        assert types[0].quant is not None
+        return arithmetic.dequantize(args[0], types[0].quant.scale, types[0].quant.zero_point)
+
+
+@written_as_onnx(Quantize)
+def write_quantize(w: OnnxWriter, node: Node) -> None:
+    """QuantizeLinear."""
+    w.add("QuantizeLinear", [w.tensor(node.inputs[0]), w.scale(node), w.zero_point(node)], w.tensor(node))
+
+
+@written_as_onnx(Dequantize)
+def write_dequantize(w: OnnxWriter, node: Node) -> None:
+    """DequantizeLinear."""
+    w.add("DequantizeLinear", w.quantized(node.inputs[0]), w.tensor(node))

@@ -1,0 +1,177 @@
+"""2-D convolution: ONNX Conv (opset 1 and later) and Keras Conv2D; QLinearConv when quantized."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from compiler.frontend.importing import LayerCall, OnnxNode, layer, onnx_operator
+from compiler.frontend.onnx_writer import OnnxWriter, written_as_onnx
+from compiler.ir.graph import Node
+from compiler.ir.op import Array, Op, ShapeError, op
+from compiler.ir.types import DType, TensorType
+from compiler.ops.activation import ACTIVATIONS, apply_activation
+from compiler.ops.spatial import (
+    Pads,
+    Pair,
+    from_nhwc,
+    image_shape,
+    layer_pads,
+    nhwc,
+    onnx_pads,
+    onnx_window,
+    shape_in,
+    window_output,
+    windows,
+    write_clamped,
+    write_spatial,
+)
+from compiler.quantize.rules import Quantizer, quantization_rule
+from isa import arithmetic
+
+
+def _convolved(types: Sequence[TensorType], strides: Pair, pads: Pads, dilations: Pair, layout: str,
+               ) -> tuple[int, ...]:
+    x, w, b = types
+    n, h, width, c = image_shape(x.shape, layout)
+    if len(w.shape) != 4 or w.shape[1] != c:
+        raise ShapeError(f"the weights of shape {list(w.shape)} expect {w.shape[1] if len(w.shape) > 1 else 0} "
+                         f"input channels, the input has {c}", "equal channel counts")
+    if b.shape != (w.shape[0],):
+        raise ShapeError(f"the bias has the shape {list(b.shape)}", f"[{w.shape[0]}]")
+    oh = window_output(h, w.shape[2], strides[0], dilations[0], pads[0], pads[2])
+    ow = window_output(width, w.shape[3], strides[1], dilations[1], pads[1], pads[3])
+    return shape_in(layout, n, oh, ow, w.shape[0])
+
+
+@op("nn.conv2d", "x", "w", "b")
+class Conv2d(Op):
+    """Convolution with weights (out, in, kh, kw) and bias, then an optional clamp to real bounds."""
+
+    strides: Pair
+    pads: Pads
+    dilations: Pair
+    layout: str
+    clamp: tuple[float, float] | None = None
+
+    def infer(self, types: Sequence[TensorType]) -> TensorType:
+        return TensorType(DType.F32, _convolved(types, self.strides, self.pads, self.dilations, self.layout))
+
+    def evaluate(self, args: Sequence[Array], types: Sequence[TensorType], out: TensorType) -> Array:
+        x, w, b = args
+        kernel = (w.shape[2], w.shape[3])
+        taken = windows(nhwc(x, self.layout), kernel, self.strides, self.dilations, self.pads, 0)
+        n, oh, ow = taken.shape[:3]
+        columns = taken.reshape(n * oh * ow, -1)
+        y = (columns @ w.reshape(w.shape[0], -1).T + b).reshape(n, oh, ow, -1)
+        if self.clamp is not None:
+            y = np.clip(y, *np.asarray(self.clamp, np.float32))
+        return from_nhwc(y, self.layout)
+
+
+@op("q.conv2d", "x", "w", "b")
+class QConv2d(Op):
+    """QLinearConv: int8 weights (out, in, kh, kw) per channel, int32 bias, clamp to codes."""
+
+    strides: Pair
+    pads: Pads
+    dilations: Pair
+    layout: str
+    bounds: Pair = (-128, 127)
+
+    def infer(self, types: Sequence[TensorType]) -> TensorType:
+        return TensorType(DType.I8, _convolved(types, self.strides, self.pads, self.dilations, self.layout))
+
+    def evaluate(self, args: Sequence[Array], types: Sequence[TensorType], out: TensorType) -> Array:
+        x, w, b = args
+        zero = types[0].quant.zero_point if types[0].quant else 0
+        kernel = (w.shape[2], w.shape[3])
+        taken = windows(nhwc(x, self.layout), kernel, self.strides, self.dilations, self.pads, zero)
+        n, oh, ow = taken.shape[:3]
+        columns = taken.reshape(n * oh * ow, -1).astype(np.float64) - zero
+        acc = (columns @ w.reshape(w.shape[0], -1).T.astype(np.float64)).astype(np.int64)
+        y = arithmetic.requantize(arithmetic.wrap32(acc), b, multipliers(types, out), _zero(out), *self.bounds)
+        return from_nhwc(y.astype(out.dtype.numpy).reshape(n, oh, ow, -1), self.layout)
+
+
+def multipliers(types: Sequence[TensorType], out: TensorType) -> Array:
+    """The float32 multiplier of every output channel."""
+    x, w = types[0].quant, types[1].quant
+    assert x is not None
+    assert w is not None
+    assert out.quant is not None
+    return arithmetic.convolution_multiplier(x.scale, np.asarray(w.scales, np.float32), out.quant.scale)
+
+
+def _zero(out: TensorType) -> int:
+    assert out.quant is not None
+    return out.quant.zero_point
+
+
+@onnx_operator("Conv")
+def import_conv(n: OnnxNode) -> Node:
+    """2-D convolution with constant weights; groups are not supported yet."""
+    x, weights = n.operand(0), n.constant(1, "the weight")
+    if len(x.shape) != 4 or weights.ndim != 4:
+        n.fail(f"Conv on shapes {list(x.shape)} and {list(weights.shape)} is not supported", "2-D convolution")
+    if n.integer("group", 1) != 1:
+        n.fail(f"group={n.integer('group', 1)} is not supported", "group=1")
+    kernel, strides, dilations = onnx_window(n, n.integers("kernel_shape", weights.shape[2:]))
+    if kernel != weights.shape[2:]:
+        n.fail(f"kernel_shape={list(kernel)} is not that of the weights", str(list(weights.shape[2:])))
+    pads = onnx_pads(n, (x.shape[2], x.shape[3]), kernel, strides, dilations)
+    bias = n.maybe(2)
+    if bias is None:
+        bias = n.const(np.zeros(weights.shape[0], np.float32), "bias")
+    elif not bias.is_constant:
+        n.fail("the bias is computed by the network", "a constant or an initializer")
+    return n.add(Conv2d(strides, pads, dilations, "NCHW"), x, n.operand(1), bias)
+
+
+@layer("Conv2D", "filters", "kernel_size", "strides", "padding")
+def conv2d_layer(call: LayerCall) -> Node:
+    """Conv2D(filters, kernel_size, strides=1, padding="valid", dilation_rate=1, activation, use_bias)."""
+    x = call.input(4)
+    filters, kernel = call.count("filters"), call.pair("kernel_size", None)
+    strides, dilations = call.pair("strides", 1), call.pair("dilation_rate", 1)
+    pads = layer_pads(call, (x.shape[1], x.shape[2]), kernel, strides, dilations)
+    activation = call.choice("activation", None, ACTIVATIONS)
+    has_bias = call.take("use_bias", True, (bool,), "true, false")
+    call.done()
+    weights = call.weights("kernel", (*kernel, x.shape[3], filters))
+    bias = call.weights("bias", (filters,)) if has_bias else np.zeros(filters, np.float32)
+    w = call.const(np.ascontiguousarray(weights.transpose(3, 2, 0, 1)), "kernel")
+    conv = Conv2d(strides, pads, dilations, "NHWC")
+    return apply_activation(call, activation, conv, (x, w, call.const(bias, "bias")))
+
+
+@quantization_rule(Conv2d)
+def quantize_conv(q: Quantizer, node: Node, inputs: list[Node]) -> Node:
+    """int8 weights per output channel, int32 bias."""
+    operation = node.op
+    assert isinstance(operation, Conv2d)
+    _, w, b = node.inputs
+    weights = q.weights(w, 0)
+    assert weights.type.quant is not None
+    bias = q.bias(b, inputs[0].quant, weights.type.quant)
+    quant = q.chosen(node)
+    made = QConv2d(operation.strides, operation.pads, operation.dilations, operation.layout,
+                   q.clamp_codes(quant, operation.clamp))
+    return q.add(made, [inputs[0], weights, bias], node, quant)
+
+
+@written_as_onnx(QConv2d)
+def write_conv(w: OnnxWriter, node: Node) -> None:
+    """QLinearConv, with an integer Clip where an activation's bounds do not saturate."""
+    operation = node.op
+    assert isinstance(operation, QConv2d)
+    x, weights, bias = node.inputs
+
+    def write(source: str, output: str) -> None:
+        scales = [w.scale(x), w.zero_point(x), *w.quantized(weights), w.scale(node), w.zero_point(node)]
+        write_clamped(w, output, operation.bounds, node.type.dtype.numpy, lambda name: w.add(
+            "QLinearConv", [source, *scales, w.tensor(bias)], name, strides=list(operation.strides),
+            pads=list(operation.pads), dilations=list(operation.dilations)))
+
+    write_spatial(w, node, operation.layout, w.tensor(x), write)

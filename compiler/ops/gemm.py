@@ -1,0 +1,132 @@
+"""Matrix product with constant weights: ONNX Gemm and MatMul, Keras Dense; QGemm when quantized."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from compiler.frontend.importing import LayerCall, OnnxNode, layer, onnx_operator
+from compiler.frontend.onnx_writer import MICROSOFT, OnnxWriter, written_as_onnx
+from compiler.ir.graph import Node
+from compiler.ir.op import Array, Op, ShapeError, op
+from compiler.ir.types import DType, TensorType
+from compiler.ops.activation import ACTIVATIONS, apply_activation
+from compiler.ops.spatial import Pair, write_clamped
+from compiler.quantize.rules import Quantizer, quantization_rule
+from isa import arithmetic
+
+
+def _product(types: Sequence[TensorType]) -> tuple[int, int]:
+    a, b, bias = types
+    if len(a.shape) != 2 or len(b.shape) != 2 or a.shape[1] != b.shape[0]:
+        raise ShapeError(f"a product of {list(a.shape)} and {list(b.shape)} has no meaning", "[m,k] and [k,n]")
+    if bias.shape != (b.shape[1],):
+        raise ShapeError(f"the bias has the shape {list(bias.shape)}", f"[{b.shape[1]}]")
+    return a.shape[0], b.shape[1]
+
+
+@op("nn.gemm", "a", "b", "bias")
+class Gemm(Op):
+    """a (m, k) times b (k, n) plus bias (n), then an optional clamp to real bounds."""
+
+    clamp: tuple[float, float] | None = None
+
+    def infer(self, types: Sequence[TensorType]) -> TensorType:
+        return TensorType(DType.F32, _product(types))
+
+    def evaluate(self, args: Sequence[Array], types: Sequence[TensorType], out: TensorType) -> Array:
+        a, b, bias = args
+        y = a @ b + bias
+        return y if self.clamp is None else np.clip(y, *np.asarray(self.clamp, np.float32))
+
+
+@op("q.gemm", "a", "b", "bias")
+class QGemm(Op):
+    """QGemm with alpha 1: int8 weights (k, n) per column, int32 bias, clamp to codes."""
+
+    bounds: Pair = (-128, 127)
+
+    def infer(self, types: Sequence[TensorType]) -> TensorType:
+        return TensorType(DType.I8, _product(types))
+
+    def evaluate(self, args: Sequence[Array], types: Sequence[TensorType], out: TensorType) -> Array:
+        a, b, bias = args
+        assert types[0].quant is not None
+        assert out.quant is not None
+        left = a.astype(np.float64) - types[0].quant.zero_point
+        acc = arithmetic.wrap32((left @ b.astype(np.float64)).astype(np.int64))
+        return arithmetic.requantize(acc, bias, multipliers(types, out), out.quant.zero_point, *self.bounds)
+
+
+def multipliers(types: Sequence[TensorType], out: TensorType) -> Array:
+    """The float32 multiplier of every column."""
+    a, b = types[0].quant, types[1].quant
+    assert a is not None
+    assert b is not None
+    assert out.quant is not None
+    return arithmetic.gemm_multiplier(1.0, a.scale, np.asarray(b.scales, np.float32), out.quant.scale)
+
+
+@onnx_operator("Gemm")
+def import_gemm(n: OnnxNode) -> Node:
+    """alpha * A * B + beta * C with constant B and C; alpha and beta go into the constants."""
+    a, b = n.operand(0), n.constant(1, "B")
+    if n.integer("transA", 0):
+        n.fail("transA=1 is not supported", "transA=0")
+    weights = (b.T if n.integer("transB", 0) else b) * np.float32(n.real("alpha", 1.0))
+    bias = np.zeros(weights.shape[1], np.float32)
+    if n.maybe(2) is not None:
+        bias = _row(n, n.constant(2, "C"), weights.shape[1]) * np.float32(n.real("beta", 1.0))
+    return n.add(Gemm(), a, n.const(weights, "weight"), n.const(bias, "bias"))
+
+
+def _row(n: OnnxNode, values: Array, columns: int) -> Array:
+    if values.size not in (1, columns) or values.shape[-1:] not in ((), (1,), (columns,)):
+        n.fail(f"C has the shape {list(values.shape)}", f"one value per column: [{columns}]")
+    return np.ascontiguousarray(np.broadcast_to(values.reshape(-1), (columns,)))
+
+
+@onnx_operator("MatMul")
+def import_matmul(n: OnnxNode) -> Node:
+    """A matrix times a constant matrix."""
+    a, b = n.operand(0), n.constant(1, "the second operand")
+    if len(a.shape) != 2 or b.ndim != 2:
+        n.fail(f"MatMul of {list(a.shape)} and {list(b.shape)} is not supported", "[m,k] times a constant [k,n]")
+    return n.add(Gemm(), a, n.operand(1), n.const(np.zeros(b.shape[1], np.float32), "bias"))
+
+
+@layer("Dense", "units")
+def dense_layer(call: LayerCall) -> Node:
+    """Dense(units, activation=None, use_bias=true)."""
+    x, units = call.input(2), call.count("units")
+    activation = call.choice("activation", None, ACTIVATIONS)
+    has_bias = call.take("use_bias", True, (bool,), "true, false")
+    call.done()
+    weights = call.const(call.weights("kernel", (x.shape[1], units)), "kernel")
+    bias = call.weights("bias", (units,)) if has_bias else np.zeros(units, np.float32)
+    return apply_activation(call, activation, Gemm(), (x, weights, call.const(bias, "bias")))
+
+
+@quantization_rule(Gemm)
+def quantize_gemm(q: Quantizer, node: Node, inputs: list[Node]) -> Node:
+    """int8 weights per column, int32 bias."""
+    operation = node.op
+    assert isinstance(operation, Gemm)
+    _, b, bias = node.inputs
+    weights = q.weights(b, 1)
+    assert weights.type.quant is not None
+    quant = q.chosen(node)
+    made = QGemm(q.clamp_codes(quant, operation.clamp))
+    return q.add(made, [inputs[0], weights, q.bias(bias, inputs[0].quant, weights.type.quant)], node, quant)
+
+
+@written_as_onnx(QGemm)
+def write_gemm(w: OnnxWriter, node: Node) -> None:
+    """QGemm of com.microsoft."""
+    operation = node.op
+    assert isinstance(operation, QGemm)
+    a, b, bias = node.inputs
+    inputs = [*w.quantized(a), *w.quantized(b), w.tensor(bias), w.scale(node), w.zero_point(node)]
+    write_clamped(w, w.tensor(node), operation.bounds, node.type.dtype.numpy,
+                  lambda name: w.add("QGemm", inputs, name, domain=MICROSOFT, alpha=1.0, transB=0))

@@ -1,0 +1,120 @@
+"""Softmax over the last axis: ONNX Softmax, Keras Softmax; QLinearSoftmax when quantized."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from decimal import Decimal, localcontext
+from functools import lru_cache
+from typing import Final
+
+import numpy as np
+
+from compiler.frontend.importing import LayerCall, OnnxNode, layer, onnx_operator
+from compiler.frontend.onnx_writer import MICROSOFT, OnnxWriter, written_as_onnx
+from compiler.ir.graph import Node
+from compiler.ir.op import Array, Op, op
+from compiler.ir.types import DType, Quant, TensorType
+from compiler.quantize.rules import Quantizer, quantization_rule
+from isa import arithmetic
+
+OUTPUT: Final = Quant((1 / 256,), -128)
+"""Probabilities from 0 to 255/256, the scale that ONNX Runtime's quantizer fixes."""
+QLINEAR_SOFTMAX_OPSET: Final = 13
+FLT_MAX: Final = 3.4028234663852886e38
+
+
+@op("nn.softmax", "x")
+class Softmax(Op):
+    """exp(x - max) / sum over one axis."""
+
+    axis: int
+
+    def infer(self, types: Sequence[TensorType]) -> TensorType:
+        return TensorType(DType.F32, types[0].shape)
+
+    def evaluate(self, args: Sequence[Array], types: Sequence[TensorType], out: TensorType) -> Array:
+        e = np.exp(args[0] - args[0].max(axis=self.axis, keepdims=True))
+        return e / e.sum(axis=self.axis, keepdims=True)
+
+
+@op("q.softmax", "x")
+class QSoftmax(Op):
+    """QLinearSoftmax of opset 13 over the last axis."""
+
+    axis: int
+
+    def infer(self, types: Sequence[TensorType]) -> TensorType:
+        return TensorType(DType.I8, types[0].shape)
+
+    def evaluate(self, args: Sequence[Array], types: Sequence[TensorType], out: TensorType) -> Array:
+        assert types[0].quant is not None
+        assert out.quant is not None
+        codes = args[0].astype(np.int32) - types[0].dtype.bounds[0]
+        table = exponentials(types[0].quant.scale, types[0].shape[-1])
+        return arithmetic.softmax(codes, table, divisor(out.quant.scale), out.quant.zero_point, -128, 127)
+
+
+@lru_cache(maxsize=256)
+def exponentials(scale: float, length: int) -> Array:
+    """float32[256]: T[k] = exp((k - 255 + bs) * sx), the largest sums of `length` staying finite.
+
+    The argument is float64, the exponential is rounded correctly to float64, then to float32.
+    """
+    headroom = max(0.0, _log(FLT_MAX / length) - 5) / scale
+    arguments = [(k - 255 + headroom) * scale for k in range(256)]
+    return np.array([_exp(a) for a in arguments], np.float64).astype(np.float32)
+
+
+def divisor(scale: float) -> float:
+    """p0 = floor(1 / sy), in float32."""
+    return float(np.floor(np.float32(1) / np.float32(scale)))
+
+
+def _exp(value: float) -> float:
+    with localcontext() as context:
+        context.prec = 60
+        return float(Decimal(value).exp())
+
+
+def _log(value: float) -> float:
+    with localcontext() as context:
+        context.prec = 60
+        return float(Decimal(value).ln())
+
+
+@onnx_operator("Softmax")
+def import_softmax(n: OnnxNode) -> Node:
+    """Softmax over the last axis."""
+    x = n.operand(0)
+    rank = len(x.shape)
+    axis = n.integer("axis", -1 if n.opset >= 13 else 1)
+    if not -rank <= axis < rank or axis % rank != rank - 1:
+        n.fail(f"axis={axis} of a tensor of rank {rank} is not supported", "the last axis")
+    return n.add(Softmax(rank - 1), x)
+
+
+@layer("Softmax")
+def softmax_layer(call: LayerCall) -> Node:
+    """Softmax()."""
+    call.done()
+    if len(call.operands) != 1:
+        call.fail("Softmax takes one value")
+    return call.add(Softmax(len(call.operands[0].shape) - 1), call.operands[0])
+
+
+@quantization_rule(Softmax)
+def quantize_softmax(q: Quantizer, node: Node, inputs: list[Node]) -> Node:
+    """The result's scale is fixed."""
+    operation = node.op
+    assert isinstance(operation, Softmax)
+    return q.add(QSoftmax(operation.axis), inputs, node, OUTPUT)
+
+
+@written_as_onnx(QSoftmax)
+def write_softmax(w: OnnxWriter, node: Node) -> None:
+    """QLinearSoftmax of com.microsoft."""
+    operation = node.op
+    assert isinstance(operation, QSoftmax)
+    inputs = [*w.quantized(node.inputs[0]), w.scale(node), w.zero_point(node)]
+    w.add("QLinearSoftmax", inputs, w.tensor(node), domain=MICROSOFT, axis=operation.axis,
+          opset=QLINEAR_SOFTMAX_OPSET)

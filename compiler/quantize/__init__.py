@@ -1,0 +1,1 @@
+"""Float graphs to integer graphs: calibration, parameters, rules."""

@@ -1,0 +1,86 @@
+"""What the quantization rules of the operations see; a rule stands beside its operation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compiler.ir.graph import Graph, Node, SourceView
+from compiler.ir.op import Op
+from compiler.ir.types import DType, Quant
+from isa import arithmetic
+
+WEIGHT_LIMIT: Final = 127
+INT32_LIMIT: Final = (1 << 31) - 1
+
+
+@dataclass(slots=True)
+class Quantizer:
+    """The graph being made, and the quantization chosen for every float tensor."""
+
+    graph: Graph
+    scheme: Mapping[str, Quant]
+
+    def chosen(self, node: Node) -> Quant:
+        """The quantization of a float node's result."""
+        return self.scheme[node.name]
+
+    def add(self, operation: Op, inputs: list[Node], source: Node, quant: Quant | None) -> Node:
+        """An operation that computes what `source` does, under its name and place."""
+        made = self.graph.add(operation, inputs, name=source.name, loc=source.loc, quant=quant)
+        rank = tuple(range(len(made.shape)))
+        made.views = (SourceView(source.name, made.shape, rank),)
+        return made
+
+    def const(self, value: NDArray[Any], source: Node, quant: Quant | None = None) -> Node:
+        """A constant that comes from a float constant."""
+        return self.graph.const(value, source.name, source.loc, quant)
+
+    def weights(self, source: Node, axis: int) -> Node:
+        """Per-channel symmetric int8 weights: scale = max|w| / 127 of each index of the axis."""
+        values = source.constant
+        others = tuple(i for i in range(values.ndim) if i != axis)
+        largest = np.abs(values).max(axis=others)
+        scales = np.where(largest > 0, largest / np.float32(WEIGHT_LIMIT), np.float32(1)).astype(np.float32)
+        scales = np.maximum(scales, np.finfo(np.float32).tiny)
+        shape = [-1 if i == axis else 1 for i in range(values.ndim)]
+        codes = arithmetic.quantize(values, scales.reshape(shape), 0, -WEIGHT_LIMIT, WEIGHT_LIMIT)
+        quant = Quant(tuple(float(s) for s in scales), 0, axis)
+        return self.const(codes.astype(np.int8), source, quant)
+
+    def bias(self, source: Node, x: Quant, w: Quant) -> Node:
+        """int32 bias at scale sx * sw, saturated."""
+        scales = (np.float32(x.scale) * np.asarray(w.scales, np.float32)).astype(np.float64)
+        codes = np.rint(source.constant.astype(np.float64) / scales)
+        clipped = np.clip(codes, -INT32_LIMIT, INT32_LIMIT).astype(np.int32)
+        return self.const(clipped, source, Quant(tuple(float(np.float32(s)) for s in scales), 0, 0))
+
+    @staticmethod
+    def clamp_codes(quant: Quant, clamp: tuple[float, float] | None) -> tuple[int, int]:
+        """The codes that an activation's real bounds allow."""
+        low, high = DType.I8.bounds
+        if clamp is None:
+            return low, high
+        bounds = np.asarray(clamp, np.float32)
+        lo, hi = arithmetic.quantize(bounds, quant.scale, quant.zero_point, low, high)
+        return int(lo), int(hi)
+
+
+Rule = Callable[[Quantizer, Node, list[Node]], Node]
+RULES: Final[dict[type[Op], Rule]] = {}
+
+
+def quantization_rule(*kinds: type[Op]) -> Callable[[Rule], Rule]:
+    """Register how an operation becomes one on integers."""
+
+    def declare(rule: Rule) -> Rule:
+        for kind in kinds:
+            assert kind not in RULES
+            RULES[kind] = rule
+        return rule
+
+    return declare
