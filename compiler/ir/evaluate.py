@@ -28,7 +28,7 @@ def outputs(graph: Graph, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArr
 
 def source_tensors(graph: Graph, values: Mapping[int, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     """Every tensor of the source model that the nodes hold, in the source's shape and layout."""
-    return {view.name: values[node.id].transpose(view.perm).reshape(view.shape)
+    return {view.name: view.of(values[node.id])
             for node in graph.nodes() for view in node.views}
 
 

@@ -23,11 +23,19 @@ O = TypeVar("O", bound=Op)
 
 @dataclass(frozen=True, slots=True)
 class SourceView:
-    """A tensor of the source model that a node's value holds: transpose by perm, then reshape."""
+    """A tensor of the source model that a node's value holds.
+
+    The source tensor is the value reshaped to `held`, transposed by `perm`, reshaped to `shape`.
+    """
 
     name: str
-    shape: Shape
+    held: Shape
     perm: tuple[int, ...]
+    shape: Shape
+
+    def of(self, value: NDArray[Any]) -> NDArray[Any]:
+        """The source tensor."""
+        return value.reshape(self.held).transpose(self.perm).reshape(self.shape)
 
 
 @op("input")

@@ -103,8 +103,8 @@ class _Reader:
         operation = self._operation(tree, name)
         kind, value = self._type(tree, next(_trees(tree, "type")))
         label = next(json.loads(c) for c in tree.children if isinstance(c, Token) and c.type == "STRING")
-        views = tuple(SourceView(json.loads(cast("Token", v.children[0])), _ints(_value(v.children[1])),
-                                 _ints(_value(v.children[2]))) for v in _trees(tree, "view"))
+        views = tuple(SourceView(json.loads(cast("Token", v.children[0])), *(_ints(_value(c)) for c in v.children[1:]))
+                      for v in _trees(tree, "view"))
         loc = _loc(next(_trees(tree, "loc")))
         if target in self.nodes:
             self._fail(tree, f"{target} is defined twice")

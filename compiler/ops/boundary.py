@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from compiler.frontend.onnx_writer import OnnxWriter, written_as_onnx
+from compiler.export.writing import OnnxWriter, written_as_onnx
 from compiler.ir.graph import Node
 from compiler.ir.op import Array, Op, op
 from compiler.ir.types import DType, TensorType

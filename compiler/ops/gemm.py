@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from compiler.frontend.importing import LayerCall, OnnxNode, layer, onnx_operator
-from compiler.frontend.onnx_writer import MICROSOFT, OnnxWriter, written_as_onnx
+from compiler.export.writing import MICROSOFT, OnnxWriter, written_as_onnx
 from compiler.ir.graph import Node
 from compiler.ir.op import Array, Op, ShapeError, op
 from compiler.ir.types import DType, TensorType

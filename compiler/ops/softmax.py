@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 
 from compiler.frontend.importing import LayerCall, OnnxNode, layer, onnx_operator
-from compiler.frontend.onnx_writer import MICROSOFT, OnnxWriter, written_as_onnx
+from compiler.export.writing import MICROSOFT, OnnxWriter, written_as_onnx
 from compiler.ir.graph import Node
 from compiler.ir.op import Array, Op, op
 from compiler.ir.types import DType, Quant, TensorType

@@ -10,7 +10,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from compiler.frontend.importing import LayerCall, OnnxNode
-from compiler.frontend.onnx_writer import OnnxWriter
+from compiler.export.writing import OnnxWriter
 from compiler.ir.graph import Node
 from compiler.ir.op import ShapeError
 from compiler.ir.types import Shape
@@ -66,8 +66,9 @@ def pooled_shape(shape: Shape, layout: str, kernel: Pair, strides: Pair, pads: P
     n, h, w, c = image_shape(shape, layout)
     oh = window_output(h, kernel[0], strides[0], 1, pads[0], pads[2])
     ow = window_output(w, kernel[1], strides[1], 1, pads[1], pads[3])
-    for before, after, taps in ((pads[0], pads[2], kernel[0]), (pads[1], pads[3], kernel[1])):
-        if before >= taps or after >= taps + max(strides) - 1:
+    for extent, count, taps, stride, before in ((h, oh, kernel[0], strides[0], pads[0]),
+                                                (w, ow, kernel[1], strides[1], pads[1])):
+        if before >= taps or (count - 1) * stride - before >= extent:
             raise ShapeError(f"a pooling window of {taps} lies in padding alone", "pads less than the window")
     return shape_in(layout, n, oh, ow, c)
 

@@ -1,0 +1,52 @@
+"""A model file to a graph, by its kind."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from compiler.errors import CompileError
+from compiler.frontend.dsl_reader import read_dsl
+from compiler.frontend.onnx_reader import read_onnx
+from compiler.ir.graph import Graph
+from compiler.ir.parser import parse_graph
+from isa.diagnostics import Diagnostic, UsageError
+from isa.locations import FileLoc
+
+KINDS: Final = (".onnx", ".net", ".x1ir")
+MAX_DUMP: Final = 1 << 31
+
+
+def load_model(path: str | Path, shapes: Mapping[str, Sequence[int]] | None = None) -> Graph:
+    """The graph of an .onnx, .net or .x1ir file.
+
+    Raises:
+        UsageError: no such file, or a file of no known kind.
+        CompileError: the file is not a valid model.
+    """
+    place = Path(path)
+    if not place.is_file():
+        raise UsageError(Diagnostic("file.missing", f"there is no file '{path}'"))
+    match place.suffix:
+        case ".onnx":
+            return read_onnx(place, shapes)
+        case ".net" | ".x1ir" if shapes:
+            raise UsageError(Diagnostic("usage.shape", "--shape is for ONNX models with open dimensions",
+                                        FileLoc(str(path))))
+        case ".net":
+            return read_dsl(place)
+        case ".x1ir":
+            return _read_dump(place)
+        case _:
+            raise UsageError(Diagnostic("file.kind", f"'{path}' is no kind of model", allowed=", ".join(KINDS)))
+
+
+def _read_dump(path: Path) -> Graph:
+    if path.stat().st_size > MAX_DUMP:
+        raise CompileError(Diagnostic("ir.size", "the dump is too large", FileLoc(str(path)), f"{MAX_DUMP} bytes"))
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise CompileError(Diagnostic("ir.encoding", "the file is not UTF-8 text", FileLoc(str(path)))) from None
+    return parse_graph(text, str(path))

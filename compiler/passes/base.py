@@ -1,0 +1,67 @@
+"""What a pass is, and how a list of them is run."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from compiler.ir.graph import Graph
+from compiler.ir.verify import verify
+
+
+@dataclass(frozen=True)
+class Pass(ABC):
+    """A change of a graph; its fields are its options.
+
+    A pass keeps what the graph computes, except where `changes_values` says otherwise.
+    """
+
+    name: ClassVar[str]
+    changes_values: ClassVar[bool] = False
+
+    @abstractmethod
+    def run(self, graph: Graph) -> Graph:
+        """The changed graph: the same object, or a new one."""
+
+
+Observer = Callable[[str, Graph], None]
+
+
+class StopHere(Exception):
+    """Raised after the pass at which the user wants to stop; carries the graph."""
+
+    def __init__(self, graph: Graph) -> None:
+        super().__init__("stopped after a pass")
+        self.graph = graph
+
+
+@dataclass
+class PassLog:
+    """What happened, and what to do after each pass."""
+
+    after: Observer | None = None
+    stop_after: str | None = None
+    seconds: dict[str, float] = field(default_factory=dict[str, float])
+
+
+def run_passes(graph: Graph, passes: Sequence[Pass], log: PassLog | None = None) -> Graph:
+    """Run passes in order, the graph verified before the first and after each.
+
+    Raises:
+        StopHere: the log asks to stop after a pass.
+    """
+    log = log or PassLog()
+    verify(graph)
+    for each in passes:
+        start = time.perf_counter()
+        graph = each.run(graph)
+        verify(graph)
+        log.seconds[each.name] = time.perf_counter() - start
+        if log.after is not None:
+            log.after(each.name, graph)
+        if log.stop_after == each.name:
+            raise StopHere(graph)
+    return graph

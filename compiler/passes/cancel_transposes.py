@@ -1,0 +1,160 @@
+"""Remove transposes: two in a row, around element-wise operations, before a matrix product.
+
+    %1 = transpose %0 {perm=[0,3,1,2]}        %2 = q.table %0
+    %2 = q.table %1                        ->
+    %3 = transpose %2 {perm=[0,2,3,1]}
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+
+from compiler.ir.graph import Graph, Node
+from compiler.ops.activation import QTable
+from compiler.ops.add import QAdd
+from compiler.ops.gemm import QGemm
+from compiler.ops.shapes import Reshape, Transpose
+from compiler.passes.base import Pass
+from compiler.passes.to_device_layout import through_transpose
+
+
+class CancelTransposes(Pass):
+    """Push transposes toward the outputs until nothing changes."""
+
+    name: ClassVar[str] = "cancel-transposes"
+
+    def run(self, graph: Graph) -> Graph:
+        while any(_rewrite(graph, node) for node in graph.nodes() if graph.alive(node)):
+            graph.erase_dead()
+        graph.erase_dead()
+        return graph
+
+
+def _rewrite(graph: Graph, node: Node) -> bool:
+    """Apply the first rule that fits."""
+    match node.op:
+        case Transpose():
+            return _merge(graph, node) or _free(graph, node)
+        case QTable():
+            return _push_unary(graph, node)
+        case QAdd():
+            return _push_binary(graph, node)
+        case QGemm():
+            return _permute_weights(graph, node)
+        case _:
+            return False
+
+
+def _merge(graph: Graph, node: Node) -> bool:
+    """transpose(transpose(x)) is one transpose, or x."""
+    (inner,) = node.inputs
+    if not isinstance(inner.op, Transpose) or not isinstance(node.op, Transpose):
+        return False
+    (x,) = inner.inputs
+    perm = tuple(inner.op.perm[p] for p in node.op.perm)
+    if perm == tuple(range(len(perm))):
+        _move_views(node, x, perm)
+        _move_inner_views(graph, inner, x)
+        graph.replace(node, x)
+        return True
+    merged = graph.add(Transpose(perm), (x,), name=node.name, loc=node.loc)
+    merged.views = node.views
+    _move_inner_views(graph, inner, x)
+    graph.replace(node, merged)
+    return True
+
+
+def _free(graph: Graph, node: Node) -> bool:
+    """A transpose that only moves dimensions of extent 1 is a reshape."""
+    (x,) = node.inputs
+    assert isinstance(node.op, Transpose)
+    moved = [p for p in node.op.perm if x.shape[p] != 1]
+    if moved != sorted(moved):
+        return False
+    made = graph.add(Reshape(node.shape), (x,), name=node.name, loc=node.loc)
+    made.views = node.views
+    graph.replace(node, made)
+    return True
+
+
+def _push_unary(graph: Graph, node: Node) -> bool:
+    (turned,) = node.inputs
+    if not isinstance(turned.op, Transpose):
+        return False
+    (x,) = turned.inputs
+    _replace_below(graph, node, (x,), turned.op.perm)
+    _move_inner_views(graph, turned, x)
+    return True
+
+
+def _push_binary(graph: Graph, node: Node) -> bool:
+    a, b = node.inputs
+    turned = next((i for i in (a, b) if isinstance(i.op, Transpose)), None)
+    if turned is None or not isinstance(turned.op, Transpose):
+        return False
+    perm = turned.op.perm
+    operands: list[Node] = []
+    for operand in (a, b):
+        if operand.is_constant:
+            back = np.ascontiguousarray(operand.constant.transpose(np.argsort(perm)))
+            operands.append(graph.const(back, operand.name, operand.loc, operand.type.quant))
+        elif isinstance(operand.op, Transpose) and operand.op.perm == perm:
+            operands.append(operand.inputs[0])
+        else:
+            return False
+    _replace_below(graph, node, tuple(operands), perm)
+    for operand in (a, b):
+        if isinstance(operand.op, Transpose) and graph.alive(operand):
+            _move_inner_views(graph, operand, operand.inputs[0])
+    return True
+
+
+def _replace_below(graph: Graph, node: Node, operands: tuple[Node, ...], perm: tuple[int, ...]) -> None:
+    """op(transpose(x)) becomes transpose(op(x))."""
+    made = graph.add(node.op, operands, name=node.name, loc=node.loc, quant=node.type.quant)
+    made.views = tuple(through_transpose(v, node, made, perm) for v in node.views)
+    graph.replace(node, graph.add(Transpose(perm), (made,), name=f"{node.name}/turned", loc=node.loc))
+
+
+def _permute_weights(graph: Graph, node: Node) -> bool:
+    """gemm(flatten(transpose(x))) reads x as it lies, with the rows of its weights reordered."""
+    flat, weights, bias = node.inputs
+    if not isinstance(flat.op, Reshape):
+        return False
+    (turned,) = flat.inputs
+    if not isinstance(turned.op, Transpose) or turned.op.perm[0] != 0 or turned.shape[0] != flat.shape[0]:
+        return False
+    (x,) = turned.inputs
+    order = np.arange(flat.shape[1]).reshape(turned.shape[1:])
+    inner = np.argsort(turned.op.perm[1:])
+    rows = order.transpose(inner).reshape(-1)
+    permuted = graph.const(np.ascontiguousarray(weights.constant[rows]), weights.name, weights.loc, weights.type.quant)
+    dense = graph.add(Reshape(flat.shape), (x,), name=flat.name, loc=flat.loc)
+    made = graph.add(node.op, (dense, permuted, bias), name=node.name, loc=node.loc, quant=node.type.quant)
+    made.views = node.views
+    graph.replace(node, made)
+    if not graph.users(flat) and flat not in graph.outputs:
+        # A view of the flattened tensor is a view of the transposed one under another shape.
+        for view in flat.views:
+            if view.held == flat.shape and view.perm == (0, 1):
+                x.views += (type(view)(view.name, x.shape, turned.op.perm, view.shape),)
+        graph.erase(flat)
+        _move_inner_views(graph, turned, x)
+    return True
+
+
+def _move_views(old: Node, new: Node, perm: tuple[int, ...]) -> None:
+    """`old` is `new` under the identity: its views are views of `new`."""
+    assert perm == tuple(range(len(perm)))
+    new.views += old.views
+    old.views = ()
+
+
+def _move_inner_views(graph: Graph, turned: Node, x: Node) -> None:
+    """A transpose that nothing uses any more leaves its views to its operand."""
+    if graph.alive(turned) and not graph.users(turned) and turned not in graph.outputs:
+        assert isinstance(turned.op, Transpose)
+        x.views += tuple(through_transpose(v, turned, x, turned.op.perm) for v in turned.views)
+        graph.erase(turned)

@@ -1,0 +1,22 @@
+"""Remove what no graph output needs.
+
+    %1 = nn.clamp %0        (nothing)
+    return %0            ->
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from compiler.ir.graph import Graph
+from compiler.passes.base import Pass
+
+
+class EliminateDead(Pass):
+    """Graph inputs stay, used or not."""
+
+    name: ClassVar[str] = "eliminate-dead"
+
+    def run(self, graph: Graph) -> Graph:
+        graph.erase_dead()
+        return graph

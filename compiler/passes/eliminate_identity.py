@@ -1,0 +1,28 @@
+"""Remove operations that give their operand back.
+
+    %1 = nn.identity %0                  %2 = nn.clamp %0
+    %2 = nn.clamp %1               ->
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from compiler.ir.graph import Graph
+from compiler.ops.shapes import Identity, Reshape, Transpose
+from compiler.passes.base import Pass
+
+
+class EliminateIdentity(Pass):
+    """Identity, a reshape to the same shape, a transpose that permutes nothing."""
+
+    name: ClassVar[str] = "eliminate-identity"
+
+    def run(self, graph: Graph) -> Graph:
+        for node in graph.nodes():
+            idle = isinstance(node.op, Identity) or (
+                isinstance(node.op, Reshape) and node.shape == node.inputs[0].shape) or (
+                isinstance(node.op, Transpose) and node.op.perm == tuple(range(len(node.shape))))
+            if idle:
+                graph.replace(node, node.inputs[0])
+        return graph

@@ -1,0 +1,51 @@
+"""Fold a batch normalization into the convolution or matrix product before it.
+
+    %1 = nn.conv2d %x, %w, %b                 %1 = nn.conv2d %x, %w*gain, %b*gain + offset
+    %2 = nn.batch_norm %1, %gain, %offset  ->
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+
+from compiler.ir.graph import Graph, Node
+from compiler.ops.batch_norm import BatchNorm
+from compiler.ops.conv2d import Conv2d
+from compiler.ops.gemm import Gemm
+from compiler.passes.base import Pass
+from isa.locations import fuse
+
+
+class FoldBatchNorm(Pass):
+    """Scale the weights and the bias where the normalization is the only user."""
+
+    name: ClassVar[str] = "fold-batch-norm"
+
+    def run(self, graph: Graph) -> Graph:
+        for norm, _ in graph.of(BatchNorm):
+            producer, gain, offset = norm.inputs
+            if graph.sole_user(producer) is norm and _foldable(producer):
+                _fold(graph, norm, producer, gain, offset)
+        graph.erase_dead()
+        return graph
+
+
+def _foldable(producer: Node) -> bool:
+    match producer.op:
+        case Conv2d(clamp=None) | Gemm(clamp=None):
+            return True
+        case _:
+            return False
+
+
+def _fold(graph: Graph, norm: Node, producer: Node, gain: Node, offset: Node) -> None:
+    x, w, b = producer.inputs
+    by_output = (-1, 1, 1, 1) if isinstance(producer.op, Conv2d) else (1, -1)
+    weights = w.constant * gain.constant.reshape(by_output)
+    bias = b.constant * gain.constant + offset.constant
+    folded = graph.add(producer.op, (x, graph.const(weights.astype(np.float32), w.name, w.loc),
+                                     graph.const(bias.astype(np.float32), b.name, b.loc)),
+                       name=norm.name, loc=fuse(producer.loc, norm.loc))
+    graph.replace(norm, folded)

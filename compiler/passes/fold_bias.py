@@ -1,0 +1,52 @@
+"""Fold the addition of a constant row into a bias.
+
+    %1 = nn.gemm %x, %w, %b                   %1 = nn.gemm %x, %w, %b + c
+    %2 = nn.add %1, %c                     ->
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compiler.ir.graph import Graph, Node
+from compiler.ops.add import Add
+from compiler.ops.conv2d import Conv2d
+from compiler.ops.gemm import Gemm
+from compiler.passes.base import Pass
+from isa.locations import fuse
+
+
+class FoldBias(Pass):
+    """Where the constant has one value per output channel, and the sum is the only user."""
+
+    name: ClassVar[str] = "fold-bias"
+
+    def run(self, graph: Graph) -> Graph:
+        for total, operation in graph.of(Add):
+            producer, other = total.inputs
+            if operation.clamp is not None or not other.is_constant or graph.sole_user(producer) is not total:
+                continue
+            row = _row(producer, other.constant)
+            if row is not None:
+                x, w, b = producer.inputs
+                bias = graph.const((b.constant + row).astype(np.float32), b.name, b.loc)
+                graph.replace(total, graph.add(producer.op, (x, w, bias), name=total.name,
+                                               loc=fuse(producer.loc, total.loc)))
+        graph.erase_dead()
+        return graph
+
+
+def _row(producer: Node, values: NDArray[Any]) -> NDArray[Any] | None:
+    """The constant as one value per output channel, if it is that."""
+    match producer.op:
+        case Gemm(clamp=None):
+            axis = 1
+        case Conv2d(clamp=None, layout=layout):
+            axis = 1 if layout == "NCHW" else 3
+        case _:
+            return None
+    rows = np.moveaxis(values, axis, -1).reshape(-1, values.shape[axis])
+    return rows[0] if (rows == rows[0]).all() else None

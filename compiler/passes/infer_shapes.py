@@ -1,0 +1,26 @@
+"""Infer the type of every node again from its operands.
+
+    %1 = nn.clamp %0 : f32[?]        %1 = nn.clamp %0 : f32[1,8,4,4]
+                               ->
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from compiler.ir.graph import Const, Graph, Input
+from compiler.ir.types import TensorType
+from compiler.passes.base import Pass
+
+
+class InferShapes(Pass):
+    """Set each type to what the operation's rule gives; quantization stays."""
+
+    name: ClassVar[str] = "infer-shapes"
+
+    def run(self, graph: Graph) -> Graph:
+        for node in graph.nodes():
+            if not isinstance(node.op, (Const, Input)):
+                inferred = node.op.infer([i.type for i in node.inputs])
+                node.type = TensorType(inferred.dtype, inferred.shape, node.type.quant or inferred.quant)
+        return graph

@@ -1,0 +1,34 @@
+"""The pipelines: which pass, in which order, and why."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from compiler.passes.base import Pass
+from compiler.passes.cancel_transposes import CancelTransposes
+from compiler.passes.eliminate_dead import EliminateDead
+from compiler.passes.eliminate_identity import EliminateIdentity
+from compiler.passes.fold_batch_norm import FoldBatchNorm
+from compiler.passes.fold_bias import FoldBias
+from compiler.passes.fold_constants import FoldConstants
+from compiler.passes.fuse_activation import FuseActivation
+from compiler.passes.infer_shapes import InferShapes
+from compiler.passes.quantize import QuantizeGraph
+from compiler.passes.to_device_layout import ToDeviceLayout
+
+PREPARE: Final[tuple[Pass, ...]] = (
+    InferShapes(),
+    EliminateIdentity(),   # before folding: an identity hides the only user of a convolution
+    FoldConstants(),
+    FoldBatchNorm(),       # before the bias: it multiplies what is added later
+    FoldBias(),
+    FuseActivation(),      # last: a clamp ends what can be folded into a convolution
+    EliminateDead(),
+)
+TO_DEVICE: Final[tuple[Pass, ...]] = (
+    ToDeviceLayout(),      # puts the transposes in
+    CancelTransposes(),    # takes them out
+    EliminateIdentity(),
+    EliminateDead(),
+)
+PASS_NAMES: Final = tuple(p.name for p in (*PREPARE, QuantizeGraph(), *TO_DEVICE))
