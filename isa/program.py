@@ -117,7 +117,8 @@ class TensorRow:
     """A tensor of the source model and how its bits are found.
 
     The source tensor is the device tensor transposed by `perm`, then reshaped to `shape`. With
-    `alias_of` the device tensor is that of another row.
+    `alias_of` the device tensor is that of another row. A row without a name is no source tensor:
+    it holds the bytes of others.
     """
 
     id: int

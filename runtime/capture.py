@@ -51,11 +51,13 @@ class TensorCapture:
 
     def tensors(self) -> dict[str, NDArray[Any]]:
         """Every tensor by its name in the source model, in the source's shape and layout."""
-        return {t.name: self._source_form(t) for t in self._tensors.values() if self._holder(t) in self._device}
+        return {t.name: self._source_form(t) for t in self._tensors.values()
+                if t.name and self._holder(t) in self._device}
 
     def incomplete(self) -> list[str]:
         """Tensors of which some element was written never, or more than once."""
-        return [self._tensors[t].name for t, seen in self._seen.items() if not (seen == 1).all()]
+        partial = {t for t, seen in self._seen.items() if not (seen == 1).all()}
+        return [t.name for t in self._tensors.values() if t.name and self._holder(t) in partial]
 
     def _holder(self, tensor: TensorRow) -> int:
         return tensor.id if tensor.alias_of is None else tensor.alias_of

@@ -11,6 +11,7 @@ import base64
 import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -50,7 +51,7 @@ def print_value(value: object) -> str:
     if isinstance(value, int):
         return str(int(value))
     if isinstance(value, float):
-        return value.hex()
+        return re.sub(r"\.?0+p", lambda m: ".0p" if m[0][0] == "." else "p", value.hex())
     if isinstance(value, str):
         return _quote(value)
     return f"[{','.join(print_value(v) for v in cast('Sequence[object]', value))}]"

@@ -1,0 +1,1 @@
+"""Scheduled tile operations to a program."""

@@ -1,0 +1,191 @@
+"""Emit: placed and ordered tile operations become a program with its interface and debug map."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import PurePath
+
+import numpy as np
+
+from compiler.ir.graph import Graph, Node
+from compiler.ir.types import DType
+from compiler.ops.shapes import Transpose
+from compiler.schedule.allocate import Allocation
+from compiler.schedule.plan import Plan
+from compiler.schedule.tiles import REGION, Buffer, Memory, Tensor, TileOp
+from compiler.schedule.tokens import Synchronized
+from isa.container import TEXT
+from isa.instructions.control import Halt
+from isa.locations import FileLoc, Loc, NodeLoc, leaves
+from isa.program import (
+    REGION_NAMES,
+    Abi,
+    DebugMap,
+    Interface,
+    MapRow,
+    Note,
+    Operators,
+    OpRow,
+    Program,
+    Symbol,
+    TensorRow,
+    float_bits,
+)
+from isa.spec import WORD_BYTES, Instruction
+from isa.target import Target
+
+
+def resolved_stream(order: Sequence[TileOp]) -> list[Instruction]:
+    """The instructions with their addresses, without tokens, halt at the end."""
+    return [*(op.resolved() for op in order), Halt()]
+
+
+def emit(graph: Graph, plan: Plan, order: Sequence[TileOp], synchronized: Synchronized, allocation: Allocation,
+         target: Target, note: Note) -> Program:
+    """The program of a scheduled graph."""
+    images = {memory: _image(order, plan, memory, allocation.used[memory])
+              for memory in (Memory.WEIGHTS, Memory.PARAMS)}
+    return Program(
+        target, tuple(synchronized.instructions), images[Memory.WEIGHTS], images[Memory.PARAMS],
+        allocation.used[Memory.ARENA], allocation.used[Memory.INPUT], allocation.used[Memory.OUTPUT],
+        Abi(tuple(_input(graph, node, tensor) for node, tensor in plan.inputs),
+            tuple(_output(graph, node, tensor) for node, tensor in plan.outputs)),
+        DebugMap(tuple(_map_rows(order, synchronized))), _operators(graph, plan),
+        tuple(_symbols(plan, order, synchronized)), note)
+
+
+def _image(order: Sequence[TileOp], plan: Plan, memory: Memory, size: int) -> bytes:
+    """The bytes of a read-only region."""
+    content = np.zeros(size, np.uint8)
+    for buffer in _all_buffers(order, plan):
+        if buffer.memory is memory:
+            assert buffer.content is not None
+            assert buffer.address is not None
+            content[buffer.address:buffer.address + buffer.size] = np.frombuffer(buffer.content, np.uint8)
+    return content.tobytes()
+
+
+def _all_buffers(order: Sequence[TileOp], plan: Plan) -> list[Buffer]:
+    found: dict[int, Buffer] = {}
+    for op in order:
+        for buffer in (*op.reads, *op.writes):
+            found.setdefault(id(buffer), buffer)
+    for tensor in plan.tiles.tensors:
+        found.setdefault(id(tensor.home), tensor.home)
+    return list(found.values())
+
+
+# --- interface -----------------------------------------------------------------------------------
+
+
+def _input(graph: Graph, node: Node, tensor: Tensor) -> Interface:
+    """`node` is the quantized input, or the transpose of it that the device wants."""
+    del graph
+    turned = isinstance(node.op, Transpose)
+    quantize = node.inputs[0] if turned else node
+    source = quantize.inputs[0]
+    perm = node.op.perm if isinstance(node.op, Transpose) else tuple(range(len(source.shape)))
+    return _interface(source.name, source, quantize, tensor, perm)
+
+
+def _output(graph: Graph, node: Node, tensor: Tensor) -> Interface:
+    """`node` dequantizes the result of a layer; the host undoes a transpose in between."""
+    name = graph.output_names[graph.outputs.index(node)]
+    return _interface(name, node, node.inputs[0], tensor, tuple(range(len(node.shape))))
+
+
+def _interface(name: str, host: Node, device: Node, tensor: Tensor, perm: tuple[int, ...]) -> Interface:
+    assert host.type.dtype is DType.F32
+    assert tensor.home.address is not None
+    return Interface(name, host.type.dtype.host_name, host.shape, device.type.dtype.host_name, tensor.shape, perm,
+                     tensor.shape[3], float_bits(device.quant.scale), device.quant.zero_point,
+                     REGION[tensor.home.memory], tensor.home.address, tensor.home.size)
+
+
+# --- debug map -----------------------------------------------------------------------------------
+
+
+def _map_rows(order: Sequence[TileOp], synchronized: Synchronized) -> list[MapRow]:
+    """Rows of instructions that belong together; one that completes a box of a tensor stands alone."""
+    rows: list[MapRow] = []
+    for pc, index in enumerate(synchronized.origin):
+        if index >= len(order):
+            continue  # halt
+        op = order[index]
+        carrier = synchronized.instructions[pc].mnemonic != op.instr.mnemonic
+        mark = None if carrier else op.stored
+        if rows and mark is None and rows[-1].tensor is None and _continues(rows[-1], op, pc):
+            last = rows[-1]
+            rows[-1] = MapRow(last.first, last.count + 1, 0, last.op, last.tile, last.phase)
+        else:
+            rows.append(MapRow(pc, 1, 0, op.layer, op.tile, op.phase, mark.tensor if mark else None,
+                               mark.box if mark else None, mark.operand if mark else None))
+    return rows
+
+
+def _continues(row: MapRow, op: TileOp, pc: int) -> bool:
+    return (row.op, row.tile, row.phase) == (op.layer, op.tile, op.phase) and row.first + row.count == pc
+
+
+def _operators(graph: Graph, plan: Plan) -> Operators:
+    ops = tuple(OpRow(layer.id, layer.name, *_source(layer.loc), layer.outputs, _places(layer.loc))
+                for layer in plan.tiles.layers)
+    return Operators(ops, tuple(_tensor_rows(graph, plan)))
+
+
+def _source(loc: Loc) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Names and operators of the source nodes."""
+    nodes = [leaf for leaf in leaves(loc) if isinstance(leaf, NodeLoc)]
+    return tuple(n.node for n in nodes), tuple(n.op_type for n in nodes)
+
+
+def _places(loc: Loc) -> tuple[str, ...]:
+    """Places in files, without folders: where a file lies must not change the binary."""
+    places: list[str] = []
+    for leaf in leaves(loc):
+        if isinstance(leaf, NodeLoc):
+            places.append(f"{PurePath(leaf.model).name}: {leaf.node} ({leaf.op_type})")
+        elif isinstance(leaf, FileLoc):
+            places.append(FileLoc(PurePath(leaf.path).name, leaf.line, leaf.column).describe())
+    return tuple(places)
+
+
+def _tensor_rows(graph: Graph, plan: Plan) -> list[TensorRow]:
+    """A row for every device tensor, then an alias for every further source tensor that it holds."""
+    holders = {t.id for layer_op in plan.tiles.ops if layer_op.stored for t in plan.tiles.tensors
+               if t.id == layer_op.stored.tensor}
+    rows: list[TensorRow] = []
+    next_id = len(plan.tiles.tensors)
+    for node in graph.nodes():
+        if node.id not in plan.views or node.is_constant:
+            continue
+        tensor = plan.views[node.id].tensor
+        if tensor.id not in holders:
+            continue  # a graph input: the host knows it
+        quant = node.quant
+        if not any(r.id == tensor.id for r in rows):
+            own = (0, 1, 2, 3)
+            rows.append(TensorRow(tensor.id, "", node.type.dtype.host_name, tensor.shape,
+                                  tensor.shape, own, float_bits(quant.scale), quant.zero_point))
+        for view in node.views:
+            rows.append(TensorRow(next_id, view.name, node.type.dtype.host_name, view.shape, view.held, view.perm,
+                                  float_bits(quant.scale), quant.zero_point, tensor.id))
+            next_id += 1
+    return rows
+
+
+def _symbols(plan: Plan, order: Sequence[TileOp], synchronized: Synchronized) -> list[Symbol]:
+    """A name for every tensor, and one for the first instruction of every layer."""
+    found: list[Symbol] = []
+    for tensor in plan.tiles.tensors:
+        home = tensor.home
+        assert home.address is not None
+        section = "" if home.memory is Memory.SPM else REGION_NAMES[REGION[home.memory]]
+        found.append(Symbol(tensor.name, section, home.address, home.size))
+    names = {layer.id: layer.name for layer in plan.tiles.layers}
+    seen: set[int] = set()
+    for pc, index in enumerate(synchronized.origin):
+        if index < len(order) and order[index].layer not in seen:
+            seen.add(order[index].layer)
+            found.append(Symbol(f"layer.{names[order[index].layer]}", TEXT, pc * WORD_BYTES, 0))
+    return found

@@ -1,0 +1,119 @@
+"""Compilation from front to back: one call per stage."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from numpy.typing import NDArray
+
+from compiler.codegen.emit import emit, resolved_stream
+from compiler.errors import FitError
+from compiler.ir.graph import Graph
+from compiler.ir.types import Quant
+from compiler.passes.base import PassLog, run_passes
+from compiler.passes.pipeline import PREPARE, TO_DEVICE
+from compiler.passes.quantize import QuantizeGraph
+from compiler.quantize.calibrate import calibrate
+from compiler.schedule.allocate import Allocation, AllocationError, allocate
+from compiler.schedule.order import respects, serial
+from compiler.schedule.plan import Plan, plan
+from compiler.schedule.tiles import Memory, TileOp
+from compiler.schedule.tokens import insert_tokens
+from isa.checker import check
+from isa.diagnostics import Diagnostic
+from isa.program import Note, Program
+from isa.target import Target
+
+COMPILER: Final = "x1"
+Sample = Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """A planned, ordered and placed program, before its tokens."""
+
+    plan: Plan
+    order: list[TileOp]
+    allocation: Allocation
+
+
+@dataclass
+class StageTimes:
+    """Seconds spent in each stage."""
+
+    seconds: dict[str, float] = field(default_factory=dict[str, float])
+    _started: float = field(default_factory=time.perf_counter)
+
+    def done(self, stage: str) -> None:
+        """A stage has ended."""
+        now = time.perf_counter()
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self._started
+        self._started = now
+
+
+def prepare(graph: Graph, log: PassLog | None = None) -> Graph:
+    """A float graph as the importers give it, simplified."""
+    return run_passes(graph, PREPARE, log)
+
+
+def quantize(graph: Graph, samples: Iterable[Sample], log: PassLog | None = None) -> Graph:
+    """The integer graph of a prepared float graph, with ranges from samples."""
+    return quantize_with(graph, calibrate(graph, samples), log)
+
+
+def quantize_with(graph: Graph, scheme: Mapping[str, Quant], log: PassLog | None = None) -> Graph:
+    """The integer graph of a prepared float graph, with given scales."""
+    return run_passes(graph, [QuantizeGraph(scheme)], log)
+
+
+def lower(graph: Graph, log: PassLog | None = None) -> Graph:
+    """The integer graph in the device's layout; the graph that is given stays as it is."""
+    return run_passes(graph.copy(), TO_DEVICE, log)
+
+
+def schedule(graph: Graph, target: Target) -> Schedule:
+    """Tiles, their order and their addresses, for a graph of stage device.
+
+    Raises:
+        FitError: the target is too small for a layer.
+    """
+    try:
+        return _schedule(graph, target, keep_resident=True)
+    except (AllocationError, FitError):
+        pass  # what stays in the scratchpad may be what a layer lacks
+    try:
+        return _schedule(graph, target, keep_resident=False)
+    except AllocationError as error:
+        raise FitError(Diagnostic("fit.memory", f"{error.memory.value} needs {error.needed} of {error.available}, "
+                                  f"{error.needed - error.available} too many",
+                                  remedy="choose a larger target")) from None
+
+
+def generate(graph: Graph, scheduled: Schedule, target: Target, note: Note) -> Program:
+    """The program of a schedule, checked.
+
+    Raises:
+        FitError: the regions do not fit into the target's DRAM, or it has too few semaphores.
+    """
+    used = scheduled.allocation.used
+    dram = {1: used[Memory.ARENA], 3: used[Memory.OUTPUT]}
+    total = sum(used[m] for m in (Memory.WEIGHTS, Memory.PARAMS, Memory.INPUT, Memory.OUTPUT, Memory.ARENA))
+    if total > target.dram.size:
+        raise FitError(Diagnostic("fit.dram", f"the program needs {total} bytes of DRAM, {total - target.dram.size} more "
+                                  f"than the {target.dram.size} available", remedy="choose a larger dram.size"))
+    synchronized = insert_tokens(resolved_stream(scheduled.order), target, dram)
+    program = emit(graph, scheduled.plan, scheduled.order, synchronized, scheduled.allocation, target, note)
+    report = check(program)
+    assert not report.violations, f"the compiler made an unsafe program: {report.violations[0]}"
+    return program
+
+
+def _schedule(graph: Graph, target: Target, *, keep_resident: bool) -> Schedule:
+    planned = plan(graph, target, keep_resident=keep_resident)
+    ops = planned.tiles.ops
+    order = serial(ops)
+    assert respects(ops, order)
+    return Schedule(planned, order, allocate(order, planned.tiles.tensors, target))

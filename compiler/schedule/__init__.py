@@ -1,0 +1,1 @@
+"""Device graphs to instruction streams: plan, order, allocate, insert tokens."""

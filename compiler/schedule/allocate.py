@@ -1,0 +1,119 @@
+"""Allocate: addresses for every buffer, from the order of the operations that touch them.
+
+Working buffers of one role share a slot. A slot is held from the first to the last operation that
+touches it; slots whose times overlap get different addresses. Larger slots are placed first, each
+at the lowest address that is free for all of its time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from compiler.schedule.tiles import TABLE, Buffer, Memory, Tensor, TileOp
+from isa.target import Target
+
+DRAM: Final = (Memory.WEIGHTS, Memory.ARENA, Memory.INPUT, Memory.OUTPUT, Memory.PARAMS)
+DRAM_ALIGN: Final = 64
+
+
+class AllocationError(Exception):
+    """A memory on the chip is too small for what is held at the same time."""
+
+    def __init__(self, memory: Memory, needed: int, available: int) -> None:
+        super().__init__(f"{memory.value}: {needed} of {available}")
+        self.memory, self.needed, self.available = memory, needed, available
+
+
+@dataclass(slots=True)
+class Slot:
+    """A place that buffers share: its size, its alignment, and when it is held."""
+
+    memory: Memory
+    buffers: list[Buffer]
+    size: int
+    align: int
+    first: int
+    last: int
+    address: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Allocation:
+    """Bytes (or rows) used of every memory."""
+
+    used: dict[Memory, int]
+
+
+def allocate(order: list[TileOp], tensors: list[Tensor], target: Target) -> Allocation:
+    """Give every buffer its address.
+
+    Raises:
+        AllocationError: a memory on the chip is too small.
+    """
+    limits = {Memory.SPM: target.spm.bytes, Memory.ACC: target.acc.rows, Memory.PRM: target.prm.bytes}
+    slots = _slots(order, tensors)
+    used: dict[Memory, int] = {}
+    for memory in Memory:
+        mine = [s for s in slots if s.memory is memory]
+        if memory in (Memory.ARENA, *limits):
+            used[memory] = _pack(mine)
+        else:
+            used[memory] = _line_up(mine)
+        if used[memory] > limits.get(memory, used[memory]):
+            raise AllocationError(memory, used[memory], limits[memory])
+        for slot in mine:
+            for buffer in slot.buffers:
+                buffer.address = slot.address
+    return Allocation(used)
+
+
+def _slots(order: list[TileOp], tensors: list[Tensor]) -> list[Slot]:
+    """The slots of all buffers, in order of first touch; tensors that nothing touches come last."""
+    slots: dict[str, Slot] = {}
+    for index, op in enumerate(order):
+        for buffer in (*op.reads, *op.writes):
+            _extend(slots, buffer, index)
+    for tensor in tensors:
+        _extend(slots, tensor.home, len(order))
+    return list(slots.values())
+
+
+def _extend(slots: dict[str, Slot], buffer: Buffer, time: int) -> None:
+    slot = slots.get(buffer.slot)
+    if slot is None:
+        slots[buffer.slot] = Slot(buffer.memory, [buffer], buffer.size, buffer.align, time, time)
+        return
+    if time < len(slot.buffers) or not any(b is buffer for b in slot.buffers[-4:]):
+        slot.buffers.append(buffer)
+    slot.size, slot.align = max(slot.size, buffer.size), max(slot.align, buffer.align)
+    slot.last = max(slot.last, time)
+
+
+def _line_up(slots: list[Slot]) -> int:
+    """One after another: what is kept for the whole run."""
+    end = 0
+    for slot in slots:
+        slot.address = _aligned(end, DRAM_ALIGN)
+        end = slot.address + slot.size
+    return _aligned(end, DRAM_ALIGN)
+
+
+def _pack(slots: list[Slot]) -> int:
+    """The lowest free address of each, larger slots first."""
+    placed: list[Slot] = []
+    for slot in sorted(slots, key=lambda s: (-s.size, s.first, s.last)):
+        # A table's number is its address / 256, and number 0 means none.
+        start = TABLE if slot.memory is Memory.PRM and slot.align == TABLE else 0
+        others = sorted((o for o in placed if o.first <= slot.last and slot.first <= o.last), key=lambda o: o.address)
+        for other in others:
+            if start + slot.size <= other.address:
+                break
+            start = max(start, _aligned(other.address + other.size, slot.align))
+        slot.address = start
+        placed.append(slot)
+    return max((s.address + s.size for s in placed), default=0)
+
+
+def _aligned(value: int, unit: int) -> int:
+    return -(-value // unit) * unit

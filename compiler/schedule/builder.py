@@ -1,0 +1,217 @@
+"""Makes tile operations: buffers, copies in and out, the bookkeeping of what stores what."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compiler.schedule.tiles import (
+    PRM_GRANULE,
+    REGION,
+    Buffer,
+    Layer,
+    Memory,
+    Ref,
+    Stored,
+    Tensor,
+    TileGraph,
+    TileOp,
+)
+from isa.instructions.dma import Fill, Load, OnChip, Store
+from isa.program import Box
+from isa.spec import Instruction
+from isa.target import Target
+
+MAX_RUN: Final = 1 << 16
+MAX_ROWS: Final = 1 << 12
+MAX_PLANES: Final = 1 << 10
+ON_CHIP: Final = {Memory.SPM: OnChip.SPM, Memory.ACC: OnChip.ACC, Memory.PRM: OnChip.PRM}
+
+Level = tuple[int, int, int]
+"""(count, DRAM pitch, pitch on the chip), both in bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A half-open range of one dimension."""
+
+    start: int
+    stop: int
+
+    @property
+    def extent(self) -> int:
+        """How many."""
+        return self.stop - self.start
+
+
+def spans(extent: int, size: int) -> list[Span]:
+    """A dimension cut into pieces of at most `size`."""
+    return [Span(a, min(a + size, extent)) for a in range(0, extent, size)]
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A tensor under a shape of the same elements in the same order."""
+
+    tensor: Tensor
+    shape: tuple[int, int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A box of an image in the scratchpad: its first byte and its pitches."""
+
+    ref: Ref
+    pixel_pitch: int
+    row_pitch: int
+
+
+@dataclass
+class Builder:
+    """The plan being made for one target."""
+
+    target: Target
+    graph: TileGraph = field(default_factory=TileGraph)
+    layer: int = -1
+    tile: tuple[int, ...] = ()
+    _images: dict[tuple[Memory, str], Buffer] = field(default_factory=dict[tuple[Memory, str], Buffer])
+
+    def begin(self, layer: Layer) -> None:
+        """Operations from here on belong to this layer."""
+        self.graph.layers.append(layer)
+        self.layer = layer.id
+        self.tile = ()
+
+    def buffer(self, role: str, memory: Memory, size: int, align: int = 64) -> Buffer:
+        """A working buffer of the layer; buffers of one role share a place."""
+        return Buffer(f"{self.layer}.{role}", memory, size, f"{self.layer}.{role}", align)
+
+    def image(self, memory: Memory, content: bytes, name: str) -> Buffer:
+        """Read-only bytes in DRAM; equal bytes are kept once."""
+        key = (memory, hashlib.sha256(content).hexdigest())
+        if key not in self._images:
+            self._images[key] = Buffer(name, memory, len(content), f"{name}.{key[1][:12]}", content=content)
+        return self._images[key]
+
+    def emit(self, instr: Instruction, bind: dict[str, Ref], writes: tuple[str, ...], phase: str = "compute",
+             stored: Stored | None = None, extra_reads: tuple[Buffer, ...] = ()) -> None:
+        """Add an operation; `writes` names the operands whose buffers it writes."""
+        written = tuple(bind[w].buffer for w in writes)
+        read = tuple(r.buffer for o, r in bind.items() if o not in writes) + extra_reads
+        self.graph.ops.append(TileOp(instr, bind, self.layer, self.tile, phase, read, written, stored))
+
+    # --- copies ----------------------------------------------------------------------------------
+
+    def load(self, source: Ref, destination: Ref, run: int, levels: list[Level]) -> None:
+        """Copy a strided box from DRAM to the chip."""
+        for instr, bind in self._copies(Load, source, destination, *_merged(run, levels)):
+            self.emit(instr, bind, ("loc",), "load")
+
+    def store(self, source: Ref, destination: Ref, run: int, levels: list[Level]) -> None:
+        """Copy a strided box from the chip to DRAM."""
+        for instr, bind in self._copies(Store, destination, source, *_merged(run, levels)):
+            self.emit(instr, bind, ("dram",), "store")
+
+    def fill(self, destination: Ref, unit_bytes: int, count: int) -> None:
+        """Zero accumulator rows."""
+        for rows in spans(count, MAX_ROWS):
+            instr = Fill(space=OnChip.ACC, n0=unit_bytes, n1=rows.extent, ls1=1 if rows.extent > 1 else 0)
+            self.emit(instr, {"loc": destination.shifted(rows.start)}, ("loc",), "load")
+
+    def parameters(self, content: bytes, role: str, align: int = PRM_GRANULE) -> Ref:
+        """Parameters brought into PRM; the place counts bytes."""
+        padded = content + bytes(-len(content) % PRM_GRANULE)
+        source = self.image(Memory.PARAMS, padded, f"{role}.image")
+        buffer = self.buffer(role, Memory.PRM, len(padded), align)
+        self.load(Ref(source), Ref(buffer), len(padded), [])
+        return Ref(buffer, 0, PRM_GRANULE)
+
+    def _copies(self, kind: type[Load] | type[Store], dram: Ref, chip: Ref, run: int, rest: list[Level],
+                ) -> Iterator[tuple[Instruction, dict[str, Ref]]]:
+        """The instructions of one box of merged rows: what is too long or too deep is split."""
+        if run > MAX_RUN:
+            whole, tail = divmod(run, MAX_RUN)
+            if tail:
+                yield from self._copies(kind, dram.shifted(whole * MAX_RUN), chip.shifted(whole * MAX_RUN), tail, rest)
+            yield from self._copies(kind, dram, chip, MAX_RUN, _unmerged(whole, rest))
+            return
+        limits = (MAX_ROWS, MAX_PLANES)
+        for index, (count, dram_pitch, chip_pitch) in enumerate(rest):
+            limit = limits[index] if index < 2 else 1
+            if count > limit:
+                for part in spans(count, limit):
+                    inner = [*rest[:index], (part.extent, dram_pitch, chip_pitch), *rest[index + 1:]]
+                    yield from self._copies(kind, dram.shifted(part.start * dram_pitch),
+                                            chip.shifted(part.start * chip_pitch), run, inner)
+                return
+        rows = [level for level in rest if level[0] > 1]
+        (n1, ds1, ls1), (n2, ds2, ls2) = [*rows, (1, 0, 0), (1, 0, 0)][:2]
+        unit = PRM_GRANULE if chip.buffer.memory is Memory.PRM else 1
+        instr = kind(space=ON_CHIP[chip.buffer.memory], region=REGION[dram.buffer.memory], n0=run, n1=n1, n2=n2,
+                     ds1=ds1, ds2=ds2, ls1=ls1 // unit, ls2=ls2 // unit)
+        yield instr, {"dram": dram, "loc": Ref(chip.buffer, chip.offset, unit)}
+
+    # --- images ----------------------------------------------------------------------------------
+
+    def fetch(self, view: View, n: int, h: Span, w: Span, c: Span, role: str) -> Piece:
+        """A box of an image in the scratchpad: where it already is, or copied into a working buffer."""
+        _, height, width, channels = view.shape
+        offset = ((n * height + h.start) * width + w.start) * channels + c.start
+        if view.tensor.resident:
+            return Piece(Ref(view.tensor.home, offset), channels, width * channels)
+        buffer = self.buffer(role, Memory.SPM, h.extent * w.extent * c.extent)
+        levels = [(w.extent, channels, c.extent), (h.extent, width * channels, w.extent * c.extent)]
+        self.load(Ref(view.tensor.home, offset), Ref(buffer), c.extent, levels)
+        return Piece(Ref(buffer), c.extent, w.extent * c.extent)
+
+    def result(self, tensor: Tensor, n: int, h: Span, w: Span, c: Span, role: str) -> Piece:
+        """Where a box of a result is to be written: its home, or a working buffer to be stored."""
+        if tensor.resident:
+            _, height, width, channels = tensor.shape
+            offset = ((n * height + h.start) * width + w.start) * channels + c.start
+            return Piece(Ref(tensor.home, offset), channels, width * channels)
+        buffer = self.buffer(role, Memory.SPM, h.extent * w.extent * c.extent)
+        return Piece(Ref(buffer), c.extent, w.extent * c.extent)
+
+    def deliver(self, tensor: Tensor, piece: Piece, n: int, h: Span, w: Span, c: Span) -> None:
+        """Store a box of a result, unless it is at home already."""
+        if tensor.resident:
+            return
+        _, height, width, channels = tensor.shape
+        offset = ((n * height + h.start) * width + w.start) * channels + c.start
+        levels = [(w.extent, channels, c.extent), (h.extent, width * channels, w.extent * c.extent)]
+        self.store(piece.ref, Ref(tensor.home, offset), c.extent, levels)
+
+
+def stored(tensor: Tensor, n: int, h: Span, w: Span, c: Span, operand: str = "out", batch: int = 1) -> Stored:
+    """The box that an operand completes."""
+    box: Box = ((n, n + batch), (h.start, h.stop), (w.start, w.stop), (c.start, c.stop))
+    return Stored(tensor.id, box, operand)
+
+
+def packed_bytes(values: NDArray[Any]) -> bytes:
+    """The bytes of an array in C order."""
+    return np.ascontiguousarray(values).tobytes()
+
+
+def volume(*extents: int) -> int:
+    """The product of extents."""
+    return math.prod(extents)
+
+
+def _merged(run: int, levels: list[Level]) -> tuple[int, list[Level]]:
+    """Rows that continue one another on both sides become one; levels are innermost first."""
+    rest = [level for level in levels if level[0] > 1]
+    while rest and rest[0][1] == run and rest[0][2] == run:
+        run *= rest.pop(0)[0]
+    return run, rest
+
+
+def _unmerged(count: int, rest: list[Level]) -> list[Level]:
+    return [(count, MAX_RUN, MAX_RUN), *rest] if count > 1 else rest

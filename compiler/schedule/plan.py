@@ -1,0 +1,217 @@
+"""Plan: every node of a device graph becomes tile operations.
+
+Here the tiles of a layer follow one another, and a tensor stays in the scratchpad from its
+producer to its last user where half of the scratchpad has room for it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from compiler.errors import CompileError
+from compiler.ir.graph import Const, Graph, Input, Node
+from compiler.ir.types import Shape
+from compiler.ops.activation import QTable
+from compiler.ops.add import QAdd
+from compiler.ops.average_pool import QAveragePool
+from compiler.ops.boundary import Dequantize, Quantize
+from compiler.ops.conv2d import QConv2d
+from compiler.ops.gemm import QGemm
+from compiler.ops.max_pool import MaxPool
+from compiler.ops.shapes import Reshape, Transpose
+from compiler.ops.softmax import QSoftmax
+from compiler.schedule.builder import Builder, View, packed_bytes
+from compiler.schedule.matrix import plan_conv, plan_gemm
+from compiler.schedule.tiles import Buffer, Layer, Memory, Tensor, TileGraph
+from compiler.schedule.vector import plan_add, plan_pool, plan_softmax, plan_table, plan_transpose
+from isa.diagnostics import Diagnostic
+from isa.target import Target
+
+MAX_RESIDENT_PIXEL = (1 << 13) - 1
+MAX_RESIDENT_ROW = (1 << 17) - 1
+"""Pitches that every instruction can express."""
+
+
+@dataclass
+class Plan:
+    """The tile graph, and where the graph's inputs, outputs and values are."""
+
+    tiles: TileGraph
+    views: dict[int, View] = field(default_factory=dict[int, View])
+    inputs: list[tuple[Node, Tensor]] = field(default_factory=list[tuple[Node, Tensor]])
+    outputs: list[tuple[Node, Tensor]] = field(default_factory=list[tuple[Node, Tensor]])
+
+
+def plan(graph: Graph, target: Target, *, keep_resident: bool = True) -> Plan:
+    """The tile operations of a graph of stage device.
+
+    Raises:
+        FitError: a layer has no tile that fits.
+        CompileError: a graph output that is computed by no layer.
+    """
+    return _Planner(graph, target, keep_resident=keep_resident).run()
+
+
+def device_shape(shape: Shape) -> tuple[int, int, int, int]:
+    """A shape of rank up to 4 as (n, h, w, c), ones in front."""
+    n, h, w, c = (*(1,) * (4 - len(shape)), *shape)
+    return n, h, w, c
+
+
+class _Planner:
+    def __init__(self, graph: Graph, target: Target, *, keep_resident: bool) -> None:
+        self.graph, self.target = graph, target
+        self.builder = Builder(target)
+        self.plan = Plan(self.builder.graph)
+        self.nodes = [n for n in graph.nodes() if not isinstance(n.op, (Input, Const, Dequantize))]
+        self.layers = [n for n in self.nodes if not isinstance(n.op, (Quantize, Reshape))]
+        self.index = {n.id: i for i, n in enumerate(self.layers)}
+        self.returned = {n.inputs[0].id for n in graph.outputs}
+        self.resident = self._choose_resident() if keep_resident else {}
+
+    def run(self) -> Plan:
+        for node in self.nodes:
+            match node.op:
+                case Quantize():
+                    self._input(node)
+                case Reshape():
+                    source = self._view(node.inputs[0])
+                    self.plan.views[node.id] = View(source.tensor, device_shape(node.shape))
+                case Transpose() if self._free_at_input(node):
+                    pass
+                case _:
+                    self._layer(node)
+        for node in self.graph.outputs:
+            tensor = self._view(node.inputs[0]).tensor
+            if tensor.home.memory is not Memory.OUTPUT:
+                raise CompileError(Diagnostic("model.unsupported", f"the output '{node.name}' is a graph input or another "
+                                              "output under a new shape", node.loc, "an output computed by a layer"))
+            self.plan.outputs.append((node, tensor))
+        return self.plan
+
+    def _input(self, node: Node) -> None:
+        """A graph input: the host quantizes it, and permutes it where every user wants it so."""
+        turned = self._common_transpose(node)
+        final = turned[0] if turned else node
+        name = node.inputs[0].name
+        home = Buffer(name, Memory.INPUT, final.type.elements, f"input.{name}")
+        tensor = self._tensor(node, final.shape, home)
+        self.plan.inputs.append((final, tensor))
+        for each in turned or [node]:
+            self.plan.views[each.id] = View(tensor, device_shape(final.shape))
+
+    def _common_transpose(self, node: Node) -> list[Node]:
+        """The transposes that use an input, if all its users are the same transpose."""
+        users = self.graph.users(node)
+        if users and all(isinstance(u.op, Transpose) and u.op == users[0].op for u in users):
+            return users
+        return []
+
+    def _free_at_input(self, node: Node) -> bool:
+        return node.id in self.plan.views
+
+    def _layer(self, node: Node) -> None:
+        layer = Layer(self.index[node.id], node.name, node.loc, tuple(v.name for v in node.views))
+        self.builder.begin(layer)
+        out = self._tensor(node, node.shape, self._home(node))
+        self.plan.views[node.id] = View(out, device_shape(node.shape))
+        budget = self.target.spm.bytes - self._held_during(layer.id)
+        x = self._view(node.inputs[0])
+        match node.op:
+            case QConv2d():
+                plan_conv(self.builder, node, x, out, budget)
+            case QGemm():
+                plan_gemm(self.builder, node, x, out, budget)
+            case MaxPool() | QAveragePool():
+                plan_pool(self.builder, node, x, out, budget)
+            case QAdd():
+                plan_add(self.builder, node, [self._view(i) for i in node.inputs], out, budget)
+            case QTable():
+                plan_table(self.builder, node, x, out, budget)
+            case QSoftmax():
+                plan_softmax(self.builder, node, x, out, budget)
+            case Transpose():
+                plan_transpose(self.builder, node, x, out, budget)
+            case other:
+                raise AssertionError(f"{other.name} has no tiles")
+
+    def _view(self, node: Node) -> View:
+        if node.id not in self.plan.views:
+            assert node.is_constant
+            content = packed_bytes(node.constant)
+            tensor = self._tensor(node, node.shape, self.builder.image(Memory.WEIGHTS, content, node.name))
+            self.plan.views[node.id] = View(tensor, device_shape(node.shape))
+        return self.plan.views[node.id]
+
+    def _tensor(self, node: Node, shape: Shape, home: Buffer) -> Tensor:
+        tensor = Tensor(len(self.plan.tiles.tensors), node.name, device_shape(shape), home)
+        self.plan.tiles.tensors.append(tensor)
+        return tensor
+
+    def _home(self, node: Node) -> Buffer:
+        """Where a layer's result lives: the output region, the scratchpad, or the arena."""
+        size = node.type.elements
+        if node.id in self.returned:
+            return Buffer(node.name, Memory.OUTPUT, size, f"output.{node.name}")
+        if node.id in self.resident:
+            return Buffer(node.name, Memory.SPM, size, f"resident.{node.name}")
+        return Buffer(node.name, Memory.ARENA, size, f"arena.{node.name}")
+
+    # --- residency -------------------------------------------------------------------------------
+
+    def _choose_resident(self) -> dict[int, tuple[int, int, int]]:
+        """(size, first layer, last layer) of every result that stays in the scratchpad."""
+        half = self.target.spm.bytes // 2
+        chosen: dict[int, tuple[int, int, int]] = {}
+        for node in self.layers:
+            if not self._may_stay(node):
+                continue
+            size = math.ceil(node.type.elements / 64) * 64
+            first, last = self.index[node.id], max(self._layers_using(node))
+            if all(self._held(chosen, at) + size <= half for at in range(first, last + 1)):
+                chosen[node.id] = (size, first, last)
+        return chosen
+
+    def _may_stay(self, node: Node) -> bool:
+        """Results that are not returned, have users, and whose pitches fit into every instruction."""
+        users = self._layers_using(node)
+        _, _, w, c = device_shape(node.shape)
+        around = [node, *(self.layers[i] for i in users)]
+        return (bool(users) and not self._is_returned(node) and not any(isinstance(n.op, Transpose) for n in around)
+                and c <= MAX_RESIDENT_PIXEL and w * c <= MAX_RESIDENT_ROW
+                and all(self._reshaped_pixel(node, self.layers[i]) <= MAX_RESIDENT_ROW for i in users))
+
+    def _reshaped_pixel(self, node: Node, user: Node) -> int:
+        """The widest pitch at which a user reads a value under another shape."""
+        shapes = [i.shape for i in user.inputs if not i.is_constant and self._root(i) is node]
+        pixels = [device_shape(s)[3] for s in shapes if s != node.shape]
+        if pixels and not isinstance(user.op, QGemm):
+            return max(MAX_RESIDENT_ROW + 1 if p > MAX_RESIDENT_PIXEL else p for p in pixels)
+        return max(pixels, default=0)
+
+    def _root(self, node: Node) -> Node:
+        while isinstance(node.op, Reshape):
+            (node,) = node.inputs
+        return node
+
+    def _is_returned(self, node: Node) -> bool:
+        reached = [node, *(u for u in self.graph.users(node) if isinstance(u.op, Reshape))]
+        return any(n.id in self.returned for n in reached)
+
+    def _layers_using(self, node: Node) -> list[int]:
+        """The layers that read a value, through reshapes too."""
+        found: list[int] = []
+        for user in self.graph.users(node):
+            if isinstance(user.op, Reshape):
+                found += self._layers_using(user)
+            elif user.id in self.index:
+                found.append(self.index[user.id])
+        return found
+
+    @staticmethod
+    def _held(chosen: dict[int, tuple[int, int, int]], layer: int) -> int:
+        return sum(size for size, first, last in chosen.values() if first <= layer <= last)
+
+    def _held_during(self, layer: int) -> int:
+        return self._held(self.resident, layer)

@@ -1,0 +1,145 @@
+"""The tile graph: what the scheduler's stages hand to one another.
+
+*plan* makes tile operations on buffers without addresses; *order* puts them in a row; *allocate*
+gives buffers addresses; the tokens and the words come last. A tile operation is an instruction
+whose addresses are relative to the buffers that its operands are bound to.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from typing import Any, Final
+
+from isa.locations import Loc
+from isa.program import Box
+from isa.spec import Engine, Instruction
+
+PRM_GRANULE: Final = 8
+TABLE: Final = 256
+
+
+class Memory(Enum):
+    """Where a buffer lives."""
+
+    SPM = "spm"
+    ACC = "acc"
+    PRM = "prm"
+    WEIGHTS = "weights"
+    ARENA = "arena"
+    INPUT = "input"
+    OUTPUT = "output"
+    PARAMS = "params"
+
+
+REGION: Final = {Memory.WEIGHTS: 0, Memory.ARENA: 1, Memory.INPUT: 2, Memory.OUTPUT: 3, Memory.PARAMS: 5}
+
+
+@dataclass(eq=False)
+class Buffer:
+    """A run of memory: bytes, or rows in the accumulators.
+
+    Buffers with the same slot share one place, whatever their number; a slot is as large as the
+    largest of them. `content` is what a read-only DRAM region holds there.
+    """
+
+    name: str
+    memory: Memory
+    size: int
+    slot: str
+    align: int = 64
+    content: bytes | None = None
+    address: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ref:
+    """A place in a buffer, counted in the buffer's units; an operand stores it divided by `unit`."""
+
+    buffer: Buffer
+    offset: int = 0
+    unit: int = 1
+
+    def shifted(self, by: int) -> Ref:
+        """The place `by` units further."""
+        return replace(self, offset=self.offset + by)
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """The part of a tensor that a tile operation completes, and the operand that holds it."""
+
+    tensor: int
+    box: Box
+    operand: str
+
+
+@dataclass(frozen=True, slots=True)
+class TileOp:
+    """One instruction of one tile of one layer."""
+
+    instr: Instruction
+    bind: dict[str, Ref]
+    layer: int
+    tile: tuple[int, ...]
+    phase: str
+    reads: tuple[Buffer, ...]
+    writes: tuple[Buffer, ...]
+    stored: Stored | None = None
+
+    @property
+    def engine(self) -> Engine:
+        """The engine that executes it."""
+        return self.instr.engine
+
+    def resolved(self) -> Instruction:
+        """The instruction with its addresses, every buffer placed."""
+        values: dict[str, Any] = {}
+        for operand, ref in self.bind.items():
+            assert ref.buffer.address is not None
+            address, rest = divmod(ref.buffer.address + ref.offset, ref.unit)
+            assert rest == 0, f"{operand} of {self.instr.mnemonic} is misplaced"
+            values[operand] = address
+        return replace(self.instr, **values)
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """A fused operator: a node of the device graph."""
+
+    id: int
+    name: str
+    loc: Loc
+    outputs: tuple[str, ...]
+
+
+@dataclass(eq=False)
+class Tensor:
+    """The value of a node on the device: a dense (n, h, w, c) array of bytes in one home."""
+
+    id: int
+    name: str
+    shape: tuple[int, int, int, int]
+    home: Buffer
+
+    @property
+    def resident(self) -> bool:
+        """Whether the tensor stays in the scratchpad."""
+        return self.home.memory is Memory.SPM
+
+
+@dataclass
+class TileGraph:
+    """The plan of a program."""
+
+    ops: list[TileOp] = field(default_factory=list[TileOp])
+    layers: list[Layer] = field(default_factory=list[Layer])
+    tensors: list[Tensor] = field(default_factory=list[Tensor])
+
+    def buffers(self) -> list[Buffer]:
+        """Every buffer that an operation touches, in order of first touch."""
+        seen: dict[int, Buffer] = {}
+        for op in self.ops:
+            for buffer in (*op.reads, *op.writes):
+                seen.setdefault(id(buffer), buffer)
+        return list(seen.values())

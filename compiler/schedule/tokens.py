@@ -1,0 +1,152 @@
+"""Insert tokens: waits and signals that keep conflicting accesses in program order.
+
+Works from the declared `accesses` on any order of instructions. An instruction must come after
+the last conflicting one of every other engine; because engines are in order, one per engine is
+enough, and one that is implied by others is left out (transitive reduction by vector clocks).
+A semaphore serves one pair of engines, and its k-th signal belongs to its k-th wait.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict, deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from compiler.errors import FitError
+from compiler.schedule.hazards import HazardMap
+from isa.diagnostics import Diagnostic
+from isa.spec import INSTRUCTIONS, MAX_SIGNALS, MAX_WAITS, Engine, Instruction
+from isa.target import Target
+
+BEFORE_ALL: Final = (-1,) * len(Engine)
+
+
+@dataclass(eq=False, slots=True)
+class Edge:
+    """`user` must wait for `producer`; both are indices of the stream."""
+
+    producer: int
+    user: int
+    semaphore: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Synchronized:
+    """The stream with its tokens; `origin` gives each instruction's index before.
+
+    An instruction that only carries a third wait or signal has the index of the one it serves.
+    """
+
+    instructions: list[Instruction]
+    origin: list[int]
+
+
+def insert_tokens(stream: Sequence[Instruction], target: Target, dram_sizes: dict[int, int]) -> Synchronized:
+    """The stream with the waits and signals that it needs.
+
+    Raises:
+        FitError: the target has too few semaphores.
+    """
+    edges = assign_semaphores(required_edges(stream, target, dram_sizes), stream, target)
+    waits: dict[int, list[int]] = defaultdict(list)
+    signals: dict[int, list[int]] = defaultdict(list)
+    for edge in edges:
+        signals[edge.producer].append(edge.semaphore)
+        waits[edge.user].append(edge.semaphore)
+    result = Synchronized([], [])
+    for index, instr in enumerate(stream):
+        for made in _carried(instr, sorted(waits[index]), sorted(signals[index])):
+            result.instructions.append(made)
+            result.origin.append(index)
+    return result
+
+
+def required_edges(stream: Sequence[Instruction], target: Target, dram_sizes: dict[int, int]) -> list[Edge]:
+    """The edges between engines that no other edge implies, in order of their users."""
+    hazards = HazardMap(target, dram_sizes)
+    clocks: list[tuple[int, ...]] = []
+    latest = [BEFORE_ALL for _ in Engine]
+    edges: list[Edge] = []
+    for index, instr in enumerate(stream):
+        if instr.engine is Engine.CTL:  # fence and halt wait for everything; later ones for dispatch
+            latest = [(index,) * len(Engine)] * len(Engine)
+            clocks.append(latest[0])
+            continue
+        clock = list(latest[instr.engine])
+        for producer in sorted(hazards.conflicts(index, instr, clock), reverse=True):
+            if producer >= 0 and clock[stream[producer].engine] < producer:
+                edges.append(Edge(producer, index))
+                clock = [max(a, b) for a, b in zip(clock, clocks[producer], strict=True)]
+        clock[instr.engine] = index
+        clocks.append(tuple(clock))
+        latest[instr.engine] = clocks[-1]
+    return edges
+
+
+@dataclass(slots=True)
+class _Pair:
+    """The semaphores between two engines, and the edges signalled and not yet waited for."""
+
+    semaphores: dict[int, int] = field(default_factory=dict[int, int])
+    outstanding: deque[Edge] = field(default_factory=deque[Edge])
+
+
+def assign_semaphores(edges: list[Edge], stream: Sequence[Instruction], target: Target) -> list[Edge]:
+    """A semaphore for every edge, none ever above its capacity in program order.
+
+    Where a pair of engines has no room for another token, its newest outstanding one is signalled
+    later instead: the earlier wait then stands for both.
+    """
+    starting: dict[int, list[Edge]] = defaultdict(list)
+    ending: dict[int, list[Edge]] = defaultdict(list)
+    for edge in edges:
+        starting[edge.producer].append(edge)
+        ending[edge.user].append(edge)
+    pairs: dict[tuple[Engine, Engine], _Pair] = defaultdict(_Pair)
+    kept: list[Edge] = []
+    used = 0
+    for index, instr in enumerate(stream):
+        for edge in ending[index]:
+            if edge.semaphore < 0:
+                continue  # merged into an earlier wait
+            pair = pairs[stream[edge.producer].engine, instr.engine]
+            pair.outstanding.remove(edge)
+            pair.semaphores[edge.semaphore] -= 1
+        for edge in starting[index]:
+            pair = pairs[instr.engine, stream[edge.user].engine]
+            free = next((s for s, n in pair.semaphores.items() if n < target.ctl.sem_max), None)
+            if free is None and used < target.ctl.sems and len(pair.semaphores) < _share(target):
+                free = used
+                pair.semaphores[free] = 0
+                used += 1
+            if free is None:
+                if not pair.outstanding:
+                    raise FitError(Diagnostic("fit.semaphores", f"the target has {target.ctl.sems} semaphores, too few "
+                                              "for every pair of engines that wait for one another",
+                                              allowed="ctl.sems of at least 12"))
+                pair.outstanding[-1].producer = index
+                continue
+            edge.semaphore = free
+            pair.semaphores[free] += 1
+            pair.outstanding.append(edge)
+            kept.append(edge)
+    return kept
+
+
+def _share(target: Target) -> int:
+    """Semaphores that one of the twelve pairs of engines may take."""
+    return max(1, target.ctl.sems // 12)
+
+
+def _carried(instr: Instruction, waits: list[int], signals: list[int]) -> list[Instruction]:
+    """The instruction with two waits and two signals, the rest on carriers around it."""
+    carrier = INSTRUCTIONS[f"wait.{instr.engine.name.lower()}"]
+    before = [carrier(waits=g) for g in _groups(waits[MAX_WAITS:], MAX_WAITS)]
+    after = [carrier(signals=g) for g in _groups(signals[MAX_SIGNALS:], MAX_SIGNALS)]
+    own = replace(instr, waits=tuple(waits[:MAX_WAITS]), signals=tuple(signals[:MAX_SIGNALS]))
+    return [*before, own, *after]
+
+
+def _groups(items: list[int], size: int) -> list[tuple[int, ...]]:
+    return [tuple(items[i:i + size]) for i in range(0, len(items), size)]
