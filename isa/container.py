@@ -329,6 +329,10 @@ def _check_debug(program: Program) -> None:
         if len(row.box) != len(shape) or any(not 0 <= a < b <= n for (a, b), n in
                                              zip(row.box, shape, strict=True)):
             raise PlainError(f".x1.map: the box at {row.first} leaves its tensor")
+    for given in (*program.abi.inputs, *program.abi.outputs):
+        if given.tensor is not None and (given.tensor not in tensors
+                                         or tensors[given.tensor].device_shape != given.device_shape):
+            raise PlainError(f".x1.abi: '{given.name}' is not the tensor that it names")
     for tensor in tensors.values():
         if tensor.alias_of is not None and (
                 tensor.alias_of not in tensors or tensors[tensor.alias_of].alias_of is not None):

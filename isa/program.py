@@ -40,7 +40,7 @@ class Interface:
     """A graph input or output: the host's view and the device's.
 
     The device tensor is the host tensor permuted by `perm` and quantized; its channels are
-    `pixel_stride` bytes apart from pixel to pixel.
+    `pixel_stride` bytes apart from pixel to pixel. `tensor` is its row in `.x1.ops`.
     """
 
     name: str
@@ -55,6 +55,7 @@ class Interface:
     region: int
     offset: int
     bytes: int
+    tensor: int | None = None
 
     @property
     def scale(self) -> np.float32 | None:

@@ -232,6 +232,10 @@ class Instruction:
         """Cycles for which the instruction occupies its engine, memory conflicts left out."""
         return t.ctl.issue
 
+    def macs(self) -> int:
+        """Multiply-accumulate operations that it performs."""
+        return 0
+
     def may_overlap(self, read: Access, write: Access) -> bool:
         """Whether a write footprint may share bytes with this read footprint."""
         del read, write

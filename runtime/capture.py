@@ -49,6 +49,10 @@ class TensorCapture:
             self._device[row.tensor][place] = values.reshape(box_shape(row.box))
             self._seen[row.tensor][place] += 1
 
+    def given(self, tensor: int, values: NDArray[Any]) -> None:
+        """A device tensor that the host places."""
+        self._device[tensor] = values
+
     def tensors(self) -> dict[str, NDArray[Any]]:
         """Every tensor by its name in the source model, in the source's shape and layout."""
         return {t.name: self._source_form(t) for t in self._tensors.values()

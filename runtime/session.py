@@ -93,19 +93,18 @@ class Session:
         _check_names(self.program, inputs)
         machine = self._machine
         machine.reset()
-        quantized: dict[str, NDArray[Any]] = {}
+        capture = self._observer() if tensors else None
         for tensor in self.program.abi.inputs:
             values = device_values(tensor, np.asarray(inputs[tensor.name]))
-            content = to_bytes(tensor, values)
-            machine.place(tensor.region, tensor.offset, content)
-            quantized[tensor.name] = from_bytes(tensor, content)
-        capture = self._observer() if tensors else None
+            machine.place(tensor.region, tensor.offset, to_bytes(tensor, values))
+            if capture is not None and tensor.tensor is not None:
+                capture.given(tensor.tensor, values)
         machine.run(capture)
         outputs = {t.name: host_values(t, from_bytes(t, machine.fetch(t.region, t.offset, t.bytes)))
                    for t in self.program.abi.outputs}
         if capture is None:
             return RunResult(outputs, machine.retired)
-        return RunResult(outputs, machine.retired, {**quantized, **capture.tensors()}, capture.incomplete())
+        return RunResult(outputs, machine.retired, capture.tensors(), capture.incomplete())
 
     def _observer(self) -> TensorCapture:
         if self._capture is None:

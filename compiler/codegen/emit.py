@@ -99,7 +99,7 @@ def _interface(name: str, host: Node, device: Node, tensor: Tensor, perm: tuple[
     assert tensor.home.address is not None
     return Interface(name, host.type.dtype.host_name, host.shape, device.type.dtype.host_name, tensor.shape, perm,
                      tensor.shape[3], float_bits(device.quant.scale), device.quant.zero_point,
-                     REGION[tensor.home.memory], tensor.home.address, tensor.home.size)
+                     REGION[tensor.home.memory], tensor.home.address, tensor.home.size, tensor.id)
 
 
 # --- debug map -----------------------------------------------------------------------------------
@@ -152,16 +152,12 @@ def _places(loc: Loc) -> tuple[str, ...]:
 
 def _tensor_rows(graph: Graph, plan: Plan) -> list[TensorRow]:
     """A row for every device tensor, then an alias for every further source tensor that it holds."""
-    holders = {t.id for layer_op in plan.tiles.ops if layer_op.stored for t in plan.tiles.tensors
-               if t.id == layer_op.stored.tensor}
     rows: list[TensorRow] = []
     next_id = len(plan.tiles.tensors)
     for node in graph.nodes():
         if node.id not in plan.views or node.is_constant:
             continue
         tensor = plan.views[node.id].tensor
-        if tensor.id not in holders:
-            continue  # a graph input: the host knows it
         quant = node.quant
         if not any(r.id == tensor.id for r in rows):
             own = (0, 1, 2, 3)

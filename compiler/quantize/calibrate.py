@@ -52,12 +52,18 @@ def calibrate(graph: Graph, samples: Iterable[Mapping[str, NDArray[Any]]]) -> di
         if not (math.isfinite(found.low) and math.isfinite(found.high)):
             raise UsageError(Diagnostic("calibrate.range", f"the tensor '{name}' is not finite on the calibration data",
                                         allowed="finite values", remedy="check the preprocessing of the samples"))
-    scheme = {name: parameters(r.low, r.high) for name, r in ranges.items()}
+    return {name: parameters(r.low, r.high) for name, r in ranges.items()} | constant_parameters(graph)
+
+
+def constant_parameters(graph: Graph) -> dict[str, Quant]:
+    """The quantization of constants that are used as activations are; it depends on them alone."""
+    found: dict[str, Quant] = {}
     for node in graph.nodes():
         if node.is_constant and node.type.dtype is DType.F32 and node.constant.size:
-            values = node.constant
-            scheme[node.name] = parameters(min(0.0, float(values.min())), max(0.0, float(values.max())))
-    return scheme
+            span = Range()
+            span.include(node.constant)
+            found[node.name] = parameters(span.low, span.high)
+    return found
 
 
 def parameters(low: float, high: float) -> Quant:

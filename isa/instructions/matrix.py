@@ -196,6 +196,9 @@ class Conv(Instruction):
             return total.astype(np.int32)
         return np.sum(products, axis=0, dtype=np.int64)
 
+    def macs(self) -> int:
+        return self.oh * self.ow * self.cin * self.cout * self.kh * self.kw
+
     def cycles(self, t: Target) -> int:
         array = t.mx
         if self.pack:
@@ -290,6 +293,9 @@ class Gemm(Instruction):
         depth = exact_depth(_magnitude(self.xt, self.zx), _magnitude(self.wt, self.zw))
         _store(m, self._targets(m.target, write=True), self._rows(), matmul(left, right, depth),
                self.k, accumulate=bool(self.accum))
+
+    def macs(self) -> int:
+        return self.m * self.n * self.k
 
     def cycles(self, t: Target) -> int:
         passes = math.ceil(self.k / t.mx.rows) * math.ceil(self.n / t.mx.cols)

@@ -1,0 +1,79 @@
+"""Evaluate: top-1 of the float network, of its quantized form, and of a binary."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compiler.ir.evaluate import outputs
+from compiler.ir.types import Quant
+from compiler.quantize.calibrate import constant_parameters
+from isa.diagnostics import Diagnostic, UsageError
+from isa.program import Program, bits_float
+from x1.api import Binary, Model, with_scheme
+from x1.session import Session
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """How many samples each form classifies as labelled, and how often binary and float agree."""
+
+    samples: int
+    float_top1: float
+    quantized_top1: float
+    binary_top1: float
+    agreement: float
+
+    def as_json(self) -> dict[str, object]:
+        """The body of `x1 eval --json`; all but `samples` are fractions of 1."""
+        return {"samples": self.samples, "float_top1": self.float_top1, "quantized_top1": self.quantized_top1,
+                "binary_top1": self.binary_top1, "agreement": self.agreement}
+
+
+def evaluate(model: Model, binary: Binary, samples: Iterable[Mapping[str, NDArray[Any]]],
+             labels: Sequence[int] | NDArray[Any]) -> Evaluation:
+    """Top-1 over labelled samples; the quantized form takes its scales from the binary.
+
+    Raises:
+        UsageError: the binary is not of this network, or labels and samples differ in number.
+    """
+    float_graph = model.float_graph
+    if float_graph is None:
+        raise UsageError(Diagnostic("eval.model", "the model is quantized already", allowed="the float network"))
+    integers = with_scheme(model, scheme_of(model, binary.program), "scales of the binary").integers()
+    session = Session(binary)
+    name = float_graph.output_names[0]
+    classes: list[tuple[int, ...]] = []
+    for sample in samples:
+        results = (outputs(float_graph, sample)[name], outputs(integers, sample)[name],
+                   session.execute(sample).outputs[name])
+        tops = [r.reshape(r.shape[0], -1).argmax(axis=1) for r in results]
+        classes += list(zip(*(t.tolist() for t in tops), strict=True))
+    expected = np.asarray(labels).reshape(-1)
+    if len(classes) != expected.size or not classes:
+        raise UsageError(Diagnostic("eval.labels", f"there are {expected.size} labels for {len(classes)} samples",
+                                    allowed="as many as samples, at least one"))
+    found = np.array(classes)
+    right = (found == expected[:, None]).mean(axis=0)
+    return Evaluation(len(classes), *(float(v) for v in right), float((found[:, 0] == found[:, 2]).mean()))
+
+
+def scheme_of(model: Model, program: Program) -> dict[str, Quant]:
+    """The scales that a binary of the network was compiled with, by tensor name.
+
+    Raises:
+        UsageError: the binary lacks a tensor of the network: it is of another one.
+    """
+    assert model.float_graph is not None
+    given = {t.name: Quant((float(bits_float(t.scale_bits)),), t.zero_point)
+             for t in program.operators.tensors if t.scale_bits is not None}
+    needed = [n.name for n in model.float_graph.nodes() if not n.is_constant]
+    if missing := [name for name in needed if name not in given]:
+        raise UsageError(Diagnostic("eval.binary", f"the binary has no tensor '{missing[0]}': it was compiled from "
+                                    "another network", allowed="a binary of this model"))
+    return given | constant_parameters(model.float_graph)
+

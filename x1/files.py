@@ -1,0 +1,53 @@
+"""Files in and out: nothing half-written is ever left behind."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO
+
+from isa.diagnostics import Diagnostic, UsageError
+
+
+def write_atomic(path: str | Path, content: bytes | str) -> None:
+    """Write a file by way of a temporary one beside it.
+
+    Raises:
+        UsageError: the folder does not exist or cannot be written.
+    """
+    data = content.encode() if isinstance(content, str) else content
+    write_with(path, lambda file: file.write(data))
+
+
+def write_with(path: str | Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Let `write` fill a temporary file, then give it its name."""
+    target = Path(path)
+    try:
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    except OSError as error:
+        raise UsageError(Diagnostic("file.write", f"cannot write '{path}': {error.strerror}",
+                                    remedy="choose a folder that exists and can be written")) from None
+    temporary = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            write(file)
+        temporary.chmod(0o644)
+        temporary.replace(target)
+    except OSError as error:
+        raise UsageError(Diagnostic("file.write", f"cannot write '{path}': {error.strerror}")) from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_file(path: str | Path) -> bytes:
+    """The bytes of a file that the user named.
+
+    Raises:
+        UsageError: there is no such file.
+    """
+    place = Path(path)
+    if not place.is_file():
+        raise UsageError(Diagnostic("file.missing", f"there is no file '{path}'"))
+    return place.read_bytes()

@@ -1,0 +1,141 @@
+"""Verify: float network, ONNX Runtime, evaluator and binary, tensor by tensor."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compiler.ir.evaluate import evaluate, source_tensors
+from compiler.ir.graph import Graph, Node
+from compiler.ir.types import DType
+from isa import arithmetic
+from isa.diagnostics import Diagnostic, UsageError
+from isa.locations import NodeLoc, leaves
+from x1.api import Binary, Model
+from x1.oracle import Oracle
+from x1.session import Session
+
+SATURATING_SOFTMAX = (1, 32)
+"""ONNX Runtime before this version wraps a probability of 1 in int8 QLinearSoftmax."""
+
+
+@dataclass
+class TensorComparison:
+    """One tensor over all samples: the binary against ONNX Runtime, and against the float network."""
+
+    name: str
+    node: str
+    op: str
+    comparable: bool
+    elements: int = 0
+    mismatches: int = 0
+    evaluator_mismatches: int = 0
+    max_lsb: int = 0
+    _signal: float = 0.0
+    _noise: float = 0.0
+    _dot: float = 0.0
+    _power: float = 0.0
+
+    def add(self, expected: NDArray[Any], got: NDArray[Any], evaluated: NDArray[Any]) -> None:
+        """Count what differs from the oracle."""
+        difference = np.abs(got.astype(np.int64) - expected.astype(np.int64))
+        self.elements += int(got.size)
+        self.mismatches += int(np.count_nonzero(difference))
+        self.evaluator_mismatches += int(np.count_nonzero(evaluated != expected))
+        self.max_lsb = max(self.max_lsb, int(difference.max(initial=0)))
+
+    def add_real(self, real: NDArray[Any], got: NDArray[Any]) -> None:
+        """Count the noise of quantization."""
+        r, g = real.astype(np.float64).ravel(), got.astype(np.float64).ravel()
+        self._signal += float(r @ r)
+        self._noise += float((r - g) @ (r - g))
+        self._dot += float(r @ g)
+        self._power += float(g @ g)
+
+    def as_json(self) -> dict[str, object]:
+        """The row of `x1 verify --json`."""
+        sqnr = 10 * math.log10(self._signal / self._noise) if self._noise > 0 and self._signal > 0 else None
+        size = math.sqrt(self._signal * self._power)
+        return {"name": self.name, "node": self.node, "op": self.op, "elements": self.elements,
+                "mismatches": self.mismatches, "evaluator_mismatches": self.evaluator_mismatches,
+                "max_lsb": self.max_lsb, "sqnr_db": None if sqnr is None else round(sqnr, 2),
+                "cosine": round(self._dot / size, 6) if size > 0 else None, "comparable": self.comparable}
+
+
+@dataclass
+class Verification:
+    """The comparison of a network's tensors over some samples."""
+
+    oracle: dict[str, object]
+    samples: int
+    tensors: list[TensorComparison] = field(default_factory=list[TensorComparison])
+
+    @property
+    def mismatches(self) -> int:
+        """Elements of comparable tensors in which the binary or the evaluator differs."""
+        return sum(t.mismatches + t.evaluator_mismatches for t in self.tensors if t.comparable)
+
+    @property
+    def first_divergence(self) -> str | None:
+        """The first tensor, in order of computation, that differs."""
+        return next((t.name for t in self.tensors if t.comparable and t.mismatches + t.evaluator_mismatches), None)
+
+    def as_json(self) -> dict[str, object]:
+        """The body of `x1 verify --json`."""
+        return {"oracle": self.oracle, "samples": self.samples, "tensors": [t.as_json() for t in self.tensors],
+                "first_divergence": self.first_divergence, "mismatches": self.mismatches}
+
+
+def verify(model: Model, binary: Binary, samples: Iterable[Mapping[str, NDArray[Any]]]) -> Verification:
+    """Compare every tensor of every sample; the tensors come from the binary as it is shipped.
+
+    Raises:
+        UsageError: ONNX Runtime is not installed, or there is no sample.
+    """
+    graph = model.integers()
+    oracle = Oracle(graph)
+    session = Session(binary)
+    rows = {v.name: _row(v.name, node, oracle.version) for node in graph.nodes() for v in node.views}
+    result = Verification(oracle.describe(), 0, list(rows.values()))
+    quants = {v.name: node.quant for node in graph.nodes() for v in node.views}
+    for sample in samples:
+        result.samples += 1
+        expected, _ = oracle.run(sample)
+        got = session.execute(sample, tensors=True)
+        evaluated = source_tensors(graph, evaluate(graph, sample))
+        real = _float_tensors(model, sample)
+        if missing := sorted(set(rows) - set(got.tensors)) + got.incomplete:
+            raise AssertionError(f"the binary does not show the whole of {missing}")
+        for name, row in rows.items():
+            row.add(expected[name], got.tensors[name], evaluated[name])
+            if name in real:
+                quant = quants[name]
+                row.add_real(real[name], arithmetic.dequantize(got.tensors[name], quant.scale, quant.zero_point))
+    if result.samples == 0:
+        raise UsageError(Diagnostic("verify.empty", "there are no samples to verify on"))
+    return result
+
+
+def _row(name: str, node: Node, version: str) -> TensorComparison:
+    nodes = [leaf for leaf in leaves(node.loc) if isinstance(leaf, NodeLoc)]
+    label = " + ".join(n.node for n in nodes) or node.name
+    return TensorComparison(name, label, node.op.name, _comparable(node, version))
+
+
+def _comparable(node: Node, version: str) -> bool:
+    """Whether this oracle promises the bits of the tensor."""
+    numbers = tuple(int(p) for p in version.split(".")[:2] if p.isdigit())
+    return node.op.name != "q.softmax" or numbers >= SATURATING_SOFTMAX
+
+
+def _float_tensors(model: Model, sample: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    graph: Graph | None = model.float_graph
+    if graph is None:
+        return {}
+    values = evaluate(graph, sample)
+    return {n.name: values[n.id] for n in graph.nodes() if n.type.dtype is DType.F32 and not n.is_constant}
