@@ -25,7 +25,8 @@ from isa.locations import FileLoc
 from isa.program import Abi, DebugMap, Interface, MapRow, Note, OpRow, Operators, Program, Symbol
 from isa.program import float_bits, volume
 from isa.spec import INSTRUCTIONS, WORD_BYTES, Engine, Instruction, Space
-from isa.target import ISA_VERSION, Target, load_target
+from isa.target import Target, load_target
+from isa.versions import ISA_VERSION
 from isa.validate import instruction_faults
 
 REGION_SHIFT: Final = 40

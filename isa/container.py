@@ -48,9 +48,10 @@ from isa.program import (
     volume,
 )
 from isa.spec import WORD_BYTES
-from isa.target import EXTENSIONS, ISA_VERSION, target_from_json
+from isa.target import EXTENSIONS, target_from_json
+from isa.versions import CONTAINER_VERSION, ISA_VERSION
 
-CONTAINER_VERSION: Final = "0.1"
+
 OWNER: Final = b"X1"
 NOTE_TYPE: Final = 0x5831
 REGION_SHIFT: Final = 40

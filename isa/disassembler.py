@@ -17,7 +17,8 @@ from isa.diagnostics import AssemblyError, Diagnostic
 from isa.locations import FileLoc
 from isa.plain import PlainError, from_json, to_json
 from isa.program import Note, Program
-from isa.target import ISA_VERSION, Target, load_target, shipped_targets
+from isa.target import Target, load_target, shipped_targets
+from isa.versions import ISA_VERSION
 
 NOTE_SECTION: Final = ".x1.note"
 """In text form, the part of the note that is not a digest."""

@@ -19,8 +19,9 @@ from typing import Any, Final, cast
 
 from isa.diagnostics import Diagnostic, Findings, TargetError, did_you_mean
 from isa.locations import FileLoc, Loc
+from isa.versions import ISA_VERSION
 
-ISA_VERSION: Final = "0.1"
+
 EXTENSIONS: Final = {"T": "training", "W": "4-bit weights", "X": "16-bit activations",
                      "F": "fixed-point requantization", "N": "network", "L": "loops"}
 MAX_TARGET_FILE: Final = 1 << 16

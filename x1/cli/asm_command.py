@@ -1,0 +1,43 @@
+"""`x1 asm`."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Final
+
+import click
+
+from isa.assembler import assemble
+from isa.container import load
+from isa.diagnostics import AssemblyError, Diagnostic
+from isa.disassembler import binary_of
+from isa.locations import FileLoc
+from x1.cli.outcome import Outcome, json_option, reported, say
+from x1.files import read_file, write_atomic
+
+EPILOG: Final = """\b
+Examples:
+  x1 asm program.x1s -o program.x1
+  x1 disasm net.x1 -d parts && x1 asm parts/net.x1s -o same.x1
+"""
+
+
+@click.command(epilog=EPILOG)
+@click.argument("source")
+@click.option("-o", "--output", required=True, metavar="OUT.x1", help="The file to write.")
+@json_option
+@reported("asm")
+def command(source: str, output: str, as_json: bool) -> Outcome:  # noqa: FBT001
+    """Assemble SOURCE to a binary."""
+    try:
+        text = read_file(source).decode("utf-8")
+    except UnicodeDecodeError:
+        raise AssemblyError(Diagnostic("asm.encoding", "the file is not UTF-8 text", FileLoc(source))) from None
+    content = binary_of(assemble(text, source, Path(source).parent), source)
+    program = load(content, output)
+    write_atomic(output, content)
+    digest = hashlib.sha256(content).hexdigest()
+    if not as_json:
+        say(f"{output}: {len(program.instructions)} instructions for {program.target.name}, {len(content):,} bytes")
+    return Outcome({"output": output, "sha256": digest, "instructions": len(program.instructions)})

@@ -1,0 +1,106 @@
+"""`x1 compile`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+import click
+
+from compiler.ir.graph import Graph
+from compiler.ir.printer import print_graph
+from compiler.passes.base import PassLog, StopHere
+from compiler.passes.pipeline import PASS_NAMES
+from isa.diagnostics import Diagnostic, UsageError, did_you_mean
+from isa.disassembler import disassemble
+from isa.target import load_target
+from x1 import api
+from x1.cli.options import calibration_options, opt_level, parse_shapes, random_warning, target_options
+from x1.cli.outcome import Outcome, json_option, reported, say
+from x1.files import write_atomic
+from x1.schedule_text import schedule_text
+
+FORMS: Final = ("nn", "q", "schedule", "asm", "elf")
+EPILOG: Final = """\b
+Examples:
+  x1 compile net.onnx --calibrate samples.npz -o net.x1
+  x1 compile net.net --calibrate samples.npz --target edge16 --set dram.bytes_per_cycle=16
+  x1 compile net.onnx --calibrate random:4 --emit asm
+  x1 compile net.onnx --calibrate samples.npz --print-after fuse-activation
+"""
+
+
+@click.command(epilog=EPILOG)
+@click.argument("model")
+@click.option("-o", "--output", metavar="OUT.x1", help="The file to write; by default the model's name with .x1.")
+@target_options
+@calibration_options
+@opt_level
+@click.option("--emit", type=click.Choice(FORMS), default="elf", show_default=True, help="The form to write.")
+@click.option("--print-after", metavar="PASS|all", help="Print the graph after a pass, on stderr.")
+@click.option("--stop-after", metavar="PASS", help="Write the graph after a pass and stop.")
+@click.option("--dump-dir", metavar="DIR", help="Write the graph after every pass into a folder.")
+@json_option
+@reported("compile")
+def command(model: str, output: str | None, target: str, overrides: tuple[str, ...], calibrate: str | None, method: str,
+            shapes: tuple[str, ...], opt_level: str, emit: str, print_after: str | None, stop_after: str | None,
+            dump_dir: str | None, as_json: bool) -> Outcome:  # noqa: FBT001
+    """Compile MODEL (.onnx, .net or .x1ir) to an X1 binary."""
+    warnings = random_warning(calibrate)
+    machine = load_target(target, overrides)
+    log = _log(print_after, stop_after, dump_dir)
+    try:
+        network = api.load_network(model, parse_shapes(shapes), log)
+        if emit == "nn":
+            return _text(print_graph(network.float_graph or network.integers(), blobs=True), output, warnings)
+        if calibrate is not None:
+            network = api.quantize(network, calibrate, method=method, log=log)
+        if emit == "q":
+            return _text(print_graph(network.integers(), blobs=True), output, warnings)
+        if emit == "schedule":
+            return _text(schedule_text(network, machine), output, warnings)
+        binary = api.compile(network, machine, opt_level=int(opt_level), method=method, log=log)
+    except StopHere as stopped:
+        return _text(print_graph(stopped.graph, blobs=True), output, warnings)
+    if emit == "asm":
+        return _text(disassemble(binary.program).text, output, warnings)
+    place = output or str(Path(model).with_suffix(".x1").name)
+    binary.save(place)
+    if not as_json:
+        _report(binary, place)
+    return Outcome({"output": place, **binary.summary()}, diagnostics=warnings)
+
+
+def _text(text: str, output: str | None, warnings: list[Diagnostic]) -> Outcome:
+    if output is None:
+        return Outcome({"text": text}, text=text, diagnostics=warnings)
+    write_atomic(output, text)
+    return Outcome({"output": output}, diagnostics=warnings)
+
+
+def _report(binary: api.Binary, place: str) -> None:
+    figures = binary.summary()
+    say(f"{place}: {figures['instructions']} instructions for {figures['target']}, {binary.macs:,} MACs, "
+        f"{figures['weight_bytes']:,} bytes of weights and parameters, {figures['spm_peak_bytes']:,} bytes of scratchpad "
+        "at most; checked: no race, no deadlock")
+
+
+def _log(print_after: str | None, stop_after: str | None, dump_dir: str | None) -> PassLog:
+    for option, name in (("--print-after", print_after), ("--stop-after", stop_after)):
+        if name is not None and name not in (*PASS_NAMES, "all"):
+            raise UsageError(Diagnostic("usage.pass", f"{option} {name}: there is no such pass",
+                                        allowed=", ".join(PASS_NAMES), remedy=did_you_mean(name, PASS_NAMES)))
+    folder = Path(dump_dir) if dump_dir is not None else None
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+    count = 0
+
+    def after(name: str, graph: Graph) -> None:
+        nonlocal count
+        count += 1
+        if print_after in (name, "all"):
+            say(f"// after {name}\n{print_graph(graph)}")
+        if folder is not None:
+            write_atomic(folder / f"{count:02d}-{name}.x1ir", print_graph(graph, blobs=True))
+
+    return PassLog(after, stop_after)

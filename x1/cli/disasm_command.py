@@ -1,0 +1,43 @@
+"""`x1 disasm`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+import click
+
+from isa.disassembler import disassemble
+from x1.api import Binary
+from x1.cli.outcome import Outcome, json_option, reported, say
+from x1.files import write_atomic
+
+EPILOG: Final = """\b
+Examples:
+  x1 disasm net.x1
+  x1 disasm net.x1 -d parts
+"""
+
+
+@click.command(epilog=EPILOG)
+@click.argument("binary")
+@click.option("-d", "--directory", metavar="DIR", help="Write the text and the other sections as files, from which "
+              "`x1 asm` gives the whole binary back.")
+@json_option
+@reported("disasm")
+def command(binary: str, directory: str | None, as_json: bool) -> Outcome:  # noqa: FBT001
+    """Show BINARY as assembly text."""
+    program = Binary.load(binary).program
+    if directory is None:
+        text = disassemble(program).text
+        return Outcome({"text": text}, text=text)
+    parts = disassemble(program, with_sections=True)
+    folder = Path(directory)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in parts.files.items():
+        write_atomic(folder / name, content)
+    place = folder / f"{Path(binary).stem}.x1s"
+    write_atomic(place, parts.text)
+    if not as_json:
+        say(f"{place}: {len(program.instructions)} instructions, {len(parts.files)} sections beside it")
+    return Outcome({"output": str(place), "files": sorted(parts.files)})

@@ -1,0 +1,118 @@
+"""`x1 inspect`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Final
+
+import click
+
+from compiler.frontend.load import load_model
+from compiler.ir.graph import Graph
+from compiler.ir.printer import print_graph
+from isa.diagnostics import Diagnostic, UsageError
+from isa.plain import to_plain
+from isa.program import Program
+from x1 import api
+from x1.cli.options import parse_shapes
+from x1.cli.outcome import Outcome, json_option, reported
+from x1.files import write_atomic
+from x1.pictures import graph_as_dot, graph_as_onnx, program_as_dot
+
+FORMS: Final = ("text", "json", "dot", "onnx")
+EPILOG: Final = """\b
+Examples:
+  x1 inspect net.onnx
+  x1 inspect net.onnx --supported
+  x1 inspect net.x1 --format json
+  x1 inspect 05-fuse-activation.x1ir --format dot | dot -Tsvg -o graph.svg
+"""
+
+
+@click.command(epilog=EPILOG)
+@click.argument("file")
+@click.option("--format", "form", type=click.Choice(FORMS), default="text", show_default=True, help="The form to print.")
+@click.option("--supported", is_flag=True, help="Say whether x1 can compile the network, before any calibration.")
+@click.option("--shape", "shapes", multiple=True, metavar="NAME=1,3,224,224", help="Fix an input's open dimensions.")
+@click.option("-o", "--output", metavar="FILE", help="The file to write instead of stdout.")
+@json_option
+@reported("inspect")
+def command(file: str, form: str, supported: bool, shapes: tuple[str, ...], output: str | None,  # noqa: FBT001
+            as_json: bool) -> Outcome:  # noqa: FBT001
+    """Show FILE: a network (.onnx, .net), an IR dump (.x1ir) or a binary (.x1)."""
+    form = "json" if as_json else form
+    if Path(file).suffix in (".onnx", ".net", ".x1ir"):
+        if supported:
+            return _supported(file, shapes)
+        graph = load_model(file, parse_shapes(shapes))
+        return _as_onnx(graph, output) if form == "onnx" else _shown(_graph(graph, form), output)
+    if supported:
+        raise UsageError(Diagnostic("usage.supported", "--supported is for networks", allowed=".onnx, .net, .x1ir"))
+    return _shown(_binary(api.Binary.load(file), form), output)
+
+
+def _supported(file: str, shapes: tuple[str, ...]) -> Outcome:
+    """Load, simplify and quantize with made-up ranges: whatever is refused is refused here."""
+    network = api.load_network(file, parse_shapes(shapes))
+    nodes = len((network.float_graph or network.integers()).nodes())
+    if network.float_graph is not None:
+        api.quantize(network, "random:1")
+    return Outcome({"supported": True, "nodes": nodes}, text=f"{file}: supported, {nodes} nodes")
+
+
+def _graph(graph: Graph, form: str) -> Outcome:
+    match form:
+        case "json":
+            return Outcome({"kind": "graph", "name": graph.name, "stage": graph.stage, "nodes": [
+                {"name": n.name, "op": n.op.name, "inputs": [i.name for i in n.inputs], "dtype": n.type.dtype.value,
+                 "shape": list(n.shape), "where": n.loc.describe()} for n in graph.nodes()]})
+        case "dot":
+            return Outcome({}, text=graph_as_dot(graph))
+        case _:
+            return Outcome({}, text=print_graph(graph))
+
+
+def _as_onnx(graph: Graph, output: str | None) -> Outcome:
+    """ONNX is not text: it goes to a file, or as it is to stdout."""
+    content = graph_as_onnx(graph)
+    if output is None:
+        sys.stdout.buffer.write(content)
+        return Outcome()
+    write_atomic(output, content)
+    return Outcome({"output": output})
+
+
+def _binary(binary: api.Binary, form: str) -> Outcome:
+    program = binary.program
+    match form:
+        case "json":
+            return Outcome({"kind": "binary", **binary.summary(), "abi": to_plain(program.abi),
+                            "ops": to_plain(program.operators.ops), "note": to_plain(program.note)})
+        case "dot":
+            return Outcome({}, text=program_as_dot(program))
+        case "onnx":
+            raise UsageError(Diagnostic("usage.format", "a binary has no ONNX form", allowed="text, json, dot"))
+        case _:
+            return Outcome({}, text=_summary(binary, program))
+
+
+def _summary(binary: api.Binary, program: Program) -> str:
+    lines = [f"X1 binary for {program.target.name}, {len(binary.data):,} bytes, sha256 {binary.sha256}",
+             f"made by {program.note.compiler}" + (f", {program.note.calibration}" if program.note.calibration else "")]
+    for word, tensors in (("input ", program.abi.inputs), ("output", program.abi.outputs)):
+        lines += [f"{word} {t.name}: {t.dtype}{list(t.shape)}, on the device {t.device_dtype}{list(t.device_shape)}"
+                  for t in tensors]
+    lines += [f"region {r.region} {r.section}: {r.bytes:,} bytes, {r.access}" for r in program.region_rows()]
+    counts = {o.id: sum(r.count for r in program.debug.rows if r.op == o.id) for o in program.operators.ops}
+    lines += [f"layer {o.id} {o.name}: {counts[o.id]} instructions, from {', '.join(o.source) or 'assembly'}"
+              for o in program.operators.ops]
+    lines.append(f"{len(program.instructions)} instructions, {binary.macs:,} MACs")
+    return "\n".join(lines)
+
+
+def _shown(outcome: Outcome, output: str | None) -> Outcome:
+    if output is None:
+        return outcome
+    write_atomic(output, outcome.text)
+    return Outcome({**outcome.body, "output": output})

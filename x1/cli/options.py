@@ -1,0 +1,75 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final, TypeVar
+
+import click
+
+from isa.diagnostics import Diagnostic, UsageError
+
+F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
+MAX_DIMENSION: Final = 1 << 40
+
+
+def _together(*options: Callable[[F], F]) -> Callable[[F], F]:
+    def apply(command: F) -> F:
+        for option in reversed(options):
+            command = option(command)
+        return command
+    return apply
+
+
+target_options = _together(
+    click.option("--target", default="edge32", show_default=True, metavar="NAME|F.toml", help="The machine."),
+    click.option("--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help="Change a key of the target."))
+
+calibration_options = _together(
+    click.option("--calibrate", metavar="D.npz|DIR|random:N", help="Samples as the network takes them."),
+    click.option("--method", default="minmax", show_default=True, help="How ranges become scales."),
+    click.option("--shape", "shapes", multiple=True, metavar="NAME=1,3,224,224", help="Fix an input's open dimensions."))
+
+opt_level = click.option("-O", "opt_level", type=click.Choice(["0", "1", "2", "3"]), default="3", show_default=True,
+                         help="How much work to spend on the schedule.")
+
+
+def parse_shapes(texts: Sequence[str]) -> dict[str, tuple[int, ...]]:
+    """`NAME=1,3,224,224` options.
+
+    Raises:
+        UsageError: a text of another form.
+    """
+    found: dict[str, tuple[int, ...]] = {}
+    for text in texts:
+        name, equals, dims = text.rpartition("=")
+        parts = dims.split(",")
+        if not equals or not all(p.strip().isdigit() and 0 < int(p) < MAX_DIMENSION for p in parts):
+            raise UsageError(Diagnostic("usage.shape", f"--shape {text} is not of the form NAME=1,3,224,224"))
+        found[name] = tuple(int(p) for p in parts)
+    return found
+
+
+def with_progress(items: Iterable[T], label: str, total: int | None = None) -> Iterator[T]:
+    """The items, with a progress bar on stderr where that is a terminal."""
+    import sys  # noqa: PLC0415
+    if not sys.stderr.isatty():
+        yield from items
+        return
+    from rich.console import Console  # noqa: PLC0415
+    from rich.progress import track  # noqa: PLC0415
+    yield from track(items, label, total=total, console=Console(stderr=True), transient=True)
+
+
+def random_warning(calibrate: str | None) -> list[Diagnostic]:
+    """What to say of a calibration on noise."""
+    if calibrate is None or not calibrate.startswith("random:"):
+        return []
+    return [Diagnostic("calibrate.random", "calibrated on random numbers: look at cycles and bits, not at accuracy",
+                       severity="warning", remedy="--calibrate D.npz with real samples")]
+
+
+def described_inputs(inputs: Mapping[str, Sequence[int]]) -> str:
+    """Names and shapes for messages."""
+    return ", ".join(f"{name}{list(shape)}" for name, shape in inputs.items())

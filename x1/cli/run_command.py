@@ -1,0 +1,126 @@
+"""`x1 run`."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import click
+import numpy as np
+from numpy.typing import NDArray
+
+from isa.diagnostics import Diagnostic, ExitCode, UsageError
+from isa.target import load_target
+from x1 import data
+from x1.api import Binary
+from x1.cli.options import with_progress
+from x1.cli.outcome import Outcome, json_option, reported, say
+from x1.files import write_with
+from x1.session import Session
+
+EPILOG: Final = """\b
+Examples:
+  x1 run net.x1 --input @digit.npy -o out.npz
+  x1 run net.x1 --input image=@digits.npz --samples -o out.npz
+  x1 run net.x1 --input @digit.npy --expected @golden.npy --rtol 0 --atol 0
+  x1 run net.x1 --input @digit.npy --dump-tensors tensors
+"""
+Arrays = dict[str, NDArray[Any]]
+
+
+@click.command(epilog=EPILOG)
+@click.argument("binary")
+@click.option("--input", "inputs", multiple=True, required=True, metavar="[NAME=]@X.npy|@D.npz", help="An input.")
+@click.option("--samples", is_flag=True, help="Loop over axis 0 in steps of the model's batch.")
+@click.option("-o", "--output", metavar="OUT.npz", help="The file for the outputs.")
+@click.option("--expected", multiple=True, metavar="[NAME=]@G.npy", help="Compare an output with this array.")
+@click.option("--rtol", type=float, default=0.0, show_default=True, help="Relative tolerance of --expected.")
+@click.option("--atol", type=float, default=0.0, show_default=True, help="Absolute tolerance of --expected.")
+@click.option("--dump-tensors", metavar="DIR", help="Write every tensor of the source model, quantized, as .npy.")
+@click.option("--target", metavar="NAME|F.toml", help="Run on another machine than the one that the binary carries.")
+@click.option("--poison", is_flag=True, help="Trap on reads of bytes that nothing has written.")
+@json_option
+@reported("run")
+def command(binary: str, inputs: tuple[str, ...], samples: bool, output: str | None, expected: tuple[str, ...],  # noqa: FBT001
+            rtol: float, atol: float, dump_tensors: str | None, target: str | None, poison: bool,  # noqa: FBT001
+            as_json: bool) -> Outcome:  # noqa: FBT001
+    """Run BINARY on inputs from files."""
+    machine = load_target(target) if target else None
+    loaded = Binary.load(binary)
+    session = Session(loaded, target=machine, poison=poison)
+    shapes = {i.name: i.shape for i in session.get_inputs()}
+    files = data.named_files(inputs, list(shapes), "--input")
+    if missing := [n for n in shapes if n not in files]:
+        raise UsageError(Diagnostic("run.input", f"input '{missing[0]}' is missing", remedy=f"--input {missing[0]}=@FILE"))
+    members = {name: data.input_member(path, name) for name, path in files.items()}
+    start = time.perf_counter()
+    collected: list[Arrays] = []
+    instructions = 0
+    runs = _runs(members, shapes, samples=samples)
+    for given in with_progress(runs, "running", len(next(iter(members.values()))) if samples else 1):
+        result = session.execute(given, tensors=dump_tensors is not None)
+        collected.append(result.outputs)
+        instructions += result.instructions
+        if dump_tensors is not None:
+            _dump(Path(dump_tensors), result.tensors, len(collected) - 1 if samples else None)
+    seconds = time.perf_counter() - start
+    outputs = {name: np.concatenate([c[name] for c in collected]) for name in collected[0]}
+    if output is not None:
+        write_with(output, lambda file: np.savez(file, **outputs))  # pyright: ignore[reportArgumentType]  (numpy's stub takes allow_pickle for an array)
+    comparisons = _compare(outputs, expected, rtol, atol)
+    wrong = any(c["mismatches"] for c in comparisons)
+    macs = loaded.macs * len(collected)
+    if not as_json:
+        _report(outputs, comparisons, instructions, macs, seconds)
+    body: dict[str, object] = {"outputs": [_described(n, a) for n, a in outputs.items()], "instructions": instructions,
+                               "macs": macs, "seconds": round(seconds, 6), "trap": None, "expected": comparisons}
+    return Outcome(body, ExitCode.MISMATCH if wrong else ExitCode.OK)
+
+
+def _runs(members: Mapping[str, data.Member], shapes: Mapping[str, list[int]], *, samples: bool) -> list[Arrays] | Any:
+    if samples:
+        if data.sample_count(members, shapes) == 0:
+            raise UsageError(Diagnostic("data.shape", "there are no samples"))
+        return data.samples(members, shapes)
+    return [{name: member.read() for name, member in members.items()}]
+
+
+def _dump(folder: Path, tensors: Arrays, sample: int | None) -> None:
+    place = folder if sample is None else folder / f"{sample:05d}"
+    place.mkdir(parents=True, exist_ok=True)
+    for name, values in tensors.items():
+        file = "".join(c if c.isalnum() or c in "-_." else "_" for c in name.strip("/")) or "tensor"
+        write_with(place / f"{file}.npy", lambda f, values=values: np.save(f, values))
+
+
+def _described(name: str, values: NDArray[Any]) -> dict[str, object]:
+    digest = hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest()
+    return {"name": name, "dtype": values.dtype.name, "shape": list(values.shape), "sha256": digest}
+
+
+def _compare(outputs: Arrays, expected: tuple[str, ...], rtol: float, atol: float) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    for name, path in data.named_files(expected, list(outputs), "--expected").items():
+        wanted = data.input_member(path, name).read()
+        got = outputs[name]
+        if wanted.shape != got.shape:
+            raise UsageError(Diagnostic("run.expected", f"the expected '{name}' has the shape {list(wanted.shape)}",
+                                        allowed=str(list(got.shape))))
+        difference = np.abs(got.astype(np.float64) - wanted.astype(np.float64))
+        outside = ~(difference <= atol + rtol * np.abs(wanted.astype(np.float64)))
+        rows.append({"name": name, "elements": int(got.size), "mismatches": int(outside.sum()),
+                     "max_abs": float(difference.max(initial=0.0))})
+    return rows
+
+
+def _report(outputs: Arrays, comparisons: list[dict[str, Any]], instructions: int, macs: int, seconds: float) -> None:
+    for name, values in outputs.items():
+        flat = ", ".join(f"{v:.6g}" for v in values.ravel()[:10].tolist())
+        more = ", ..." if values.size > 10 else ""
+        click.echo(f"{name} {values.dtype}{list(values.shape)}: {flat}{more}")
+    for row in comparisons:
+        say(f"{row['name']}: {row['mismatches']} of {row['elements']} differ, at most by {row['max_abs']:.6g}")
+    say(f"{instructions:,} instructions, {macs:,} MACs in {seconds:.3f} s")
