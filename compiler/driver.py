@@ -87,9 +87,14 @@ def schedule(graph: Graph, target: Target) -> Schedule:
     try:
         return _schedule(graph, target, keep_resident=False)
     except AllocationError as error:
-        raise FitError(Diagnostic("fit.memory", f"{error.memory.value} needs {error.needed} of {error.available}, "
-                                  f"{error.needed - error.available} too many",
-                                  remedy="choose a larger target")) from None
+        raise FitError(
+            Diagnostic(
+                "fit.memory",
+                f"{error.memory.value} needs {error.needed} of {error.available}, "
+                f"{error.needed - error.available} too many",
+                remedy="choose a larger target",
+            )
+        ) from None
 
 
 def generate(graph: Graph, scheduled: Schedule, target: Target, note: Note) -> Program:
@@ -102,8 +107,14 @@ def generate(graph: Graph, scheduled: Schedule, target: Target, note: Note) -> P
     dram = {1: used[Memory.ARENA], 3: used[Memory.OUTPUT]}
     total = sum(used[m] for m in (Memory.WEIGHTS, Memory.PARAMS, Memory.INPUT, Memory.OUTPUT, Memory.ARENA))
     if total > target.dram.size:
-        raise FitError(Diagnostic("fit.dram", f"the program needs {total} bytes of DRAM, {total - target.dram.size} more "
-                                  f"than the {target.dram.size} available", remedy="choose a larger dram.size"))
+        raise FitError(
+            Diagnostic(
+                "fit.dram",
+                f"the program needs {total} bytes of DRAM, {total - target.dram.size} more "
+                f"than the {target.dram.size} available",
+                remedy="choose a larger dram.size",
+            )
+        )
     synchronized = insert_tokens(resolved_stream(scheduled.order), target, dram)
     program = emit(graph, scheduled.plan, scheduled.order, synchronized, scheduled.allocation, target, note)
     report = check(program)

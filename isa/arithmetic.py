@@ -17,6 +17,7 @@ F32 = np.float32
 Float = NDArray[np.float32]
 Int = NDArray[np.int32]
 Array = NDArray[Any]
+Real = float | np.float32
 
 INT32_MIN: Final = -(1 << 31)
 INT32_MAX: Final = (1 << 31) - 1
@@ -71,8 +72,9 @@ def requantize(acc: Array, bias: ArrayLike, m: ArrayLike, zero_point: int, low: 
     return round_half_even(v).astype(np.int32) + np.int32(zero_point)
 
 
-def requantize_zero_point_first(acc: Array, bias: ArrayLike, m: ArrayLike, zero_point: int,
-                                low: int, high: int) -> Int:
+def requantize_zero_point_first(
+    acc: Array, bias: ArrayLike, m: ArrayLike, zero_point: int, low: int, high: int
+) -> Int:
     """F32Z: as `requantize`, but the zero point is added in float32 before rounding."""
     return to_integer(f32(add_wrapping(acc, bias)) * f32(m) + F32(zero_point), low, high)
 
@@ -132,27 +134,29 @@ def fma(a: Array, b: ArrayLike, c: ArrayLike) -> Float:
     return np.where(inexact, to_odd, bits).view(np.float64).astype(np.float32)
 
 
-def add_constants(a_scale: float, a_zero: int, b_scale: float, b_zero: int, c_scale: float,
-                  c_zero: int) -> tuple[np.float32, np.float32, np.float32]:
+def add_constants(
+    a_scale: float, a_zero: int, b_scale: float, b_zero: int, c_scale: float, c_zero: int
+) -> tuple[np.float32, np.float32, np.float32]:
     """p0, p1, p2 of `add`: sa/sc, sb/sc, and F(zc) - fma(p0, F(za), p1 * F(zb))."""
     ra, rb = F32(a_scale) / F32(c_scale), F32(b_scale) / F32(c_scale)
     offset = fma(np.asarray([a_zero], np.int32), ra, rb * F32(b_zero))[0]
     return ra, rb, F32(c_zero) - offset
 
 
-def add(a: Array, b: Array, p0: float, p1: float, p2: float, low: int, high: int) -> Int:
+def add(a: Array, b: Array, p0: Real, p1: Real, p2: Real, low: int, high: int) -> Int:
     """QLinearAdd: rne(fma(a, p0, fma(b, p1, p2))), saturated."""
     return to_integer(fma(a, p0, fma(b, p1, p2)), low, high)
 
 
-def multiply(a: Array, a_zero: int, b: Array, b_zero: int, ratio: float, zero_point: int,
-             low: int, high: int) -> Int:
+def multiply(
+    a: Array, a_zero: int, b: Array, b_zero: int, ratio: Real, zero_point: int, low: int, high: int
+) -> Int:
     """QLinearMul: the zero point is added in float32 before rounding; ratio = (sa*sb)/sc."""
     product = (a.astype(np.int32) - a_zero) * (b.astype(np.int32) - b_zero)
     return to_integer(f32(product) * F32(ratio) + F32(zero_point), low, high)
 
 
-def quantize_real(v: Float, scale: ArrayLike, zero_point: int, low: int, high: int) -> Int:
+def quantize_real(v: Array, scale: ArrayLike, zero_point: int, low: int, high: int) -> Int:
     """The Q of DQ, operator, Q: rne(clamp(v / s)) + zp."""
     return quantize(v, scale, zero_point, low, high)
 
@@ -165,7 +169,7 @@ def affine(v: Float, gain: Float, offset: Float) -> Float:
 # --- windows -------------------------------------------------------------------------------------
 
 
-def average(windows: Float, count: Array, scale: float, zero_point: int, low: int, high: int) -> Int:
+def average(windows: Float, count: Array, scale: Real, zero_point: int, low: int, high: int) -> Int:
     """QLinearAveragePool: float32 sum in order of axis 0, / count, / sy, zero point, then round.
 
     Args:
@@ -182,7 +186,7 @@ def average(windows: Float, count: Array, scale: float, zero_point: int, low: in
     return to_integer((total / f32(count)) / F32(scale) + F32(zero_point), low, high)
 
 
-def softmax(x: Array, table: Float, divisor: float, zero_point: int, low: int, high: int) -> Int:
+def softmax(x: Array, table: Float, divisor: Real, zero_point: int, low: int, high: int) -> Int:
     """QLinearSoftmax over the last axis of 8-bit codes.
 
     The codes are shifted so that the row's maximum reads entry 255; the sum is sequential in
@@ -218,5 +222,5 @@ def matmul(a: Float, b: Float, depth: int) -> NDArray[np.int32] | NDArray[np.int
         return (a @ b).astype(np.int32)
     total = np.zeros((*a.shape[:-1], b.shape[-1]), np.int64)
     for start in range(0, k, depth):
-        total += (a[..., start:start + depth] @ b[start:start + depth]).astype(np.int64)
+        total += (a[..., start : start + depth] @ b[start : start + depth]).astype(np.int64)
     return total

@@ -9,25 +9,35 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cache
-from importlib import resources
 from pathlib import Path
-from typing import Final, cast
+from typing import Any, Final, cast
 
 import numpy as np
 from lark import Lark, Token, Tree
-from lark.exceptions import UnexpectedCharacters, UnexpectedEOF, UnexpectedInput, UnexpectedToken
 
 from isa.assembly_text import Shorthand, operands_by_name, shorthands
 from isa.diagnostics import AssemblyError, Diagnostic, X1Error, did_you_mean
 from isa.encoding import operand_faults
 from isa.locations import FileLoc
-from isa.program import Abi, DebugMap, Interface, MapRow, Note, OpRow, Operators, Program, Symbol
-from isa.program import float_bits, volume
+from isa.parsing import Parsed as Node
+from isa.parsing import SyntaxProblem, grammar, parse
+from isa.program import (
+    Abi,
+    DebugMap,
+    Interface,
+    MapRow,
+    Note,
+    Operators,
+    OpRow,
+    Program,
+    Symbol,
+    float_bits,
+    volume,
+)
 from isa.spec import INSTRUCTIONS, WORD_BYTES, Engine, Instruction, Space
 from isa.target import Target, load_target
-from isa.versions import ISA_VERSION
 from isa.validate import instruction_faults
+from isa.versions import ISA_VERSION
 
 REGION_SHIFT: Final = 40
 """In an expression, Rn stands for n << 40: a region and an offset in one number."""
@@ -37,14 +47,14 @@ _TEXT_SECTION: Final = ".text"
 _DATA_REGION: Final = {".weights": 0, ".params": 5}
 _SIZED_REGIONS: Final = (1, 2, 3)
 _FLOAT_WORDS: Final = {"inf": float("inf"), "nan": float("nan")}
-Node = Tree[Token]
 
 
 class _Mistake(Exception):
     """A mistake at a place of a line; becomes a diagnostic."""
 
-    def __init__(self, message: str, at: Node | Token | None = None, *, allowed: str = "",
-                 remedy: str = "") -> None:
+    def __init__(
+        self, message: str, at: Node | Token | None = None, *, allowed: str = "", remedy: str = ""
+    ) -> None:
         super().__init__(message)
         self.message, self.at, self.allowed, self.remedy = message, at, allowed, remedy
 
@@ -93,9 +103,12 @@ def assemble(text: str, path: str = "<text>", folder: Path | None = None) -> Ass
     """
     state = Assembly(path, folder or Path())
     if len(text) > MAX_TEXT:
-        raise AssemblyError(Diagnostic("asm.size", f"the text has {len(text)} characters", FileLoc(path),
-                                       f"at most {MAX_TEXT}"))
-    parser = _parser()
+        raise AssemblyError(
+            Diagnostic(
+                "asm.size", f"the text has {len(text)} characters", FileLoc(path), f"at most {MAX_TEXT}"
+            )
+        )
+    parser = grammar("isa", "assembly")
     for number, content in enumerate(text.splitlines(), 1):
         if content.strip() and not content.lstrip().startswith(";"):
             _read_line(state, parser, _Line(number, content))
@@ -114,24 +127,15 @@ class Assembled:
     raw: Mapping[str, bytes]
 
 
-@cache
-def _parser() -> Lark:
-    grammar = (resources.files("isa") / "grammars" / "assembly.lark").read_text(encoding="utf-8")
-    return Lark(grammar, parser="lalr", propagate_positions=True, maybe_placeholders=False)
-
-
 def _order(d: Diagnostic) -> tuple[int, int]:
     return (d.loc.line, d.loc.column) if isinstance(d.loc, FileLoc) else (0, 0)
 
 
 def _read_line(state: Assembly, parser: Lark, line: _Line) -> None:
     try:
-        tree = cast("Node", parser.parse(line.text))
-    except UnexpectedInput as error:
-        state.diagnostics.append(_syntax(state, line, error))
-        return
-    except RecursionError:
-        state.diagnostics.append(_place(state, line, _Mistake("the expression is nested too deeply")))
+        tree = parse(parser, line.text)
+    except SyntaxProblem as problem:
+        state.diagnostics.append(_syntax(state, line, problem))
         return
     for child in tree.children:
         assert isinstance(child, Tree)
@@ -148,20 +152,11 @@ def _read_line(state: Assembly, parser: Lark, line: _Line) -> None:
             state.diagnostics += [replace(d, loc=FileLoc(state.path, line.number)) for d in error.diagnostics]
 
 
-def _syntax(state: Assembly, line: _Line, error: UnexpectedInput) -> Diagnostic:
-    if isinstance(error, UnexpectedCharacters):
-        column, width = error.column, 1
-        message = f"unexpected character {line.text[column - 1]!r}"
-    elif isinstance(error, UnexpectedToken) and error.token.type != "$END":
-        column, width = error.column, len(error.token)
-        message = f"unexpected '{error.token}'"
-    else:
-        assert isinstance(error, (UnexpectedToken, UnexpectedEOF))
-        column, width = len(line.text.rstrip()) + 1, 1
-        message = "the line ends too early"
-    loc = FileLoc(state.path, line.number, column, column + width)
-    return Diagnostic("asm.syntax", message, loc, source_line=line.text,
-                      allowed="label:, mnemonic name=value, ..., wait(n), signal(n), or a directive")
+def _syntax(state: Assembly, line: _Line, problem: SyntaxProblem) -> Diagnostic:
+    loc = FileLoc(state.path, line.number, problem.column, problem.column + problem.width)
+    message = problem.message.replace("the text ends", "the line ends")
+    allowed = "label:, mnemonic name=value, ..., wait(n), signal(n), or a directive"
+    return Diagnostic("asm.syntax", message, loc, allowed, source_line=line.text)
 
 
 def _place(state: Assembly, line: _Line, mistake: _Mistake) -> Diagnostic:
@@ -171,8 +166,14 @@ def _place(state: Assembly, line: _Line, mistake: _Mistake) -> Diagnostic:
         column, end = at.column or 0, at.end_column or 0
     elif at is not None and not at.meta.empty:
         column, end = at.meta.column, at.meta.end_column
-    return Diagnostic("asm.error", mistake.message, FileLoc(state.path, line.number, column, end),
-                      mistake.allowed, mistake.remedy, source_line=line.text)
+    return Diagnostic(
+        "asm.error",
+        mistake.message,
+        FileLoc(state.path, line.number, column, end),
+        mistake.allowed,
+        mistake.remedy,
+        source_line=line.text,
+    )
 
 
 # --- expressions ---------------------------------------------------------------------------------
@@ -205,8 +206,7 @@ def _symbol(state: Assembly, name: Token) -> int:
         return int(name[1]) << REGION_SHIFT
     if name in state.symbols:
         return state.symbols[name]
-    raise _Mistake(f"the symbol '{name}' is not defined", name,
-                   remedy=did_you_mean(name, state.symbols))
+    raise _Mistake(f"the symbol '{name}' is not defined", name, remedy=did_you_mean(name, state.symbols))
 
 
 def _define(state: Assembly, name: Token, value: int) -> None:
@@ -232,8 +232,11 @@ def _instruction_line(state: Assembly, line: _Line, tree: Node) -> None:
     if state.section != _TEXT_SECTION:
         raise _Mistake(f"instructions belong into .text, not {state.section}", name)
     if name not in INSTRUCTIONS:
-        raise _Mistake(f"there is no instruction '{name}'", name,
-                       remedy=did_you_mean(name, INSTRUCTIONS) or "docs/isa lists them")
+        raise _Mistake(
+            f"there is no instruction '{name}'",
+            name,
+            remedy=did_you_mean(name, INSTRUCTIONS) or "docs/isa lists them",
+        )
     state.pending.append(_Pending(line, tree, state.current_op))
 
 
@@ -254,8 +257,10 @@ def _build(state: Assembly, tree: Node) -> Instruction:
                     raise _Mistake(f"'{name}' is given twice", item)
                 values[name], places[name] = value, item
     enums = {o.name: o.enum for o in cls.operands if o.enum is not None}
-    typed = {n: enums[n](v) if n in enums and v in list(enums[n]) else v for n, v in values.items()}
-    instr = cls(**slots, **typed)
+    typed: dict[str, Any] = {
+        n: enums[n](v) if n in enums and v in list(enums[n]) else v for n, v in values.items()
+    }
+    instr = cls(waits=slots["waits"], signals=slots["signals"], **typed)
     for fault in operand_faults(instr):
         raise _Mistake(fault.message, places.get(fault.operand, tree))
     return instr
@@ -268,8 +273,9 @@ def _semaphore(state: Assembly, node: Node | Token) -> int:
     return _evaluate(state, node)
 
 
-def _item(state: Assembly, cls: type[Instruction], item: Node,
-          positional: list[Shorthand]) -> Iterator[tuple[str, int]]:
+def _item(
+    state: Assembly, cls: type[Instruction], item: Node, positional: list[Shorthand]
+) -> Iterator[tuple[str, int]]:
     """The operands that one item gives."""
     if item.data == "positional":
         value = cast("Node", item.children[0])
@@ -279,8 +285,9 @@ def _item(state: Assembly, cls: type[Instruction], item: Node,
                 del positional[index]
                 yield from _expand(state, cls, short, value)
                 return
-        raise _Mistake("nothing of this form stands here without a name", item,
-                       allowed=", ".join(_allowed(cls)))
+        raise _Mistake(
+            "nothing of this form stands here without a name", item, allowed=", ".join(_allowed(cls))
+        )
     name, value = cast("Token", item.children[0]), cast("Node", item.children[1])
     if name in operands_by_name(cls):
         yield str(name), _operand_value(state, cls, str(name), value)
@@ -289,8 +296,12 @@ def _item(state: Assembly, cls: type[Instruction], item: Node,
         if short.name == name and _fits(short, *_form(value)):
             yield from _expand(state, cls, short, value)
             return
-    raise _Mistake(f"'{cls.mnemonic}' has no operand '{name}'", name, allowed=", ".join(_allowed(cls)),
-                   remedy=did_you_mean(name, operands_by_name(cls)))
+    raise _Mistake(
+        f"'{cls.mnemonic}' has no operand '{name}'",
+        name,
+        allowed=", ".join(_allowed(cls)),
+        remedy=did_you_mean(name, operands_by_name(cls)),
+    )
 
 
 def _allowed(cls: type[Instruction]) -> list[str]:
@@ -313,7 +324,9 @@ def _parts(value: Node) -> list[Node]:
     return [c for c in value.children if isinstance(c, Tree)]
 
 
-def _expand(state: Assembly, cls: type[Instruction], short: Shorthand, value: Node) -> Iterator[tuple[str, int]]:
+def _expand(
+    state: Assembly, cls: type[Instruction], short: Shorthand, value: Node
+) -> Iterator[tuple[str, int]]:
     if short.form == "address":
         region, offset = divmod(_evaluate(state, value), 1 << REGION_SHIFT)
         yield from zip(short.operands, (region, offset), strict=True)
@@ -333,8 +346,12 @@ def _operand_value(state: Assembly, cls: type[Instruction], name: str, value: No
         if word in names:
             return names[str(word)]
         if word not in state.symbols:
-            raise _Mistake(f"'{word}' is no value of {name}", word, allowed=", ".join(names),
-                           remedy=did_you_mean(word, names))
+            raise _Mistake(
+                f"'{word}' is no value of {name}",
+                word,
+                allowed=", ".join(names),
+                remedy=did_you_mean(word, names),
+            )
     return _evaluate(state, value)
 
 
@@ -395,8 +412,9 @@ def _sems(state: Assembly, tree: Node) -> None:
 def _region(state: Assembly, tree: Node) -> None:
     number, size = (_evaluate(state, c) for c in tree.children)
     if number not in _SIZED_REGIONS:
-        raise _Mistake(f"the size of region {number} is not declared", tree,
-                       allowed="1 (arena), 2 (input), 3 (output)")
+        raise _Mistake(
+            f"the size of region {number} is not declared", tree, allowed="1 (arena), 2 (input), 3 (output)"
+        )
     if not 0 <= size <= MAX_DATA:
         raise _Mistake(f"the size {size} is outside 0..{MAX_DATA}", tree)
     state.sizes[number] = size
@@ -434,8 +452,11 @@ def _incbin(state: Assembly, tree: Node) -> None:
     if state.section in _DATA_REGION:
         _data(state, tree).extend(content)
     elif state.section == _TEXT_SECTION:
-        raise _Mistake("'.incbin' in .text is not allowed", tree, remedy="write instructions, or name a "
-                       "section with .section")
+        raise _Mistake(
+            "'.incbin' in .text is not allowed",
+            tree,
+            remedy="write instructions, or name a section with .section",
+        )
     else:
         state.raw[state.section] = content
 
@@ -515,9 +536,25 @@ def _tensor(state: Assembly, tree: Node) -> None:
     if dtype == "float32" and scale is None:
         raise _Mistake("a float32 tensor needs scale= and zp=", tree)
     plain = str(name)[1:-1] if name.type == "STRING" else str(name)
-    state.tensors.append((str(direction), Interface(
-        plain, str(dtype), shape, device_dtype, device, perm, device[3] * element,
-        None if scale is None else float_bits(scale), int(zero), region, offset, volume(device) * element)))
+    state.tensors.append(
+        (
+            str(direction),
+            Interface(
+                plain,
+                str(dtype),
+                shape,
+                device_dtype,
+                device,
+                perm,
+                device[3] * element,
+                None if scale is None else float_bits(scale),
+                int(zero),
+                region,
+                offset,
+                volume(device) * element,
+            ),
+        )
+    )
 
 
 def _options(state: Assembly, nodes: list[Node]) -> dict[str, float | tuple[int, ...]]:
@@ -534,9 +571,22 @@ def _options(state: Assembly, nodes: list[Node]) -> dict[str, float | tuple[int,
 
 
 DIRECTIVES: Final[dict[str, Callable[[Assembly, Node], None]]] = {
-    "isa": _isa, "target": _target, "core": _core, "equ": _equ, "buf": _buf, "sems": _sems,
-    "region": _region, "op": _op, "section": _section, "incbin": _incbin, "align": _align,
-    "byte": _byte, "int": _int, "float_data": _float_data, "record": _record, "tensor": _tensor,
+    "isa": _isa,
+    "target": _target,
+    "core": _core,
+    "equ": _equ,
+    "buf": _buf,
+    "sems": _sems,
+    "region": _region,
+    "op": _op,
+    "section": _section,
+    "incbin": _incbin,
+    "align": _align,
+    "byte": _byte,
+    "int": _int,
+    "float_data": _float_data,
+    "record": _record,
+    "tensor": _tensor,
 }
 
 
@@ -555,11 +605,21 @@ def _finish(state: Assembly) -> Program | None:
         return None
     sizes = {r: state.sizes.get(r, _needed(state, r)) for r in _SIZED_REGIONS}
     program = Program(
-        target, tuple(instrs), bytes(state.sections.get(".weights", b"")),
-        bytes(state.sections.get(".params", b"")), sizes[1], sizes[2], sizes[3],
-        Abi(tuple(t for d, t in state.tensors if d == "in"), tuple(t for d, t in state.tensors if d == "out")),
-        DebugMap(tuple(_map_rows(state))), Operators(tuple(state.ops[n] for n in sorted(state.ops))),
-        tuple(sorted(state.listed, key=lambda s: (s.section, s.value, s.name))), Note("x1 asm"))
+        target,
+        tuple(instrs),
+        bytes(state.sections.get(".weights", b"")),
+        bytes(state.sections.get(".params", b"")),
+        sizes[1],
+        sizes[2],
+        sizes[3],
+        Abi(
+            tuple(t for d, t in state.tensors if d == "in"), tuple(t for d, t in state.tensors if d == "out")
+        ),
+        DebugMap(tuple(_map_rows(state))),
+        Operators(tuple(state.ops[n] for n in sorted(state.ops))),
+        tuple(sorted(state.listed, key=lambda s: (s.section, s.value, s.name))),
+        Note("x1 asm"),
+    )
     if not state.raw:  # a text that takes its sections from files is validated with them
         _validate(state, program)
     return program
@@ -589,5 +649,3 @@ def _map_rows(state: Assembly) -> Iterator[MapRow]:
         if op is not None:
             yield MapRow(first, last - first, 0, op, (), "compute")
         first = last
-
-

@@ -41,8 +41,11 @@ def operands_by_name(cls: type[Instruction]) -> dict[str, Operand]:
 
 def format_instruction(instr: Instruction) -> str:
     """The canonical text of an instruction."""
-    fields = [f"{o.name}={format_operand(o, getattr(instr, o.name))}" for o in instr.operands
-              if getattr(instr, o.name) != o.low]
+    fields = [
+        f"{o.name}={format_operand(o, getattr(instr, o.name))}"
+        for o in instr.operands
+        if getattr(instr, o.name) != o.low
+    ]
     parts = [instr.mnemonic, ", ".join(fields)]
     for name, slots in (("wait", instr.waits), ("signal", instr.signals)):
         if slots:
@@ -60,6 +63,11 @@ def _parse(template: str) -> Shorthand:
     name, body = named.groups() if named else ("", template)
     operands = tuple(_FIELD.findall(body))
     separators = set(_FIELD.split(body)[2::2]) - {""}
-    forms = {frozenset(): "scalar", frozenset({":"}): "address", frozenset({"x"}): "extents",
-             frozenset({"->"}): "arrow", frozenset({"<-"}): "move"}
+    forms: dict[frozenset[str], str] = {
+        frozenset(): "scalar",
+        frozenset({":"}): "address",
+        frozenset({"x"}): "extents",
+        frozenset({"->"}): "arrow",
+        frozenset({"<-"}): "move",
+    }
     return Shorthand(name, forms[frozenset(separators)], operands)

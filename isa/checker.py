@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -104,22 +104,35 @@ def _check_tokens(stream: Sequence[Instruction], target: Target, findings: _Find
     for pc, instr in enumerate(stream):
         for semaphore in instr.waits:
             if consumer.setdefault(semaphore, instr.engine) is not instr.engine:
-                findings.add(Trap.SEM_OWNER, pc, f"semaphore {semaphore} is waited for by "
-                             f"{consumer[semaphore].name} and {instr.engine.name}")
+                findings.add(
+                    Trap.SEM_OWNER,
+                    pc,
+                    f"semaphore {semaphore} is waited for by "
+                    f"{consumer[semaphore].name} and {instr.engine.name}",
+                )
             queue = pending.setdefault(semaphore, deque())
             if queue:
                 matches.setdefault(pc, []).append(queue.popleft())
             else:
-                findings.add(Trap.SEM_UNDERFLOW, pc, f"waits for semaphore {semaphore}, which no earlier "
-                             "signal has raised")
+                findings.add(
+                    Trap.SEM_UNDERFLOW,
+                    pc,
+                    f"waits for semaphore {semaphore}, which no earlier signal has raised",
+                )
         for semaphore in instr.signals:
             if producer.setdefault(semaphore, instr.engine) is not instr.engine:
-                findings.add(Trap.SEM_OWNER, pc, f"semaphore {semaphore} is signalled by "
-                             f"{producer[semaphore].name} and {instr.engine.name}")
+                findings.add(
+                    Trap.SEM_OWNER,
+                    pc,
+                    f"semaphore {semaphore} is signalled by "
+                    f"{producer[semaphore].name} and {instr.engine.name}",
+                )
             queue = pending.setdefault(semaphore, deque())
             queue.append(pc)
             if len(queue) > target.ctl.sem_max:
-                findings.add(Trap.SEM_OVERFLOW, pc, f"raises semaphore {semaphore} above {target.ctl.sem_max}")
+                findings.add(
+                    Trap.SEM_OVERFLOW, pc, f"raises semaphore {semaphore} above {target.ctl.sem_max}"
+                )
         if findings.full:
             return matches
     for semaphore, queue in sorted(pending.items()):
@@ -197,8 +210,12 @@ class _Shadows:
             return  # read-only: nothing can conflict, and all of it is defined
         last = box(self._writers(access), access)
         if not access.write and (last == -1).any():
-            self.findings.add(Trap.UNINIT_READ, pc, f"{access.operand} of '{format_instruction(instr)}' reads "
-                              f"{_place(access)} that nothing has written")
+            self.findings.add(
+                Trap.UNINIT_READ,
+                pc,
+                f"{access.operand} of '{format_instruction(instr)}' reads "
+                f"{_place(access)} that nothing has written",
+            )
         self._require_order(pc, instr, access, self._unordered_writers(pc, instr, last), "writes")
         if access.write:
             for engine in Engine:
@@ -208,7 +225,7 @@ class _Shadows:
                     if reader > self.clocks[pc][engine]:
                         self._require_order(pc, instr, access, reader, "reads")
 
-    def _unordered_writers(self, pc: int, instr: Instruction, last: NDArray[np.generic]) -> int:
+    def _unordered_writers(self, pc: int, instr: Instruction, last: NDArray[Any]) -> int:
         """The last writer that this instruction does not come after, or -1."""
         clock = np.array(self.clocks[pc], np.int32)
         newest = int(last.max())
@@ -225,9 +242,13 @@ class _Shadows:
             return
         earlier = self.program.instructions[other]
         self.findings.add(
-            Trap.RACE, pc, f"{access.operand} of '{format_instruction(instr)}' touches {_place(access)} that "
+            Trap.RACE,
+            pc,
+            f"{access.operand} of '{format_instruction(instr)}' touches {_place(access)} that "
             f"instruction {other} '{format_instruction(earlier)}' {verb}; a token {earlier.engine.name} -> "
-            f"{instr.engine.name} is missing", other)
+            f"{instr.engine.name} is missing",
+            other,
+        )
 
     def _record(self, pc: int, instr: Instruction, access: Access) -> None:
         if access.space is Space.DRAM and access.region in (0, 2, 5):
@@ -251,9 +272,12 @@ def _check_outputs(program: Program, findings: _Findings) -> None:
             if access.space is Space.DRAM and access.region == 3 and access.write:
                 box(written, access)[...] = True
     for tensor in program.abi.outputs:
-        if not written[tensor.offset:tensor.offset + tensor.bytes].all():
-            findings.add(Trap.UNINIT_READ, len(program.instructions) - 1,
-                         f"not every byte of the output '{tensor.name}' is written")
+        if not written[tensor.offset : tensor.offset + tensor.bytes].all():
+            findings.add(
+                Trap.UNINIT_READ,
+                len(program.instructions) - 1,
+                f"not every byte of the output '{tensor.name}' is written",
+            )
 
 
 def _coarse(access: Access) -> Access:
@@ -271,4 +295,3 @@ def _place(access: Access) -> str:
     low, high = access.span()
     name = f"region {access.region}" if access.space is Space.DRAM else access.space.name
     return f"bytes of {name} within {low * grain}..{high * grain - 1}"
-

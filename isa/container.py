@@ -51,7 +51,6 @@ from isa.spec import WORD_BYTES
 from isa.target import EXTENSIONS, target_from_json
 from isa.versions import CONTAINER_VERSION, ISA_VERSION
 
-
 OWNER: Final = b"X1"
 NOTE_TYPE: Final = 0x5831
 REGION_SHIFT: Final = 40
@@ -89,22 +88,47 @@ def save(program: Program) -> bytes:
 
 def program_sections(program: Program) -> list[Section]:
     """Every section of a program but the note."""
-    sections = [Section(TEXT, PROGBITS, encode_all(program.instructions), flags=FLAG_ALLOC | FLAG_EXEC,
-                        address=TEXT_REGION << REGION_SHIFT, align=64, entry_size=WORD_BYTES)]
+    sections = [
+        Section(
+            TEXT,
+            PROGBITS,
+            encode_all(program.instructions),
+            flags=FLAG_ALLOC | FLAG_EXEC,
+            address=TEXT_REGION << REGION_SHIFT,
+            align=64,
+            entry_size=WORD_BYTES,
+        )
+    ]
     for name, data in ((".weights", program.weights), (".params", program.params)):
         if data:
-            sections.append(Section(name, PROGBITS, data, flags=FLAG_ALLOC,
-                                    address=_DATA_SECTIONS[name] << REGION_SHIFT, align=64))
-    for name, size in ((".arena", program.arena_bytes), (".input", program.input_bytes),
-                       (".output", program.output_bytes)):
+            sections.append(
+                Section(
+                    name,
+                    PROGBITS,
+                    data,
+                    flags=FLAG_ALLOC,
+                    address=_DATA_SECTIONS[name] << REGION_SHIFT,
+                    align=64,
+                )
+            )
+    for name, size in (
+        (".arena", program.arena_bytes),
+        (".input", program.input_bytes),
+        (".output", program.output_bytes),
+    ):
         if size:
             region = _SIZE_SECTIONS[name]
             flags = FLAG_ALLOC | (FLAG_WRITE if region in WRITABLE else 0)
-            sections.append(Section(name, NOBITS, size=size, flags=flags,
-                                    address=region << REGION_SHIFT, align=64))
+            sections.append(
+                Section(name, NOBITS, size=size, flags=flags, address=region << REGION_SHIFT, align=64)
+            )
     abi = Abi(program.abi.inputs, program.abi.outputs, program.region_rows())
-    for name, content in ((".x1.target", program.target.canonical.encode()), (".x1.abi", to_json(abi)),
-                          (".x1.map", to_json(program.debug)), (".x1.ops", to_json(program.operators))):
+    for name, content in (
+        (".x1.target", program.target.canonical.encode()),
+        (".x1.abi", to_json(abi)),
+        (".x1.map", to_json(program.debug)),
+        (".x1.ops", to_json(program.operators)),
+    ):
         sections.append(Section(name, PROGBITS, content))
     index = {s.name: i + 1 for i, s in enumerate(sections)}
     symtab, strtab = write_symbols([_elf_symbol(s, index) for s in program.symbols])
@@ -119,8 +143,17 @@ def assemble_sections(sections: list[Section], note: Note) -> bytes:
     digests = tuple((s.name, _sha256(s.data)) for s in sections if s.kind == PROGBITS)
 
     def file_with(digest: str) -> bytes:
-        record = NoteRecord(ISA_VERSION, CONTAINER_VERSION, (), note.compiler, note.options,
-                            note.calibration, _sha256(target.data), digest, digests)
+        record = NoteRecord(
+            ISA_VERSION,
+            CONTAINER_VERSION,
+            (),
+            note.compiler,
+            note.options,
+            note.calibration,
+            _sha256(target.data),
+            digest,
+            digests,
+        )
         content = write_note(OWNER, NOTE_TYPE, to_json(record))
         return write_elf(ElfFile(_version_flags(), [*sections, Section(".note.x1", NOTE, content, align=4)]))
 
@@ -154,8 +187,9 @@ def version_of(data: bytes) -> str:
 
 
 def _refuse(name: str, code: str, message: str) -> NoReturn:
-    raise BinaryError(Diagnostic(code, message, FileLoc(name),
-                                 remedy="compile the model again with this version")) from None
+    raise BinaryError(
+        Diagnostic(code, message, FileLoc(name), remedy="compile the model again with this version")
+    ) from None
 
 
 def _version_flags() -> int:
@@ -185,8 +219,10 @@ def _check_note(file: ElfFile, data: bytes) -> NoteRecord:
     assert section is not None
     record = from_json(NoteRecord, read_note(section.data, OWNER, NOTE_TYPE), "the note")
     if record.isa != ISA_VERSION or record.container != CONTAINER_VERSION:
-        raise ElfError(f"the note says ISA {record.isa}, container {record.container}; this tool "
-                       f"knows {ISA_VERSION} and {CONTAINER_VERSION}")
+        raise ElfError(
+            f"the note says ISA {record.isa}, container {record.container}; this tool "
+            f"knows {ISA_VERSION} and {CONTAINER_VERSION}"
+        )
     if unknown := [e for e in record.extensions if e not in EXTENSIONS]:
         raise ElfError(f"the extension {unknown[0]!r} is unknown")
     digests = tuple((s.name, _sha256(s.data)) for s in file.sections if s.kind == PROGBITS)
@@ -222,18 +258,32 @@ def _program(file: ElfFile, note: NoteRecord, name: str) -> Program:
     if bad:
         findings = Findings(BinaryError)
         for word in bad[:10]:
-            findings.add(f"binary.{word.fault.trap.name.lower()}",
-                         f"instruction {word.pc}: {word.fault.message}", FileLoc(name))
+            findings.add(
+                f"binary.{word.fault.trap.name.lower()}",
+                f"instruction {word.pc}: {word.fault.message}",
+                FileLoc(name),
+            )
         findings.raise_if_any()
     program = Program(
-        target, tuple(instructions), data(".weights"), data(".params"), size(".arena"), size(".input"),
-        size(".output"), from_json(Abi, data(".x1.abi"), ".x1.abi"),
-        from_json(DebugMap, data(".x1.map"), ".x1.map"), from_json(Operators, data(".x1.ops"), ".x1.ops"),
-        tuple(_symbols(file)), Note(note.compiler, note.options, note.calibration))
+        target,
+        tuple(instructions),
+        data(".weights"),
+        data(".params"),
+        size(".arena"),
+        size(".input"),
+        size(".output"),
+        from_json(Abi, data(".x1.abi"), ".x1.abi"),
+        from_json(DebugMap, data(".x1.map"), ".x1.map"),
+        from_json(Operators, data(".x1.ops"), ".x1.ops"),
+        tuple(_symbols(file)),
+        Note(note.compiler, note.options, note.calibration),
+    )
     _check_interface(program)
     _check_debug(program)
     if [s for s in file.sections if s.name in REQUIRED or s.name in REGION_NAMES.values()] != [
-            *program_sections(program), *(s for s in file.sections if s.name == ".note.x1")]:
+        *program_sections(program),
+        *(s for s in file.sections if s.name == ".note.x1"),
+    ]:
         raise ElfError("the sections are not in canonical form")
     return program
 
@@ -284,8 +334,10 @@ def _check_tensor(tensor: Interface, region: int, limit: int, writer: str) -> No
     what = f"{writer} '{tensor.name}'"
     for dtype in (tensor.dtype, tensor.device_dtype):
         if dtype not in HOST_DTYPES:
-            raise PlainError(f"{what} has the dtype {dtype!r}; allowed: {', '.join(HOST_DTYPES)}"
-                             f" {did_you_mean(dtype, HOST_DTYPES)}".rstrip())
+            raise PlainError(
+                f"{what} has the dtype {dtype!r}; allowed: {', '.join(HOST_DTYPES)}"
+                f" {did_you_mean(dtype, HOST_DTYPES)}".rstrip()
+            )
     shapes = (*tensor.shape, *tensor.device_shape)
     if any(d < 1 or d > 1 << 40 for d in shapes) or len(tensor.device_shape) != 4:
         raise PlainError(f"{what} has a shape that no device tensor has")
@@ -327,16 +379,19 @@ def _check_debug(program: Program) -> None:
         if row.tensor not in tensors or row.box is None or row.operand is None:
             raise PlainError(f".x1.map: the row at {row.first} stores no tensor that is listed")
         shape = tensors[row.tensor].device_shape
-        if len(row.box) != len(shape) or any(not 0 <= a < b <= n for (a, b), n in
-                                             zip(row.box, shape, strict=True)):
+        if len(row.box) != len(shape) or any(
+            not 0 <= a < b <= n for (a, b), n in zip(row.box, shape, strict=True)
+        ):
             raise PlainError(f".x1.map: the box at {row.first} leaves its tensor")
     for given in (*program.abi.inputs, *program.abi.outputs):
-        if given.tensor is not None and (given.tensor not in tensors
-                                         or tensors[given.tensor].device_shape != given.device_shape):
+        if given.tensor is not None and (
+            given.tensor not in tensors or tensors[given.tensor].device_shape != given.device_shape
+        ):
             raise PlainError(f".x1.abi: '{given.name}' is not the tensor that it names")
     for tensor in tensors.values():
         if tensor.alias_of is not None and (
-                tensor.alias_of not in tensors or tensors[tensor.alias_of].alias_of is not None):
+            tensor.alias_of not in tensors or tensors[tensor.alias_of].alias_of is not None
+        ):
             raise PlainError(f".x1.ops: tensor '{tensor.name}' is an alias of no tensor with bytes")
         if sorted(tensor.perm) != list(range(len(tensor.device_shape))):
             raise PlainError(f".x1.ops: tensor '{tensor.name}' has a permutation that is none")

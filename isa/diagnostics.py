@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Final
 
-from isa.locations import FileLoc, Loc, NodeLoc, UNKNOWN
+from isa.locations import UNKNOWN, FileLoc, Loc, NodeLoc
 
 
 class ExitCode(IntEnum):
@@ -44,8 +44,7 @@ class Diagnostic:
     def render(self) -> str:
         """The finding as lines of text: place, fact, a caret where there is a column, notes."""
         place = self.loc.describe()
-        lines = [f"{place}: {self.severity}: {self.message}" if place else
-                 f"{self.severity}: {self.message}"]
+        lines = [f"{place}: {self.severity}: {self.message}" if place else f"{self.severity}: {self.message}"]
         if self.source_line and isinstance(self.loc, FileLoc) and self.loc.column:
             number = f"{self.loc.line:5d}"
             width = max(1, self.loc.end_column - self.loc.column)
@@ -61,8 +60,7 @@ class Diagnostic:
         """The finding as the `diagnostics` entry of every `--json` envelope."""
         where: dict[str, object] = {"file": None, "line": None, "column": None, "node": None}
         if isinstance(self.loc, FileLoc):
-            where |= {"file": self.loc.path, "line": self.loc.line or None,
-                      "column": self.loc.column or None}
+            where |= {"file": self.loc.path, "line": self.loc.line or None, "column": self.loc.column or None}
         elif isinstance(self.loc, NodeLoc):
             where |= {"file": self.loc.model, "node": self.loc.node}
         elif described := self.loc.describe():
@@ -124,8 +122,9 @@ class Findings:
     error: type[X1Error]
     found: list[Diagnostic] = field(default_factory=list[Diagnostic])
 
-    def add(self, code: str, message: str, loc: Loc = UNKNOWN, *, allowed: str = "",
-            remedy: str = "") -> None:
+    def add(
+        self, code: str, message: str, loc: Loc = UNKNOWN, *, allowed: str = "", remedy: str = ""
+    ) -> None:
         """Record one error."""
         self.found.append(Diagnostic(code, message, loc, allowed, remedy))
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, cast
 
 from isa.assembler import Assembled
 from isa.assembly_text import format_instruction
@@ -37,8 +37,11 @@ def disassemble(program: Program, *, with_sections: bool = False) -> Disassembly
     """The canonical text of a program, with comments from its debug map."""
     files: dict[str, bytes] = {}
     lines = [f".isa x1 {ISA_VERSION}", _target_line(program.target)]
-    lines += [f".region {region} {size}" for region, size in program.region_sizes().items()
-              if region in SIZE_SECTIONS.values()]
+    lines += [
+        f".region {region} {size}"
+        for region, size in program.region_sizes().items()
+        if region in SIZE_SECTIONS.values()
+    ]
     if with_sections:
         for name, content in _section_files(program):
             file = name.removeprefix(".") + ".bin"
@@ -65,8 +68,14 @@ def binary_of(assembled: Assembled, path: str = "<text>") -> bytes:
     sections = program_sections(program)
     known = {s.name for s in sections}
     if unknown := sorted(set(raw) - known):
-        raise AssemblyError(Diagnostic("asm.section", f"a binary has no section '{unknown[0]}'", FileLoc(path),
-                                       ", ".join(sorted(known | {NOTE_SECTION}))))
+        raise AssemblyError(
+            Diagnostic(
+                "asm.section",
+                f"a binary has no section '{unknown[0]}'",
+                FileLoc(path),
+                ", ".join(sorted(known | {NOTE_SECTION})),
+            )
+        )
     return assemble_sections([replace(s, data=raw.get(s.name, s.data)) for s in sections], note)
 
 
@@ -89,7 +98,7 @@ def _toml(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, list):
-        return "[" + ",".join(f"'{v}'" for v in value) + "]"
+        return "[" + ",".join(f"'{v}'" for v in cast("list[object]", value)) + "]"
     return f"'{value}'" if isinstance(value, str) else str(value)
 
 

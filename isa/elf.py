@@ -7,6 +7,7 @@ writing are inverse.
 
 from __future__ import annotations
 
+import itertools
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -75,13 +76,38 @@ def write_elf(file: ElfFile) -> bytes:
         _pad(body, section.align)
         place = len(body)
         body += section.data
-        headers.append(_SHDR.pack(offsets[section.name], section.kind, section.flags, section.address,
-                                  place, section.length, index.get(section.link, 0), section.info,
-                                  section.align, section.entry_size))
+        headers.append(
+            _SHDR.pack(
+                offsets[section.name],
+                section.kind,
+                section.flags,
+                section.address,
+                place,
+                section.length,
+                index.get(section.link, 0),
+                section.info,
+                section.align,
+                section.entry_size,
+            )
+        )
     _pad(body, 8)
     table = len(body)
-    body[:_EHDR.size] = _EHDR.pack(_IDENT, 2, MACHINE, 1, 0, 0, table, file.flags, _EHDR.size, 0, 0,
-                                   _SHDR.size, len(headers), len(headers) - 1)
+    body[: _EHDR.size] = _EHDR.pack(
+        _IDENT,
+        2,
+        MACHINE,
+        1,
+        0,
+        0,
+        table,
+        file.flags,
+        _EHDR.size,
+        0,
+        0,
+        _SHDR.size,
+        len(headers),
+        len(headers) - 1,
+    )
     return bytes(body) + b"".join(headers)
 
 
@@ -93,8 +119,22 @@ def read_elf(data: bytes) -> ElfFile:
     """
     if len(data) < _EHDR.size or data[:4] != _IDENT[:4]:
         raise ElfError("the file does not begin with an ELF header")
-    (ident, kind, machine, version, entry, phoff, shoff, flags, ehsize, phentsize, phnum, shentsize,
-     shnum, shstrndx) = _EHDR.unpack_from(data)
+    (
+        ident,
+        kind,
+        machine,
+        version,
+        entry,
+        phoff,
+        shoff,
+        flags,
+        ehsize,
+        phentsize,
+        phnum,
+        shentsize,
+        shnum,
+        shstrndx,
+    ) = _EHDR.unpack_from(data)
     if machine != MACHINE:
         raise ElfError(f"the ELF machine is {machine:#06x}, not X1's {MACHINE:#06x}")
     header = (ident, kind, version, entry, phoff, ehsize, phentsize, phnum, shentsize)
@@ -106,7 +146,7 @@ def read_elf(data: bytes) -> ElfFile:
         raise ElfError("the section headers are not the end of the file: it is truncated or has a tail")
     headers = [_SHDR.unpack_from(data, shoff + i * _SHDR.size) for i in range(shnum)]
     _check_places(headers, shoff)
-    names = data[headers[-1][4]:headers[-1][4] + headers[-1][5]]
+    names = data[headers[-1][4] : headers[-1][4] + headers[-1][5]]
     sections = [_section(h, data, headers, names) for h in headers[1:-1]]
     file = ElfFile(flags, sections)
     if len({s.name for s in sections} | {".shstrtab"}) != len(sections) + 1:
@@ -147,19 +187,21 @@ def read_note(data: bytes, owner: bytes, kind: int) -> bytes:
     name_size, size, found = _NOTE.unpack_from(data)
     name = owner + b"\0"
     start = _NOTE.size + -(-len(name) // 4) * 4
-    if name_size != len(name) or data[_NOTE.size:_NOTE.size + len(name)] != name or found != kind:
+    if name_size != len(name) or data[_NOTE.size : _NOTE.size + len(name)] != name or found != kind:
         raise ElfError("the note is not one of X1's")
     if start + -(-size // 4) * 4 != len(data):
         raise ElfError("the note section holds more or less than one note")
-    return data[start:start + size]
+    return data[start : start + size]
 
 
 def write_symbols(symbols: list[tuple[str, int, int, int, int]]) -> tuple[bytes, bytes]:
     """Symbol and string table of (name, type, section index, value, size)."""
     strings, offsets = string_table(s[0] for s in symbols)
     entries = [_SYM.pack(0, 0, 0, 0, 0, 0)]
-    entries += [_SYM.pack(offsets[name], 1 << 4 | kind, 0, section, value, size)
-                for name, kind, section, value, size in symbols]
+    entries += [
+        _SYM.pack(offsets[name], 1 << 4 | kind, 0, section, value, size)
+        for name, kind, section, value, size in symbols
+    ]
     return b"".join(entries), strings
 
 
@@ -172,7 +214,7 @@ def read_symbols(symtab: bytes, strings: bytes) -> list[tuple[str, int, int, int
     if len(symtab) % _SYM.size or not symtab:
         raise ElfError("the symbol table is not whole")
     found: list[tuple[str, int, int, int, int]] = []
-    for name, info, _, section, value, size in _SYM.iter_unpack(symtab[_SYM.size:]):
+    for name, info, _, section, value, size in _SYM.iter_unpack(symtab[_SYM.size :]):
         found.append((_string(strings, name), info & 15, section, value, size))
     return found
 
@@ -195,7 +237,7 @@ def _check_places(headers: list[tuple[int, ...]], table: int) -> None:
                 raise ElfError("a section lies outside the file")
             places.append((offset, offset + size))
     places.sort()
-    if any(stop > start for (_, stop), (start, _) in zip(places, places[1:], strict=False)):
+    if any(stop > start for (_, stop), (start, _) in itertools.pairwise(places)):
         raise ElfError("two sections overlap")
 
 
@@ -203,9 +245,19 @@ def _section(header: tuple[int, ...], data: bytes, headers: list[tuple[int, ...]
     name, kind, flags, address, offset, size, link, info, align, entry = header
     if link >= len(headers):
         raise ElfError("a section links to one that does not exist")
-    content = b"" if kind == NOBITS else data[offset:offset + size]
-    return Section(_string(names, name), kind, content, size if kind == NOBITS else 0, flags, address,
-                   align, _string(names, headers[link][0]) if link else "", info, entry)
+    content = b"" if kind == NOBITS else data[offset : offset + size]
+    return Section(
+        _string(names, name),
+        kind,
+        content,
+        size if kind == NOBITS else 0,
+        flags,
+        address,
+        align,
+        _string(names, headers[link][0]) if link else "",
+        info,
+        entry,
+    )
 
 
 def _string(table: bytes, offset: int) -> str:

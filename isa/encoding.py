@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-import isa.instructions  # noqa: F401  (declares the instruction set)
+import isa.instructions  # noqa: F401  # pyright: ignore[reportUnusedImport]  (declares)
 from isa.spec import (
     HEADER_BITS,
     OPCODES,
@@ -59,14 +59,25 @@ def operand_faults(instr: Instruction) -> list[Fault]:
         if not low <= value <= high:
             found.append(Fault(Trap.LIMIT, spec.name, f"{spec.name}={value} is outside {low}..{high}"))
         elif (value - spec.low) % spec.scale:
-            found.append(Fault(Trap.MISALIGN, spec.name,
-                               f"{spec.name}={value} is not a multiple of {spec.scale}"))
+            found.append(
+                Fault(Trap.MISALIGN, spec.name, f"{spec.name}={value} is not a multiple of {spec.scale}")
+            )
         elif spec.enum is not None and value not in list(spec.enum):
-            found.append(Fault(Trap.BAD_ENUM, spec.name, f"{spec.name}={value} has no meaning; "
-                               f"allowed: {enum_names(spec)}"))
+            found.append(
+                Fault(
+                    Trap.BAD_ENUM,
+                    spec.name,
+                    f"{spec.name}={value} has no meaning; allowed: {enum_names(spec)}",
+                )
+            )
         elif spec.name in unused and value != spec.low:
-            found.append(Fault(Trap.RESERVED_BITS, spec.name, f"{spec.name}={value} is not used here; "
-                               f"allowed: {spec.low}"))
+            found.append(
+                Fault(
+                    Trap.RESERVED_BITS,
+                    spec.name,
+                    f"{spec.name}={value} is not used here; allowed: {spec.low}",
+                )
+            )
     for slots, name in ((instr.waits, "wait"), (instr.signals, "signal")):
         found += _slot_faults(slots, name)
     return found
@@ -144,8 +155,7 @@ def _slot_faults(slots: tuple[int, ...], name: str) -> list[Fault]:
         return [Fault(Trap.LIMIT, name, f"{len(slots)} {name}s; allowed: at most 2")]
     if len(set(slots)) != len(slots):
         return [Fault(Trap.RESERVED_BITS, name, f"both {name}s name semaphore {slots[0]}")]
-    return [Fault(Trap.LIMIT, name, f"{name} {s} is outside 0..31") for s in slots
-            if not 0 <= s < SEMAPHORES]
+    return [Fault(Trap.LIMIT, name, f"{name} {s} is outside 0..31") for s in slots if not 0 <= s < SEMAPHORES]
 
 
 def _unknown_opcode(opcode: int) -> Fault:
@@ -164,8 +174,13 @@ def _field(lanes: NDArray[np.uint64], offset: int, width: int) -> NDArray[np.int
     return (bits & np.uint64((1 << width) - 1)).astype(np.int64)
 
 
-def _decode_class(cls: type[Instruction], lanes: NDArray[np.uint64], places: list[int],
-                  decoded: list[Instruction | None], bad: list[BadWord]) -> None:
+def _decode_class(
+    cls: type[Instruction],
+    lanes: NDArray[np.uint64],
+    places: list[int],
+    decoded: list[Instruction | None],
+    bad: list[BadWord],
+) -> None:
     columns: dict[str, Any] = {}
     for spec in cls.operands:
         stored = _field(lanes, spec.offset, spec.width)
@@ -181,22 +196,26 @@ def _decode_class(cls: type[Instruction], lanes: NDArray[np.uint64], places: lis
         if spec.type_field:
             stored, complement = columns[spec.name]
             columns[spec.name] = np.where(columns[spec.type_field] == 0, complement, stored)
-    slots = {kind: [_field(lanes, shift, 6).tolist() for shift in shifts]
-             for kind, shifts in SLOT_SHIFTS.items()}
+    slots = {
+        kind: [_field(lanes, shift, 6).tolist() for shift in shifts] for kind, shifts in SLOT_SHIFTS.items()
+    }
     reserved = _reserved_bits(cls, lanes)
     names = [s.name for s in cls.operands]
     enums = [(i, s) for i, s in enumerate(cls.operands) if s.enum is not None]
     rows = zip(*(columns[n].tolist() for n in names), strict=True) if names else iter([()] * len(places))
     for index, (pc, row) in enumerate(zip(places, rows, strict=True)):
-        values = list(row)
+        values: list[Any] = list(row)
         fault = Fault(Trap.RESERVED_BITS, "word", "a reserved bit is set") if reserved[index] else None
         for position, spec in enums:
             assert spec.enum is not None
             try:
                 values[position] = spec.enum(values[position])
             except ValueError:
-                fault = fault or Fault(Trap.BAD_ENUM, spec.name, f"{spec.name}={values[position]} has "
-                                       f"no meaning; allowed: {enum_names(spec)}")
+                fault = fault or Fault(
+                    Trap.BAD_ENUM,
+                    spec.name,
+                    f"{spec.name}={values[position]} has no meaning; allowed: {enum_names(spec)}",
+                )
         waits, wait_fault = _slots([s[index] for s in slots["waits"]], "wait")
         signals, signal_fault = _slots([s[index] for s in slots["signals"]], "signal")
         fault = fault or wait_fault or signal_fault
@@ -204,8 +223,9 @@ def _decode_class(cls: type[Instruction], lanes: NDArray[np.uint64], places: lis
             instr = cls(waits=waits, signals=signals, **dict(zip(names, values, strict=True)))
             for name in instr.unused():
                 if getattr(instr, name) != _default(cls, name):
-                    fault = Fault(Trap.RESERVED_BITS, name, f"{name}={int(getattr(instr, name))} is "
-                                  "not used here")
+                    fault = Fault(
+                        Trap.RESERVED_BITS, name, f"{name}={int(getattr(instr, name))} is not used here"
+                    )
                     break
             else:
                 decoded[pc] = instr

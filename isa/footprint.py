@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -44,11 +46,15 @@ def repeats(a: Access) -> bool:
     return False
 
 
-def box(memory: NDArray[np.generic], a: Access, origin: int = 0) -> NDArray[np.generic]:
+def box(memory: NDArray[Any], a: Access, origin: int = 0) -> NDArray[Any]:
     """The strided view of a byte array that an access names; `origin` is the array's first byte."""
-    return np.ndarray(tuple(n for n, _ in a.dims), memory.dtype, memory.data,
-                      offset=(a.base - origin) * memory.itemsize,
-                      strides=tuple(p * memory.itemsize for _, p in a.dims))
+    return np.ndarray(
+        tuple(n for n, _ in a.dims),
+        memory.dtype,
+        memory.data,
+        offset=(a.base - origin) * memory.itemsize,
+        strides=tuple(p * memory.itemsize for _, p in a.dims),
+    )
 
 
 def _repeats_exactly(a: Access) -> bool:

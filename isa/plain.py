@@ -46,8 +46,7 @@ def parse_json(data: bytes, what: str) -> object:
     if len(data) > MAX_JSON:
         raise PlainError(f"{what} has {len(data)} bytes; allowed: at most {MAX_JSON}")
     try:
-        return json.loads(data.decode("utf-8"), object_pairs_hook=_unique_keys,
-                          parse_constant=_no_constants)
+        return json.loads(data.decode("utf-8"), object_pairs_hook=_unique_keys, parse_constant=_no_constants)
     except RecursionError:
         raise PlainError(f"{what} is nested too deeply") from None
     except ValueError as error:

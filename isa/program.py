@@ -18,8 +18,16 @@ from isa.spec import Instruction
 from isa.target import Target
 from isa.validate import Region
 
-REGION_NAMES: Final = {0: ".weights", 1: ".arena", 2: ".input", 3: ".output", 4: ".state", 5: ".params",
-                       6: ".trace", 7: ".peer"}
+REGION_NAMES: Final = {
+    0: ".weights",
+    1: ".arena",
+    2: ".input",
+    3: ".output",
+    4: ".state",
+    5: ".params",
+    6: ".trace",
+    7: ".peer",
+}
 WRITABLE: Final = frozenset({1, 3, 4, 6, 7})
 HOST_DTYPES: Final = ("float32", "int8", "uint8", "int32", "int64")
 Box = tuple[tuple[int, int], ...]
@@ -32,7 +40,7 @@ def float_bits(value: float | np.float32) -> int:
 
 def bits_float(bits: int) -> np.float32:
     """The float32 of a u32 bit pattern."""
-    return np.array(bits & 0xFFFFFFFF, np.uint32).view(np.float32)[()]
+    return np.uint32(bits & 0xFFFFFFFF).view(np.float32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,8 +194,13 @@ class Program:
 
     def region_sizes(self) -> dict[int, int]:
         """Bytes of every region that the program has."""
-        sizes = {0: len(self.weights), 1: self.arena_bytes, 2: self.input_bytes, 3: self.output_bytes,
-                 5: len(self.params)}
+        sizes = {
+            0: len(self.weights),
+            1: self.arena_bytes,
+            2: self.input_bytes,
+            3: self.output_bytes,
+            5: len(self.params),
+        }
         return {r: n for r, n in sizes.items() if n}
 
     def regions(self) -> dict[int, Region]:
@@ -196,8 +209,10 @@ class Program:
 
     def region_rows(self) -> tuple[RegionRow, ...]:
         """The region table of the interface."""
-        return tuple(RegionRow(r, REGION_NAMES[r], n, "rw" if r in WRITABLE else "r")
-                     for r, n in sorted(self.region_sizes().items()))
+        return tuple(
+            RegionRow(r, REGION_NAMES[r], n, "rw" if r in WRITABLE else "r")
+            for r, n in sorted(self.region_sizes().items())
+        )
 
     def row_of(self, pc: int) -> MapRow | None:
         """The row of the debug map that an instruction belongs to."""

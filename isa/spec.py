@@ -58,8 +58,9 @@ class ElementType(IntEnum):
     @property
     def bounds(self) -> tuple[int, int]:
         """The least and the greatest value."""
-        return {0: (-128, 127), 1: (0, 255), 2: (-(1 << 15), (1 << 15) - 1),
-                3: (-(1 << 31), (1 << 31) - 1)}[self]
+        return {0: (-128, 127), 1: (0, 255), 2: (-(1 << 15), (1 << 15) - 1), 3: (-(1 << 31), (1 << 31) - 1)}[
+            self
+        ]
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -91,8 +92,12 @@ class Trap(Enum):
     NO_HALT = "a stream does not end in its only halt"
 
 
-RANGE_TRAP: Final = {Space.SPM: Trap.SPM_RANGE, Space.ACC: Trap.ACC_RANGE,
-                     Space.PRM: Trap.PRM_RANGE, Space.DRAM: Trap.DRAM_RANGE}
+RANGE_TRAP: Final = {
+    Space.SPM: Trap.SPM_RANGE,
+    Space.ACC: Trap.ACC_RANGE,
+    Space.PRM: Trap.PRM_RANGE,
+    Space.DRAM: Trap.DRAM_RANGE,
+}
 
 Dims = tuple[tuple[int, int], ...]
 
@@ -188,13 +193,30 @@ class Operand:
         return self.low, self.low + ((1 << self.width) - 1) * self.scale
 
 
-def operand(width: int, *, low: int = 0, signed: bool = False, scale: int = 1,
-            type_field: str | None = None, enum: type[IntEnum] | None = None, doc: str) -> Any:
+def operand(
+    width: int,
+    *,
+    low: int = 0,
+    signed: bool = False,
+    scale: int = 1,
+    type_field: str | None = None,
+    enum: type[IntEnum] | None = None,
+    doc: str,
+) -> Any:
     """Declare a field; its default is the value that is stored as 0."""
     default: object = low if enum is None else enum(low)
-    return dataclasses.field(default=default, metadata={
-        "width": width, "low": low, "signed": signed, "scale": scale,
-        "type_field": type_field, "enum": enum, "doc": doc})
+    return dataclasses.field(
+        default=default,
+        metadata={
+            "width": width,
+            "low": low,
+            "signed": signed,
+            "scale": scale,
+            "type_field": type_field,
+            "enum": enum,
+            "doc": doc,
+        },
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -242,7 +264,7 @@ class Instruction:
         return False
 
 
-I = TypeVar("I", bound=Instruction)
+InstructionT = TypeVar("InstructionT", bound=Instruction)
 
 INSTRUCTIONS: Final[dict[str, type[Instruction]]] = {}
 OPCODES: Final[dict[int, type[Instruction]]] = {}
@@ -250,20 +272,22 @@ RESERVED_OPCODES: Final[dict[int, tuple[str, str]]] = {}
 """Opcodes of extensions: mnemonic and extension letter."""
 
 
-@dataclass_transform(field_specifiers=(operand,), frozen_default=True, kw_only_default=True)
-def instruction_format(cls: type[I]) -> type[I]:
+@dataclass_transform(frozen_default=True, kw_only_default=True)
+def instruction_format(cls: type[InstructionT]) -> type[InstructionT]:
     """Make a class the common operands of several instructions."""
     return dataclass(frozen=True, slots=True, kw_only=True)(cls)
 
 
-@dataclass_transform(field_specifiers=(operand,), frozen_default=True, kw_only_default=True)
-def instruction(mnemonic: str, *, opcode: int, engine: Engine | None) -> Callable[[type[I]], type[I]]:
+@dataclass_transform(frozen_default=True, kw_only_default=True)
+def instruction(
+    mnemonic: str, *, opcode: int, engine: Engine | None
+) -> Callable[[type[InstructionT]], type[InstructionT]]:
     """Make a class an instruction; `engine=None` expands it to one opcode per engine.
 
     Then `opcode` gives the low five bits, and the expansions are called `mnemonic.engine`.
     """
 
-    def declare(cls: type[I]) -> type[I]:
+    def declare(cls: type[InstructionT]) -> type[InstructionT]:
         made = dataclass(frozen=True, slots=True, kw_only=True)(cls)
         made.operands = _layout(made)
         _check_declaration(mnemonic, made)
@@ -272,8 +296,11 @@ def instruction(mnemonic: str, *, opcode: int, engine: Engine | None) -> Callabl
             return made
         made.mnemonic = mnemonic
         for each in Engine:
-            expansion = type(f"{cls.__name__}{each.name.title()}", (made,),
-                             {"__slots__": (), "__doc__": cls.__doc__, "__module__": cls.__module__})
+            expansion = type(
+                f"{cls.__name__}{each.name.title()}",
+                (made,),
+                {"__slots__": (), "__doc__": cls.__doc__, "__module__": cls.__module__},
+            )
             _register(expansion, f"{mnemonic}.{each.name.lower()}", each << 5 | opcode, each)
         return made
 
@@ -303,7 +330,9 @@ def _layout(cls: type[Instruction]) -> tuple[Operand, ...]:
 
 def _check_declaration(mnemonic: str, cls: type[Instruction]) -> None:
     names = [o.name for o in cls.operands]
-    assert cls.__doc__ and "(" not in cls.__doc__.split(".")[0], f"{mnemonic}: docstring missing"
+    inherited = any(cls.__doc__ == base.__doc__ for base in cls.__mro__[1:])
+    assert cls.__doc__, f"{mnemonic}: the manual text is missing"
+    assert not inherited, f"{mnemonic}: the manual text is another's"
     total = sum(o.width for o in cls.operands) + HEADER_BITS
     assert total <= WORD_BITS, f"{mnemonic}: {total} bits do not fit into a word"
     for spec in cls.operands:

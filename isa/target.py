@@ -21,9 +21,14 @@ from isa.diagnostics import Diagnostic, Findings, TargetError, did_you_mean
 from isa.locations import FileLoc, Loc
 from isa.versions import ISA_VERSION
 
-
-EXTENSIONS: Final = {"T": "training", "W": "4-bit weights", "X": "16-bit activations",
-                     "F": "fixed-point requantization", "N": "network", "L": "loops"}
+EXTENSIONS: Final = {
+    "T": "training",
+    "W": "4-bit weights",
+    "X": "16-bit activations",
+    "F": "fixed-point requantization",
+    "N": "network",
+    "L": "loops",
+}
 MAX_TARGET_FILE: Final = 1 << 16
 
 
@@ -119,8 +124,15 @@ class Network:
 
 
 SECTIONS: Final[dict[str, type]] = {
-    "mx": MatrixArray, "vx": VectorUnit, "spm": Scratchpad, "acc": Accumulators,
-    "prm": ParameterMemory, "dma": Dma, "dram": Dram, "ctl": Control, "net": Network,
+    "mx": MatrixArray,
+    "vx": VectorUnit,
+    "spm": Scratchpad,
+    "acc": Accumulators,
+    "prm": ParameterMemory,
+    "dma": Dma,
+    "dram": Dram,
+    "ctl": Control,
+    "net": Network,
 }
 TARGET_KEYS: Final = ("name", "isa", "ext", "clock_mhz", "cores")
 
@@ -208,12 +220,10 @@ def capability_shortfalls(needed: Target, offered: Target) -> list[tuple[str, ob
     as large. Rates and latencies do not matter to what a program computes.
     """
     equal = {"mx.rows", "mx.cols", "target.isa"}
-    at_least = {"spm.bytes", "acc.rows", "prm.bytes", "dram.size", "ctl.sems", "ctl.sem_max",
-                "target.cores"}
+    at_least = {"spm.bytes", "acc.rows", "prm.bytes", "dram.size", "ctl.sems", "ctl.sem_max", "target.cores"}
     have, want = offered.flat(), needed.flat()
     short = [(k, want[k], have[k]) for k in sorted(equal) if want[k] != have[k]]
-    short += [(k, want[k], have[k]) for k in sorted(at_least)
-              if cast("int", have[k]) < cast("int", want[k])]
+    short += [(k, want[k], have[k]) for k in sorted(at_least) if cast("int", have[k]) < cast("int", want[k])]
     short += [("target.ext", e, ",".join(offered.ext)) for e in needed.ext if e not in offered.ext]
     return short
 
@@ -223,17 +233,25 @@ def _read(name_or_path: str) -> tuple[dict[str, object], Loc]:
         path = Path(name_or_path)
         loc = FileLoc(name_or_path)
         if not path.is_file():
-            raise _error("target.missing", "no such target file", loc,
-                         f"one of {', '.join(shipped_targets())}, or a .toml file")
+            raise _error(
+                "target.missing",
+                "no such target file",
+                loc,
+                f"one of {', '.join(shipped_targets())}, or a .toml file",
+            )
         with path.open("rb") as file:
             data = file.read(MAX_TARGET_FILE + 1)
     else:
         loc = FileLoc(f"{name_or_path}.toml")
         if name_or_path not in shipped_targets():
             known = shipped_targets()
-            raise _error("target.unknown", f"there is no target '{name_or_path}'", FileLoc(""),
-                         f"{', '.join(known)}, or the path of a .toml file",
-                         did_you_mean(name_or_path, known))
+            raise _error(
+                "target.unknown",
+                f"there is no target '{name_or_path}'",
+                FileLoc(""),
+                f"{', '.join(known)}, or the path of a .toml file",
+                did_you_mean(name_or_path, known),
+            )
         data = (resources.files("isa") / "targets" / f"{name_or_path}.toml").read_bytes()
     return _resolve_base(_parse(data, loc), loc), loc
 
@@ -254,8 +272,13 @@ def _resolve_base(tree: dict[str, object], loc: Loc) -> dict[str, object]:
     table = cast("dict[str, object]", head)
     base = table.pop("base")
     if base not in shipped_targets():
-        raise _error("target.base", f"the base '{base}' is not a shipped target", loc,
-                     ", ".join(shipped_targets()), did_you_mean(str(base), shipped_targets()))
+        raise _error(
+            "target.base",
+            f"the base '{base}' is not a shipped target",
+            loc,
+            ", ".join(shipped_targets()),
+            did_you_mean(str(base), shipped_targets()),
+        )
     merged, _ = _read(str(base))
     for section, keys in tree.items():
         below = merged.get(section)
@@ -270,8 +293,11 @@ def _apply_override(tree: dict[str, object], override: str, findings: Findings) 
     key, equals, text = override.partition("=")
     section, dot, name = key.strip().partition(".")
     if not equals or not dot:
-        findings.add("target.override", f"'{override}' is not of the form section.key=value",
-                     remedy="for example dram.bytes_per_cycle=16")
+        findings.add(
+            "target.override",
+            f"'{override}' is not of the form section.key=value",
+            remedy="for example dram.bytes_per_cycle=16",
+        )
         return
     try:
         value: object = tomllib.loads(f"v = {text.strip()}")["v"]
@@ -283,21 +309,29 @@ def _apply_override(tree: dict[str, object], override: str, findings: Findings) 
 
 
 def _build(tree: Mapping[str, object], loc: Loc, findings: Findings) -> Target | None:
-    sections = {"target": TARGET_KEYS, **{s: tuple(f.name for f in fields(c))
-                                          for s, c in SECTIONS.items()}}
+    sections = {"target": TARGET_KEYS, **{s: tuple(f.name for f in fields(c)) for s, c in SECTIONS.items()}}
     everything = [f"{s}.{k}" for s, keys in sections.items() for k in keys]
     values: dict[str, dict[str, object]] = {}
     for section, keys in tree.items():
         if section not in sections or not isinstance(keys, dict):
-            findings.add("target.section", f"there is no section [{section}]", loc,
-                         allowed=", ".join(sections), remedy=did_you_mean(section, sections))
+            findings.add(
+                "target.section",
+                f"there is no section [{section}]",
+                loc,
+                allowed=", ".join(sections),
+                remedy=did_you_mean(section, sections),
+            )
             continue
         values[section] = cast("dict[str, object]", keys)
         for key in values[section]:
             if key not in sections[section]:
-                findings.add("target.key", f"there is no key '{section}.{key}'", loc,
-                             allowed=", ".join(f"{section}.{k}" for k in sections[section]),
-                             remedy=did_you_mean(f"{section}.{key}", everything))
+                findings.add(
+                    "target.key",
+                    f"there is no key '{section}.{key}'",
+                    loc,
+                    allowed=", ".join(f"{section}.{k}" for k in sections[section]),
+                    remedy=did_you_mean(f"{section}.{key}", everything),
+                )
     head = _check_head(values.get("target", {}), loc, findings)
     parts = {s: _check_section(s, c, values.get(s, {}), loc, findings) for s, c in SECTIONS.items()}
     if findings.found:
@@ -313,15 +347,27 @@ def _check_head(given: Mapping[str, object], loc: Loc, findings: Findings) -> di
         findings.add("target.missing-key", f"the key 'target.{key}' is missing", loc)
     name = given.get("name", "")
     if not isinstance(name, str) or len(name) > 64 or not name.replace("-", "").replace("_", "").isalnum():
-        findings.add("target.value", f"target.name={name!r} is not a name", loc,
-                     allowed="letters, digits, - and _, at most 64")
+        findings.add(
+            "target.value",
+            f"target.name={name!r} is not a name",
+            loc,
+            allowed="letters, digits, - and _, at most 64",
+        )
     if given.get("isa", ISA_VERSION) != ISA_VERSION:
-        findings.add("target.value", f"target.isa={given['isa']!r} is another ISA version", loc,
-                     allowed=repr(ISA_VERSION))
+        findings.add(
+            "target.value",
+            f"target.isa={given['isa']!r} is another ISA version",
+            loc,
+            allowed=repr(ISA_VERSION),
+        )
     ext = given.get("ext", [])
     if not isinstance(ext, list) or not all(e in EXTENSIONS for e in cast("list[object]", ext)):
-        findings.add("target.value", f"target.ext={ext!r} is not a list of extension letters", loc,
-                     allowed=", ".join(f"{k} ({v})" for k, v in EXTENSIONS.items()))
+        findings.add(
+            "target.value",
+            f"target.ext={ext!r} is not a list of extension letters",
+            loc,
+            allowed=", ".join(f"{k} ({v})" for k, v in EXTENSIONS.items()),
+        )
     else:
         head["ext"] = tuple(sorted({str(e) for e in cast("list[object]", ext)}))
     for key, low, high in (("clock_mhz", 1, 100_000), ("cores", 1, 1)):
@@ -329,19 +375,25 @@ def _check_head(given: Mapping[str, object], loc: Loc, findings: Findings) -> di
     return head
 
 
-def _check_section(section: str, cls: type, given: Mapping[str, object], loc: Loc,
-                   findings: Findings) -> object:
+def _check_section(
+    section: str, cls: type, given: Mapping[str, object], loc: Loc, findings: Findings
+) -> object:
     for spec in fields(cls):
         path = f"{section}.{spec.name}"
         if spec.name not in given:
-            findings.add("target.missing-key", f"the key '{path}' is missing", loc,
-                         remedy='give it, or take it from a shipped target: base = "edge32" in [target]')
+            findings.add(
+                "target.missing-key",
+                f"the key '{path}' is missing",
+                loc,
+                remedy='give it, or take it from a shipped target: base = "edge32" in [target]',
+            )
             continue
         value = given[spec.name]
         if "low" not in spec.metadata:
             if not isinstance(value, bool):
-                findings.add("target.value", f"{path}={value!r} is not a truth value", loc,
-                             allowed="true, false")
+                findings.add(
+                    "target.value", f"{path}={value!r} is not a truth value", loc, allowed="true, false"
+                )
             continue
         low, high = spec.metadata["low"], spec.metadata["high"]
         if _check_number(path, value, low, high, loc, findings) and spec.metadata["pow2"]:
@@ -352,11 +404,14 @@ def _check_section(section: str, cls: type, given: Mapping[str, object], loc: Lo
     return None if findings.found else cls(**known)
 
 
-def _check_number(path: str, value: object, low: int, high: int, loc: Loc,
-                  findings: Findings) -> bool:
+def _check_number(path: str, value: object, low: int, high: int, loc: Loc, findings: Findings) -> bool:
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        findings.add("target.value", f"{path}={value!r} is outside {low}..{high}", loc,
-                     allowed=f"a whole number, {low}..{high}")
+        findings.add(
+            "target.value",
+            f"{path}={value!r} is outside {low}..{high}",
+            loc,
+            allowed=f"a whole number, {low}..{high}",
+        )
         return False
     return True
 
@@ -365,16 +420,24 @@ def _check_together(t: Target, loc: Loc, findings: Findings) -> None:
     """Constraints between keys."""
     widest = max(t.mx.rows, t.mx.cols, t.vx.lanes)
     if t.spm.port_bytes < widest:
-        findings.add("target.port", f"spm.port_bytes={t.spm.port_bytes} is narrower than the engines", loc,
-                     allowed=f"at least max(mx.rows, mx.cols, vx.lanes) = {widest}")
+        findings.add(
+            "target.port",
+            f"spm.port_bytes={t.spm.port_bytes} is narrower than the engines",
+            loc,
+            allowed=f"at least max(mx.rows, mx.cols, vx.lanes) = {widest}",
+        )
     for path, size, parts in (("spm.bytes", t.spm.bytes, t.spm.banks), ("acc.rows", t.acc.rows, t.acc.banks)):
         if size % parts:
             findings.add("target.banks", f"{path}={size} does not divide into {parts} banks", loc)
     if t.prm.bytes % 256:
         findings.add("target.value", f"prm.bytes={t.prm.bytes} is not a multiple of 256", loc)
     if t.mx.cols % 8:
-        findings.add("target.value", f"mx.cols={t.mx.cols} is not a multiple of 8", loc,
-                     remedy="weight groups start at multiples of 8 bytes")
+        findings.add(
+            "target.value",
+            f"mx.cols={t.mx.cols} is not a multiple of 8",
+            loc,
+            remedy="weight groups start at multiples of 8 bytes",
+        )
 
 
 def _error(code: str, message: str, loc: Loc, allowed: str = "", remedy: str = "") -> TargetError:

@@ -33,8 +33,11 @@ def instruction_faults(instr: Instruction, t: Target, regions: Mapping[int, Regi
     if found := operand_faults(instr):
         return found
     found = list(instr.check(t))
-    found += [Fault(Trap.LIMIT, "semaphore", f"semaphore {s} is above the target's "
-                    f"ctl.sems={t.ctl.sems}") for s in (*instr.waits, *instr.signals) if s >= t.ctl.sems]
+    found += [
+        Fault(Trap.LIMIT, "semaphore", f"semaphore {s} is above the target's ctl.sems={t.ctl.sems}")
+        for s in (*instr.waits, *instr.signals)
+        if s >= t.ctl.sems
+    ]
     if found:
         return found
     accesses = list(instr.accesses(t))
@@ -57,8 +60,11 @@ def access_faults(a: Access, t: Target, regions: Mapping[int, Region]) -> Iterat
             yield Fault(Trap.DRAM_RANGE, a.operand, f"region {a.region} is read-only")
     if low < 0 or high > size:
         verb = "writes" if a.write else "reads"
-        yield Fault(RANGE_TRAP[a.space], a.operand,
-                    f"{a.operand} {verb} bytes {low}..{high - 1} of {name}; allowed: 0..{size - 1}")
+        yield Fault(
+            RANGE_TRAP[a.space],
+            a.operand,
+            f"{a.operand} {verb} bytes {low}..{high - 1} of {name}; allowed: 0..{size - 1}",
+        )
 
 
 def _overlap_faults(instr: Instruction, accesses: list[Access]) -> Iterator[Fault]:
@@ -69,9 +75,12 @@ def _overlap_faults(instr: Instruction, accesses: list[Access]) -> Iterator[Faul
             yield Fault(Trap.LIMIT, write.operand, f"{write.operand} writes a byte twice")
         for read in (a for a in accesses if not a.write):
             if not instr.may_overlap(read, write) and overlaps(read, write):
-                yield Fault(Trap.LIMIT, write.operand,
-                            f"{write.operand} overlaps what {read.operand} reads; allowed: the same "
-                            "address and pitches in vew and vmov, and accum")
+                yield Fault(
+                    Trap.LIMIT,
+                    write.operand,
+                    f"{write.operand} overlaps what {read.operand} reads; allowed: the same "
+                    "address and pitches in vew and vmov, and accum",
+                )
     for index, write in enumerate(writes):
-        if any(overlaps(write, other) for other in writes[index + 1:]):
+        if any(overlaps(write, other) for other in writes[index + 1 :]):
             yield Fault(Trap.LIMIT, write.operand, f"{write.operand} writes a byte twice")

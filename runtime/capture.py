@@ -43,8 +43,9 @@ class TensorCapture:
             assert row.box is not None
             place = tuple(slice(a, b) for a, b in row.box)
             dtype = self._device[row.tensor].dtype
-            access = next(a for a in instr.accesses(self._machine.target)
-                          if a.write and a.operand == row.operand)
+            access = next(
+                a for a in instr.accesses(self._machine.target) if a.write and a.operand == row.operand
+            )
             values = self._machine.read(access, dtype)
             self._device[row.tensor][place] = values.reshape(box_shape(row.box))
             self._seen[row.tensor][place] += 1
@@ -55,8 +56,11 @@ class TensorCapture:
 
     def tensors(self) -> dict[str, NDArray[Any]]:
         """Every tensor by its name in the source model, in the source's shape and layout."""
-        return {t.name: self._source_form(t) for t in self._tensors.values()
-                if t.name and self._holder(t) in self._device}
+        return {
+            t.name: self._source_form(t)
+            for t in self._tensors.values()
+            if t.name and self._holder(t) in self._device
+        }
 
     def incomplete(self) -> list[str]:
         """Tensors of which some element was written never, or more than once."""

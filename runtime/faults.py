@@ -42,17 +42,33 @@ class MachineTrap(X1Error):
         node = " + ".join(record.nodes) or f"instruction {record.pc}"
         at = f", operand {record.operand}" if record.operand else ""
         address = f", address {record.address}" if record.address is not None else ""
-        super().__init__(Diagnostic(
-            f"trap.{record.code.lower()}",
-            f"{record.code} at instruction {record.pc} on {record.engine}{at}{address}: {record.message}\n"
-            f"  instruction: {record.instruction}",
-            NodeLoc("trap", node, record.code)))
+        super().__init__(
+            Diagnostic(
+                f"trap.{record.code.lower()}",
+                f"{record.code} at instruction {record.pc} on {record.engine}{at}{address}: "
+                f"{record.message}\n"
+                f"  instruction: {record.instruction}",
+                NodeLoc("trap", node, record.code),
+            )
+        )
 
 
 def trap_at(program: Program, pc: int, error: TrapError) -> MachineTrap:
     """The trap of an instruction, with its place in the source model."""
     instr = program.instructions[pc]
     op = program.op_of(pc)
-    return MachineTrap(TrapRecord(
-        error.trap.name, error.message, 0, pc, instr.engine.name, format_instruction(instr), error.operand,
-        error.address, op.id if op else None, op.nodes if op else (), op.source if op else ()))
+    return MachineTrap(
+        TrapRecord(
+            error.trap.name,
+            error.message,
+            0,
+            pc,
+            instr.engine.name,
+            format_instruction(instr),
+            error.operand,
+            error.address,
+            op.id if op else None,
+            op.nodes if op else (),
+            op.source if op else (),
+        )
+    )

@@ -30,8 +30,11 @@ def device_values(tensor: Interface, array: NDArray[Any]) -> NDArray[Any]:
         values = array
     else:
         if not np.isfinite(array).all():
-            raise UsageError(Diagnostic("run.value", f"input '{tensor.name}' holds NaN or infinity",
-                                        allowed="finite numbers"))
+            raise UsageError(
+                Diagnostic(
+                    "run.value", f"input '{tensor.name}' holds NaN or infinity", allowed="finite numbers"
+                )
+            )
         low, high = ELEMENT[tensor.device_dtype].bounds
         values = arithmetic.quantize(array, scale, tensor.zero_point, low, high)
     permuted = np.ascontiguousarray(values.astype(tensor.device_dtype).transpose(tensor.perm))
@@ -42,7 +45,7 @@ def to_bytes(tensor: Interface, values: NDArray[Any]) -> NDArray[np.uint8]:
     """The bytes of a device tensor in its region, pixel stride included."""
     channels = np.ascontiguousarray(values).view(np.uint8).reshape(-1, values.shape[-1] * values.itemsize)
     placed = np.zeros((channels.shape[0], tensor.pixel_stride), np.uint8)
-    placed[:, :channels.shape[1]] = channels
+    placed[:, : channels.shape[1]] = channels
     return placed.ravel()
 
 
@@ -65,13 +68,24 @@ def host_values(tensor: Interface, values: NDArray[Any]) -> NDArray[Any]:
 
 
 def _check(tensor: Interface, array: NDArray[Any]) -> None:
-    found = []
+    found: list[Diagnostic] = []
     if array.dtype != np.dtype(tensor.dtype):
-        found.append(Diagnostic("run.dtype", f"input '{tensor.name}' is {array.dtype}",
-                                allowed=tensor.dtype, remedy=f"convert it: x.astype('{tensor.dtype}')"))
+        found.append(
+            Diagnostic(
+                "run.dtype",
+                f"input '{tensor.name}' is {array.dtype}",
+                allowed=tensor.dtype,
+                remedy=f"convert it: x.astype('{tensor.dtype}')",
+            )
+        )
     if array.shape != tensor.shape:
-        found.append(Diagnostic("run.shape", f"input '{tensor.name}' has the shape {list(array.shape)}",
-                                allowed=str(list(tensor.shape)),
-                                remedy="--samples loops over the first axis in steps of the model's batch"))
+        found.append(
+            Diagnostic(
+                "run.shape",
+                f"input '{tensor.name}' has the shape {list(array.shape)}",
+                allowed=str(list(tensor.shape)),
+                remedy="--samples loops over the first axis in steps of the model's batch",
+            )
+        )
     if found:
         raise UsageError(found)

@@ -38,10 +38,14 @@ class Machine:
         self.pc = 0
         self.halted = False
         self.retired = 0
-        self._chip = {s: Memory(space_name(s, 0), memory_size(self.target, s), poison=poison)
-                      for s in (Space.SPM, Space.ACC, Space.PRM)}
-        self._dram = {r: Memory(space_name(Space.DRAM, r), n, poison=poison, writable=r in WRITABLE)
-                      for r, n in program.region_sizes().items()}
+        self._chip = {
+            s: Memory(space_name(s, 0), memory_size(self.target, s), poison=poison)
+            for s in (Space.SPM, Space.ACC, Space.PRM)
+        }
+        self._dram = {
+            r: Memory(space_name(Space.DRAM, r), n, poison=poison, writable=r in WRITABLE)
+            for r, n in program.region_sizes().items()
+        }
         self._legal = [False] * len(program.instructions)
         self.reset()
 
@@ -61,7 +65,7 @@ class Machine:
 
     def fetch(self, region: int, offset: int, size: int) -> NDArray[np.uint8]:
         """Output bytes of a DRAM region, as a copy."""
-        return self._dram[region].bytes[offset:offset + size].copy()
+        return self._dram[region].bytes[offset : offset + size].copy()
 
     def read(self, access: Access, dtype: np.dtype[Any]) -> NDArray[Any]:
         """The elements of an access, as a view that must not be written."""

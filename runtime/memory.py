@@ -32,9 +32,9 @@ class Memory:
     def preload(self, content: bytes | NDArray[np.uint8], offset: int = 0) -> None:
         """Place bytes from the host."""
         data = np.frombuffer(content, np.uint8) if isinstance(content, bytes) else content
-        self.bytes[offset:offset + data.size] = data
+        self.bytes[offset : offset + data.size] = data
         if self.written is not None:
-            self.written[offset:offset + data.size] = True
+            self.written[offset : offset + data.size] = True
 
     def read(self, access: Access, dtype: np.dtype[Any]) -> NDArray[Any]:
         """A view of the elements.
@@ -49,9 +49,12 @@ class Memory:
                 first = int(np.argmin(known.ravel()))
                 where = np.unravel_index(first, known.shape)
                 address = access.base + sum(int(i) * p for i, (_, p) in zip(where, access.dims, strict=True))
-                raise TrapError(Trap.UNINIT_READ, access.operand,
-                                f"{access.operand} reads byte {address} of {self.name}, which nothing has "
-                                "written", address)
+                raise TrapError(
+                    Trap.UNINIT_READ,
+                    access.operand,
+                    f"{access.operand} reads byte {address} of {self.name}, which nothing has written",
+                    address,
+                )
         return self._view(access, dtype)
 
     def write(self, access: Access, values: NDArray[Any], dtype: np.dtype[Any]) -> None:
@@ -62,7 +65,9 @@ class Memory:
         """
         self._check_bounds(access)
         if not self.writable:
-            raise TrapError(RANGE_TRAP[access.space], access.operand, f"{self.name} is read-only", access.base)
+            raise TrapError(
+                RANGE_TRAP[access.space], access.operand, f"{self.name} is read-only", access.base
+            )
         self._view(access, dtype)[...] = values
         if self.written is not None:
             box(self.written, access)[...] = True
@@ -77,9 +82,13 @@ class Memory:
         low, high = access.span()
         if low < 0 or high > self.bytes.size:
             verb = "writes" if access.write else "reads"
-            raise TrapError(RANGE_TRAP[access.space], access.operand,
-                            f"{access.operand} {verb} bytes {low}..{high - 1} of {self.name}, which has "
-                            f"{self.bytes.size}", low)
+            raise TrapError(
+                RANGE_TRAP[access.space],
+                access.operand,
+                f"{access.operand} {verb} bytes {low}..{high - 1} of {self.name}, which has "
+                f"{self.bytes.size}",
+                low,
+            )
 
 
 def space_name(space: Space, region: int) -> str:

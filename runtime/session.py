@@ -18,8 +18,13 @@ from runtime.capture import TensorCapture
 from runtime.host import device_values, from_bytes, host_values, to_bytes
 from runtime.machine import Machine
 
-ORT_TYPES: Final = {"float32": "tensor(float)", "int8": "tensor(int8)", "uint8": "tensor(uint8)",
-                    "int32": "tensor(int32)", "int64": "tensor(int64)"}
+ORT_TYPES: Final = {
+    "float32": "tensor(float)",
+    "int8": "tensor(int8)",
+    "uint8": "tensor(uint8)",
+    "int32": "tensor(int32)",
+    "int64": "tensor(int64)",
+}
 MAX_BINARY: Final = 1 << 32
 
 
@@ -55,8 +60,9 @@ class Session:
         UsageError: no such file, or the target lacks what the binary needs.
     """
 
-    def __init__(self, binary: str | Path | bytes | Program, *, target: Target | None = None,
-                 poison: bool = False) -> None:
+    def __init__(
+        self, binary: str | Path | bytes | Program, *, target: Target | None = None, poison: bool = False
+    ) -> None:
         self.program = binary if isinstance(binary, Program) else _load(binary)
         if target is not None:
             _require_capabilities(self.program.target, target)
@@ -71,8 +77,11 @@ class Session:
         """The graph outputs."""
         return [_argument(t) for t in self.program.abi.outputs]
 
-    def run(self, output_names: Sequence[str] | None, inputs: Mapping[str, NDArray[Any]],
-            ) -> list[NDArray[Any]]:
+    def run(
+        self,
+        output_names: Sequence[str] | None,
+        inputs: Mapping[str, NDArray[Any]],
+    ) -> list[NDArray[Any]]:
         """Run once; the outputs in the order of the names, or of the graph where there are none.
 
         Raises:
@@ -83,8 +92,14 @@ class Session:
         wanted = known if output_names is None else list(output_names)
         for name in wanted:
             if name not in known:
-                raise UsageError(Diagnostic("run.output", f"there is no output '{name}'",
-                                            allowed=", ".join(known), remedy=did_you_mean(name, known)))
+                raise UsageError(
+                    Diagnostic(
+                        "run.output",
+                        f"there is no output '{name}'",
+                        allowed=", ".join(known),
+                        remedy=did_you_mean(name, known),
+                    )
+                )
         outputs = self.execute(inputs).outputs
         return [outputs[name] for name in wanted]
 
@@ -100,8 +115,10 @@ class Session:
             if capture is not None and tensor.tensor is not None:
                 capture.given(tensor.tensor, values)
         machine.run(capture)
-        outputs = {t.name: host_values(t, from_bytes(t, machine.fetch(t.region, t.offset, t.bytes)))
-                   for t in self.program.abi.outputs}
+        outputs = {
+            t.name: host_values(t, from_bytes(t, machine.fetch(t.region, t.offset, t.bytes)))
+            for t in self.program.abi.outputs
+        }
         if capture is None:
             return RunResult(outputs, machine.retired)
         return RunResult(outputs, machine.retired, capture.tensors(), capture.incomplete())
@@ -127,9 +144,16 @@ def _load(binary: str | Path | bytes) -> Program:
 def _require_capabilities(needed: Target, offered: Target) -> None:
     short = capability_shortfalls(needed, offered)
     if short:
-        raise UsageError([Diagnostic("run.target", f"target '{offered.name}' has {key}={have}; the binary "
-                                     f"was compiled for {want}", remedy="compile for this target")
-                          for key, want, have in short])
+        raise UsageError(
+            [
+                Diagnostic(
+                    "run.target",
+                    f"target '{offered.name}' has {key}={have}; the binary was compiled for {want}",
+                    remedy="compile for this target",
+                )
+                for key, want, have in short
+            ]
+        )
 
 
 def _argument(tensor: Interface) -> Argument:
@@ -138,9 +162,20 @@ def _argument(tensor: Interface) -> Argument:
 
 def _check_names(program: Program, inputs: Mapping[str, NDArray[Any]]) -> None:
     known = [t.name for t in program.abi.inputs]
-    found = [Diagnostic("run.input", f"there is no input '{name}'", allowed=", ".join(known),
-                        remedy=did_you_mean(name, known)) for name in inputs if name not in known]
-    found += [Diagnostic("run.input", f"input '{name}' is missing", remedy=f"give --input {name}=@FILE.npy")
-              for name in known if name not in inputs]
+    found = [
+        Diagnostic(
+            "run.input",
+            f"there is no input '{name}'",
+            allowed=", ".join(known),
+            remedy=did_you_mean(name, known),
+        )
+        for name in inputs
+        if name not in known
+    ]
+    found += [
+        Diagnostic("run.input", f"input '{name}' is missing", remedy=f"give --input {name}=@FILE.npy")
+        for name in known
+        if name not in inputs
+    ]
     if found:
         raise UsageError(found)

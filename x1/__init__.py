@@ -21,12 +21,32 @@ if TYPE_CHECKING:
     from x1.evaluation import evaluate
     from x1.verification import verify
 
-__all__ = ["Binary", "Diagnostic", "Model", "Session", "X1Error", "__version__", "check", "compile", "evaluate",
-           "quantize", "verify"]
+__all__ = [
+    "Binary",
+    "Diagnostic",
+    "Model",
+    "Session",
+    "X1Error",
+    "__version__",
+    "check",
+    "compile",
+    "evaluate",
+    "quantize",
+    "verify",
+]
 
-_HOMES = {"Diagnostic": "isa.diagnostics", "X1Error": "isa.diagnostics", "Session": "x1.session",
-          "Binary": "x1.api", "Model": "x1.api", "check": "x1.api", "compile": "x1.api", "quantize": "x1.api",
-          "evaluate": "x1.evaluation", "verify": "x1.verification"}
+_HOMES = {
+    "Diagnostic": "isa.diagnostics",
+    "X1Error": "isa.diagnostics",
+    "Session": "x1.session",
+    "Binary": "x1.api",
+    "Model": "x1.api",
+    "check": "x1.api",
+    "compile": "x1.api",
+    "quantize": "x1.api",
+    "evaluate": "x1.evaluation",
+    "verify": "x1.verification",
+}
 
 
 def _require_own_packages() -> None:
@@ -37,8 +57,10 @@ def _require_own_packages() -> None:
         found = Path(spec.origin).resolve().parent if spec is not None and spec.origin else None
         if found != home / name:
             what = f"'{found}' shadows it" if found else "it is missing"
-            raise ImportError(f"x1 needs its own package '{name}' at {home / name}, but {what}; remove the other from "
-                              "sys.path or start Python from another folder")
+            raise ImportError(
+                f"x1 needs its own package '{name}' at {home / name}, but {what}; remove the other from "
+                "sys.path or start Python from another folder"
+            )
 
 
 _require_own_packages()

@@ -56,7 +56,9 @@ class Model:
             UsageError: a format that is not known, or a network that is not quantized.
         """
         if format != "qoperator":
-            raise UsageError(Diagnostic("usage.format", f"the format '{format}' is not supported", allowed="qoperator"))
+            raise UsageError(
+                Diagnostic("usage.format", f"the format '{format}' is not supported", allowed="qoperator")
+            )
         write_atomic(path, to_qoperator(self.integers()).SerializeToString(deterministic=True))
 
     def integers(self) -> Graph:
@@ -66,9 +68,14 @@ class Model:
             UsageError: the network is not quantized.
         """
         if self.quantized is None:
-            raise UsageError(Diagnostic("usage.calibrate", f"the network '{self.name}' is float32 and is not quantized yet",
-                                        remedy="give --calibrate D.npz with samples as the network takes them, or "
-                                        "--calibrate random:4 to look at cycles only"))
+            raise UsageError(
+                Diagnostic(
+                    "usage.calibrate",
+                    f"the network '{self.name}' is float32 and is not quantized yet",
+                    remedy="give --calibrate D.npz with samples as the network takes them, or "
+                    "--calibrate random:4 to look at cycles only",
+                )
+            )
         return self.quantized
 
 
@@ -110,14 +117,23 @@ class Binary:
     def summary(self) -> dict[str, object]:
         """The figures that `x1 compile --json` gives."""
         p = self.program
-        return {"sha256": self.sha256, "target": p.target.name, "opt_level": self.opt_level,
-                "instructions": len(p.instructions), "macs": self.macs, "text_bytes": 32 * len(p.instructions),
-                "weight_bytes": len(p.weights) + len(p.params), "arena_bytes": p.arena_bytes,
-                "spm_peak_bytes": self.spm_peak_bytes,
-                "stage_seconds": {k: round(v, 6) for k, v in self.stage_seconds.items()}}
+        return {
+            "sha256": self.sha256,
+            "target": p.target.name,
+            "opt_level": self.opt_level,
+            "instructions": len(p.instructions),
+            "macs": self.macs,
+            "text_bytes": 32 * len(p.instructions),
+            "weight_bytes": len(p.weights) + len(p.params),
+            "arena_bytes": p.arena_bytes,
+            "spm_peak_bytes": self.spm_peak_bytes,
+            "stage_seconds": {k: round(v, 6) for k, v in self.stage_seconds.items()},
+        }
 
 
-def load_network(path: str | Path, shapes: Mapping[str, Sequence[int]] | None = None, log: PassLog | None = None) -> Model:
+def load_network(
+    path: str | Path, shapes: Mapping[str, Sequence[int]] | None = None, log: PassLog | None = None
+) -> Model:
     """A network from an .onnx, .net or .x1ir file, simplified.
 
     Raises:
@@ -130,8 +146,14 @@ def load_network(path: str | Path, shapes: Mapping[str, Sequence[int]] | None = 
     return Model(graph.name, None, graph)
 
 
-def quantize(model: str | Path | Model, calibrate: Calibration, *, method: str = "minmax",
-             shapes: Mapping[str, Sequence[int]] | None = None, log: PassLog | None = None) -> Model:
+def quantize(
+    model: str | Path | Model,
+    calibrate: Calibration,
+    *,
+    method: str = "minmax",
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    log: PassLog | None = None,
+) -> Model:
     """A quantized network: int8 activations, int8 weights per output channel.
 
     Args:
@@ -147,26 +169,47 @@ def quantize(model: str | Path | Model, calibrate: Calibration, *, method: str =
     """
     network = model if isinstance(model, Model) else load_network(model, shapes, log)
     if method not in METHODS:
-        raise UsageError(Diagnostic("usage.method", f"there is no method '{method}'", allowed=", ".join(METHODS),
-                                    remedy=did_you_mean(method, METHODS)))
+        raise UsageError(
+            Diagnostic(
+                "usage.method",
+                f"there is no method '{method}'",
+                allowed=", ".join(METHODS),
+                remedy=did_you_mean(method, METHODS),
+            )
+        )
     if network.float_graph is None:
-        raise UsageError(Diagnostic("usage.calibrate", f"'{network.name}' is quantized already",
-                                    remedy="compile it without --calibrate"))
+        raise UsageError(
+            Diagnostic(
+                "usage.calibrate",
+                f"'{network.name}' is quantized already",
+                remedy="compile it without --calibrate",
+            )
+        )
     samples, described = _samples(calibrate, network.input_shapes)
     scheme = driver.calibrate(network.float_graph, samples)
     return with_scheme(network, scheme, f"{method} on {described}", log)
 
 
-def with_scheme(network: Model, scheme: Mapping[str, Quant], described: str, log: PassLog | None = None) -> Model:
+def with_scheme(
+    network: Model, scheme: Mapping[str, Quant], described: str, log: PassLog | None = None
+) -> Model:
     """The network quantized with given scales."""
     assert network.float_graph is not None
     integers = driver.quantize_with(network.float_graph, scheme, log)
     return Model(network.name, network.float_graph, integers, described)
 
 
-def compile(model: str | Path | Model, target: str | Target = "edge32", *, calibrate: Calibration | None = None,  # noqa: A001
-            method: str = "minmax", opt_level: int = 3, overrides: Sequence[str] = (),
-            shapes: Mapping[str, Sequence[int]] | None = None, log: PassLog | None = None) -> Binary:
+def compile(
+    model: str | Path | Model,
+    target: str | Target = "edge32",
+    *,
+    calibrate: Calibration | None = None,
+    method: str = "minmax",
+    opt_level: int = 3,
+    overrides: Sequence[str] = (),
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    log: PassLog | None = None,
+) -> Binary:
     """The binary of a network for a target; the checker has passed it.
 
     Raises:
@@ -189,7 +232,9 @@ def compile(model: str | Path | Model, target: str | Target = "edge32", *, calib
     scheduled = driver.schedule(device, machine)
     times.done("schedule")
     options = (("method", method), ("opt_level", str(opt_level)))
-    program = driver.generate(device, scheduled, machine, Note(f"x1 {__version__}", options, network.calibration))
+    program = driver.generate(
+        device, scheduled, machine, Note(f"x1 {__version__}", options, network.calibration)
+    )
     times.done("generate")
     content = save(program)
     times.done("write")

@@ -93,8 +93,12 @@ def input_member(path: Path, name: str) -> Member:
             return arrays[candidate]
     if len(arrays) == 1:
         return next(iter(arrays.values()))
-    _fail("data.name", f"'{path}' has no array '{name}' or '{INPUTS}'", ", ".join(sorted(arrays)) or "one array",
-          did_you_mean(name, arrays))
+    return _fail(
+        "data.name",
+        f"'{path}' has no array '{name}' or '{INPUTS}'",
+        ", ".join(sorted(arrays)) or "one array",
+        did_you_mean(name, arrays),
+    )
 
 
 def labels(path: Path) -> Array:
@@ -115,7 +119,11 @@ def named_files(options: Sequence[str], names: Sequence[str], option: str) -> di
         name, equals, place = text.rpartition("=@")
         if not equals:
             if not text.startswith("@"):
-                _fail("usage.input", f"{option} {text} is not of the form [NAME=]@FILE", remedy=f"{option} @{text}")
+                _fail(
+                    "usage.input",
+                    f"{option} {text} is not of the form [NAME=]@FILE",
+                    remedy=f"{option} @{text}",
+                )
             name, place = "", text[1:]
         if name:
             if name not in names:
@@ -138,8 +146,11 @@ def sample_count(arrays: Mapping[str, Member], shapes: Mapping[str, Sequence[int
     for name, member in arrays.items():
         shape = tuple(shapes[name])
         if member.shape[1:] != shape[1:] or not member.shape or member.shape[0] % shape[0]:
-            _fail("data.shape", f"the array for '{name}' has the shape {list(member.shape)}",
-                  f"[N, {', '.join(map(str, shape[1:]))}] with N a multiple of {shape[0]}")
+            _fail(
+                "data.shape",
+                f"the array for '{name}' has the shape {list(member.shape)}",
+                f"[N, {', '.join(map(str, shape[1:]))}] with N a multiple of {shape[0]}",
+            )
         counts[name] = member.shape[0] // shape[0]
     if len(set(counts.values())) > 1:
         _fail("data.shape", f"the inputs have different numbers of samples: {counts}")
@@ -178,8 +189,12 @@ def _from_file(path: Path, shapes: Mapping[str, Sequence[int]]) -> Iterator[dict
     arrays = {name: input_member(path, name) for name in shapes}
     for name, member in arrays.items():
         if member.dtype != np.float32:
-            _fail("calibrate.dtype", f"the calibration data for '{name}' is {member.dtype}", "float32",
-                  "preprocess it as the network expects")
+            _fail(
+                "calibrate.dtype",
+                f"the calibration data for '{name}' is {member.dtype}",
+                "float32",
+                "preprocess it as the network expects",
+            )
     return samples(arrays, shapes)
 
 
@@ -187,7 +202,10 @@ def _random(text: str, shapes: Mapping[str, Sequence[int]]) -> Iterator[dict[str
     if not text.isdigit() or not 1 <= int(text) <= 100_000:
         _fail("calibrate.random", f"random:{text} is not allowed", "random:1 to random:100000")
     generator = np.random.default_rng(SEED)
-    return ({n: generator.standard_normal(tuple(s), np.float32) for n, s in shapes.items()} for _ in range(int(text)))
+    return (
+        {n: generator.standard_normal(tuple(s), np.float32) for n, s in shapes.items()}
+        for _ in range(int(text))
+    )
 
 
 def _fail(code: str, message: str, allowed: str = "", remedy: str = "") -> NoReturn:
@@ -206,7 +224,9 @@ def _opened(path: Path, name: str) -> IO[bytes]:
 def _header(file: IO[bytes], path: Path) -> tuple[tuple[int, ...], np.dtype[Any]]:
     try:
         version = np.lib.format.read_magic(file)
-        read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
+        read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[
+            version
+        ]
         shape, fortran, dtype = read(file)
     except (ValueError, KeyError, EOFError, zipfile.BadZipFile):
         _fail("data.format", f"'{path}' is not a numpy array file")

@@ -30,12 +30,21 @@ class Evaluation:
 
     def as_json(self) -> dict[str, object]:
         """The body of `x1 eval --json`; all but `samples` are fractions of 1."""
-        return {"samples": self.samples, "float_top1": self.float_top1, "quantized_top1": self.quantized_top1,
-                "binary_top1": self.binary_top1, "agreement": self.agreement}
+        return {
+            "samples": self.samples,
+            "float_top1": self.float_top1,
+            "quantized_top1": self.quantized_top1,
+            "binary_top1": self.binary_top1,
+            "agreement": self.agreement,
+        }
 
 
-def evaluate(model: Model, binary: Binary, samples: Iterable[Mapping[str, NDArray[Any]]],
-             labels: Sequence[int] | NDArray[Any]) -> Evaluation:
+def evaluate(
+    model: Model,
+    binary: Binary,
+    samples: Iterable[Mapping[str, NDArray[Any]]],
+    labels: Sequence[int] | NDArray[Any],
+) -> Evaluation:
     """Top-1 over labelled samples; the quantized form takes its scales from the binary.
 
     Raises:
@@ -43,23 +52,34 @@ def evaluate(model: Model, binary: Binary, samples: Iterable[Mapping[str, NDArra
     """
     float_graph = model.float_graph
     if float_graph is None:
-        raise UsageError(Diagnostic("eval.model", "the model is quantized already", allowed="the float network"))
+        raise UsageError(
+            Diagnostic("eval.model", "the model is quantized already", allowed="the float network")
+        )
     integers = with_scheme(model, scheme_of(model, binary.program), "scales of the binary").integers()
     session = Session(binary)
     name = float_graph.output_names[0]
     classes: list[tuple[int, ...]] = []
     for sample in samples:
-        results = (outputs(float_graph, sample)[name], outputs(integers, sample)[name],
-                   session.execute(sample).outputs[name])
+        results = (
+            outputs(float_graph, sample)[name],
+            outputs(integers, sample)[name],
+            session.execute(sample).outputs[name],
+        )
         tops = [r.reshape(r.shape[0], -1).argmax(axis=1) for r in results]
         classes += list(zip(*(t.tolist() for t in tops), strict=True))
     expected = np.asarray(labels).reshape(-1)
     if len(classes) != expected.size or not classes:
-        raise UsageError(Diagnostic("eval.labels", f"there are {expected.size} labels for {len(classes)} samples",
-                                    allowed="as many as samples, at least one"))
+        raise UsageError(
+            Diagnostic(
+                "eval.labels",
+                f"there are {expected.size} labels for {len(classes)} samples",
+                allowed="as many as samples, at least one",
+            )
+        )
     found = np.array(classes)
-    right = (found == expected[:, None]).mean(axis=0)
-    return Evaluation(len(classes), *(float(v) for v in right), float((found[:, 0] == found[:, 2]).mean()))
+    right: list[float] = (found == expected[:, None]).mean(axis=0).tolist()
+    agreement = float((found[:, 0] == found[:, 2]).mean())
+    return Evaluation(len(classes), right[0], right[1], right[2], agreement)
 
 
 def scheme_of(model: Model, program: Program) -> dict[str, Quant]:
@@ -69,11 +89,18 @@ def scheme_of(model: Model, program: Program) -> dict[str, Quant]:
         UsageError: the binary lacks a tensor of the network: it is of another one.
     """
     assert model.float_graph is not None
-    given = {t.name: Quant((float(bits_float(t.scale_bits)),), t.zero_point)
-             for t in program.operators.tensors if t.scale_bits is not None}
+    given = {
+        t.name: Quant((float(bits_float(t.scale_bits)),), t.zero_point)
+        for t in program.operators.tensors
+        if t.scale_bits is not None
+    }
     needed = [n.name for n in model.float_graph.nodes() if not n.is_constant]
     if missing := [name for name in needed if name not in given]:
-        raise UsageError(Diagnostic("eval.binary", f"the binary has no tensor '{missing[0]}': it was compiled from "
-                                    "another network", allowed="a binary of this model"))
+        raise UsageError(
+            Diagnostic(
+                "eval.binary",
+                f"the binary has no tensor '{missing[0]}': it was compiled from another network",
+                allowed="a binary of this model",
+            )
+        )
     return given | constant_parameters(model.float_graph)
-

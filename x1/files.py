@@ -27,8 +27,13 @@ def write_with(path: str | Path, write: Callable[[IO[bytes]], object]) -> None:
     try:
         handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     except OSError as error:
-        raise UsageError(Diagnostic("file.write", f"cannot write '{path}': {error.strerror}",
-                                    remedy="choose a folder that exists and can be written")) from None
+        raise UsageError(
+            Diagnostic(
+                "file.write",
+                f"cannot write '{path}': {error.strerror}",
+                remedy="choose a folder that exists and can be written",
+            )
+        ) from None
     temporary = Path(name)
     try:
         with os.fdopen(handle, "wb") as file:

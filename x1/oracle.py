@@ -28,8 +28,13 @@ class Oracle:
         try:
             import onnxruntime  # noqa: PLC0415  # pyright: ignore[reportMissingTypeStubs]
         except ImportError:
-            raise UsageError(Diagnostic("oracle.missing", "ONNX Runtime is not installed",
-                                        remedy="pip install 'x1-compiler[oracle]'")) from None
+            raise UsageError(
+                Diagnostic(
+                    "oracle.missing",
+                    "ONNX Runtime is not installed",
+                    remedy="pip install 'x1-compiler[oracle]'",
+                )
+            ) from None
         runtime: Any = onnxruntime
         runtime.set_default_logger_severity(3)
         self.version: str = runtime.__version__
@@ -39,15 +44,23 @@ class Oracle:
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.log_severity_level = 3
         model = to_qoperator(graph, self.names)
-        self._session = runtime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        self._session = runtime.InferenceSession(
+            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
         self._outputs: list[str] = [o.name for o in self._session.get_outputs()]
         self._float_outputs = list(graph.output_names)
 
-    def run(self, inputs: Mapping[str, NDArray[Any]]) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]:
+    def run(
+        self, inputs: Mapping[str, NDArray[Any]]
+    ) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]:
         """(every source tensor in quantized form, the graph outputs)."""
-        given: dict[str, NDArray[Any]] = dict(zip(self._outputs, self._session.run(None, dict(inputs)), strict=True))
-        return ({name: given[quantized] for name, quantized in self.names.items()},
-                {name: given[name] for name in self._float_outputs})
+        given: dict[str, NDArray[Any]] = dict(
+            zip(self._outputs, self._session.run(None, dict(inputs)), strict=True)
+        )
+        return (
+            {name: given[quantized] for name, quantized in self.names.items()},
+            {name: given[name] for name in self._float_outputs},
+        )
 
     def describe(self) -> dict[str, object]:
         """Version, mode and processor, as `verify` reports them."""
@@ -59,6 +72,6 @@ def cpu_description() -> str:
     try:
         words = set(Path("/proc/cpuinfo").read_text(encoding="utf-8").lower().split())
     except OSError:
-        words = set()
+        words = set[str]()
     features = [f for f in CPU_FEATURES if f in words]
     return " ".join([platform.machine(), *features])

@@ -23,9 +23,15 @@ def graph_as_dot(graph: Graph) -> str:
         if node.is_constant:
             continue
         lines.append(f"  n{node.id} [label={_label(node.op.name, node.name)}];")
-        lines += [f"  n{i.id} -> n{node.id} [label={json.dumps(str(i.type))}];" for i in node.inputs if not i.is_constant]
-    lines += [f"  out{k} [shape=ellipse, label={json.dumps(name)}]; n{n.id} -> out{k};"
-              for k, (n, name) in enumerate(zip(graph.outputs, graph.output_names, strict=True))]
+        lines += [
+            f"  n{i.id} -> n{node.id} [label={json.dumps(str(i.type))}];"
+            for i in node.inputs
+            if not i.is_constant
+        ]
+    lines += [
+        f"  out{k} [shape=ellipse, label={json.dumps(name)}]; n{n.id} -> out{k};"
+        for k, (n, name) in enumerate(zip(graph.outputs, graph.output_names, strict=True))
+    ]
     return "\n".join([*lines, "}"]) + "\n"
 
 
@@ -40,13 +46,30 @@ def graph_as_onnx(graph: Graph) -> bytes:
         elif not isinstance(node.op, Input):
             attributes = {f.name: _attribute(getattr(node.op, f.name)) for f in dataclasses.fields(node.op)}
             kept = {k: v for k, v in attributes.items() if v is not None and v != []}
-            nodes.append(helper.make_node(node.op.name.rpartition(".")[2], [names[i.id] for i in node.inputs],
-                                          [names[node.id]], name=node.name, domain=DOMAIN, **kept))
-    inputs = [helper.make_tensor_value_info(names[n.id], ELEMENT_TYPES[n.type.dtype], n.shape) for n in graph.inputs]
-    outputs = [helper.make_tensor_value_info(names[n.id], ELEMENT_TYPES.get(n.type.dtype, TensorProto.FLOAT), n.shape)
-               for n in graph.outputs]
-    infos = [helper.make_tensor_value_info(names[n.id], ELEMENT_TYPES[n.type.dtype], n.shape) for n in graph.nodes()
-             if not isinstance(n.op, (Input, Const)) and n not in graph.outputs]
+            nodes.append(
+                helper.make_node(
+                    node.op.name.rpartition(".")[2],
+                    [names[i.id] for i in node.inputs],
+                    [names[node.id]],
+                    name=node.name,
+                    domain=DOMAIN,
+                    **kept,
+                )
+            )
+    inputs = [
+        helper.make_tensor_value_info(names[n.id], ELEMENT_TYPES[n.type.dtype], n.shape) for n in graph.inputs
+    ]
+    outputs = [
+        helper.make_tensor_value_info(
+            names[n.id], ELEMENT_TYPES.get(n.type.dtype, TensorProto.FLOAT), n.shape
+        )
+        for n in graph.outputs
+    ]
+    infos = [
+        helper.make_tensor_value_info(names[n.id], ELEMENT_TYPES[n.type.dtype], n.shape)
+        for n in graph.nodes()
+        if not isinstance(n.op, (Input, Const)) and n not in graph.outputs
+    ]
     body = helper.make_graph(nodes, graph.name, inputs, outputs, initializers, value_info=infos)
     opsets = [helper.make_opsetid("", 17), helper.make_opsetid(DOMAIN, 1)]
     model = helper.make_model(body, opset_imports=opsets, ir_version=8, producer_name="x1")
@@ -70,7 +93,7 @@ def _label(*lines: str) -> str:
     return json.dumps("\n".join(lines))
 
 
-def _attribute(value: object) -> object:
+def _attribute(value: Any) -> Any:
     if isinstance(value, bool):
         return int(value)
-    return list(value) if isinstance(value, tuple) else value
+    return [*value] if isinstance(value, tuple) else value

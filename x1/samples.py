@@ -18,4 +18,6 @@ def sample_folder(name: str) -> Path:
     for folder in (package / "samples" / name, package.parent / "samples" / name):
         if folder.is_dir():
             return folder
-    raise UsageError(Diagnostic("sample.missing", f"the sample '{name}' is not installed", remedy="install x1 again"))
+    raise UsageError(
+        Diagnostic("sample.missing", f"the sample '{name}' is not installed", remedy="install x1 again")
+    )

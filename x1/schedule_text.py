@@ -20,7 +20,7 @@ def schedule_text(network: Model, target: Target) -> str:
     for op in scheduled.order:
         if op.layer != current:
             current = op.layer
-            lines.append(f"layer {current} \"{names[current]}\"")
+            lines.append(f'layer {current} "{names[current]}"')
         lines.append(f"  {op.phase:8}{list(op.tile)!s:18}{format_instruction(op.resolved())}")
         lines += [f"{'':28}; {_bindings(op)}"]
     used = ", ".join(f"{memory.value} {size}" for memory, size in scheduled.allocation.used.items())

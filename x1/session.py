@@ -13,6 +13,13 @@ from x1.api import Binary
 class Session(RuntimeSession):
     """Runs a binary as ONNX Runtime runs a model; see `runtime.Session`."""
 
-    def __init__(self, binary: str | Path | bytes | Program | Binary, *, target: Target | None = None,
-                 poison: bool = False) -> None:
-        super().__init__(binary.program if isinstance(binary, Binary) else binary, target=target, poison=poison)
+    def __init__(
+        self,
+        binary: str | Path | bytes | Program | Binary,
+        *,
+        target: Target | None = None,
+        poison: bool = False,
+    ) -> None:
+        super().__init__(
+            binary.program if isinstance(binary, Binary) else binary, target=target, poison=poison
+        )

@@ -61,10 +61,18 @@ class TensorComparison:
         """The row of `x1 verify --json`."""
         sqnr = 10 * math.log10(self._signal / self._noise) if self._noise > 0 and self._signal > 0 else None
         size = math.sqrt(self._signal * self._power)
-        return {"name": self.name, "node": self.node, "op": self.op, "elements": self.elements,
-                "mismatches": self.mismatches, "evaluator_mismatches": self.evaluator_mismatches,
-                "max_lsb": self.max_lsb, "sqnr_db": None if sqnr is None else round(sqnr, 2),
-                "cosine": round(self._dot / size, 6) if size > 0 else None, "comparable": self.comparable}
+        return {
+            "name": self.name,
+            "node": self.node,
+            "op": self.op,
+            "elements": self.elements,
+            "mismatches": self.mismatches,
+            "evaluator_mismatches": self.evaluator_mismatches,
+            "max_lsb": self.max_lsb,
+            "sqnr_db": None if sqnr is None else round(sqnr, 2),
+            "cosine": round(self._dot / size, 6) if size > 0 else None,
+            "comparable": self.comparable,
+        }
 
 
 @dataclass
@@ -83,12 +91,19 @@ class Verification:
     @property
     def first_divergence(self) -> str | None:
         """The first tensor, in order of computation, that differs."""
-        return next((t.name for t in self.tensors if t.comparable and t.mismatches + t.evaluator_mismatches), None)
+        return next(
+            (t.name for t in self.tensors if t.comparable and t.mismatches + t.evaluator_mismatches), None
+        )
 
     def as_json(self) -> dict[str, object]:
         """The body of `x1 verify --json`."""
-        return {"oracle": self.oracle, "samples": self.samples, "tensors": [t.as_json() for t in self.tensors],
-                "first_divergence": self.first_divergence, "mismatches": self.mismatches}
+        return {
+            "oracle": self.oracle,
+            "samples": self.samples,
+            "tensors": [t.as_json() for t in self.tensors],
+            "first_divergence": self.first_divergence,
+            "mismatches": self.mismatches,
+        }
 
 
 def verify(model: Model, binary: Binary, samples: Iterable[Mapping[str, NDArray[Any]]]) -> Verification:
@@ -115,7 +130,9 @@ def verify(model: Model, binary: Binary, samples: Iterable[Mapping[str, NDArray[
             row.add(expected[name], got.tensors[name], evaluated[name])
             if name in real:
                 quant = quants[name]
-                row.add_real(real[name], arithmetic.dequantize(got.tensors[name], quant.scale, quant.zero_point))
+                row.add_real(
+                    real[name], arithmetic.dequantize(got.tensors[name], quant.scale, quant.zero_point)
+                )
     if result.samples == 0:
         raise UsageError(Diagnostic("verify.empty", "there are no samples to verify on"))
     return result

@@ -40,18 +40,37 @@ def resolved_stream(order: Sequence[TileOp]) -> list[Instruction]:
     return [*(op.resolved() for op in order), Halt()]
 
 
-def emit(graph: Graph, plan: Plan, order: Sequence[TileOp], synchronized: Synchronized, allocation: Allocation,
-         target: Target, note: Note) -> Program:
+def emit(
+    graph: Graph,
+    plan: Plan,
+    order: Sequence[TileOp],
+    synchronized: Synchronized,
+    allocation: Allocation,
+    target: Target,
+    note: Note,
+) -> Program:
     """The program of a scheduled graph."""
-    images = {memory: _image(order, plan, memory, allocation.used[memory])
-              for memory in (Memory.WEIGHTS, Memory.PARAMS)}
+    images = {
+        memory: _image(order, plan, memory, allocation.used[memory])
+        for memory in (Memory.WEIGHTS, Memory.PARAMS)
+    }
     return Program(
-        target, tuple(synchronized.instructions), images[Memory.WEIGHTS], images[Memory.PARAMS],
-        allocation.used[Memory.ARENA], allocation.used[Memory.INPUT], allocation.used[Memory.OUTPUT],
-        Abi(tuple(_input(graph, node, tensor) for node, tensor in plan.inputs),
-            tuple(_output(graph, node, tensor) for node, tensor in plan.outputs)),
-        DebugMap(tuple(_map_rows(order, synchronized))), _operators(graph, plan),
-        tuple(_symbols(plan, order, synchronized)), note)
+        target,
+        tuple(synchronized.instructions),
+        images[Memory.WEIGHTS],
+        images[Memory.PARAMS],
+        allocation.used[Memory.ARENA],
+        allocation.used[Memory.INPUT],
+        allocation.used[Memory.OUTPUT],
+        Abi(
+            tuple(_input(graph, node, tensor) for node, tensor in plan.inputs),
+            tuple(_output(graph, node, tensor) for node, tensor in plan.outputs),
+        ),
+        DebugMap(tuple(_map_rows(order, synchronized))),
+        _operators(graph, plan),
+        tuple(_symbols(plan, order, synchronized)),
+        note,
+    )
 
 
 def _image(order: Sequence[TileOp], plan: Plan, memory: Memory, size: int) -> bytes:
@@ -61,7 +80,7 @@ def _image(order: Sequence[TileOp], plan: Plan, memory: Memory, size: int) -> by
         if buffer.memory is memory:
             assert buffer.content is not None
             assert buffer.address is not None
-            content[buffer.address:buffer.address + buffer.size] = np.frombuffer(buffer.content, np.uint8)
+            content[buffer.address : buffer.address + buffer.size] = np.frombuffer(buffer.content, np.uint8)
     return content.tobytes()
 
 
@@ -97,9 +116,21 @@ def _output(graph: Graph, node: Node, tensor: Tensor) -> Interface:
 def _interface(name: str, host: Node, device: Node, tensor: Tensor, perm: tuple[int, ...]) -> Interface:
     assert host.type.dtype is DType.F32
     assert tensor.home.address is not None
-    return Interface(name, host.type.dtype.host_name, host.shape, device.type.dtype.host_name, tensor.shape, perm,
-                     tensor.shape[3], float_bits(device.quant.scale), device.quant.zero_point,
-                     REGION[tensor.home.memory], tensor.home.address, tensor.home.size, tensor.id)
+    return Interface(
+        name,
+        host.type.dtype.host_name,
+        host.shape,
+        device.type.dtype.host_name,
+        tensor.shape,
+        perm,
+        tensor.shape[3],
+        float_bits(device.quant.scale),
+        device.quant.zero_point,
+        REGION[tensor.home.memory],
+        tensor.home.address,
+        tensor.home.size,
+        tensor.id,
+    )
 
 
 # --- debug map -----------------------------------------------------------------------------------
@@ -118,8 +149,19 @@ def _map_rows(order: Sequence[TileOp], synchronized: Synchronized) -> list[MapRo
             last = rows[-1]
             rows[-1] = MapRow(last.first, last.count + 1, 0, last.op, last.tile, last.phase)
         else:
-            rows.append(MapRow(pc, 1, 0, op.layer, op.tile, op.phase, mark.tensor if mark else None,
-                               mark.box if mark else None, mark.operand if mark else None))
+            rows.append(
+                MapRow(
+                    pc,
+                    1,
+                    0,
+                    op.layer,
+                    op.tile,
+                    op.phase,
+                    mark.tensor if mark else None,
+                    mark.box if mark else None,
+                    mark.operand if mark else None,
+                )
+            )
     return rows
 
 
@@ -128,8 +170,10 @@ def _continues(row: MapRow, op: TileOp, pc: int) -> bool:
 
 
 def _operators(graph: Graph, plan: Plan) -> Operators:
-    ops = tuple(OpRow(layer.id, layer.name, *_source(layer.loc), layer.outputs, _places(layer.loc))
-                for layer in plan.tiles.layers)
+    ops = tuple(
+        OpRow(layer.id, layer.name, *_source(layer.loc), layer.outputs, _places(layer.loc))
+        for layer in plan.tiles.layers
+    )
     return Operators(ops, tuple(_tensor_rows(graph, plan)))
 
 
@@ -161,11 +205,32 @@ def _tensor_rows(graph: Graph, plan: Plan) -> list[TensorRow]:
         quant = node.quant
         if not any(r.id == tensor.id for r in rows):
             own = (0, 1, 2, 3)
-            rows.append(TensorRow(tensor.id, "", node.type.dtype.host_name, tensor.shape,
-                                  tensor.shape, own, float_bits(quant.scale), quant.zero_point))
+            rows.append(
+                TensorRow(
+                    tensor.id,
+                    "",
+                    node.type.dtype.host_name,
+                    tensor.shape,
+                    tensor.shape,
+                    own,
+                    float_bits(quant.scale),
+                    quant.zero_point,
+                )
+            )
         for view in node.views:
-            rows.append(TensorRow(next_id, view.name, node.type.dtype.host_name, view.shape, view.held, view.perm,
-                                  float_bits(quant.scale), quant.zero_point, tensor.id))
+            rows.append(
+                TensorRow(
+                    next_id,
+                    view.name,
+                    node.type.dtype.host_name,
+                    view.shape,
+                    view.held,
+                    view.perm,
+                    float_bits(quant.scale),
+                    quant.zero_point,
+                    tensor.id,
+                )
+            )
             next_id += 1
     return rows
 

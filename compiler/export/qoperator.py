@@ -8,15 +8,20 @@ from typing import Final
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-import compiler.ops  # noqa: F401  (declares the writers)
+import compiler.ops  # noqa: F401  # pyright: ignore[reportUnusedImport]  (declares)
 from compiler.export.writing import MICROSOFT, WRITERS, OnnxWriter
 from compiler.ir.graph import Graph, Input
 from compiler.ir.types import DType
 
 OPSET: Final = 17
 IR_VERSION: Final = 8
-ELEMENT_TYPES: Final = {DType.F32: TensorProto.FLOAT, DType.I8: TensorProto.INT8, DType.U8: TensorProto.UINT8,
-                        DType.I32: TensorProto.INT32, DType.I64: TensorProto.INT64}
+ELEMENT_TYPES: Final = {
+    DType.F32: TensorProto.FLOAT,
+    DType.I8: TensorProto.INT8,
+    DType.U8: TensorProto.UINT8,
+    DType.I32: TensorProto.INT32,
+    DType.I64: TensorProto.INT64,
+}
 
 
 def to_qoperator(graph: Graph, extra_outputs: Iterable[str] = ()) -> onnx.ModelProto:
@@ -26,14 +31,24 @@ def to_qoperator(graph: Graph, extra_outputs: Iterable[str] = ()) -> onnx.ModelP
     for node in graph.nodes():
         if not node.is_constant and not isinstance(node.op, Input):
             WRITERS[type(node.op)](writer, node)
-    outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, node.shape)
-               for name, node in zip(graph.output_names, graph.outputs, strict=True)]
+    outputs = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, node.shape)
+        for name, node in zip(graph.output_names, graph.outputs, strict=True)
+    ]
     wanted = set(extra_outputs)
-    outputs += [helper.make_tensor_value_info(writer.names[n.id], ELEMENT_TYPES[n.type.dtype], n.shape)
-                for n in graph.nodes() for v in n.views if v.name in wanted]
-    inputs = [helper.make_tensor_value_info(n.name, ELEMENT_TYPES[n.type.dtype], n.shape) for n in graph.inputs]
-    nodes = [helper.make_node(op_type, ins, outs, name=f"{op_type}_{i}", domain=domain or None, **attributes)
-             for i, (op_type, domain, ins, outs, attributes) in enumerate(writer.nodes)]
+    outputs += [
+        helper.make_tensor_value_info(writer.names[n.id], ELEMENT_TYPES[n.type.dtype], n.shape)
+        for n in graph.nodes()
+        for v in n.views
+        if v.name in wanted
+    ]
+    inputs = [
+        helper.make_tensor_value_info(n.name, ELEMENT_TYPES[n.type.dtype], n.shape) for n in graph.inputs
+    ]
+    nodes = [
+        helper.make_node(op_type, ins, outs, name=f"{op_type}_{i}", domain=domain or None, **attributes)
+        for i, (op_type, domain, ins, outs, attributes) in enumerate(writer.nodes)
+    ]
     initializers = [numpy_helper.from_array(value, name) for name, value in writer.initializers.items()]
     body = helper.make_graph(nodes, graph.name, inputs, outputs, initializers)
     opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(MICROSOFT, 1)]

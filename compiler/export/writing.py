@@ -22,7 +22,8 @@ class OnnxWriter:
 
     names: dict[int, str]
     nodes: list[tuple[str, str, list[str], list[str], dict[str, Any]]] = field(
-        default_factory=list[tuple[str, str, list[str], list[str], dict[str, Any]]])
+        default_factory=list[tuple[str, str, list[str], list[str], dict[str, Any]]]
+    )
     initializers: dict[str, NDArray[Any]] = field(default_factory=dict[str, NDArray[Any]])
 
     def tensor(self, node: Node) -> str:
@@ -58,8 +59,9 @@ class OnnxWriter:
         """Tensor, scale, zero point: the triple that QLinear operators take."""
         return [self.tensor(node), self.scale(node), self.zero_point(node)]
 
-    def add(self, op_type: str, inputs: Sequence[str], output: str, *, domain: str = "",
-            **attributes: Any) -> str:
+    def add(
+        self, op_type: str, inputs: Sequence[str], output: str, *, domain: str = "", **attributes: Any
+    ) -> str:
         """Add a node; gives back its output."""
         self.nodes.append((op_type, domain, list(inputs), [output], attributes))
         return output

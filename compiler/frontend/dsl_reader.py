@@ -10,17 +10,14 @@ import math
 import re
 import zipfile
 from collections.abc import Callable, Sequence
-from functools import cache
-from importlib import resources
 from pathlib import Path
 from typing import Any, Final, NoReturn, cast
 
 import numpy as np
-from lark import Lark, Token, Tree
-from lark.exceptions import UnexpectedCharacters, UnexpectedInput, UnexpectedToken
+from lark import Token, Tree
 from numpy.typing import NDArray
 
-import compiler.ops  # noqa: F401  (declares the layers)
+import compiler.ops  # noqa: F401  # pyright: ignore[reportUnusedImport]  (declares)
 from compiler.errors import CompileError
 from compiler.frontend.importing import LAYERS, LayerCall, Unsupported
 from compiler.ir.graph import Graph, Node
@@ -28,11 +25,11 @@ from compiler.ir.op import ShapeError
 from compiler.ir.types import DType
 from isa.diagnostics import Diagnostic, did_you_mean
 from isa.locations import FileLoc
+from isa.parsing import Parsed, SyntaxProblem, grammar, parse
 
 MAX_TEXT: Final = 1 << 20
 MAX_ELEMENTS: Final = 1 << 31
 MAX_WEIGHTS: Final = 1 << 31
-Parsed = Tree[Token]
 
 
 def read_dsl(path: Path) -> Graph:
@@ -42,18 +39,16 @@ def read_dsl(path: Path) -> Graph:
         CompileError: the text is no network; every finding, with line, column and caret.
     """
     if path.stat().st_size > MAX_TEXT:
-        raise CompileError(Diagnostic("dsl.size", "the text is too large", FileLoc(str(path)), f"{MAX_TEXT} bytes"))
+        raise CompileError(
+            Diagnostic("dsl.size", "the text is too large", FileLoc(str(path)), f"{MAX_TEXT} bytes")
+        )
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
-        raise CompileError(Diagnostic("dsl.encoding", "the file is not UTF-8 text", FileLoc(str(path)))) from None
+        raise CompileError(
+            Diagnostic("dsl.encoding", "the file is not UTF-8 text", FileLoc(str(path)))
+        ) from None
     return _Reader(path, text).run()
-
-
-@cache
-def _parser() -> Lark:
-    grammar = (resources.files("compiler") / "grammars" / "dsl.lark").read_text(encoding="utf-8")
-    return Lark(grammar, parser="lalr", propagate_positions=True, maybe_placeholders=False)
 
 
 class _Abort(Exception):
@@ -81,8 +76,14 @@ class _Reader:
             except (Unsupported, ShapeError) as error:
                 self._note(cast("Parsed", statement), error)
         if not self.outputs and not self.found:
-            self.found.append(Diagnostic("dsl.output", "the network has no output", FileLoc(str(self.path)),
-                                         remedy="end it with: output NAME"))
+            self.found.append(
+                Diagnostic(
+                    "dsl.output",
+                    "the network has no output",
+                    FileLoc(str(self.path)),
+                    remedy="end it with: output NAME",
+                )
+            )
         nodes = [self.values[str(t)] for t in self.outputs if t in self.values]
         if self.found:
             raise CompileError(self.found)
@@ -92,49 +93,40 @@ class _Reader:
 
     def _parse(self) -> Parsed:
         try:
-            return cast("Parsed", _parser().parse(self.text))
-        except UnexpectedInput as error:
-            raise CompileError(self._syntax(error)) from None
-        except RecursionError:
-            raise CompileError(Diagnostic("dsl.syntax", "the text is nested too deeply",
-                                          FileLoc(str(self.path)))) from None
+            return parse(grammar("compiler", "dsl"), self.text)
+        except SyntaxProblem as p:
+            diagnostic = self._diagnostic(
+                "dsl.syntax", p.message, p.line, p.column, p.column + p.width, p.expected
+            )
+            raise CompileError(diagnostic) from None
 
-    def _syntax(self, error: UnexpectedInput) -> Diagnostic:
-        expected: set[str] = set()
-        line, column, width = max(error.line, 1), max(error.column, 1), 1
-        if isinstance(error, UnexpectedToken):
-            expected = set(error.accepts or error.expected)
-            width = max(1, len(str(error.token).strip()))
-            what = "the text ends too early" if error.token.type == "$END" else f"unexpected '{str(error.token).strip()}'"
-            if error.token.type == "_NL":
-                what = "the line ends too early"
-                width = 1
-        else:
-            assert isinstance(error, UnexpectedCharacters)
-            what = f"unexpected character '{self.text[error.pos_in_stream]}'"
-            expected = set(error.allowed or ())
-        if what.endswith("early"):
-            line = min(line, len(self.lines)) or 1
-            column = len(self.lines[line - 1].rstrip()) + 1 if self.lines else 1
-        return self._diagnostic("dsl.syntax", what, line, column, column + width, _readable(expected))
-
-    def _diagnostic(self, code: str, message: str, line: int, column: int, end: int, allowed: str = "",
-                    remedy: str = "") -> Diagnostic:
+    def _diagnostic(
+        self, code: str, message: str, line: int, column: int, end: int, allowed: str = "", remedy: str = ""
+    ) -> Diagnostic:
         source = self.lines[line - 1] if 0 < line <= len(self.lines) else ""
-        return Diagnostic(code, message, FileLoc(str(self.path), line, column, end), allowed, remedy,
-                          source_line=source)
+        return Diagnostic(
+            code, message, FileLoc(str(self.path), line, column, end), allowed, remedy, source_line=source
+        )
 
     def _loc(self, at: Parsed | Token) -> FileLoc:
         if isinstance(at, Token):
             return FileLoc(str(self.path), at.line or 0, at.column or 0, at.end_column or 0)
         if at.meta.empty:
             return FileLoc(str(self.path))
-        return FileLoc(str(self.path), at.meta.line, at.meta.column,
-                       at.meta.end_column if at.meta.end_line == at.meta.line else at.meta.column + 1)
+        return FileLoc(
+            str(self.path),
+            at.meta.line,
+            at.meta.column,
+            at.meta.end_column if at.meta.end_line == at.meta.line else at.meta.column + 1,
+        )
 
-    def _fail(self, at: Parsed | Token, code: str, message: str, allowed: str = "", remedy: str = "") -> NoReturn:
+    def _fail(
+        self, at: Parsed | Token, code: str, message: str, allowed: str = "", remedy: str = ""
+    ) -> NoReturn:
         loc = self._loc(at)
-        self.found.append(self._diagnostic(code, message, loc.line, loc.column, loc.end_column, allowed, remedy))
+        self.found.append(
+            self._diagnostic(code, message, loc.line, loc.column, loc.end_column, allowed, remedy)
+        )
         raise _Abort
 
     def _note(self, statement: Parsed, error: Unsupported | ShapeError) -> None:
@@ -147,7 +139,9 @@ class _Reader:
             message, allowed, remedy, code = d.message, d.allowed, d.remedy, d.code
         else:
             message, allowed, remedy, code = error.message, error.allowed, error.remedy, "dsl.shape"
-        self.found.append(self._diagnostic(code, message, place.line, place.column, place.end_column, allowed, remedy))
+        self.found.append(
+            self._diagnostic(code, message, place.line, place.column, place.end_column, allowed, remedy)
+        )
 
     # --- statements ------------------------------------------------------------------------------
 
@@ -174,8 +168,12 @@ class _Reader:
             self._fail(dtype, "dsl.dtype", f"an input of dtype '{dtype}' is not supported", "float32")
         shape = tuple(int(d) for d in dims)
         if not 2 <= len(shape) <= 4 or min(shape) < 1 or math.prod(shape) > MAX_ELEMENTS:
-            self._fail(dims[0], "dsl.shape", f"the shape {list(shape)} is not allowed",
-                       "[batch, ...] of 2 to 4 dimensions, each at least 1")
+            self._fail(
+                dims[0],
+                "dsl.shape",
+                f"the shape {list(shape)} is not allowed",
+                "[batch, ...] of 2 to 4 dimensions, each at least 1",
+            )
         self.values[str(name)] = self.graph.input(str(name), DType.F32, shape, self._loc(name))
 
     def _assign(self, statement: Parsed) -> None:
@@ -202,15 +200,25 @@ class _Reader:
         if name in self.broken:
             raise _Abort
         if name not in self.values:
-            self._fail(name, "dsl.name", f"the value '{name}' is not defined", ", ".join(self.values),
-                       did_you_mean(name, self.values))
+            self._fail(
+                name,
+                "dsl.name",
+                f"the value '{name}' is not defined",
+                ", ".join(self.values),
+                did_you_mean(name, self.values),
+            )
         return self.values[str(name)]
 
     def _apply(self, application: Parsed) -> Node:
         name = cast("Token", application.children[0])
         if name not in LAYERS:
-            self._fail(name, "dsl.layer", f"there is no layer '{name}'", ", ".join(sorted(LAYERS)),
-                       did_you_mean(name, LAYERS))
+            self._fail(
+                name,
+                "dsl.layer",
+                f"there is no layer '{name}'",
+                ", ".join(sorted(LAYERS)),
+                did_you_mean(name, LAYERS),
+            )
         rule, positional = LAYERS[str(name)]
         operands = [self._use(cast("Token", t)) for t in _tree(application, "operands").children]
         arguments = self._arguments(application, str(name), positional)
@@ -218,8 +226,15 @@ class _Reader:
         if label is not None and not isinstance(label, str):
             self._fail(name, "dsl.layer", f"name={label!r} is no text")
         layer_name = label if isinstance(label, str) else self._default_name(str(name))
-        call = LayerCall(self.graph, str(name), layer_name, operands, arguments, self._source(layer_name),
-                         self._loc(application))
+        call = LayerCall(
+            self.graph,
+            str(name),
+            layer_name,
+            operands,
+            arguments,
+            self._source(layer_name),
+            self._loc(application),
+        )
         return rule(call)
 
     def _default_name(self, layer: str) -> str:
@@ -238,7 +253,9 @@ class _Reader:
             for argument in cast("list[Parsed]", tree.children):
                 if argument.data == "positional":
                     if not places:
-                        self._fail(argument, "dsl.layer", f"{layer} takes {len(positional)} arguments without a name")
+                        self._fail(
+                            argument, "dsl.layer", f"{layer} takes {len(positional)} arguments without a name"
+                        )
                     key, value = places.pop(0), argument.children[0]
                 else:
                     key, value = str(argument.children[0]), argument.children[1]
@@ -259,18 +276,35 @@ class _Reader:
                 return tuple(self._argument(cast("Parsed", c)) for c in value.children)
             case _:
                 word = str(value.children[0])
-                words: dict[str, object] = {"true": True, "false": False, "True": True, "False": False, "None": None}
+                words: dict[str, object] = {
+                    "true": True,
+                    "false": False,
+                    "True": True,
+                    "False": False,
+                    "None": None,
+                }
                 if word not in words:
-                    self._fail(value, "dsl.syntax", f"'{word}' is no value", "a number, a \"text\", true, false",
-                               f'"{word}" in quotes, if a text is meant')
+                    self._fail(
+                        value,
+                        "dsl.syntax",
+                        f"'{word}' is no value",
+                        'a number, a "text", true, false',
+                        f'"{word}" in quotes, if a text is meant',
+                    )
                 return words[word]
 
     def _source(self, layer: str) -> Callable[[str, tuple[int, ...]], NDArray[np.float32]]:
         def take(kind: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
             if self.weights is None:
-                raise Unsupported(Diagnostic("dsl.weights", f"'{layer}' needs weights, and the network names no file",
-                                             remedy='add: weights "FILE.npz"'))
+                raise Unsupported(
+                    Diagnostic(
+                        "dsl.weights",
+                        f"'{layer}' needs weights, and the network names no file",
+                        remedy='add: weights "FILE.npz"',
+                    )
+                )
             return self.weights.take(f"{layer}/{kind}", shape)
+
         return take
 
 
@@ -285,31 +319,34 @@ class _Weights:
     def take(self, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
         """The float32 array of that name and shape."""
         if name not in self.members:
-            raise Unsupported(Diagnostic("dsl.weights", f"'{self.path.name}' has no array '{name}'",
-                                         allowed=", ".join(sorted(self.members)), remedy=did_you_mean(name, self.members)))
+            raise Unsupported(
+                Diagnostic(
+                    "dsl.weights",
+                    f"'{self.path.name}' has no array '{name}'",
+                    allowed=", ".join(sorted(self.members)),
+                    remedy=did_you_mean(name, self.members),
+                )
+            )
         if self.members[name] > MAX_WEIGHTS:
-            raise Unsupported(Diagnostic("dsl.weights", f"the array '{name}' is too large", allowed=f"{MAX_WEIGHTS} bytes"))
+            raise Unsupported(
+                Diagnostic("dsl.weights", f"the array '{name}' is too large", allowed=f"{MAX_WEIGHTS} bytes")
+            )
         try:
             with np.load(self.path, allow_pickle=False) as arrays:
                 value: NDArray[Any] = arrays[name]
         except (ValueError, EOFError, OSError, zipfile.BadZipFile):
             raise Unsupported(Diagnostic("dsl.weights", f"the array '{name}' cannot be read")) from None
         if value.shape != shape or value.dtype != np.float32:
-            raise Unsupported(Diagnostic("dsl.weights", f"the array '{name}' is {value.dtype}{list(value.shape)}",
-                                         allowed=f"float32{list(shape)}"))
+            raise Unsupported(
+                Diagnostic(
+                    "dsl.weights",
+                    f"the array '{name}' is {value.dtype}{list(value.shape)}",
+                    allowed=f"float32{list(shape)}",
+                )
+            )
         if not np.isfinite(value).all():
             raise Unsupported(Diagnostic("dsl.weights", f"the array '{name}' holds NaN or infinity"))
         return value
-
-
-_TERMINALS: Final = {"NAME": "a name", "STRING": 'a "text"', "INT": "a number", "SIGNED_INT": "a number",
-                     "SIGNED_FLOAT": "a number", "_NL": "a new line", "$END": "the end", "LPAR": "'('", "RPAR": "')'",
-                     "LSQB": "'['", "RSQB": "']'", "COMMA": "','", "EQUAL": "'='", "COLON": "':'", "MODEL": "model",
-                     "WEIGHTS": "weights", "INPUT": "input", "OUTPUT": "output"}
-
-
-def _readable(terminals: set[str]) -> str:
-    return ", ".join(sorted({_TERMINALS.get(t, t) for t in terminals}))
 
 
 def _tree(parent: Parsed, kind: str) -> Parsed:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NoReturn, TypeVar
+from typing import Any, Final, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +17,6 @@ from compiler.ir.graph import Graph, Node
 from compiler.ir.op import Op
 from isa.diagnostics import Diagnostic, did_you_mean
 from isa.locations import Loc
-
-T = TypeVar("T")
 
 
 class Unsupported(Exception):
@@ -111,13 +109,17 @@ class LayerCall:
         if len(self.operands) != 1:
             self.fail(f"{self.layer} takes one value, not {len(self.operands)}")
         if len(self.operands[0].shape) != rank:
-            self.fail(f"{self.layer} takes a value of rank {rank}, not of shape {list(self.operands[0].shape)}")
+            self.fail(
+                f"{self.layer} takes a value of rank {rank}, not of shape {list(self.operands[0].shape)}"
+            )
         return self.operands[0]
 
-    def take(self, name: str, default: T, kinds: tuple[type, ...], allowed: str) -> Any:
+    def take(self, name: str, default: object, kinds: tuple[type, ...], allowed: str) -> Any:
         """An argument, checked; it counts as used."""
         value = self.arguments.pop(name, default)
-        if value is not default and (not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds)):
+        if value is not default and (
+            not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds)
+        ):
             self.fail(f"{self.layer}: {name}={value!r} is not allowed", allowed)
         return value
 
@@ -129,6 +131,10 @@ class LayerCall:
         if value < 1:
             self.fail(f"{self.layer}: {name}={value} is not allowed", "at least 1")
         return value
+
+    def flag(self, name: str, *, default: bool) -> bool:
+        """A truth value."""
+        return bool(self.take(name, default, (bool,), "true, false"))
 
     def pair(self, name: str, default: int | tuple[int, int] | None) -> tuple[int, int]:
         """A whole number for both directions, or one for rows and one for columns."""
@@ -144,8 +150,11 @@ class LayerCall:
         """A word of a list."""
         value = self.take(name, default, (str,), ", ".join(allowed))
         if value is not None and value not in allowed:
-            self.fail(f"{self.layer}: {name}='{value}' is not known", ", ".join(allowed),
-                      did_you_mean(value, allowed))
+            self.fail(
+                f"{self.layer}: {name}='{value}' is not known",
+                ", ".join(allowed),
+                did_you_mean(value, allowed),
+            )
         return value
 
     def done(self) -> None:

@@ -32,21 +32,30 @@ def load_model(path: str | Path, shapes: Mapping[str, Sequence[int]] | None = No
         case ".onnx":
             return read_onnx(place, shapes)
         case ".net" | ".x1ir" if shapes:
-            raise UsageError(Diagnostic("usage.shape", "--shape is for ONNX models with open dimensions",
-                                        FileLoc(str(path))))
+            raise UsageError(
+                Diagnostic(
+                    "usage.shape", "--shape is for ONNX models with open dimensions", FileLoc(str(path))
+                )
+            )
         case ".net":
             return read_dsl(place)
         case ".x1ir":
             return _read_dump(place)
         case _:
-            raise UsageError(Diagnostic("file.kind", f"'{path}' is no kind of model", allowed=", ".join(KINDS)))
+            raise UsageError(
+                Diagnostic("file.kind", f"'{path}' is no kind of model", allowed=", ".join(KINDS))
+            )
 
 
 def _read_dump(path: Path) -> Graph:
     if path.stat().st_size > MAX_DUMP:
-        raise CompileError(Diagnostic("ir.size", "the dump is too large", FileLoc(str(path)), f"{MAX_DUMP} bytes"))
+        raise CompileError(
+            Diagnostic("ir.size", "the dump is too large", FileLoc(str(path)), f"{MAX_DUMP} bytes")
+        )
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
-        raise CompileError(Diagnostic("ir.encoding", "the file is not UTF-8 text", FileLoc(str(path)))) from None
+        raise CompileError(
+            Diagnostic("ir.encoding", "the file is not UTF-8 text", FileLoc(str(path)))
+        ) from None
     return parse_graph(text, str(path))

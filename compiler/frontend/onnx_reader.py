@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import networkx as nx
 import numpy as np
@@ -18,7 +18,7 @@ from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-import compiler.ops  # noqa: F401  (declares the operators)
+import compiler.ops  # noqa: F401  # pyright: ignore[reportUnusedImport]  (declares)
 from compiler.errors import CompileError
 from compiler.frontend.importing import ONNX_OPERATORS, OnnxNode, Unsupported
 from compiler.ir.graph import Graph, Node
@@ -46,18 +46,30 @@ def read_onnx(path: Path, shapes: Mapping[str, Sequence[int]] | None = None) -> 
 
 def _parse(path: Path) -> onnx.ModelProto:
     if path.stat().st_size > MAX_FILE:
-        raise CompileError(Diagnostic("model.size", "the file is too large for an ONNX model", FileLoc(str(path)),
-                                      f"at most {MAX_FILE} bytes"))
+        raise CompileError(
+            Diagnostic(
+                "model.size",
+                "the file is too large for an ONNX model",
+                FileLoc(str(path)),
+                f"at most {MAX_FILE} bytes",
+            )
+        )
     proto = onnx.ModelProto()
     try:
         proto.ParseFromString(path.read_bytes())
     except DecodeError:
-        raise CompileError(Diagnostic("model.format", "the file is not an ONNX model: it is no whole protobuf",
-                                      FileLoc(str(path)),
-                                      remedy="export the model again, or copy it in binary mode")) from None
+        raise CompileError(
+            Diagnostic(
+                "model.format",
+                "the file is not an ONNX model: it is no whole protobuf",
+                FileLoc(str(path)),
+                remedy="export the model again, or copy it in binary mode",
+            )
+        ) from None
     if not proto.HasField("graph") or proto.ir_version < 1:
-        raise CompileError(Diagnostic("model.format", "the file is not an ONNX model: it has no graph",
-                                      FileLoc(str(path))))
+        raise CompileError(
+            Diagnostic("model.format", "the file is not an ONNX model: it has no graph", FileLoc(str(path)))
+        )
     return proto
 
 
@@ -93,8 +105,13 @@ class _Importer:
         self.opset = next((imported[d] for d in DEFAULT_DOMAINS if d in imported), 0)
         newest = onnx.defs.onnx_opset_version()
         if not 1 <= self.opset <= newest:
-            self.findings.add("model.opset", f"the model imports opset {self.opset} of the default domain", self.file,
-                              allowed=f"1 to {newest}", remedy="export the model with an older opset")
+            self.findings.add(
+                "model.opset",
+                f"the model imports opset {self.opset} of the default domain",
+                self.file,
+                allowed=f"1 to {newest}",
+                remedy="export the model with an older opset",
+            )
         self.domains = set(imported)
 
     # --- tensors ---------------------------------------------------------------------------------
@@ -116,43 +133,70 @@ class _Importer:
         try:
             dtype = np.dtype(helper.tensor_dtype_to_np_dtype(tensor.data_type))
         except (KeyError, TypeError, ValueError):
-            self.findings.add("model.dtype", f"{what} has the undefined data_type {tensor.data_type}", self.file)
+            self.findings.add(
+                "model.dtype", f"{what} has the undefined data_type {tensor.data_type}", self.file
+            )
             return None
         if DType.of(dtype) is None and dtype != np.bool_:
-            self.findings.add("model.dtype", f"{what} has the dtype {dtype}, which is not supported", self.file,
-                              allowed=", ".join(d.host_name for d in DType))
+            self.findings.add(
+                "model.dtype",
+                f"{what} has the dtype {dtype}, which is not supported",
+                self.file,
+                allowed=", ".join(d.host_name for d in DType),
+            )
             return None
         shape, count = tuple(tensor.dims), math.prod(tensor.dims)
         if len(shape) > MAX_RANK or any(d < 0 for d in shape) or count > MAX_ELEMENTS:
-            self.findings.add("model.shape", f"{what} has the shape {list(shape)}", self.file,
-                              allowed=f"at most {MAX_RANK} dimensions and {MAX_ELEMENTS} elements")
+            self.findings.add(
+                "model.shape",
+                f"{what} has the shape {list(shape)}",
+                self.file,
+                allowed=f"at most {MAX_RANK} dimensions and {MAX_ELEMENTS} elements",
+            )
             return None
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
             return self._external(tensor, what, dtype, shape)
         if tensor.HasField("raw_data") and len(tensor.raw_data) != count * dtype.itemsize:
-            self.findings.add("model.data", f"{what} of shape {list(shape)} holds {len(tensor.raw_data)} bytes",
-                              self.file, allowed=f"{count * dtype.itemsize}")
+            self.findings.add(
+                "model.data",
+                f"{what} of shape {list(shape)} holds {len(tensor.raw_data)} bytes",
+                self.file,
+                allowed=f"{count * dtype.itemsize}",
+            )
             return None
         try:
             return np.ascontiguousarray(numpy_helper.to_array(tensor))
         except (ValueError, TypeError):
-            self.findings.add("model.data", f"{what} of shape {list(shape)} holds another number of values", self.file)
+            self.findings.add(
+                "model.data", f"{what} of shape {list(shape)} holds another number of values", self.file
+            )
             return None
 
-    def _external(self, tensor: onnx.TensorProto, what: str, dtype: np.dtype[Any], shape: tuple[int, ...],
-                  ) -> NDArray[Any] | None:
+    def _external(
+        self,
+        tensor: onnx.TensorProto,
+        what: str,
+        dtype: np.dtype[Any],
+        shape: tuple[int, ...],
+    ) -> NDArray[Any] | None:
         """Data beside the model: only a plain file inside its folder."""
         entries = {e.key: e.value for e in tensor.external_data}
         folder, name = self.path.resolve().parent, entries.get("location", "")
         place = (folder / name).resolve()
         if not name or not place.is_relative_to(folder):
-            self.findings.add("model.external", f"{what} is external data at '{name}', outside the model's folder",
-                              self.file, allowed="files in the folder of the model")
+            self.findings.add(
+                "model.external",
+                f"{what} is external data at '{name}', outside the model's folder",
+                self.file,
+                allowed="files in the folder of the model",
+            )
             return None
         size = math.prod(shape) * dtype.itemsize
         offset = entries.get("offset", "0")
         if not offset.isdigit() or not place.is_file() or place.stat().st_size < int(offset) + size:
-            self.findings.add("model.external", f"{what}: '{name}' does not hold {size} bytes at {offset}", self.file)
+            self.findings.add(
+                "model.external", f"{what}: '{name}' does not hold {size} bytes at {offset}", self.file
+            )
             return None
         with place.open("rb") as file:
             file.seek(int(offset))
@@ -163,8 +207,15 @@ class _Importer:
         known = [v.name for v in self.proto.graph.input if v.name not in initialized]
         for name in self.shapes:
             if name not in known:
-                raise UsageError(Diagnostic("usage.shape", f"the model has no input '{name}'", self.file,
-                                            ", ".join(known), did_you_mean(name, known)))
+                raise UsageError(
+                    Diagnostic(
+                        "usage.shape",
+                        f"the model has no input '{name}'",
+                        self.file,
+                        ", ".join(known),
+                        did_you_mean(name, known),
+                    )
+                )
         for value in self.proto.graph.input:
             if value.name not in initialized:
                 self._define(value.name, self._input(value))
@@ -177,28 +228,47 @@ class _Importer:
         except (KeyError, TypeError, ValueError):
             dtype = None
         if dtype is not DType.F32:
-            self.findings.add("model.dtype", f"{what} has data_type {tensor.elem_type}", self.file,
-                              allowed="float32")
+            self.findings.add(
+                "model.dtype", f"{what} has data_type {tensor.elem_type}", self.file, allowed="float32"
+            )
             return None
         dims = [d.dim_value if d.HasField("dim_value") else (d.dim_param or "?") for d in tensor.shape.dim]
         if value.name in self.shapes:
             dims = self._given_shape(value.name, dims)
         if any(isinstance(d, str) for d in dims):
             example = ",".join("1" if isinstance(d, str) else str(d) for d in dims)
-            raise UsageError(Diagnostic("usage.shape", f"{what} has open dimensions: {dims}", self.file,
-                                        remedy=f"give them: --shape {value.name}={example}"))
+            raise UsageError(
+                Diagnostic(
+                    "usage.shape",
+                    f"{what} has open dimensions: {dims}",
+                    self.file,
+                    remedy=f"give them: --shape {value.name}={example}",
+                )
+            )
         shape = tuple(int(d) for d in dims)
         if not 1 <= len(shape) <= 4 or min(shape) < 1 or math.prod(shape) > MAX_ELEMENTS:
-            self.findings.add("model.shape", f"{what} has the shape {list(shape)}", self.file,
-                              allowed=f"1 to 4 dimensions of at least 1, {MAX_ELEMENTS} elements in all")
+            self.findings.add(
+                "model.shape",
+                f"{what} has the shape {list(shape)}",
+                self.file,
+                allowed=f"1 to 4 dimensions of at least 1, {MAX_ELEMENTS} elements in all",
+            )
             return None
         return self.graph.input(value.name, dtype, shape, self.file)
 
     def _given_shape(self, name: str, dims: list[Any]) -> list[Any]:
         given = list(self.shapes[name])
-        if len(given) != len(dims) or any(not isinstance(d, str) and d != g for d, g in zip(dims, given, strict=False)):
-            raise UsageError(Diagnostic("usage.shape", f"--shape {name}={','.join(map(str, given))} does not fit",
-                                        self.file, allowed=str(dims)))
+        if len(given) != len(dims) or any(
+            not isinstance(d, str) and d != g for d, g in zip(dims, given, strict=False)
+        ):
+            raise UsageError(
+                Diagnostic(
+                    "usage.shape",
+                    f"--shape {name}={','.join(map(str, given))} does not fit",
+                    self.file,
+                    allowed=str(dims),
+                )
+            )
         return given
 
     # --- nodes -----------------------------------------------------------------------------------
@@ -207,13 +277,18 @@ class _Importer:
         """The nodes, producers first; a cycle is reported with its nodes."""
         nodes = list(self.proto.graph.node)
         producer = {o: i for i, n in enumerate(nodes) for o in n.output if o}
-        net: Any = nx.DiGraph()
+        net: Any = cast("Any", nx).DiGraph()
         net.add_nodes_from(range(len(nodes)))
-        net.add_edges_from((producer[name], i) for i, n in enumerate(nodes) for name in n.input if name in producer)
+        net.add_edges_from(
+            (producer[name], i) for i, n in enumerate(nodes) for name in n.input if name in producer
+        )
         try:
-            return [nodes[i] for i in nx.lexicographical_topological_sort(net, key=int)]
+            return [
+                nodes[i] for i in cast("list[int]", list(nx.lexicographical_topological_sort(net, key=int)))
+            ]
         except nx.NetworkXUnfeasible:
-            cycle = [nodes[a].name or nodes[a].op_type for a, _ in nx.find_cycle(net)]
+            edges: list[tuple[int, int]] = cast("Any", nx).find_cycle(net)
+            cycle = [nodes[a].name or nodes[a].op_type for a, _ in edges]
             self.findings.add("model.cycle", f"the nodes {', '.join(sorted(cycle))} form a cycle", self.file)
         self.findings.raise_if_any()
         return []
@@ -227,24 +302,44 @@ class _Importer:
 
     def _import(self, node: onnx.NodeProto, loc: Loc) -> Node | None:
         if node.domain not in DEFAULT_DOMAINS:
-            known = "which the model does not import" if node.domain not in self.domains else "which is not supported"
-            self.findings.add("model.domain", f"the operator is of the domain '{node.domain}', {known}", loc,
-                              allowed="the default domain")
+            known = (
+                "which the model does not import"
+                if node.domain not in self.domains
+                else "which is not supported"
+            )
+            self.findings.add(
+                "model.domain",
+                f"the operator is of the domain '{node.domain}', {known}",
+                loc,
+                allowed="the default domain",
+            )
             return None
         if node.op_type == "Constant":
             return self._constant(node, loc)
         rule = ONNX_OPERATORS.get(node.op_type)
         if rule is None:
-            self.findings.add("model.operator", f"the operator '{node.op_type}' is not supported", loc,
-                              allowed=", ".join(sorted(ONNX_OPERATORS)),
-                              remedy=did_you_mean(node.op_type, ONNX_OPERATORS))
+            self.findings.add(
+                "model.operator",
+                f"the operator '{node.op_type}' is not supported",
+                loc,
+                allowed=", ".join(sorted(ONNX_OPERATORS)),
+                remedy=did_you_mean(node.op_type, ONNX_OPERATORS),
+            )
             return None
         operands = self._operands(node, loc)
         if operands is None:
             return None
         attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-        request = OnnxNode(self.graph, node.op_type, self.opset, operands, attributes, node.output[0], loc,
-                           sum(1 for o in node.output if o))
+        request = OnnxNode(
+            self.graph,
+            node.op_type,
+            self.opset,
+            operands,
+            attributes,
+            node.output[0],
+            loc,
+            sum(1 for o in node.output if o),
+        )
         try:
             return self._folded(rule(request))
         except Unsupported as refused:
@@ -265,9 +360,13 @@ class _Importer:
                 whole = False
                 if name not in self.failed:
                     self.failed.add(name)
-                    self.findings.add("model.missing", f"reads '{name}', which nothing defines", loc,
-                                      allowed="a graph input, an initializer, or another node's output",
-                                      remedy=did_you_mean(name, self.values))
+                    self.findings.add(
+                        "model.missing",
+                        f"reads '{name}', which nothing defines",
+                        loc,
+                        allowed="a graph input, an initializer, or another node's output",
+                        remedy=did_you_mean(name, self.values),
+                    )
         if not node.output:
             self.findings.add("model.format", "the node has no output", loc)
             return None
@@ -282,9 +381,15 @@ class _Importer:
                 values = np.asarray(helper.get_attribute_value(attribute), np.float32)
                 return self.graph.const(values, node.output[0], loc)
             if attribute.name in ("value_int", "value_ints"):
-                return self.graph.const(np.asarray(helper.get_attribute_value(attribute), np.int64), node.output[0], loc)
-        self.findings.add("model.unsupported", "the constant has no value of a supported kind", loc,
-                          allowed="value, value_float(s), value_int(s)")
+                return self.graph.const(
+                    np.asarray(helper.get_attribute_value(attribute), np.int64), node.output[0], loc
+                )
+        self.findings.add(
+            "model.unsupported",
+            "the constant has no value of a supported kind",
+            loc,
+            allowed="value, value_float(s), value_int(s)",
+        )
         return None
 
     def _folded(self, node: Node) -> Node:
@@ -302,16 +407,28 @@ class _Importer:
             node = self.values.get(value.name)
             if node is None:
                 if value.name not in self.failed:
-                    self.findings.add("model.missing", f"the graph output '{value.name}' is computed by nothing", self.file)
+                    self.findings.add(
+                        "model.missing", f"the graph output '{value.name}' is computed by nothing", self.file
+                    )
                 continue
             if node.type.dtype is not DType.F32 or node.is_constant or not 1 <= len(node.shape) <= 4:
-                self.findings.add("model.output", f"the graph output '{value.name}' is {node.type}", self.file,
-                                  allowed="a float32 tensor of rank 1 to 4 that depends on an input")
+                self.findings.add(
+                    "model.output",
+                    f"the graph output '{value.name}' is {node.type}",
+                    self.file,
+                    allowed="a float32 tensor of rank 1 to 4 that depends on an input",
+                )
             dims = value.type.tensor_type.shape.dim
             declared = [d.dim_value if d.HasField("dim_value") else None for d in dims]
-            if value.type.tensor_type.HasField("shape") and (len(declared) != len(node.shape) or any(
-                    d is not None and d != s for d, s in zip(declared, node.shape, strict=True))):
-                self.findings.add("model.shape", f"the output '{value.name}' is declared as {declared}; the network "
-                                  f"computes {list(node.shape)}", self.file)
+            if value.type.tensor_type.HasField("shape") and (
+                len(declared) != len(node.shape)
+                or any(d is not None and d != s for d, s in zip(declared, node.shape, strict=True))
+            ):
+                self.findings.add(
+                    "model.shape",
+                    f"the output '{value.name}' is declared as {declared}; the network "
+                    f"computes {list(node.shape)}",
+                    self.file,
+                )
             nodes.append(node)
         self.graph.set_outputs(nodes, [v.name for v in self.proto.graph.output if v.name in self.values])

@@ -28,12 +28,14 @@ def outputs(graph: Graph, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArr
 
 def source_tensors(graph: Graph, values: Mapping[int, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     """Every tensor of the source model that the nodes hold, in the source's shape and layout."""
-    return {view.name: view.of(values[node.id])
-            for node in graph.nodes() for view in node.views}
+    return {view.name: view.of(values[node.id]) for node in graph.nodes() for view in node.views}
 
 
-def _value(node: Node, inputs: Mapping[str, NDArray[Any]], values: Mapping[int, NDArray[Any]],
-           ) -> NDArray[Any]:
+def _value(
+    node: Node,
+    inputs: Mapping[str, NDArray[Any]],
+    values: Mapping[int, NDArray[Any]],
+) -> NDArray[Any]:
     if node.value is not None:
         return node.value
     if isinstance(node.op, Input):

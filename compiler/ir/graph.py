@@ -18,7 +18,7 @@ from compiler.ir.op import Op, op
 from compiler.ir.types import DType, Quant, Shape, TensorType
 from isa.locations import UNKNOWN, Loc
 
-O = TypeVar("O", bound=Op)
+OpT = TypeVar("OpT", bound=Op)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,9 +100,18 @@ class Graph:
     _net: Any = field(default_factory=nx.MultiDiGraph)
     _next: int = 0
 
-    def add(self, operation: Op, inputs: Sequence[Node] = (), *, name: str = "", loc: Loc = UNKNOWN,
-            quant: Quant | None = None, type_: TensorType | None = None,
-            value: NDArray[Any] | None = None, views: tuple[SourceView, ...] = ()) -> Node:
+    def add(
+        self,
+        operation: Op,
+        inputs: Sequence[Node] = (),
+        *,
+        name: str = "",
+        loc: Loc = UNKNOWN,
+        quant: Quant | None = None,
+        type_: TensorType | None = None,
+        value: NDArray[Any] | None = None,
+        views: tuple[SourceView, ...] = (),
+    ) -> Node:
         """Add an operation on nodes of this graph.
 
         Raises:
@@ -119,13 +128,15 @@ class Graph:
             self._net.add_edge(producer.id, node.id, key=index)
         return node
 
-    def input(self, name: str, dtype: DType, shape: Shape, loc: Loc = UNKNOWN,
-              quant: Quant | None = None) -> Node:
+    def input(
+        self, name: str, dtype: DType, shape: Shape, loc: Loc = UNKNOWN, quant: Quant | None = None
+    ) -> Node:
         """Add a graph input."""
         return self.add(Input(), name=name, loc=loc, type_=TensorType(dtype, shape, quant))
 
-    def const(self, value: NDArray[Any], name: str = "", loc: Loc = UNKNOWN,
-              quant: Quant | None = None) -> Node:
+    def const(
+        self, value: NDArray[Any], name: str = "", loc: Loc = UNKNOWN, quant: Quant | None = None
+    ) -> Node:
         """Add a constant; the array is kept as it is and must not change."""
         dtype = DType.of(value.dtype)
         assert dtype is not None, f"{value.dtype} is no type of the IR"
@@ -137,7 +148,7 @@ class Graph:
         order = cast("Iterable[int]", nx.lexicographical_topological_sort(self._net, key=int))
         return [self._net.nodes[i]["node"] for i in order]
 
-    def of(self, kind: type[O]) -> Iterator[tuple[Node, O]]:
+    def of(self, kind: type[OpT]) -> Iterator[tuple[Node, OpT]]:
         """Every node of one kind of operation that is still there, with its operation."""
         for node in self.nodes():
             if node.id in self._net and isinstance(node.op, kind):
@@ -190,7 +201,11 @@ class Graph:
     def erase_dead(self) -> None:
         """Remove every node that no graph output needs; graph inputs stay."""
         for node in reversed(self.nodes()):
-            if self._net.out_degree(node.id) == 0 and node not in self.outputs and not isinstance(node.op, Input):
+            if (
+                self._net.out_degree(node.id) == 0
+                and node not in self.outputs
+                and not isinstance(node.op, Input)
+            ):
                 self.erase(node)
 
     def set_outputs(self, outputs: Sequence[Node], names: Sequence[str]) -> None:
@@ -217,7 +232,17 @@ class Graph:
 
     def _key(self) -> tuple[object, ...]:
         number = {n.id: i for i, n in enumerate(self.nodes())}
-        rows = [(n.op, tuple(number[i.id] for i in n.inputs), n.type, n.name, n.loc, n.views,
-                 None if n.value is None else n.value.tobytes()) for n in self.nodes()]
+        rows = [
+            (
+                n.op,
+                tuple(number[i.id] for i in n.inputs),
+                n.type,
+                n.name,
+                n.loc,
+                n.views,
+                None if n.value is None else n.value.tobytes(),
+            )
+            for n in self.nodes()
+        ]
         outputs = tuple(number[n.id] for n in self.outputs)
         return self.name, self.stage, tuple(rows), outputs, tuple(self.output_names)

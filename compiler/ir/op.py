@@ -47,14 +47,14 @@ class Op:
 
 
 OPS: Final[dict[str, type[Op]]] = {}
-O = TypeVar("O", bound=Op)
+OpT = TypeVar("OpT", bound=Op)
 
 
 @dataclass_transform(frozen_default=True)
-def op(name: str, *operands: str, optional: int = 0) -> Callable[[type[O]], type[O]]:
+def op(name: str, *operands: str, optional: int = 0) -> Callable[[type[OpT]], type[OpT]]:
     """Declare an operation by its name and its operands, of which the last may be left out."""
 
-    def declare(cls: type[O]) -> type[O]:
+    def declare(cls: type[OpT]) -> type[OpT]:
         assert name not in OPS, f"{name} is declared twice"
         assert cls.__doc__, f"{name} has no text"
         made = dataclass(frozen=True)(cls)

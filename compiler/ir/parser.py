@@ -6,16 +6,13 @@ import base64
 import binascii
 import dataclasses
 import json
-from functools import cache
-from importlib import resources
 from typing import Any, NoReturn, cast, get_type_hints
 
 import numpy as np
-from lark import Lark, Token, Tree
-from lark.exceptions import UnexpectedInput
+from lark import Token, Tree
 from numpy.typing import NDArray
 
-import compiler.ops  # noqa: F401  (declares the operations)
+import compiler.ops  # noqa: F401  # pyright: ignore[reportUnusedImport]  (declares)
 from compiler.errors import CompileError
 from compiler.ir.graph import Graph, Node, SourceView
 from compiler.ir.op import OPS, ShapeError
@@ -24,9 +21,9 @@ from compiler.ir.types import DType, Quant, TensorType
 from compiler.ir.verify import STAGES, VerifyError, verify
 from isa.diagnostics import Diagnostic, did_you_mean
 from isa.locations import UNKNOWN, FileLoc, FusedLoc, Loc, NodeLoc
+from isa.parsing import Parsed, SyntaxProblem, grammar, parse
 from isa.plain import PlainError, from_plain
 
-Parsed = Tree[Token]
 MAX_ELEMENTS = 1 << 40
 
 
@@ -39,12 +36,6 @@ def parse_graph(text: str, path: str = "<text>") -> Graph:
     return _Reader(path, text).read()
 
 
-@cache
-def _parser() -> Lark:
-    grammar = (resources.files("compiler") / "grammars" / "ir.lark").read_text(encoding="utf-8")
-    return Lark(grammar, parser="lalr", propagate_positions=True, maybe_placeholders=False)
-
-
 class _Reader:
     def __init__(self, path: str, text: str) -> None:
         self.path, self.text = path, text
@@ -53,26 +44,27 @@ class _Reader:
 
     def read(self) -> Graph:
         try:
-            tree = cast("Parsed", _parser().parse(self.text))
-        except UnexpectedInput as error:
-            line = self.text.splitlines()[error.line - 1] if 0 < error.line <= self.text.count("\n") + 1 else ""
-            loc = FileLoc(self.path, max(error.line, 1), max(error.column, 1), max(error.column, 1) + 1)
-            raise CompileError(Diagnostic("ir.syntax", "the text is not a graph here", loc,
-                                          source_line=line)) from None
-        except RecursionError:
-            raise CompileError(Diagnostic("ir.syntax", "the text is nested too deeply",
-                                          FileLoc(self.path))) from None
+            tree = parse(grammar("compiler", "ir"), self.text)
+        except SyntaxProblem as p:
+            lines = self.text.splitlines()
+            loc = FileLoc(self.path, p.line, p.column, p.column + p.width)
+            source = lines[p.line - 1] if p.line <= len(lines) else ""
+            raise CompileError(
+                Diagnostic("ir.syntax", p.message, loc, p.expected, source_line=source)
+            ) from None
         children = tree.children
         for blob in _trees(tree, "blob"):
             self._blob(blob)
-        name, stage = json.loads(children[0]), str(children[1])
+        name, stage = json.loads(str(children[0])), str(children[1])
         if stage not in STAGES:
             self._fail(tree, f"there is no stage '{stage}'", ", ".join(STAGES))
         graph = Graph(name, stage)
         for node in _trees(tree, "node"):
             self._node(graph, node)
         results = [c.children for r in _trees(tree, "results") for c in _trees(r, "result")]
-        graph.set_outputs([self._use(tree, str(v)) for v, _ in results], [json.loads(n) for _, n in results])
+        graph.set_outputs(
+            [self._use(tree, str(v)) for v, _ in results], [json.loads(str(n)) for _, n in results]
+        )
         try:
             verify(graph)
         except VerifyError as error:
@@ -81,10 +73,12 @@ class _Reader:
 
     def _fail(self, at: Parsed, message: str, allowed: str = "", remedy: str = "") -> NoReturn:
         line = 0 if at.meta.empty else at.meta.line
-        raise CompileError(Diagnostic("ir.invalid", message, FileLoc(self.path, line), allowed, remedy)) from None
+        raise CompileError(
+            Diagnostic("ir.invalid", message, FileLoc(self.path, line), allowed, remedy)
+        ) from None
 
     def _blob(self, tree: Parsed) -> None:
-        name, content = str(tree.children[0]), json.loads(tree.children[1])
+        name, content = str(tree.children[0]), json.loads(str(tree.children[1]))
         try:
             self.blobs[name] = base64.b64decode(content, validate=True)
         except binascii.Error:
@@ -103,21 +97,27 @@ class _Reader:
         operation = self._operation(tree, name)
         kind, value = self._type(tree, next(_trees(tree, "type")))
         label = next(json.loads(c) for c in tree.children if isinstance(c, Token) and c.type == "STRING")
-        views = tuple(SourceView(json.loads(cast("Token", v.children[0])), *(_ints(_value(c)) for c in v.children[1:]))
-                      for v in _trees(tree, "view"))
+        views = tuple(
+            SourceView(json.loads(cast("Token", v.children[0])), *(_ints(_value(c)) for c in v.children[1:]))
+            for v in _trees(tree, "view")
+        )
         loc = _loc(next(_trees(tree, "loc")))
         if target in self.nodes:
             self._fail(tree, f"{target} is defined twice")
         try:
-            self.nodes[target] = graph.add(operation, inputs, name=label, loc=loc, type_=kind, value=value,
-                                           views=views)
+            self.nodes[target] = graph.add(
+                operation, inputs, name=label, loc=loc, type_=kind, value=value, views=views
+            )
         except ShapeError as error:
             self._fail(tree, error.message, error.allowed)
 
     def _operation(self, tree: Parsed, name: str) -> Any:
         cls = OPS[name]
-        given = {str(a.children[0]): _value(a.children[1]) for attrs in _trees(tree, "attributes")
-                 for a in _trees(attrs, "attribute")}
+        given = {
+            str(a.children[0]): _value(a.children[1])
+            for attrs in _trees(tree, "attributes")
+            for a in _trees(attrs, "attribute")
+        }
         hints = get_type_hints(cls)
         names = [f.name for f in dataclasses.fields(cls)]
         if extra := sorted(set(given) - set(names)):
@@ -155,9 +155,11 @@ class _Reader:
     def _quant(self, at: Parsed, tree: Parsed) -> Quant:
         scales, zero, axis = (_value(c) for c in tree.children)
         try:
-            return Quant(cast("tuple[float, ...]", from_plain(tuple[float, ...], scales, "scales")),
-                         cast("int", from_plain(int, zero, "zero point")),
-                         cast("int | None", from_plain(int | None, axis, "axis")))
+            return Quant(
+                cast("tuple[float, ...]", from_plain(tuple[float, ...], scales, "scales")),
+                cast("int", from_plain(int, zero, "zero point")),
+                cast("int | None", from_plain(int | None, axis, "axis")),
+            )
         except PlainError as error:
             self._fail(at, str(error))
 

@@ -28,12 +28,16 @@ def print_graph(graph: Graph, *, blobs: bool = False) -> str:
     number = {node.id: index for index, node in enumerate(nodes)}
     lines = [f"graph {_quote(graph.name)} stage {graph.stage} {{"]
     lines += [f"  {_node(node, number)}" for node in nodes]
-    results = (f"%{number[n.id]} as {_quote(name)}"
-               for n, name in zip(graph.outputs, graph.output_names, strict=True))
+    results = (
+        f"%{number[n.id]} as {_quote(name)}"
+        for n, name in zip(graph.outputs, graph.output_names, strict=True)
+    )
     lines += [f"  return {', '.join(results)}", "}"]
     if blobs:
         constants = {digest(n.constant): n.constant for n in nodes if n.is_constant}
-        lines += [f'blob {d} "{base64.b64encode(v.tobytes()).decode()}"' for d, v in sorted(constants.items())]
+        lines += [
+            f'blob {d} "{base64.b64encode(v.tobytes()).decode()}"' for d, v in sorted(constants.items())
+        ]
     return "\n".join(lines) + "\n"
 
 
@@ -70,7 +74,10 @@ def _node(node: Node, number: dict[int, int]) -> str:
     if node.is_constant:
         parts.append(f"blob({digest(node.constant)})")
     parts.append(f"name {_quote(node.name)}")
-    parts += [f"view({_quote(v.name)},{print_value(v.held)},{print_value(v.perm)},{print_value(v.shape)})" for v in node.views]
+    parts += [
+        f"view({_quote(v.name)},{print_value(v.held)},{print_value(v.perm)},{print_value(v.shape)})"
+        for v in node.views
+    ]
     parts.append(f"loc({print_loc(node.loc)})")
     return " ".join(parts)
 

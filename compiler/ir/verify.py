@@ -10,10 +10,19 @@ from compiler.ir.types import DType
 
 ANY_STAGE: Final = frozenset({"input", "const", "reshape", "transpose", "max_pool"})
 STAGES: Final[dict[str, frozenset[str]]] = {
-    "nn": ANY_STAGE | {"nn.conv2d", "nn.gemm", "nn.add", "nn.clamp", "nn.average_pool", "nn.softmax",
-                       "nn.batch_norm", "nn.identity"},
-    "q": ANY_STAGE | {"q.quantize", "q.dequantize", "q.conv2d", "q.gemm", "q.add", "q.table",
-                      "q.average_pool", "q.softmax"},
+    "nn": ANY_STAGE
+    | {
+        "nn.conv2d",
+        "nn.gemm",
+        "nn.add",
+        "nn.clamp",
+        "nn.average_pool",
+        "nn.softmax",
+        "nn.batch_norm",
+        "nn.identity",
+    },
+    "q": ANY_STAGE
+    | {"q.quantize", "q.dequantize", "q.conv2d", "q.gemm", "q.add", "q.table", "q.average_pool", "q.softmax"},
 }
 STAGES["device"] = STAGES["q"]
 
@@ -71,6 +80,6 @@ def _verify_quantization(node: Node) -> None:
         raise VerifyError(f"%{node.id} = {node.op.name} is 8-bit and not quantized")
     if node.type.dtype is DType.F32 and node.type.quant is not None:
         raise VerifyError(f"%{node.id} = {node.op.name} is float32 and quantized")
-    if node.op.name in ("reshape", "transpose", "max_pool"):
-        if node.type.quant != node.inputs[0].type.quant:
-            raise VerifyError(f"%{node.id} = {node.op.name} changes the quantization")
+    moves = node.op.name in ("reshape", "transpose", "max_pool")
+    if moves and node.type.quant != node.inputs[0].type.quant:
+        raise VerifyError(f"%{node.id} = {node.op.name} changes the quantization")

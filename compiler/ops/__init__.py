@@ -13,5 +13,15 @@ from compiler.ops import (
     softmax,
 )
 
-__all__ = ["activation", "add", "average_pool", "batch_norm", "boundary", "conv2d", "gemm", "max_pool",
-           "shapes", "softmax"]
+__all__ = [
+    "activation",
+    "add",
+    "average_pool",
+    "batch_norm",
+    "boundary",
+    "conv2d",
+    "gemm",
+    "max_pool",
+    "shapes",
+    "softmax",
+]

@@ -11,8 +11,8 @@ from typing import Final
 
 import numpy as np
 
-from compiler.frontend.importing import LayerCall, OnnxNode, layer, onnx_operator
 from compiler.export.writing import OnnxWriter, written_as_onnx
+from compiler.frontend.importing import LayerCall, OnnxNode, layer, onnx_operator
 from compiler.ir.graph import Node
 from compiler.ir.op import Array, Op, op
 from compiler.ir.types import DType, Quant, TensorType
@@ -115,6 +115,7 @@ def activated(call: LayerCall, kind: str | None, x: Node) -> Node:
         return call.add(Clamp(*REAL_BOUNDS[kind]), x)
     if kind == "softmax":
         from compiler.ops.softmax import Softmax  # noqa: PLC0415  (softmax is an activation and a layer)
+
         return call.add(Softmax(len(x.shape) - 1), x)
     return x
 
@@ -142,7 +143,9 @@ def write_table(w: OnnxWriter, node: Node) -> None:
     (x,) = node.inputs
     name = w.tensor(node)
     real = w.add("DequantizeLinear", w.quantized(x), f"{name}_real_input")
-    bounds = [w.initializer(np.array(p, np.float32), f"{name}_bound_{i}")
-              for i, p in enumerate(operation.parameters)]
+    bounds = [
+        w.initializer(np.array(p, np.float32), f"{name}_bound_{i}")
+        for i, p in enumerate(operation.parameters)
+    ]
     computed = w.add("Clip", [real, *bounds], f"{name}_real")
     w.add("QuantizeLinear", [computed, w.scale(node), w.zero_point(node)], name)

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from compiler.frontend.importing import LayerCall, OnnxNode, layer, onnx_operator
 from compiler.export.writing import MICROSOFT, OnnxWriter, written_as_onnx
+from compiler.frontend.importing import LayerCall, OnnxNode, layer, onnx_operator
 from compiler.ir.graph import Node
 from compiler.ir.op import Array, Op, ShapeError, op
 from compiler.ir.types import DType, TensorType
@@ -47,8 +47,9 @@ class QAdd(Op):
         return TensorType(DType.I8, _same_shape(types))
 
     def evaluate(self, args: Sequence[Array], types: Sequence[TensorType], out: TensorType) -> Array:
-        return arithmetic.add(args[0].astype(np.int32), args[1].astype(np.int32),
-                              *constants(types, out), *self.bounds)
+        return arithmetic.add(
+            args[0].astype(np.int32), args[1].astype(np.int32), *constants(types, out), *self.bounds
+        )
 
 
 def constants(types: Sequence[TensorType], out: TensorType) -> tuple[float, float, float]:
@@ -101,5 +102,10 @@ def write_add(w: OnnxWriter, node: Node) -> None:
     assert isinstance(operation, QAdd)
     a, b = node.inputs
     inputs = [*w.quantized(a), *w.quantized(b), w.scale(node), w.zero_point(node)]
-    write_clamped(w, w.tensor(node), operation.bounds, node.type.dtype.numpy,
-                  lambda name: w.add("QLinearAdd", inputs, name, domain=MICROSOFT))
+    write_clamped(
+        w,
+        w.tensor(node),
+        operation.bounds,
+        node.type.dtype.numpy,
+        lambda name: w.add("QLinearAdd", inputs, name, domain=MICROSOFT),
+    )

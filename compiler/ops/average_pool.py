@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from compiler.frontend.importing import LayerCall, OnnxNode, layer, onnx_operator
 from compiler.export.writing import MICROSOFT, OnnxWriter, written_as_onnx
+from compiler.frontend.importing import LayerCall, OnnxNode, layer, onnx_operator
 from compiler.ir.graph import Node
 from compiler.ir.op import Array, Op, op
 from compiler.ir.types import DType, TensorType
@@ -44,7 +44,9 @@ class AveragePool(Op):
     layout: str
 
     def infer(self, types: Sequence[TensorType]) -> TensorType:
-        return TensorType(DType.F32, pooled_shape(types[0].shape, self.layout, self.kernel, self.strides, self.pads))
+        return TensorType(
+            DType.F32, pooled_shape(types[0].shape, self.layout, self.kernel, self.strides, self.pads)
+        )
 
     def evaluate(self, args: Sequence[Array], types: Sequence[TensorType], out: TensorType) -> Array:
         x = nhwc(args[0], self.layout)
@@ -64,7 +66,9 @@ class QAveragePool(Op):
     layout: str
 
     def infer(self, types: Sequence[TensorType]) -> TensorType:
-        return TensorType(DType.I8, pooled_shape(types[0].shape, self.layout, self.kernel, self.strides, self.pads))
+        return TensorType(
+            DType.I8, pooled_shape(types[0].shape, self.layout, self.kernel, self.strides, self.pads)
+        )
 
     def evaluate(self, args: Sequence[Array], types: Sequence[TensorType], out: TensorType) -> Array:
         assert types[0].quant is not None
@@ -88,7 +92,9 @@ def import_average_pool(n: OnnxNode) -> Node:
     pads = onnx_pads(n, (x.shape[2], x.shape[3]), kernel, strides, dilations)
     rest = [(x.shape[2 + i] + pads[i] + pads[i + 2] - kernel[i]) % strides[i] for i in (0, 1)]
     if dilations != (1, 1) or (n.integer("ceil_mode", 0) and any(rest)):
-        n.fail("dilation or ceil_mode with incomplete windows is not supported", "dilations=[1,1], ceil_mode=0")
+        n.fail(
+            "dilation or ceil_mode with incomplete windows is not supported", "dilations=[1,1], ceil_mode=0"
+        )
     include = bool(n.integer("count_include_pad", 0))
     return n.add(AveragePool(kernel, strides, pads, include, "NCHW"), x)
 
@@ -120,6 +126,19 @@ def write_average_pool(w: OnnxWriter, node: Node) -> None:
     assert isinstance(o, QAveragePool)
     x = node.inputs[0]
     scales = [w.scale(x), w.zero_point(x), w.scale(node), w.zero_point(node)]
-    write_spatial(w, node, o.layout, w.tensor(x), lambda source, output: w.add(
-        "QLinearAveragePool", [source, *scales], output, domain=MICROSOFT, kernel_shape=list(o.kernel),
-        strides=list(o.strides), pads=list(o.pads), count_include_pad=int(o.count_include_pad)))
+    write_spatial(
+        w,
+        node,
+        o.layout,
+        w.tensor(x),
+        lambda source, output: w.add(
+            "QLinearAveragePool",
+            [source, *scales],
+            output,
+            domain=MICROSOFT,
+            kernel_shape=list(o.kernel),
+            strides=list(o.strides),
+            pads=list(o.pads),
+            count_include_pad=int(o.count_include_pad),
+        ),
+    )

@@ -23,8 +23,10 @@ class BatchNorm(Op):
     def infer(self, types: Sequence[TensorType]) -> TensorType:
         x, gain, offset = types
         if len(x.shape) <= self.axis or gain.shape != (x.shape[self.axis],) or gain.shape != offset.shape:
-            raise ShapeError(f"gains of shape {list(gain.shape)} do not fit an input of shape {list(x.shape)}",
-                             "one per channel")
+            raise ShapeError(
+                f"gains of shape {list(gain.shape)} do not fit an input of shape {list(x.shape)}",
+                "one per channel",
+            )
         return TensorType(DType.F32, x.shape)
 
     def evaluate(self, args: Sequence[Array], types: Sequence[TensorType], out: TensorType) -> Array:
@@ -33,7 +35,8 @@ class BatchNorm(Op):
         return x * gain.reshape(spread) + offset.reshape(spread)
 
 
-def _affine(scale: Array, offset: Array, mean: Array, variance: Array, epsilon: float) -> tuple[Array, Array]:
+def _affine(statistics: Sequence[Array], epsilon: float) -> tuple[Array, Array]:
+    scale, offset, mean, variance = statistics
     gain = scale / np.sqrt(variance + np.float32(epsilon))
     return gain.astype(np.float32), (offset - mean * gain).astype(np.float32)
 
@@ -46,8 +49,10 @@ def import_batch_norm(n: OnnxNode) -> Node:
     constants = [n.constant(i, what) for i, what in enumerate(("scale", "B", "mean", "var"), 1)]
     channels = n.operand(0).shape[1:2]
     if any(c.shape != channels for c in constants):
-        n.fail(f"the statistics have the shapes {[list(c.shape) for c in constants]}", f"{list(channels)} each")
-    gain, offset = _affine(*constants, n.real("epsilon", 1e-5))
+        n.fail(
+            f"the statistics have the shapes {[list(c.shape) for c in constants]}", f"{list(channels)} each"
+        )
+    gain, offset = _affine(constants, n.real("epsilon", 1e-5))
     return n.add(BatchNorm(1), n.operand(0), n.const(gain, "gain"), n.const(offset, "offset"))
 
 
@@ -61,7 +66,7 @@ def batch_norm_layer(call: LayerCall) -> Node:
     x = call.operands[0]
     channels = (x.shape[-1],)
     names = ("gamma", "beta", "moving_mean", "moving_variance")
-    gain, offset = _affine(*(call.weights(name, channels) for name in names), epsilon)
+    gain, offset = _affine([call.weights(name, channels) for name in names], epsilon)
     return call.add(BatchNorm(len(x.shape) - 1), x, call.const(gain, "gain"), call.const(offset, "offset"))
 
 
@@ -69,6 +74,11 @@ def batch_norm_layer(call: LayerCall) -> Node:
 def refuse_batch_norm(q: Quantizer, node: Node, inputs: list[Node]) -> Node:
     """What could not be folded is refused."""
     del q, inputs
-    raise Unsupported(Diagnostic("model.unsupported", "batch normalization that follows no convolution or matrix "
-                                 "product of its own is not supported", node.loc,
-                                 "directly after Conv, Gemm or MatMul, as its only user"))
+    raise Unsupported(
+        Diagnostic(
+            "model.unsupported",
+            "batch normalization that follows no convolution or matrix product of its own is not supported",
+            node.loc,
+            "directly after Conv, Gemm or MatMul, as its only user",
+        )
+    )

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from compiler.frontend.importing import LayerCall, OnnxNode, layer, onnx_operator
 from compiler.export.writing import OnnxWriter, written_as_onnx
+from compiler.frontend.importing import LayerCall, OnnxNode, layer, onnx_operator
 from compiler.ir.graph import Node
 from compiler.ir.op import Array, Op, ShapeError, op
 from compiler.ir.types import DType, TensorType
@@ -31,13 +31,21 @@ from compiler.quantize.rules import Quantizer, quantization_rule
 from isa import arithmetic
 
 
-def _convolved(types: Sequence[TensorType], strides: Pair, pads: Pads, dilations: Pair, layout: str,
-               ) -> tuple[int, ...]:
+def _convolved(
+    types: Sequence[TensorType],
+    strides: Pair,
+    pads: Pads,
+    dilations: Pair,
+    layout: str,
+) -> tuple[int, ...]:
     x, w, b = types
     n, h, width, c = image_shape(x.shape, layout)
     if len(w.shape) != 4 or w.shape[1] != c:
-        raise ShapeError(f"the weights of shape {list(w.shape)} expect {w.shape[1] if len(w.shape) > 1 else 0} "
-                         f"input channels, the input has {c}", "equal channel counts")
+        raise ShapeError(
+            f"the weights of shape {list(w.shape)} expect {w.shape[1] if len(w.shape) > 1 else 0} "
+            f"input channels, the input has {c}",
+            "equal channel counts",
+        )
     if b.shape != (w.shape[0],):
         raise ShapeError(f"the bias has the shape {list(b.shape)}", f"[{w.shape[0]}]")
     oh = window_output(h, w.shape[2], strides[0], dilations[0], pads[0], pads[2])
@@ -91,7 +99,9 @@ class QConv2d(Op):
         n, oh, ow = taken.shape[:3]
         columns = taken.reshape(n * oh * ow, -1).astype(np.float64) - zero
         acc = (columns @ w.reshape(w.shape[0], -1).T.astype(np.float64)).astype(np.int64)
-        y = arithmetic.requantize(arithmetic.wrap32(acc), b, multipliers(types, out), _zero(out), *self.bounds)
+        y = arithmetic.requantize(
+            arithmetic.wrap32(acc), b, multipliers(types, out), _zero(out), *self.bounds
+        )
         return from_nhwc(y.astype(out.dtype.numpy).reshape(n, oh, ow, -1), self.layout)
 
 
@@ -114,7 +124,9 @@ def import_conv(n: OnnxNode) -> Node:
     """2-D convolution with constant weights; groups are not supported yet."""
     x, weights = n.operand(0), n.constant(1, "the weight")
     if len(x.shape) != 4 or weights.ndim != 4:
-        n.fail(f"Conv on shapes {list(x.shape)} and {list(weights.shape)} is not supported", "2-D convolution")
+        n.fail(
+            f"Conv on shapes {list(x.shape)} and {list(weights.shape)} is not supported", "2-D convolution"
+        )
     if n.integer("group", 1) != 1:
         n.fail(f"group={n.integer('group', 1)} is not supported", "group=1")
     kernel, strides, dilations = onnx_window(n, n.integers("kernel_shape", weights.shape[2:]))
@@ -123,7 +135,7 @@ def import_conv(n: OnnxNode) -> Node:
     pads = onnx_pads(n, (x.shape[2], x.shape[3]), kernel, strides, dilations)
     bias = n.maybe(2)
     if bias is None:
-        bias = n.const(np.zeros(weights.shape[0], np.float32), "bias")
+        bias = n.const(np.zeros(int(weights.shape[0]), np.float32), "bias")
     elif not bias.is_constant:
         n.fail("the bias is computed by the network", "a constant or an initializer")
     return n.add(Conv2d(strides, pads, dilations, "NCHW"), x, n.operand(1), bias)
@@ -137,7 +149,7 @@ def conv2d_layer(call: LayerCall) -> Node:
     strides, dilations = call.pair("strides", 1), call.pair("dilation_rate", 1)
     pads = layer_pads(call, (x.shape[1], x.shape[2]), kernel, strides, dilations)
     activation = call.choice("activation", None, ACTIVATIONS)
-    has_bias = call.take("use_bias", True, (bool,), "true, false")
+    has_bias = call.flag("use_bias", default=True)
     call.done()
     weights = call.weights("kernel", (*kernel, x.shape[3], filters))
     bias = call.weights("bias", (filters,)) if has_bias else np.zeros(filters, np.float32)
@@ -156,8 +168,13 @@ def quantize_conv(q: Quantizer, node: Node, inputs: list[Node]) -> Node:
     assert weights.type.quant is not None
     bias = q.bias(b, inputs[0].quant, weights.type.quant)
     quant = q.chosen(node)
-    made = QConv2d(operation.strides, operation.pads, operation.dilations, operation.layout,
-                   q.clamp_codes(quant, operation.clamp))
+    made = QConv2d(
+        operation.strides,
+        operation.pads,
+        operation.dilations,
+        operation.layout,
+        q.clamp_codes(quant, operation.clamp),
+    )
     return q.add(made, [inputs[0], weights, bias], node, quant)
 
 
@@ -170,8 +187,19 @@ def write_conv(w: OnnxWriter, node: Node) -> None:
 
     def write(source: str, output: str) -> None:
         scales = [w.scale(x), w.zero_point(x), *w.quantized(weights), w.scale(node), w.zero_point(node)]
-        write_clamped(w, output, operation.bounds, node.type.dtype.numpy, lambda name: w.add(
-            "QLinearConv", [source, *scales, w.tensor(bias)], name, strides=list(operation.strides),
-            pads=list(operation.pads), dilations=list(operation.dilations)))
+        write_clamped(
+            w,
+            output,
+            operation.bounds,
+            node.type.dtype.numpy,
+            lambda name: w.add(
+                "QLinearConv",
+                [source, *scales, w.tensor(bias)],
+                name,
+                strides=list(operation.strides),
+                pads=list(operation.pads),
+                dilations=list(operation.dilations),
+            ),
+        )
 
     write_spatial(w, node, operation.layout, w.tensor(x), write)

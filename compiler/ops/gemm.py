@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from compiler.frontend.importing import LayerCall, OnnxNode, layer, onnx_operator
 from compiler.export.writing import MICROSOFT, OnnxWriter, written_as_onnx
+from compiler.frontend.importing import LayerCall, OnnxNode, layer, onnx_operator
 from compiler.ir.graph import Node
 from compiler.ir.op import Array, Op, ShapeError, op
 from compiler.ir.types import DType, TensorType
@@ -20,7 +20,9 @@ from isa import arithmetic
 def _product(types: Sequence[TensorType]) -> tuple[int, int]:
     a, b, bias = types
     if len(a.shape) != 2 or len(b.shape) != 2 or a.shape[1] != b.shape[0]:
-        raise ShapeError(f"a product of {list(a.shape)} and {list(b.shape)} has no meaning", "[m,k] and [k,n]")
+        raise ShapeError(
+            f"a product of {list(a.shape)} and {list(b.shape)} has no meaning", "[m,k] and [k,n]"
+        )
     if bias.shape != (b.shape[1],):
         raise ShapeError(f"the bias has the shape {list(bias.shape)}", f"[{b.shape[1]}]")
     return a.shape[0], b.shape[1]
@@ -92,8 +94,10 @@ def import_matmul(n: OnnxNode) -> Node:
     """A matrix times a constant matrix."""
     a, b = n.operand(0), n.constant(1, "the second operand")
     if len(a.shape) != 2 or b.ndim != 2:
-        n.fail(f"MatMul of {list(a.shape)} and {list(b.shape)} is not supported", "[m,k] times a constant [k,n]")
-    return n.add(Gemm(), a, n.operand(1), n.const(np.zeros(b.shape[1], np.float32), "bias"))
+        n.fail(
+            f"MatMul of {list(a.shape)} and {list(b.shape)} is not supported", "[m,k] times a constant [k,n]"
+        )
+    return n.add(Gemm(), a, n.operand(1), n.const(np.zeros(int(b.shape[1]), np.float32), "bias"))
 
 
 @layer("Dense", "units")
@@ -101,7 +105,7 @@ def dense_layer(call: LayerCall) -> Node:
     """Dense(units, activation=None, use_bias=true)."""
     x, units = call.input(2), call.count("units")
     activation = call.choice("activation", None, ACTIVATIONS)
-    has_bias = call.take("use_bias", True, (bool,), "true, false")
+    has_bias = call.flag("use_bias", default=True)
     call.done()
     weights = call.const(call.weights("kernel", (x.shape[1], units)), "kernel")
     bias = call.weights("bias", (units,)) if has_bias else np.zeros(units, np.float32)
@@ -128,5 +132,10 @@ def write_gemm(w: OnnxWriter, node: Node) -> None:
     assert isinstance(operation, QGemm)
     a, b, bias = node.inputs
     inputs = [*w.quantized(a), *w.quantized(b), w.tensor(bias), w.scale(node), w.zero_point(node)]
-    write_clamped(w, w.tensor(node), operation.bounds, node.type.dtype.numpy,
-                  lambda name: w.add("QGemm", inputs, name, domain=MICROSOFT, alpha=1.0, transB=0))
+    write_clamped(
+        w,
+        w.tensor(node),
+        operation.bounds,
+        node.type.dtype.numpy,
+        lambda name: w.add("QGemm", inputs, name, domain=MICROSOFT, alpha=1.0, transB=0),
+    )

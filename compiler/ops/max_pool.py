@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from compiler.frontend.importing import LayerCall, OnnxNode, layer, onnx_operator
 from compiler.export.writing import OnnxWriter, written_as_onnx
+from compiler.frontend.importing import LayerCall, OnnxNode, layer, onnx_operator
 from compiler.ir.graph import Node
 from compiler.ir.op import Array, Op, op
 from compiler.ir.types import DType, TensorType
@@ -97,6 +97,17 @@ def write_max_pool(w: OnnxWriter, node: Node) -> None:
     """MaxPool on int8 (opset 12)."""
     operation = node.op
     assert isinstance(operation, MaxPool)
-    write_spatial(w, node, operation.layout, w.tensor(node.inputs[0]), lambda source, output: w.add(
-        "MaxPool", [source], output, kernel_shape=list(operation.kernel), strides=list(operation.strides),
-        pads=list(operation.pads)))
+    write_spatial(
+        w,
+        node,
+        operation.layout,
+        w.tensor(node.inputs[0]),
+        lambda source, output: w.add(
+            "MaxPool",
+            [source],
+            output,
+            kernel_shape=list(operation.kernel),
+            strides=list(operation.strides),
+            pads=list(operation.pads),
+        ),
+    )

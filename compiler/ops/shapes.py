@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from compiler.frontend.importing import LayerCall, OnnxNode, layer, onnx_operator
 from compiler.export.writing import OnnxWriter, written_as_onnx
+from compiler.frontend.importing import LayerCall, OnnxNode, layer, onnx_operator
 from compiler.ir.graph import Node
 from compiler.ir.op import Array, Op, ShapeError, op
 from compiler.ir.types import Shape, TensorType
@@ -23,8 +23,10 @@ class Reshape(Op):
 
     def infer(self, types: Sequence[TensorType]) -> TensorType:
         if math.prod(self.shape) != types[0].elements or min(self.shape, default=1) < 1:
-            raise ShapeError(f"{list(types[0].shape)} cannot be reshaped to {list(self.shape)}",
-                             "the same number of elements")
+            raise ShapeError(
+                f"{list(types[0].shape)} cannot be reshaped to {list(self.shape)}",
+                "the same number of elements",
+            )
         return TensorType(types[0].dtype, self.shape, types[0].quant)
 
     def evaluate(self, args: Sequence[Array], types: Sequence[TensorType], out: TensorType) -> Array:
@@ -105,7 +107,9 @@ def import_squeeze(n: OnnxNode) -> Node:
 
 
 def _squeezed(n: OnnxNode, shape: Shape, axes: list[int] | None) -> Shape:
-    chosen = {a % len(shape) for a in axes} if axes is not None else {i for i, d in enumerate(shape) if d == 1}
+    chosen = (
+        {a % len(shape) for a in axes} if axes is not None else {i for i, d in enumerate(shape) if d == 1}
+    )
     if any(shape[a] != 1 for a in chosen):
         n.fail(f"axes={axes} of {list(shape)} are not all of extent 1")
     return tuple(d for i, d in enumerate(shape) if i not in chosen)

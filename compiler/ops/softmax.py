@@ -9,8 +9,8 @@ from typing import Final
 
 import numpy as np
 
-from compiler.frontend.importing import LayerCall, OnnxNode, layer, onnx_operator
 from compiler.export.writing import MICROSOFT, OnnxWriter, written_as_onnx
+from compiler.frontend.importing import LayerCall, OnnxNode, layer, onnx_operator
 from compiler.ir.graph import Node
 from compiler.ir.op import Array, Op, op
 from compiler.ir.types import DType, Quant, TensorType
@@ -116,5 +116,11 @@ def write_softmax(w: OnnxWriter, node: Node) -> None:
     operation = node.op
     assert isinstance(operation, QSoftmax)
     inputs = [*w.quantized(node.inputs[0]), w.scale(node), w.zero_point(node)]
-    w.add("QLinearSoftmax", inputs, w.tensor(node), domain=MICROSOFT, axis=operation.axis,
-          opset=QLINEAR_SOFTMAX_OPSET)
+    w.add(
+        "QLinearSoftmax",
+        inputs,
+        w.tensor(node),
+        domain=MICROSOFT,
+        axis=operation.axis,
+        opset=QLINEAR_SOFTMAX_OPSET,
+    )

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from compiler.frontend.importing import LayerCall, OnnxNode
 from compiler.export.writing import OnnxWriter
+from compiler.frontend.importing import LayerCall, OnnxNode
 from compiler.ir.graph import Node
 from compiler.ir.op import ShapeError
 from compiler.ir.types import Shape
@@ -53,7 +53,9 @@ def window_output(extent: int, taps: int, stride: int, dilation: int, before: in
     """
     count = (extent + before + after - (taps - 1) * dilation - 1) // stride + 1
     if count < 1:
-        raise ShapeError(f"a window of {(taps - 1) * dilation + 1} does not fit into {extent} + {before} + {after}")
+        raise ShapeError(
+            f"a window of {(taps - 1) * dilation + 1} does not fit into {extent} + {before} + {after}"
+        )
     return count
 
 
@@ -66,21 +68,25 @@ def pooled_shape(shape: Shape, layout: str, kernel: Pair, strides: Pair, pads: P
     n, h, w, c = image_shape(shape, layout)
     oh = window_output(h, kernel[0], strides[0], 1, pads[0], pads[2])
     ow = window_output(w, kernel[1], strides[1], 1, pads[1], pads[3])
-    for extent, count, taps, stride, before in ((h, oh, kernel[0], strides[0], pads[0]),
-                                                (w, ow, kernel[1], strides[1], pads[1])):
+    for extent, count, taps, stride, before in (
+        (h, oh, kernel[0], strides[0], pads[0]),
+        (w, ow, kernel[1], strides[1], pads[1]),
+    ):
         if before >= taps or (count - 1) * stride - before >= extent:
             raise ShapeError(f"a pooling window of {taps} lies in padding alone", "pads less than the window")
     return shape_in(layout, n, oh, ow, c)
 
 
-def windows(x: NDArray[Any], kernel: Pair, strides: Pair, dilations: Pair, pads: Pads,
-            padding: float) -> NDArray[Any]:
+def windows(
+    x: NDArray[Any], kernel: Pair, strides: Pair, dilations: Pair, pads: Pads, padding: float
+) -> NDArray[Any]:
     """Every window of an NHWC array, as (n, oh, ow, c, kh, kw)."""
-    padded = np.pad(x, ((0, 0), (pads[0], max(pads[2], 0)), (pads[1], max(pads[3], 0)), (0, 0)),
-                    constant_values=padding)
+    padded = np.pad(
+        x, ((0, 0), (pads[0], max(pads[2], 0)), (pads[1], max(pads[3], 0)), (0, 0)), constant_values=padding
+    )
     reach = tuple((k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True))
     view = sliding_window_view(padded, reach, (1, 2))
-    return view[:, ::strides[0], ::strides[1], :, ::dilations[0], ::dilations[1]]
+    return view[:, :: strides[0], :: strides[1], :, :: dilations[0], :: dilations[1]]
 
 
 def onnx_pads(n: OnnxNode, extents: Pair, kernel: Pair, strides: Pair, dilations: Pair) -> Pads:
@@ -127,8 +133,9 @@ def layer_pads(call: LayerCall, extents: Pair, kernel: Pair, strides: Pair, dila
     return same_pads(extents, kernel, strides, dilations, upper=True)
 
 
-def write_spatial(w: OnnxWriter, node: Node, layout: str, x: str,
-                  write: Any) -> None:
+def write_spatial(
+    w: OnnxWriter, node: Node, layout: str, x: str, write: Callable[[str, str], object]
+) -> None:
     """Write a node that ONNX has in NCHW only: `write(input, output)`, transposed where needed."""
     if layout == "NCHW":
         write(x, w.tensor(node))
@@ -138,7 +145,9 @@ def write_spatial(w: OnnxWriter, node: Node, layout: str, x: str,
     w.transposed(inner, TO_NHWC, w.tensor(node))
 
 
-def write_clamped(w: OnnxWriter, output: str, bounds: Pair, dtype: np.dtype[Any], write: Any) -> None:
+def write_clamped(
+    w: OnnxWriter, output: str, bounds: Pair, dtype: np.dtype[Any], write: Callable[[str], object]
+) -> None:
     """Write `write(output)`, followed by an integer Clip where the bounds are narrower than the type."""
     info = np.iinfo(dtype)
     if bounds == (info.min, info.max):

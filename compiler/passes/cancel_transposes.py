@@ -1,8 +1,8 @@
 """Remove transposes: two in a row, around element-wise operations, before a matrix product.
 
-    %1 = transpose %0 {perm=[0,3,1,2]}        %2 = q.table %0
-    %2 = q.table %1                        ->
-    %3 = transpose %2 {perm=[0,2,3,1]}
+%1 = transpose %0 {perm=[0,3,1,2]}        %2 = q.table %0
+%2 = q.table %1                        ->
+%3 = transpose %2 {perm=[0,2,3,1]}
 """
 
 from __future__ import annotations
@@ -130,7 +130,9 @@ def _permute_weights(graph: Graph, node: Node) -> bool:
     order = np.arange(flat.shape[1]).reshape(turned.shape[1:])
     inner = np.argsort(turned.op.perm[1:])
     rows = order.transpose(inner).reshape(-1)
-    permuted = graph.const(np.ascontiguousarray(weights.constant[rows]), weights.name, weights.loc, weights.type.quant)
+    permuted = graph.const(
+        np.ascontiguousarray(weights.constant[rows]), weights.name, weights.loc, weights.type.quant
+    )
     dense = graph.add(Reshape(flat.shape), (x,), name=flat.name, loc=flat.loc)
     made = graph.add(node.op, (dense, permuted, bias), name=node.name, loc=node.loc, quant=node.type.quant)
     made.views = node.views

@@ -1,7 +1,7 @@
 """Remove what no graph output needs.
 
-    %1 = nn.clamp %0        (nothing)
-    return %0            ->
+%1 = nn.clamp %0        (nothing)
+return %0            ->
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Remove operations that give their operand back.
 
-    %1 = nn.identity %0                  %2 = nn.clamp %0
-    %2 = nn.clamp %1               ->
+%1 = nn.identity %0                  %2 = nn.clamp %0
+%2 = nn.clamp %1               ->
 """
 
 from __future__ import annotations
@@ -20,9 +20,11 @@ class EliminateIdentity(Pass):
 
     def run(self, graph: Graph) -> Graph:
         for node in graph.nodes():
-            idle = isinstance(node.op, Identity) or (
-                isinstance(node.op, Reshape) and node.shape == node.inputs[0].shape) or (
-                isinstance(node.op, Transpose) and node.op.perm == tuple(range(len(node.shape))))
+            idle = (
+                isinstance(node.op, Identity)
+                or (isinstance(node.op, Reshape) and node.shape == node.inputs[0].shape)
+                or (isinstance(node.op, Transpose) and node.op.perm == tuple(range(len(node.shape))))
+            )
             if idle:
                 graph.replace(node, node.inputs[0])
         return graph

@@ -1,7 +1,7 @@
 """Fold a batch normalization into the convolution or matrix product before it.
 
-    %1 = nn.conv2d %x, %w, %b                 %1 = nn.conv2d %x, %w*gain, %b*gain + offset
-    %2 = nn.batch_norm %1, %gain, %offset  ->
+%1 = nn.conv2d %x, %w, %b                 %1 = nn.conv2d %x, %w*gain, %b*gain + offset
+%2 = nn.batch_norm %1, %gain, %offset  ->
 """
 
 from __future__ import annotations
@@ -45,7 +45,14 @@ def _fold(graph: Graph, norm: Node, producer: Node, gain: Node, offset: Node) ->
     by_output = (-1, 1, 1, 1) if isinstance(producer.op, Conv2d) else (1, -1)
     weights = w.constant * gain.constant.reshape(by_output)
     bias = b.constant * gain.constant + offset.constant
-    folded = graph.add(producer.op, (x, graph.const(weights.astype(np.float32), w.name, w.loc),
-                                     graph.const(bias.astype(np.float32), b.name, b.loc)),
-                       name=norm.name, loc=fuse(producer.loc, norm.loc))
+    folded = graph.add(
+        producer.op,
+        (
+            x,
+            graph.const(weights.astype(np.float32), w.name, w.loc),
+            graph.const(bias.astype(np.float32), b.name, b.loc),
+        ),
+        name=norm.name,
+        loc=fuse(producer.loc, norm.loc),
+    )
     graph.replace(norm, folded)

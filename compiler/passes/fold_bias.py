@@ -1,7 +1,7 @@
 """Fold the addition of a constant row into a bias.
 
-    %1 = nn.gemm %x, %w, %b                   %1 = nn.gemm %x, %w, %b + c
-    %2 = nn.add %1, %c                     ->
+%1 = nn.gemm %x, %w, %b                   %1 = nn.gemm %x, %w, %b + c
+%2 = nn.add %1, %c                     ->
 """
 
 from __future__ import annotations
@@ -33,8 +33,10 @@ class FoldBias(Pass):
             if row is not None:
                 x, w, b = producer.inputs
                 bias = graph.const((b.constant + row).astype(np.float32), b.name, b.loc)
-                graph.replace(total, graph.add(producer.op, (x, w, bias), name=total.name,
-                                               loc=fuse(producer.loc, total.loc)))
+                graph.replace(
+                    total,
+                    graph.add(producer.op, (x, w, bias), name=total.name, loc=fuse(producer.loc, total.loc)),
+                )
         graph.erase_dead()
         return graph
 

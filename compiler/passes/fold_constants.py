@@ -1,7 +1,7 @@
 """Evaluate what depends on constants alone.
 
-    %1 = transpose %0 {perm=[1,0]}       %1 = const
-                                   ->
+%1 = transpose %0 {perm=[1,0]}       %1 = const
+                               ->
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ class FoldConstants(Pass):
             if not operands or not all(o.is_constant for o in operands):
                 continue
             with np.errstate(all="ignore"):
-                value = node.op.evaluate([o.constant for o in operands], [o.type for o in operands], node.type)
+                value = node.op.evaluate(
+                    [o.constant for o in operands], [o.type for o in operands], node.type
+                )
             folded = graph.const(value.astype(node.type.dtype.numpy), node.name, node.loc, node.type.quant)
             graph.replace(node, folded)
         graph.erase_dead()

@@ -1,7 +1,7 @@
 """Fuse a clamp into the operation that feeds it.
 
-    %1 = nn.conv2d %x, %w, %b {clamp=none}        %1 = nn.conv2d %x, %w, %b {clamp=[0.0, inf]}
-    %2 = nn.clamp %1 {low=0.0, high=inf}       ->
+%1 = nn.conv2d %x, %w, %b {clamp=none}        %1 = nn.conv2d %x, %w, %b {clamp=[0.0, inf]}
+%2 = nn.clamp %1 {low=0.0, high=inf}       ->
 """
 
 from __future__ import annotations
@@ -31,8 +31,12 @@ class FuseActivation(Pass):
                 continue
             low, high = operation.clamp or (float("-inf"), float("inf"))
             both = (min(max(low, bounds.low), bounds.high), min(max(high, bounds.low), bounds.high))
-            fused = graph.add(replace(operation, clamp=both), producer.inputs, name=clamp.name,
-                              loc=fuse(producer.loc, clamp.loc))
+            fused = graph.add(
+                replace(operation, clamp=both),
+                producer.inputs,
+                name=clamp.name,
+                loc=fuse(producer.loc, clamp.loc),
+            )
             graph.replace(clamp, fused)
         graph.erase_dead()
         return graph

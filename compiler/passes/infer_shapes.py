@@ -1,7 +1,7 @@
 """Infer the type of every node again from its operands.
 
-    %1 = nn.clamp %0 : f32[?]        %1 = nn.clamp %0 : f32[1,8,4,4]
-                               ->
+%1 = nn.clamp %0 : f32[?]        %1 = nn.clamp %0 : f32[1,8,4,4]
+                           ->
 """
 
 from __future__ import annotations

@@ -18,16 +18,16 @@ from compiler.passes.to_device_layout import ToDeviceLayout
 
 PREPARE: Final[tuple[Pass, ...]] = (
     InferShapes(),
-    EliminateIdentity(),   # before folding: an identity hides the only user of a convolution
+    EliminateIdentity(),  # before folding: an identity hides the only user of a convolution
     FoldConstants(),
-    FoldBatchNorm(),       # before the bias: it multiplies what is added later
+    FoldBatchNorm(),  # before the bias: it multiplies what is added later
     FoldBias(),
-    FuseActivation(),      # last: a clamp ends what can be folded into a convolution
+    FuseActivation(),  # last: a clamp ends what can be folded into a convolution
     EliminateDead(),
 )
 TO_DEVICE: Final[tuple[Pass, ...]] = (
-    ToDeviceLayout(),      # puts the transposes in
-    CancelTransposes(),    # takes them out
+    ToDeviceLayout(),  # puts the transposes in
+    CancelTransposes(),  # takes them out
     EliminateIdentity(),
     EliminateDead(),
 )

@@ -1,9 +1,9 @@
 """Make a float graph an integer graph.
 
-    %1 = nn.conv2d %x, %w, %b        %q = q.quantize %x
-    return %1                     -> %1 = q.conv2d %q, %w8, %b32
-                                     %2 = q.dequantize %1
-                                     return %2
+%1 = nn.conv2d %x, %w, %b        %q = q.quantize %x
+return %1                     -> %1 = q.conv2d %q, %w8, %b32
+                                 %2 = q.dequantize %1
+                                 return %2
 """
 
 from __future__ import annotations
@@ -46,8 +46,10 @@ class QuantizeGraph(Pass):
                 refused.append(error.diagnostic)
         if refused:
             raise CompileError(refused)
-        outputs = [made.add(Dequantize(), (values[n.id],), name=name, loc=n.loc)
-                   for n, name in zip(graph.outputs, graph.output_names, strict=True)]
+        outputs = [
+            made.add(Dequantize(), (values[n.id],), name=name, loc=n.loc)
+            for n, name in zip(graph.outputs, graph.output_names, strict=True)
+        ]
         made.set_outputs(outputs, graph.output_names)
         made.erase_dead()
         return made
@@ -55,8 +57,9 @@ class QuantizeGraph(Pass):
     def _quantized(self, quantizer: Quantizer, node: Node, values: dict[int, Node]) -> Node:
         if isinstance(node.op, Input):
             given = quantizer.graph.input(node.name, node.type.dtype, node.shape, node.loc)
-            quantized = quantizer.graph.add(Quantize(), (given,), name=node.name, loc=node.loc,
-                                            quant=quantizer.chosen(node))
+            quantized = quantizer.graph.add(
+                Quantize(), (given,), name=node.name, loc=node.loc, quant=quantizer.chosen(node)
+            )
             identity = tuple(range(len(node.shape)))
             quantized.views = (SourceView(node.name, node.shape, identity, node.shape),)
             return quantized
@@ -66,6 +69,7 @@ class QuantizeGraph(Pass):
     def _constant(self, quantizer: Quantizer, node: Node) -> Node:
         """A constant as an activation; rules that take weights use the float node instead."""
         from isa import arithmetic  # noqa: PLC0415
+
         quant = self.scheme.get(node.name)
         if quant is None:
             return node

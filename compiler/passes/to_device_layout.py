@@ -1,8 +1,8 @@
 """Bring every operation on images into the device's layout, channels last.
 
-    %1 = q.conv2d %0 {layout="NCHW"}        %1 = transpose %0 {perm=[0,2,3,1]}
-                                         -> %2 = q.conv2d %1 {layout="NHWC"}
-                                            %3 = transpose %2 {perm=[0,3,1,2]}
+%1 = q.conv2d %0 {layout="NCHW"}        %1 = transpose %0 {perm=[0,2,3,1]}
+                                     -> %2 = q.conv2d %1 {layout="NHWC"}
+                                        %3 = transpose %2 {perm=[0,3,1,2]}
 """
 
 from __future__ import annotations

@@ -50,8 +50,14 @@ def calibrate(graph: Graph, samples: Iterable[Mapping[str, NDArray[Any]]]) -> di
         raise UsageError(Diagnostic("calibrate.empty", "there are no calibration samples"))
     for name, found in ranges.items():
         if not (math.isfinite(found.low) and math.isfinite(found.high)):
-            raise UsageError(Diagnostic("calibrate.range", f"the tensor '{name}' is not finite on the calibration data",
-                                        allowed="finite values", remedy="check the preprocessing of the samples"))
+            raise UsageError(
+                Diagnostic(
+                    "calibrate.range",
+                    f"the tensor '{name}' is not finite on the calibration data",
+                    allowed="finite values",
+                    remedy="check the preprocessing of the samples",
+                )
+            )
     return {name: parameters(r.low, r.high) for name, r in ranges.items()} | constant_parameters(graph)
 
 

@@ -105,7 +105,9 @@ def _pack(slots: list[Slot]) -> int:
     for slot in sorted(slots, key=lambda s: (-s.size, s.first, s.last)):
         # A table's number is its address / 256, and number 0 means none.
         start = TABLE if slot.memory is Memory.PRM and slot.align == TABLE else 0
-        others = sorted((o for o in placed if o.first <= slot.last and slot.first <= o.last), key=lambda o: o.address)
+        others = sorted(
+            (o for o in placed if o.first <= slot.last and slot.first <= o.last), key=lambda o: o.address
+        )
         for other in others:
             if start + slot.size <= other.address:
                 break

@@ -99,8 +99,15 @@ class Builder:
             self._images[key] = Buffer(name, memory, len(content), f"{name}.{key[1][:12]}", content=content)
         return self._images[key]
 
-    def emit(self, instr: Instruction, bind: dict[str, Ref], writes: tuple[str, ...], phase: str = "compute",
-             stored: Stored | None = None, extra_reads: tuple[Buffer, ...] = ()) -> None:
+    def emit(
+        self,
+        instr: Instruction,
+        bind: dict[str, Ref],
+        writes: tuple[str, ...],
+        phase: str = "compute",
+        stored: Stored | None = None,
+        extra_reads: tuple[Buffer, ...] = (),
+    ) -> None:
         """Add an operation; `writes` names the operands whose buffers it writes."""
         written = tuple(bind[w].buffer for w in writes)
         read = tuple(r.buffer for o, r in bind.items() if o not in writes) + extra_reads
@@ -132,13 +139,21 @@ class Builder:
         self.load(Ref(source), Ref(buffer), len(padded), [])
         return Ref(buffer, 0, PRM_GRANULE)
 
-    def _copies(self, kind: type[Load] | type[Store], dram: Ref, chip: Ref, run: int, rest: list[Level],
-                ) -> Iterator[tuple[Instruction, dict[str, Ref]]]:
+    def _copies(
+        self,
+        kind: type[Load] | type[Store],
+        dram: Ref,
+        chip: Ref,
+        run: int,
+        rest: list[Level],
+    ) -> Iterator[tuple[Instruction, dict[str, Ref]]]:
         """The instructions of one box of merged rows: what is too long or too deep is split."""
         if run > MAX_RUN:
             whole, tail = divmod(run, MAX_RUN)
             if tail:
-                yield from self._copies(kind, dram.shifted(whole * MAX_RUN), chip.shifted(whole * MAX_RUN), tail, rest)
+                yield from self._copies(
+                    kind, dram.shifted(whole * MAX_RUN), chip.shifted(whole * MAX_RUN), tail, rest
+                )
             yield from self._copies(kind, dram, chip, MAX_RUN, _unmerged(whole, rest))
             return
         limits = (MAX_ROWS, MAX_PLANES)
@@ -146,15 +161,29 @@ class Builder:
             limit = limits[index] if index < 2 else 1
             if count > limit:
                 for part in spans(count, limit):
-                    inner = [*rest[:index], (part.extent, dram_pitch, chip_pitch), *rest[index + 1:]]
-                    yield from self._copies(kind, dram.shifted(part.start * dram_pitch),
-                                            chip.shifted(part.start * chip_pitch), run, inner)
+                    inner = [*rest[:index], (part.extent, dram_pitch, chip_pitch), *rest[index + 1 :]]
+                    yield from self._copies(
+                        kind,
+                        dram.shifted(part.start * dram_pitch),
+                        chip.shifted(part.start * chip_pitch),
+                        run,
+                        inner,
+                    )
                 return
         rows = [level for level in rest if level[0] > 1]
         (n1, ds1, ls1), (n2, ds2, ls2) = [*rows, (1, 0, 0), (1, 0, 0)][:2]
         unit = PRM_GRANULE if chip.buffer.memory is Memory.PRM else 1
-        instr = kind(space=ON_CHIP[chip.buffer.memory], region=REGION[dram.buffer.memory], n0=run, n1=n1, n2=n2,
-                     ds1=ds1, ds2=ds2, ls1=ls1 // unit, ls2=ls2 // unit)
+        instr = kind(
+            space=ON_CHIP[chip.buffer.memory],
+            region=REGION[dram.buffer.memory],
+            n0=run,
+            n1=n1,
+            n2=n2,
+            ds1=ds1,
+            ds2=ds2,
+            ls1=ls1 // unit,
+            ls2=ls2 // unit,
+        )
         yield instr, {"dram": dram, "loc": Ref(chip.buffer, chip.offset, unit)}
 
     # --- images ----------------------------------------------------------------------------------

@@ -65,7 +65,11 @@ class HazardMap:
         key = (access.space, access.region)
         shadows = self._written if access.write else self._read
         if (key, engine) not in shadows:
-            size = self._dram[access.region] if access.space is Space.DRAM else memory_size(self._target, access.space)
+            size = (
+                self._dram[access.region]
+                if access.space is Space.DRAM
+                else memory_size(self._target, access.space)
+            )
             shadows[key, engine] = np.full(size, NONE, np.int32)
         box(shadows[key, engine], access)[...] = index
         self._top[key, engine, access.write] = index

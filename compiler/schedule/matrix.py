@@ -117,7 +117,9 @@ def plan_conv(b: Builder, node: Node, x: View, out: Tensor, budget: int) -> None
     for channels in spans(shape.cout, tile.cout):
         params = _requant_records(b, node, channels)
         held: Buffer | None = None
-        for n, h, w in itertools.product(range(x.shape[0]), spans(shape.oh, tile.oh), spans(shape.ow, tile.ow)):
+        for n, h, w in itertools.product(
+            range(x.shape[0]), spans(shape.oh, tile.oh), spans(shape.ow, tile.ow)
+        ):
             b.tile = (n, h.start, w.start, channels.start)
             held = _conv_tile(b, node, x, out, shape, tile, image, (n, h, w, channels), params, held)
 
@@ -143,8 +145,12 @@ def _conv_tiles(shape: ConvShape, target: Target, budget: int) -> Iterator[ConvT
     cols, acc = target.mx.cols, min(target.acc.rows, MAX_GROUP_ROWS)
     record_limit = max(target.prm.bytes // 8 // cols, 1)
     groups = min(-(-shape.cout // cols), MAX_CHANNELS // cols, record_limit)
-    for g, ow, cin, kh in itertools.product(_cuts(groups), _cuts(min(shape.ow, MAX_EXTENT)),
-                                            _channel_cuts(shape.cin, target.mx.rows), _cuts(shape.rows.taps)):
+    for g, ow, cin, kh in itertools.product(
+        _cuts(groups),
+        _cuts(min(shape.ow, MAX_EXTENT)),
+        _channel_cuts(shape.cin, target.mx.rows),
+        _cuts(shape.rows.taps),
+    ):
         cout = min(g * cols, shape.cout)
         if g * ow > acc or shape.columns.reach(ow, shape.columns.taps) > MAX_INPUT_EXTENT:
             continue
@@ -159,7 +165,7 @@ def _conv_tiles(shape: ConvShape, target: Target, budget: int) -> Iterator[ConvT
 
 def _cuts(extent: int) -> list[int]:
     """Sizes that cut an extent into 1, 2, 3, ... nearly equal pieces, largest first."""
-    pieces = [*range(1, 9), *(2 ** i for i in range(4, 12))]
+    pieces = [*range(1, 9), *(2**i for i in range(4, 12))]
     return sorted({-(-extent // p) for p in pieces if p <= extent} | {1}, reverse=True)
 
 
@@ -183,15 +189,35 @@ def _conv_shape(node: Node, operation: conv_op.QConv2d, x: View, out: Tensor) ->
 
 def _check_limits(node: Node, operation: conv_op.QConv2d) -> None:
     """Geometry that one instruction cannot express."""
-    for name, values, most in (("kernel", node.inputs[1].shape[2:], 16), ("strides", operation.strides, 16),
-                               ("dilations", operation.dilations, 16), ("pads", operation.pads[:2], 31)):
+    for name, values, most in (
+        ("kernel", node.inputs[1].shape[2:], 16),
+        ("strides", operation.strides, 16),
+        ("dilations", operation.dilations, 16),
+        ("pads", operation.pads[:2], 31),
+    ):
         if max(values) > most:
-            raise CompileError(Diagnostic("model.unsupported", f"{name}={list(values)} is not supported", node.loc,
-                                          f"at most {most}"))
+            raise CompileError(
+                Diagnostic(
+                    "model.unsupported",
+                    f"{name}={list(values)} is not supported",
+                    node.loc,
+                    f"at most {most}",
+                )
+            )
 
 
-def _conv_tile(b: Builder, node: Node, x: View, out: Tensor, shape: ConvShape, tile: ConvTile, image: Buffer,
-               at: tuple[int, Span, Span, Span], params: Ref, held: Buffer | None) -> Buffer | None:
+def _conv_tile(
+    b: Builder,
+    node: Node,
+    x: View,
+    out: Tensor,
+    shape: ConvShape,
+    tile: ConvTile,
+    image: Buffer,
+    at: tuple[int, Span, Span, Span],
+    params: Ref,
+    held: Buffer | None,
+) -> Buffer | None:
     """One tile; `held` is the weight buffer of the tile before, kept where the sum has one part."""
     n, h, w, channels = at
     groups = -(-channels.extent // b.target.mx.cols)
@@ -211,27 +237,58 @@ def _conv_tile(b: Builder, node: Node, x: View, out: Tensor, shape: ConvShape, t
     if not started:
         b.fill(Ref(acc), 4 * b.target.mx.cols, acc.size)
     piece = b.result(out, n, h, w, channels, "output")
-    _requantize(b, node, acc, piece, params, h.extent, w.extent, channels.extent,
-                stored(out, n, h, w, channels))
+    _requantize(
+        b, node, acc, piece, params, h.extent, w.extent, channels.extent, stored(out, n, h, w, channels)
+    )
     b.deliver(out, piece, n, h, w, channels)
     return held
 
 
-def _emit_conv(b: Builder, node: Node, shape: ConvShape, at: tuple[int, Span, Span, Span], piece: Piece,
-               weights: Buffer, acc: Buffer, taps: Span, cin: Span, box: tuple[Span, Span, int, int], *,
-               accum: bool) -> None:
+def _emit_conv(
+    b: Builder,
+    node: Node,
+    shape: ConvShape,
+    at: tuple[int, Span, Span, Span],
+    piece: Piece,
+    weights: Buffer,
+    acc: Buffer,
+    taps: Span,
+    cin: Span,
+    box: tuple[Span, Span, int, int],
+    *,
+    accum: bool,
+) -> None:
     _, h, w, channels = at
     rows, columns, top, left = box
     area = h.extent * w.extent
     several = channels.extent > b.target.mx.cols
     instr = Conv(
-        oh=h.extent, ow=w.extent, cin=cin.extent, cout=channels.extent, kh=taps.extent, kw=shape.columns.taps,
-        sh=shape.rows.stride, sw=shape.columns.stride, dh=shape.rows.dilation if taps.extent > 1 else 1,
-        dw=shape.columns.dilation if shape.columns.taps > 1 else 1, ips=piece.pixel_pitch, irs=piece.row_pitch,
-        ih=rows.extent, iw=columns.extent, pt=top, pl=left, zx=node.inputs[0].quant.zero_point,
-        accum=int(accum), ags=area if several else 0)
-    b.emit(instr, {"inp": piece.ref, "wgt": Ref(weights), "acc": Ref(acc)}, ("acc",),
-           extra_reads=(acc,) if accum else ())
+        oh=h.extent,
+        ow=w.extent,
+        cin=cin.extent,
+        cout=channels.extent,
+        kh=taps.extent,
+        kw=shape.columns.taps,
+        sh=shape.rows.stride,
+        sw=shape.columns.stride,
+        dh=shape.rows.dilation if taps.extent > 1 else 1,
+        dw=shape.columns.dilation if shape.columns.taps > 1 else 1,
+        ips=piece.pixel_pitch,
+        irs=piece.row_pitch,
+        ih=rows.extent,
+        iw=columns.extent,
+        pt=top,
+        pl=left,
+        zx=node.inputs[0].quant.zero_point,
+        accum=int(accum),
+        ags=area if several else 0,
+    )
+    b.emit(
+        instr,
+        {"inp": piece.ref, "wgt": Ref(weights), "acc": Ref(acc)},
+        ("acc",),
+        extra_reads=(acc,) if accum else (),
+    )
 
 
 def _packed_weights(b: Builder, weights: Node) -> Buffer:
@@ -253,7 +310,10 @@ def _load_weights(b: Builder, node: Node, image: Buffer, channels: Span, taps: S
     row = cin.extent * cols
     buffer = b.buffer("weights", Memory.SPM, groups * taps.extent * kw * row)
     offset = ((channels.start // cols * kh + taps.start) * kw * all_cin + cin.start) * cols
-    levels = [(taps.extent * kw, all_cin * cols, row), (groups, kh * kw * all_cin * cols, taps.extent * kw * row)]
+    levels = [
+        (taps.extent * kw, all_cin * cols, row),
+        (groups, kh * kw * all_cin * cols, taps.extent * kw * row),
+    ]
     b.load(Ref(image, offset), Ref(buffer), row, levels)
     return buffer
 
@@ -264,17 +324,32 @@ def _requant_records(b: Builder, node: Node, channels: Span) -> Ref:
     m = multipliers([i.type for i in node.inputs], node.type)
     records = np.zeros(channels.extent, REQUANT_RECORD)
     part = slice(channels.start, channels.stop)
-    records["bias"], records["m"] = node.inputs[2].constant[part], np.broadcast_to(m, node.inputs[2].shape)[part]
+    records["bias"], records["m"] = (
+        node.inputs[2].constant[part],
+        np.broadcast_to(m, node.inputs[2].shape)[part],
+    )
     return b.parameters(records.tobytes(), "records")
 
 
-def _requantize(b: Builder, node: Node, acc: Buffer, piece: Piece, params: Ref, h: int, w: int, c: int,
-                mark: Stored) -> None:
+def _requantize(
+    b: Builder, node: Node, acc: Buffer, piece: Piece, params: Ref, h: int, w: int, c: int, mark: Stored
+) -> None:
     operation = node.op
     assert isinstance(operation, (conv_op.QConv2d, gemm_op.QGemm))
     low, high = operation.bounds
-    instr = Requantize(h=h, w=w, c=c, ags=h * w if c > b.target.mx.cols else 0, aws=w if h > 1 else 0,
-                       ops=piece.pixel_pitch, ors=piece.row_pitch, lo=low, hi=high, zp=node.quant.zero_point, perch=1)
+    instr = Requantize(
+        h=h,
+        w=w,
+        c=c,
+        ags=h * w if c > b.target.mx.cols else 0,
+        aws=w if h > 1 else 0,
+        ops=piece.pixel_pitch,
+        ors=piece.row_pitch,
+        lo=low,
+        hi=high,
+        zp=node.quant.zero_point,
+        perch=1,
+    )
     b.emit(instr, {"acc": Ref(acc), "out": piece.ref, "prm": params}, ("out",), stored=mark)
 
 
@@ -312,8 +387,13 @@ def plan_gemm(b: Builder, node: Node, x: View, out: Tensor, budget: int) -> None
             b.deliver(out, piece, 0, whole, m, n)
 
 
-def choose_gemm_tile(node: Node, size: tuple[int, int, int], target: Target, budget: int, resident: bool,  # noqa: FBT001
-                     ) -> GemmTile:
+def choose_gemm_tile(
+    node: Node,
+    size: tuple[int, int, int],
+    target: Target,
+    budget: int,
+    resident: bool,
+) -> GemmTile:
     """The tile that moves the fewest bytes and needs the fewest instructions.
 
     Raises:
@@ -327,7 +407,9 @@ def choose_gemm_tile(node: Node, size: tuple[int, int, int], target: Target, bud
         n = min(g * cols, columns)
         per_row = (0 if resident else k) + n
         weights = g * cols * k
-        m = min(rows, target.acc.rows // g, MAX_GROUP_ROWS, max(budget - _aligned(weights) - 128, 0) // per_row)
+        m = min(
+            rows, target.acc.rows // g, MAX_GROUP_ROWS, max(budget - _aligned(weights) - 128, 0) // per_row
+        )
         if m < 1:
             continue
         tile = GemmTile(-(-rows // -(-rows // m)), n, k)
@@ -344,7 +426,9 @@ def _gemm_cost(t: GemmTile, size: tuple[int, int, int], target: Target) -> float
     m_tiles, n_tiles, parts = -(-rows // t.m), -(-columns // t.n), -(-depth // t.k)
     weights = columns * depth * (m_tiles if parts > 1 else 1)
     moved = weights + n_tiles * rows * depth
-    return moved / target.dram.bytes_per_cycle + m_tiles * n_tiles * (parts * 2 + 1) * target.dram.latency_read
+    return (
+        moved / target.dram.bytes_per_cycle + m_tiles * n_tiles * (parts * 2 + 1) * target.dram.latency_read
+    )
 
 
 def _depth_cuts(depth: int, rows: int) -> list[int]:
@@ -359,7 +443,9 @@ def _packed_matrix(b: Builder, weights: Node) -> Buffer:
     groups = -(-columns // cols)
     padded = np.zeros((depth, groups * cols), np.int8)
     padded[:, :columns] = weights.constant
-    return b.image(Memory.WEIGHTS, packed_bytes(padded.reshape(depth, groups, cols).transpose(1, 0, 2)), weights.name)
+    return b.image(
+        Memory.WEIGHTS, packed_bytes(padded.reshape(depth, groups, cols).transpose(1, 0, 2)), weights.name
+    )
 
 
 def _load_matrix(b: Builder, image: Buffer, depth: int, n: Span, k: Span) -> Buffer:
@@ -372,13 +458,28 @@ def _load_matrix(b: Builder, image: Buffer, depth: int, n: Span, k: Span) -> Buf
     return buffer
 
 
-def _emit_gemm(b: Builder, node: Node, piece: Piece, weights: Buffer, acc: Buffer, tile: Sequence[Span], *,
-               accum: bool) -> None:
+def _emit_gemm(
+    b: Builder, node: Node, piece: Piece, weights: Buffer, acc: Buffer, tile: Sequence[Span], *, accum: bool
+) -> None:
     m, n, k = (s.extent for s in tile)
     several = n > b.target.mx.cols
-    instr = Gemm(m=m, n=n, k=k, ap=piece.pixel_pitch, bp=b.target.mx.cols, bg=k * b.target.mx.cols if several else 0,
-                 zx=node.inputs[0].quant.zero_point, accum=int(accum), ags=m if several else 0)
-    b.emit(instr, {"a": piece.ref, "b": Ref(weights), "acc": Ref(acc)}, ("acc",), extra_reads=(acc,) if accum else ())
+    instr = Gemm(
+        m=m,
+        n=n,
+        k=k,
+        ap=piece.pixel_pitch,
+        bp=b.target.mx.cols,
+        bg=k * b.target.mx.cols if several else 0,
+        zx=node.inputs[0].quant.zero_point,
+        accum=int(accum),
+        ags=m if several else 0,
+    )
+    b.emit(
+        instr,
+        {"a": piece.ref, "b": Ref(weights), "acc": Ref(acc)},
+        ("acc",),
+        extra_reads=(acc,) if accum else (),
+    )
 
 
 def _aligned(size: int) -> int:
@@ -386,6 +487,12 @@ def _aligned(size: int) -> int:
 
 
 def _does_not_fit(node: Node, needed: int, budget: int) -> FitError:
-    return FitError(Diagnostic("fit.scratchpad", f"the smallest tile of '{node.name}' needs {needed} bytes of the "
-                               f"scratchpad, {needed - budget} more than the {budget} available", node.loc,
-                               remedy="choose a target with a larger spm.bytes"))
+    return FitError(
+        Diagnostic(
+            "fit.scratchpad",
+            f"the smallest tile of '{node.name}' needs {needed} bytes of the "
+            f"scratchpad, {needed - budget} more than the {budget} available",
+            node.loc,
+            remedy="choose a target with a larger spm.bytes",
+        )
+    )

@@ -36,5 +36,8 @@ def respects(ops: list[TileOp], order: list[TileOp]) -> bool:
     place = {id(op): i for i, op in enumerate(order)}
     if len(place) != len(ops) or any(id(op) not in place for op in ops):
         return False
-    return all(place[id(ops[j])] < place[id(op)] for op, before in zip(ops, dependences(ops), strict=True)
-               for j in before)
+    return all(
+        place[id(ops[j])] < place[id(op)]
+        for op, before in zip(ops, dependences(ops), strict=True)
+        for j in before
+    )

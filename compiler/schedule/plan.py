@@ -85,8 +85,14 @@ class _Planner:
         for node in self.graph.outputs:
             tensor = self._view(node.inputs[0]).tensor
             if tensor.home.memory is not Memory.OUTPUT:
-                raise CompileError(Diagnostic("model.unsupported", f"the output '{node.name}' is a graph input or another "
-                                              "output under a new shape", node.loc, "an output computed by a layer"))
+                raise CompileError(
+                    Diagnostic(
+                        "model.unsupported",
+                        f"the output '{node.name}' is a graph input or another output under a new shape",
+                        node.loc,
+                        "an output computed by a layer",
+                    )
+                )
             self.plan.outputs.append((node, tensor))
         return self.plan
 
@@ -178,9 +184,14 @@ class _Planner:
         users = self._layers_using(node)
         _, _, w, c = device_shape(node.shape)
         around = [node, *(self.layers[i] for i in users)]
-        return (bool(users) and not self._is_returned(node) and not any(isinstance(n.op, Transpose) for n in around)
-                and c <= MAX_RESIDENT_PIXEL and w * c <= MAX_RESIDENT_ROW
-                and all(self._reshaped_pixel(node, self.layers[i]) <= MAX_RESIDENT_ROW for i in users))
+        return (
+            bool(users)
+            and not self._is_returned(node)
+            and not any(isinstance(n.op, Transpose) for n in around)
+            and c <= MAX_RESIDENT_PIXEL
+            and w * c <= MAX_RESIDENT_ROW
+            and all(self._reshaped_pixel(node, self.layers[i]) <= MAX_RESIDENT_ROW for i in users)
+        )
 
     def _reshaped_pixel(self, node: Node, user: Node) -> int:
         """The widest pitch at which a user reads a value under another shape."""

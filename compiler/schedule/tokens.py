@@ -19,7 +19,7 @@ from isa.diagnostics import Diagnostic
 from isa.spec import INSTRUCTIONS, MAX_SIGNALS, MAX_WAITS, Engine, Instruction
 from isa.target import Target
 
-BEFORE_ALL: Final = (-1,) * len(Engine)
+BEFORE_ALL: Final[tuple[int, ...]] = (-1,) * len(Engine)
 
 
 @dataclass(eq=False, slots=True)
@@ -66,7 +66,7 @@ def required_edges(stream: Sequence[Instruction], target: Target, dram_sizes: di
     """The edges between engines that no other edge implies, in order of their users."""
     hazards = HazardMap(target, dram_sizes)
     clocks: list[tuple[int, ...]] = []
-    latest = [BEFORE_ALL for _ in Engine]
+    latest: list[tuple[int, ...]] = [BEFORE_ALL for _ in Engine]
     edges: list[Edge] = []
     for index, instr in enumerate(stream):
         if instr.engine is Engine.CTL:  # fence and halt wait for everything; later ones for dispatch
@@ -122,9 +122,14 @@ def assign_semaphores(edges: list[Edge], stream: Sequence[Instruction], target: 
                 used += 1
             if free is None:
                 if not pair.outstanding:
-                    raise FitError(Diagnostic("fit.semaphores", f"the target has {target.ctl.sems} semaphores, too few "
-                                              "for every pair of engines that wait for one another",
-                                              allowed="ctl.sems of at least 12"))
+                    raise FitError(
+                        Diagnostic(
+                            "fit.semaphores",
+                            f"the target has {target.ctl.sems} semaphores, too few "
+                            "for every pair of engines that wait for one another",
+                            allowed="ctl.sems of at least 12",
+                        )
+                    )
                 pair.outstanding[-1].producer = index
                 continue
             edge.semaphore = free
@@ -149,4 +154,4 @@ def _carried(instr: Instruction, waits: list[int], signals: list[int]) -> list[I
 
 
 def _groups(items: list[int], size: int) -> list[tuple[int, ...]]:
-    return [tuple(items[i:i + size]) for i in range(0, len(items), size)]
+    return [tuple(items[i : i + size]) for i in range(0, len(items), size)]

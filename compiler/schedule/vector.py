@@ -49,23 +49,44 @@ def plan_pool(b: Builder, node: Node, x: View, out: Tensor, budget: int) -> None
         return (0 if x.tensor.resident else box * tc) + (0 if out.resident else th * tw * tc)
 
     def allowed(th: int, tw: int, tc: int) -> bool:
-        return (th <= MAX_POOL_EXTENT and tw <= MAX_POOL_EXTENT and tc <= MAX_CHANNELS
-                and rows.reach(th, rows.taps) <= MAX_POOL_INPUT and columns.reach(tw, columns.taps) <= MAX_POOL_INPUT)
+        return (
+            th <= MAX_POOL_EXTENT
+            and tw <= MAX_POOL_EXTENT
+            and tc <= MAX_CHANNELS
+            and rows.reach(th, rows.taps) <= MAX_POOL_INPUT
+            and columns.reach(tw, columns.taps) <= MAX_POOL_INPUT
+        )
 
     th, tw, tc = _fit_box(node, (oh, ow, channels), needed, allowed, budget)
     average = isinstance(operation, QAveragePool)
     record = b.parameters(_average_record(node), "record") if average else None
-    for n, rs, cs, ch in itertools.product(range(x.shape[0]), spans(oh, th), spans(ow, tw), spans(channels, tc)):
+    for n, rs, cs, ch in itertools.product(
+        range(x.shape[0]), spans(oh, th), spans(ow, tw), spans(channels, tc)
+    ):
         b.tile = (n, rs.start, cs.start, ch.start)
         box_h, top = rows.valid(rs, Span(0, rows.taps))
         box_w, left = columns.valid(cs, Span(0, columns.taps))
         source = b.fetch(x, n, box_h, box_w, ch, "input")
         target = b.result(out, n, rs, cs, ch, "output")
         instr = Pooling(
-            fn=Pool.AVG if average else Pool.MAX, oh=rs.extent, ow=cs.extent, c=ch.extent, kh=rows.taps,
-            kw=columns.taps, sh=rows.stride, sw=columns.stride, ips=source.pixel_pitch, irs=source.row_pitch,
-            ih=box_h.extent, iw=box_w.extent, pt=top, pl=left, ops=target.pixel_pitch, ors=target.row_pitch,
-            cip=int(isinstance(operation, QAveragePool) and operation.count_include_pad))
+            fn=Pool.AVG if average else Pool.MAX,
+            oh=rs.extent,
+            ow=cs.extent,
+            c=ch.extent,
+            kh=rows.taps,
+            kw=columns.taps,
+            sh=rows.stride,
+            sw=columns.stride,
+            ips=source.pixel_pitch,
+            irs=source.row_pitch,
+            ih=box_h.extent,
+            iw=box_w.extent,
+            pt=top,
+            pl=left,
+            ops=target.pixel_pitch,
+            ors=target.row_pitch,
+            cip=int(isinstance(operation, QAveragePool) and operation.count_include_pad),
+        )
         bind = {"inp": source.ref, "out": target.ref} | ({"prm": record} if record is not None else {})
         b.emit(instr, bind, ("out",), stored=stored(out, n, rs, cs, ch))
         b.deliver(out, target, n, rs, cs, ch)
@@ -81,16 +102,29 @@ def plan_add(b: Builder, node: Node, inputs: list[View], out: Tensor, budget: in
     params = b.parameters(record.pack(), "record")
     _, h, w, c = out.shape
     copies = sum(not v.tensor.resident for v in inputs) + (not out.resident)
-    th, tw, tc = _fit_box(node, (h, w, c), lambda *t: copies * math.prod(t), _elementwise_limits, budget)
+    th, tw, tc = _fit_box(node, (h, w, c), _dense(copies), _elementwise_limits, budget)
     for n, rs, cs, ch in itertools.product(range(out.shape[0]), spans(h, th), spans(w, tw), spans(c, tc)):
         b.tile = (n, rs.start, cs.start, ch.start)
         left, right = (b.fetch(v, n, rs, cs, ch, role) for v, role in zip(inputs, ("a", "b"), strict=True))
         target = b.result(out, n, rs, cs, ch, "output")
         instr = VectorElementwise(
-            fn=Elementwise.ADD, h=rs.extent, w=cs.extent, c=ch.extent, aps=left.pixel_pitch, ars=left.row_pitch,
-            bps=right.pixel_pitch, brs=right.row_pitch, ops=target.pixel_pitch, ors=target.row_pitch)
-        b.emit(instr, {"a": left.ref, "b": right.ref, "out": target.ref, "prm": params}, ("out",),
-               stored=stored(out, n, rs, cs, ch))
+            fn=Elementwise.ADD,
+            h=rs.extent,
+            w=cs.extent,
+            c=ch.extent,
+            aps=left.pixel_pitch,
+            ars=left.row_pitch,
+            bps=right.pixel_pitch,
+            brs=right.row_pitch,
+            ops=target.pixel_pitch,
+            ors=target.row_pitch,
+        )
+        b.emit(
+            instr,
+            {"a": left.ref, "b": right.ref, "out": target.ref, "prm": params},
+            ("out",),
+            stored=stored(out, n, rs, cs, ch),
+        )
         b.deliver(out, target, n, rs, cs, ch)
 
 
@@ -103,15 +137,24 @@ def plan_table(b: Builder, node: Node, x: View, out: Tensor, budget: int) -> Non
     table = Ref(table.buffer, 0, TABLE)
     _, h, w, c = out.shape
     copies = (not x.tensor.resident) + (not out.resident)
-    th, tw, tc = _fit_box(node, (h, w, c), lambda *t: copies * math.prod(t), _move_limits, budget)
+    th, tw, tc = _fit_box(node, (h, w, c), _dense(copies), _move_limits, budget)
     for n, rs, cs, ch in itertools.product(range(out.shape[0]), spans(h, th), spans(w, tw), spans(c, tc)):
         b.tile = (n, rs.start, cs.start, ch.start)
         source = b.fetch(x, n, rs, cs, ch, "input")
         target = b.result(out, n, rs, cs, ch, "output")
-        instr = _move(ch.extent, [(cs.extent, source.pixel_pitch, target.pixel_pitch),
-                                  (rs.extent, source.row_pitch, target.row_pitch)])
-        b.emit(instr, {"src": source.ref, "dst": target.ref, "lut": table}, ("dst",),
-               stored=stored(out, n, rs, cs, ch, "dst"))
+        instr = _move(
+            ch.extent,
+            [
+                (cs.extent, source.pixel_pitch, target.pixel_pitch),
+                (rs.extent, source.row_pitch, target.row_pitch),
+            ],
+        )
+        b.emit(
+            instr,
+            {"src": source.ref, "dst": target.ref, "lut": table},
+            ("dst",),
+            stored=stored(out, n, rs, cs, ch, "dst"),
+        )
         b.deliver(out, target, n, rs, cs, ch)
 
 
@@ -124,17 +167,33 @@ def plan_softmax(b: Builder, node: Node, x: View, out: Tensor, budget: int) -> N
     table = b.parameters(exponentials(node.inputs[0].quant.scale, c).tobytes(), "exponentials")
     params = b.parameters(record.pack(), "record")
     copies = (not x.tensor.resident) + (not out.resident)
-    th, tw, _ = _fit_box(node, (h, w, c), lambda *t: copies * math.prod(t),
-                         lambda th, tw, tc: tc == c <= MAX_SOFTMAX_CHANNELS and max(th, tw) <= MAX_ROWS, budget)
+    th, tw, _ = _fit_box(
+        node,
+        (h, w, c),
+        _dense(copies),
+        lambda th, tw, tc: tc == c <= MAX_SOFTMAX_CHANNELS and max(th, tw) <= MAX_ROWS,
+        budget,
+    )
     whole = Span(0, c)
     for n, rs, cs in itertools.product(range(out.shape[0]), spans(h, th), spans(w, tw)):
         b.tile = (n, rs.start, cs.start)
         source = b.fetch(x, n, rs, cs, whole, "input")
         target = b.result(out, n, rs, cs, whole, "output")
-        instr = Softmax(h=rs.extent, w=cs.extent, c=c, ips=source.pixel_pitch, irs=source.row_pitch,
-                        ops=target.pixel_pitch, ors=target.row_pitch)
-        b.emit(instr, {"inp": source.ref, "out": target.ref, "tab": table, "prm": params}, ("out",),
-               stored=stored(out, n, rs, cs, whole))
+        instr = Softmax(
+            h=rs.extent,
+            w=cs.extent,
+            c=c,
+            ips=source.pixel_pitch,
+            irs=source.row_pitch,
+            ops=target.pixel_pitch,
+            ors=target.row_pitch,
+        )
+        b.emit(
+            instr,
+            {"inp": source.ref, "out": target.ref, "tab": table, "prm": params},
+            ("out",),
+            stored=stored(out, n, rs, cs, whole),
+        )
         b.deliver(out, target, n, rs, cs, whole)
 
 
@@ -146,31 +205,42 @@ def plan_transpose(b: Builder, node: Node, x: View, out: Tensor, budget: int) ->
     assert not x.tensor.resident
     assert not out.resident
     sizes = x.shape[1:]
-    th, tw, tc = _fit_box(node, sizes, lambda *t: 2 * math.prod(t), _transpose_limits, budget)
-    for n, rs, cs, ch in itertools.product(range(x.shape[0]), spans(sizes[0], th), spans(sizes[1], tw),
-                                           spans(sizes[2], tc)):
+    th, tw, tc = _fit_box(node, sizes, _dense(2), _transpose_limits, budget)
+    for n, rs, cs, ch in itertools.product(
+        range(x.shape[0]), spans(sizes[0], th), spans(sizes[1], tw), spans(sizes[2], tc)
+    ):
         b.tile = (n, rs.start, cs.start, ch.start)
         source = b.fetch(x, n, rs, cs, ch, "input")
         box = (Span(n, n + 1), rs, cs, ch)
         _emit_transpose(b, out, source, box, perm)
 
 
-def _emit_transpose(b: Builder, out: Tensor, source: Piece, box: tuple[Span, ...], perm: tuple[int, ...]) -> None:
+def _emit_transpose(
+    b: Builder, out: Tensor, source: Piece, box: tuple[Span, ...], perm: tuple[int, ...]
+) -> None:
     extents = [box[p].extent for p in perm]
     buffer = b.buffer("output", Memory.SPM, math.prod(extents))
     source_pitch = [0, source.row_pitch, source.pixel_pitch, 1]
-    dense = [math.prod(extents[i + 1:]) for i in range(4)]
+    dense = [math.prod(extents[i + 1 :]) for i in range(4)]
     levels = [(extents[i], source_pitch[perm[i]], dense[i]) for i in range(4) if extents[i] > 1]
     run = 1
     if levels and levels[-1][1:] == (1, 1):
         run = levels.pop()[0]
     place = tuple((box[p].start, box[p].stop) for p in perm)
-    b.emit(_move(run, levels[::-1]), {"src": source.ref, "dst": Ref(buffer)}, ("dst",),
-           stored=Stored(out.id, place, "dst"))
-    pitches = [math.prod(out.shape[i + 1:]) for i in range(4)]
+    b.emit(
+        _move(run, levels[::-1]),
+        {"src": source.ref, "dst": Ref(buffer)},
+        ("dst",),
+        stored=Stored(out.id, place, "dst"),
+    )
+    pitches = [math.prod(out.shape[i + 1 :]) for i in range(4)]
     offset = sum(start * pitch for (start, _), pitch in zip(place, pitches, strict=True))
-    b.store(Ref(buffer), Ref(out.home, offset), extents[3],
-            [(extents[i], pitches[i], dense[i]) for i in (2, 1, 0)])
+    b.store(
+        Ref(buffer),
+        Ref(out.home, offset),
+        extents[3],
+        [(extents[i], pitches[i], dense[i]) for i in (2, 1, 0)],
+    )
 
 
 def _move(run: int, levels: list[tuple[int, int, int]]) -> VectorMove:
@@ -187,6 +257,11 @@ def _average_record(node: Node) -> bytes:
     return QuantRecord((np.float32(x.scale), np.float32(y.scale)), za=x.zero_point, zo=y.zero_point).pack()
 
 
+def _dense(copies: int) -> Callable[[int, int, int], int]:
+    """Bytes of a tile that is in the scratchpad so many times."""
+    return lambda th, tw, tc: copies * th * tw * tc
+
+
 def _elementwise_limits(th: int, tw: int, tc: int) -> bool:
     return th <= MAX_ROWS and tw <= MAX_ROWS and tc <= MAX_CHANNELS
 
@@ -199,22 +274,36 @@ def _transpose_limits(th: int, tw: int, tc: int) -> bool:
     return max(th, tw, tc) <= MAX_MOVE[2] and th * tw * tc < 1 << 17
 
 
-def _fit_box(node: Node, extents: tuple[int, int, int], needed: Callable[[int, int, int], int],
-             allowed: Callable[[int, int, int], bool], budget: int) -> tuple[int, int, int]:
+def _fit_box(
+    node: Node,
+    extents: tuple[int, int, int],
+    needed: Callable[[int, int, int], int],
+    allowed: Callable[[int, int, int], bool],
+    budget: int,
+) -> tuple[int, int, int]:
     """The largest (rows, columns, channels) that fits: rows shrink first, then columns, then channels.
 
     Raises:
         FitError: not even one element fits.
     """
     h, w, c = extents
-    for tc, tw, th in itertools.chain(((c, w, _cut(h, i)) for i in _pieces(h)), ((c, _cut(w, i), 1) for i in _pieces(w)),
-                                      ((_cut(c, i), 1, 1) for i in _pieces(c))):
+    for tc, tw, th in itertools.chain(
+        ((c, w, _cut(h, i)) for i in _pieces(h)),
+        ((c, _cut(w, i), 1) for i in _pieces(w)),
+        ((_cut(c, i), 1, 1) for i in _pieces(c)),
+    ):
         if allowed(th, tw, tc) and needed(th, tw, tc) + SLACK <= budget:
             return th, tw, tc
     least = needed(1, 1, 1 if allowed(1, 1, 1) else c) + SLACK
-    raise FitError(Diagnostic("fit.scratchpad", f"the smallest tile of '{node.name}' needs {least} bytes of the "
-                              f"scratchpad, {max(least - budget, 0)} more than the {budget} available", node.loc,
-                              remedy="choose a target with a larger spm.bytes"))
+    raise FitError(
+        Diagnostic(
+            "fit.scratchpad",
+            f"the smallest tile of '{node.name}' needs {least} bytes of the "
+            f"scratchpad, {max(least - budget, 0)} more than the {budget} available",
+            node.loc,
+            remedy="choose a target with a larger spm.bytes",
+        )
+    )
 
 
 def _pieces(extent: int) -> list[int]:
@@ -223,4 +312,3 @@ def _pieces(extent: int) -> list[int]:
 
 def _cut(extent: int, pieces: int) -> int:
     return -(-extent // pieces)
-

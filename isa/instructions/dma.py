@@ -100,8 +100,12 @@ class Copy(Instruction):
         if self.space is OnChip.PRM and self.n0 % RECORD_BYTES:
             yield Fault(Trap.MISALIGN, "n0", f"n0={self.n0} is not whole granules of 8 bytes")
         if self.space is OnChip.ACC and (self.n0 % 4 or self.n0 > 4 * t.mx.cols):
-            yield Fault(Trap.MISALIGN, "n0", f"n0={self.n0} is not whole words of one accumulator "
-                        f"row; allowed: a multiple of 4, at most {4 * t.mx.cols}")
+            yield Fault(
+                Trap.MISALIGN,
+                "n0",
+                f"n0={self.n0} is not whole words of one accumulator "
+                f"row; allowed: a multiple of 4, at most {4 * t.mx.cols}",
+            )
 
     def unit(self, t: Target) -> int:
         """Bytes per address unit of the memory on the chip."""
@@ -128,8 +132,9 @@ class Copy(Instruction):
     def copy_cycles(self, t: Target) -> int:
         """Issue, then the slower of the DRAM bus and the port on the chip."""
         unit = self.unit(t)
-        run, left = merge_rows(self.n0, [(self.n1, self.ds1, self.ls1 * unit),
-                                         (self.n2, self.ds2, self.ls2 * unit)])
+        run, left = merge_rows(
+            self.n0, [(self.n1, self.ds1, self.ls1 * unit), (self.n2, self.ds2, self.ls2 * unit)]
+        )
         bus = burst_cycles(t, self.dram, run, left)
         return t.ctl.issue + max(bus, self.on_chip_cycles(t))
 
@@ -186,8 +191,11 @@ class Store(Copy):
         if self.space is OnChip.PRM:
             yield Fault(Trap.BAD_ENUM, "space", "space=prm cannot be stored; allowed: spm, acc")
         if self.region in READ_ONLY_REGIONS:
-            yield Fault(Trap.DRAM_RANGE, "region", f"region {self.region} is read-only; allowed: "
-                        "1 (arena), 3 (output), 4 (state), 6 (trace)")
+            yield Fault(
+                Trap.DRAM_RANGE,
+                "region",
+                f"region {self.region} is read-only; allowed: 1 (arena), 3 (output), 4 (state), 6 (trace)",
+            )
 
     def accesses(self, t: Target) -> Iterator[Access]:
         yield self.on_chip(t, write=False)

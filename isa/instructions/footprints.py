@@ -27,8 +27,9 @@ def channel_groups(channels: int, cols: int) -> Iterator[tuple[int, int, int]]:
         yield full * cols, 1, rest
 
 
-def accumulators(operand: str, row: int, group_pitch: int, rows: Dims, channels: int, t: Target,
-                 *, write: bool) -> Iterator[tuple[slice, Access]]:
+def accumulators(
+    operand: str, row: int, group_pitch: int, rows: Dims, channels: int, t: Target, *, write: bool
+) -> Iterator[tuple[slice, Access]]:
     """The accumulator words of a tile: (channels, footprint (groups, *rows, lane bytes)).
 
     `rows` lists (count, pitch in accumulator rows), outermost first.
@@ -36,16 +37,30 @@ def accumulators(operand: str, row: int, group_pitch: int, rows: Dims, channels:
     row_bytes = t.mx.cols * 4
     for first, groups, lanes in channel_groups(channels, t.mx.cols):
         base = (row + first // t.mx.cols * group_pitch) * row_bytes
-        dims = ((groups, group_pitch * row_bytes), *((n, p * row_bytes) for n, p in rows),
-                (lanes * 4, 1))
+        dims = ((groups, group_pitch * row_bytes), *((n, p * row_bytes) for n, p in rows), (lanes * 4, 1))
         yield slice(first, first + groups * lanes), Access(operand, Space.ACC, base, dims, write=write)
 
 
-def pixels(operand: str, base: int, h: int, row_pitch: int, w: int, pixel_pitch: int, channels: int,
-           *, write: bool = False, element_bytes: int = 1) -> Access:
+def pixels(
+    operand: str,
+    base: int,
+    h: int,
+    row_pitch: int,
+    w: int,
+    pixel_pitch: int,
+    channels: int,
+    *,
+    write: bool = False,
+    element_bytes: int = 1,
+) -> Access:
     """The bytes of an (h, w, channels) tile in the scratchpad."""
-    return Access(operand, Space.SPM, base,
-                  ((h, row_pitch), (w, pixel_pitch), (channels * element_bytes, 1)), write=write)
+    return Access(
+        operand,
+        Space.SPM,
+        base,
+        ((h, row_pitch), (w, pixel_pitch), (channels * element_bytes, 1)),
+        write=write,
+    )
 
 
 def granules(operand: str, first: int, count: int) -> Access:
@@ -77,13 +92,15 @@ def ordered(low: int, high: int) -> Iterator[Fault]:
         yield Fault(Trap.BAD_ENUM, "lo", f"lo={low} is above hi={high}")
 
 
-def window_box(name: str, extent: int, out: int, stride: int, taps: int, dilation: int,
-               pad: int) -> Iterator[Fault]:
+def window_box(
+    name: str, extent: int, out: int, stride: int, taps: int, dilation: int, pad: int
+) -> Iterator[Fault]:
     """An input extent must not reach past the last window, so that footprints are exact."""
     reach = (out - 1) * stride + (taps - 1) * dilation + 1 - pad
     if extent > reach:
-        yield Fault(Trap.LIMIT, name, f"{name}={extent} reaches past the last window; "
-                    f"allowed: at most {reach}")
+        yield Fault(
+            Trap.LIMIT, name, f"{name}={extent} reaches past the last window; allowed: at most {reach}"
+        )
 
 
 def element_wise_cycles(t: Target, h: int, w: int, c: int, pitches: list[tuple[int, int]]) -> int:

@@ -45,8 +45,15 @@ def _magnitude(element: ElementType, zero_point: int) -> int:
     return max(abs(low - zero_point), abs(high - zero_point))
 
 
-def _store(m: MachineState, targets: list[tuple[slice, Access]], rows: Dims, total: NDArray[Any],
-           depth: int, *, accumulate: bool) -> None:
+def _store(
+    m: MachineState,
+    targets: list[tuple[slice, Access]],
+    rows: Dims,
+    total: NDArray[Any],
+    depth: int,
+    *,
+    accumulate: bool,
+) -> None:
     """Write (or add) a (rows, channels) sum into the accumulators, wrapping to int32."""
     shape = tuple(n for n, _ in rows)
     for channels, access in targets:
@@ -116,8 +123,11 @@ class Conv(Instruction):
         yield from window_box("ih", self.ih, self.oh, self.sh, self.kh, self.dh, self.pt)
         yield from window_box("iw", self.iw, self.ow, self.sw, self.kw, self.dw, self.pl)
         if self.pack and (self.ips != self.cin or self.dw != 1):
-            yield Fault(Trap.LIMIT, "pack", "pack=1 needs dense pixels without dilation; allowed: "
-                        "ips = cin and dw = 1")
+            yield Fault(
+                Trap.LIMIT,
+                "pack",
+                "pack=1 needs dense pixels without dilation; allowed: ips = cin and dw = 1",
+            )
 
     def _rows(self) -> Dims:
         return ((self.oh * self.ow, 1),)
@@ -152,15 +162,21 @@ class Conv(Instruction):
         if self.zx:
             share = kernel.sum(axis=(0, 1, 2), dtype=np.float64).astype(np.int64) * self.zx
             total = total - share.astype(total.dtype)  # modulo 2^32 where total is int32: exact
-        _store(m, self._targets(m.target, write=True), self._rows(), total,
-               self.kh * self.kw * self.cin, accumulate=bool(self.accum))
+        _store(
+            m,
+            self._targets(m.target, write=True),
+            self._rows(),
+            total,
+            self.kh * self.kw * self.cin,
+            accumulate=bool(self.accum),
+        )
 
     def _kernel(self, m: MachineState) -> NDArray[np.float32]:
         """W - zw as float32 (kh, kw, cin, cout)."""
         cols = m.target.mx.cols
         raw = m.read(self._weights(m.target), self.wt.dtype)
         grouped = raw.reshape(-1, self.kh, self.kw, self.cin, cols).transpose(1, 2, 3, 0, 4)
-        kernel = grouped.astype(np.float32).reshape(self.kh, self.kw, self.cin, -1)[..., :self.cout]
+        kernel = grouped.astype(np.float32).reshape(self.kh, self.kw, self.cin, -1)[..., : self.cout]
         return kernel - np.float32(self.zw) if self.zw else kernel
 
     def _padded(self, box: NDArray[Any]) -> NDArray[np.float32]:
@@ -170,11 +186,15 @@ class Conv(Instruction):
         if box.shape[:2] == (height, width):
             return box.astype(np.float32)
         image = np.full((height, width, self.cin), self.zx, np.float32)
-        image[self.pt:self.pt + self.ih, self.pl:self.pl + self.iw] = box
+        image[self.pt : self.pt + self.ih, self.pl : self.pl + self.iw] = box
         return image
 
-    def _product(self, image: NDArray[np.float32], kernel: NDArray[np.float32], depth: int,
-                 ) -> NDArray[Any]:
+    def _product(
+        self,
+        image: NDArray[np.float32],
+        kernel: NDArray[np.float32],
+        depth: int,
+    ) -> NDArray[Any]:
         """The sum over taps and channels, (oh*ow, cout): one product per kernel row."""
         row, pixel, byte = image.strides
         shape = (image.shape[0], self.ow, self.kw, self.cin)
@@ -186,7 +206,7 @@ class Conv(Instruction):
         exact_in_float = self.kh * self.kw * self.cin <= depth
         for ky in range(self.kh):
             first = ky * self.dh
-            taps = columns[first:first + (self.oh - 1) * self.sh + 1:self.sh]
+            taps = columns[first : first + (self.oh - 1) * self.sh + 1 : self.sh]
             taps = taps.reshape(self.oh * self.ow, -1)
             products.append(taps @ flat[ky] if exact_in_float else matmul(taps, flat[ky], depth))
         if exact_in_float:
@@ -194,7 +214,7 @@ class Conv(Instruction):
             for product in products[1:]:
                 total += product
             return total.astype(np.int32)
-        return np.sum(products, axis=0, dtype=np.int64)
+        return np.asarray(np.sum(products, axis=0, dtype=np.int64))
 
     def macs(self) -> int:
         return self.oh * self.ow * self.cin * self.cout * self.kh * self.kw
@@ -291,8 +311,14 @@ class Gemm(Instruction):
             right[:, columns] = block.T if self.tb else block.transpose(1, 0, 2).reshape(self.k, -1)
         right -= np.float32(self.zw)
         depth = exact_depth(_magnitude(self.xt, self.zx), _magnitude(self.wt, self.zw))
-        _store(m, self._targets(m.target, write=True), self._rows(), matmul(left, right, depth),
-               self.k, accumulate=bool(self.accum))
+        _store(
+            m,
+            self._targets(m.target, write=True),
+            self._rows(),
+            matmul(left, right, depth),
+            self.k,
+            accumulate=bool(self.accum),
+        )
 
     def macs(self) -> int:
         return self.m * self.n * self.k

@@ -14,8 +14,18 @@ from isa.spec import MachineState, Trap, TrapError
 REQUANT_RECORD: Final = np.dtype([("bias", "<i4"), ("m", "<f4")])
 """One granule: what `vreq` adds to and multiplies a channel with."""
 
-QUANT_RECORD: Final = np.dtype([("p", "<f4", (6,)), ("bias", "<i4"), ("za", "<i2"), ("zb", "<i2"),
-                                ("zo", "<i2"), ("lo", "<i2"), ("hi", "<i2"), ("pad", "<i2")])
+QUANT_RECORD: Final = np.dtype(
+    [
+        ("p", "<f4", (6,)),
+        ("bias", "<i4"),
+        ("za", "<i2"),
+        ("zb", "<i2"),
+        ("zo", "<i2"),
+        ("lo", "<i2"),
+        ("hi", "<i2"),
+        ("pad", "<i2"),
+    ]
+)
 """Record Q, five granules: what element-wise instructions, pooling and softmax compute with."""
 
 
@@ -34,20 +44,34 @@ class QuantRecord:
     def pack(self) -> bytes:
         """The 40 bytes."""
         padded = (*self.p, *(np.float32(0),) * (6 - len(self.p)))
-        return np.array((padded, self.bias, self.za, self.zb, self.zo, self.lo, self.hi, 0),
-                        QUANT_RECORD).tobytes()
+        return np.array(
+            (padded, self.bias, self.za, self.zb, self.zo, self.lo, self.hi, 0), QUANT_RECORD
+        ).tobytes()
 
     @staticmethod
-    def read(m: MachineState, operand: str, granule: int, *, scales: tuple[int, ...] = (),
-             divisors: tuple[int, ...] = ()) -> QuantRecord:
+    def read(
+        m: MachineState,
+        operand: str,
+        granule: int,
+        *,
+        scales: tuple[int, ...] = (),
+        divisors: tuple[int, ...] = (),
+    ) -> QuantRecord:
         """The record at a granule; constants used as scales or divisors are checked.
 
         Raises:
             TrapError: FP_INVALID, or BAD_ENUM where lo is above hi.
         """
         raw = m.read(granules(operand, granule, Q_GRANULES), QUANT_RECORD)[0]
-        record = QuantRecord(tuple(raw["p"]), int(raw["bias"]), int(raw["za"]), int(raw["zb"]),
-                             int(raw["zo"]), int(raw["lo"]), int(raw["hi"]))
+        record = QuantRecord(
+            tuple(raw["p"]),
+            int(raw["bias"]),
+            int(raw["za"]),
+            int(raw["zb"]),
+            int(raw["zo"]),
+            int(raw["lo"]),
+            int(raw["hi"]),
+        )
         require_scale(operand, np.array([record.p[i] for i in scales], np.float32))
         if any(record.p[i] == 0 for i in divisors):
             raise TrapError(Trap.FP_INVALID, operand, "a divisor of the record is 0")

@@ -119,8 +119,7 @@ class Requantize(Instruction):
         if self.mode is Requant.FIX:
             yield Fault(Trap.EXT_MISSING, "mode", "mode=fix needs extension F")
         if self.obs or self.sreg:
-            yield Fault(Trap.EXT_MISSING, "obs" if self.obs else "sreg",
-                        "scalar registers need extension T")
+            yield Fault(Trap.EXT_MISSING, "obs" if self.obs else "sreg", "scalar registers need extension T")
         if self.mode is Requant.RAW:
             if self.ot is not ElementType.S32:
                 yield Fault(Trap.BAD_ENUM, "ot", "mode=raw writes int32; allowed: ot=s32")
@@ -140,8 +139,9 @@ class Requantize(Instruction):
 
     def _output(self) -> Access:
         size = self.ot.dtype.itemsize
-        return pixels("out", self.out, self.h, self.ors, self.w, self.ops, self.c, write=True,
-                      element_bytes=size)
+        return pixels(
+            "out", self.out, self.h, self.ors, self.w, self.ops, self.c, write=True, element_bytes=size
+        )
 
     def accesses(self, t: Target) -> Iterator[Access]:
         yield from (a for _, a in self._sources(t))
@@ -182,8 +182,7 @@ class Requantize(Instruction):
             case Requant.F32:
                 return arithmetic.requantize(acc, bias, scale, self.zp, self.lo, self.hi)
             case Requant.F32Z:
-                return arithmetic.requantize_zero_point_first(acc, bias, scale, self.zp, self.lo,
-                                                              self.hi)
+                return arithmetic.requantize_zero_point_first(acc, bias, scale, self.zp, self.lo, self.hi)
             case _:
                 summed = arithmetic.add_wrapping(acc, bias)
                 shifted = arithmetic.shift_right_rounding(summed, self.shift)
@@ -238,8 +237,9 @@ class Pooling(Instruction):
         if self.fn is Pool.MAX and self.xt is not self.ot:
             yield Fault(Trap.BAD_ENUM, "ot", "fn=max copies values; allowed: ot = xt")
         for name, pad, taps, out, stride, extent in (
-                ("ih", self.pt, self.kh, self.oh, self.sh, self.ih),
-                ("iw", self.pl, self.kw, self.ow, self.sw, self.iw)):
+            ("ih", self.pt, self.kh, self.oh, self.sh, self.ih),
+            ("iw", self.pl, self.kw, self.ow, self.sw, self.iw),
+        ):
             if pad >= taps or (out - 1) * stride - pad >= extent:
                 yield Fault(Trap.LIMIT, name, "a window has no valid tap")
 
@@ -266,8 +266,7 @@ class Pooling(Instruction):
         real = arithmetic.dequantize(box, q.p[0], q.za)
         windows = self._windows(real, 0)
         counts = self._windows(np.ones_like(real), 1 if self.cip else 0)
-        averaged = arithmetic.average(np.stack(windows), np.sum(counts, axis=0), q.p[1], q.zo, q.lo,
-                                      q.hi)
+        averaged = arithmetic.average(np.stack(windows), np.sum(counts, axis=0), q.p[1], q.zo, q.lo, q.hi)
         m.write(self._output(), averaged, self.ot.dtype)
 
     def _windows(self, box: NDArray[Any], padding: int) -> list[NDArray[Any]]:
@@ -276,10 +275,15 @@ class Pooling(Instruction):
         image = box
         if box.shape[:2] != (height, width):
             image = np.full((height, width, self.c), padding, box.dtype)
-            image[self.pt:self.pt + self.ih, self.pl:self.pl + self.iw] = box
-        return [image[ky:ky + (self.oh - 1) * self.sh + 1:self.sh,
-                      kx:kx + (self.ow - 1) * self.sw + 1:self.sw]
-                for ky in range(self.kh) for kx in range(self.kw)]
+            image[self.pt : self.pt + self.ih, self.pl : self.pl + self.iw] = box
+        return [
+            image[
+                ky : ky + (self.oh - 1) * self.sh + 1 : self.sh,
+                kx : kx + (self.ow - 1) * self.sw + 1 : self.sw,
+            ]
+            for ky in range(self.kh)
+            for kx in range(self.kw)
+        ]
 
     def cycles(self, t: Target) -> int:
         beats = math.ceil(self.c / t.vx.lanes) * self.oh * self.ow * self.kh * self.kw
@@ -313,8 +317,12 @@ class VectorMove(Instruction):
     shorthands = ("{dst}<-{src}", "n={n0}")
 
     def unused(self) -> frozenset[str]:
-        return frozenset(f"{side}{level}" for level, count in ((1, self.n1), (2, self.n2), (3, self.n3))
-                         if count == 1 for side in ("ss", "dd"))
+        return frozenset(
+            f"{side}{level}"
+            for level, count in ((1, self.n1), (2, self.n2), (3, self.n3))
+            if count == 1
+            for side in ("ss", "dd")
+        )
 
     def check(self, t: Target) -> Iterator[Fault]:
         del t
@@ -324,8 +332,12 @@ class VectorMove(Instruction):
             yield Fault(Trap.BAD_ENUM, "lut", "a table maps bytes; allowed with xt=s32: lut=0")
 
     def _box(self, name: str, base: int, pitches: tuple[int, int, int], *, write: bool) -> Access:
-        dims = ((self.n3, pitches[2]), (self.n2, pitches[1]), (self.n1, pitches[0]),
-                (self.n0 * self.xt.dtype.itemsize, 1))
+        dims = (
+            (self.n3, pitches[2]),
+            (self.n2, pitches[1]),
+            (self.n1, pitches[0]),
+            (self.n0 * self.xt.dtype.itemsize, 1),
+        )
         return Access(name, Space.SPM, base, dims, write=write)
 
     def _source(self) -> Access:
@@ -396,8 +408,9 @@ class Softmax(Instruction):
     def execute(self, m: MachineState) -> None:
         entries = m.read(granules("tab", self.tab, SOFTMAX_TABLE_GRANULES), FLOAT)
         if not np.isfinite(entries).all() or (entries < 0).any() or not entries[255] > 0:
-            raise TrapError(Trap.FP_INVALID, "tab", "the table is not finite, non-negative, and "
-                            "positive at its end")
+            raise TrapError(
+                Trap.FP_INVALID, "tab", "the table is not finite, non-negative, and positive at its end"
+            )
         q = QuantRecord.read(m, "prm", self.prm, scales=(0,))
         codes = m.read(self._input(), self.xt.dtype).astype(np.int32) - self.xt.bounds[0]
         y = arithmetic.softmax(codes, entries, q.p[0], q.zo, q.lo, q.hi)
@@ -406,4 +419,3 @@ class Softmax(Instruction):
     def cycles(self, t: Target) -> int:
         per_pixel = 2 * math.ceil(self.c / t.vx.lanes) + self.c
         return t.ctl.issue + t.vx.startup + self.h * self.w * per_pixel
-

@@ -57,18 +57,31 @@ class Elementwise(IntEnum):
 
 
 F = Elementwise
-FLOAT_BINARY: Final = {F.FADD: np.add, F.FSUB: np.subtract, F.FMUL: np.multiply, F.FDIV: np.divide,
-                       F.FMAX: np.maximum, F.FMIN: np.minimum}
+FLOAT_BINARY: Final = {
+    F.FADD: np.add,
+    F.FSUB: np.subtract,
+    F.FMUL: np.multiply,
+    F.FDIV: np.divide,
+    F.FMAX: np.maximum,
+    F.FMIN: np.minimum,
+}
 INTEGER: Final = {F.IMAX: np.maximum, F.IMIN: np.minimum, F.ISUB: np.subtract, F.IADD: np.add}
 UNARY: Final = frozenset({F.PRELU, F.AFFINE})
 LERP: Final = frozenset({F.LERP0, F.LERP1})
 _SCALES: Final[dict[Elementwise, tuple[int, ...]]] = {
-    F.ADD: (0, 1), F.MUL: (0,), F.PRELU: (0, 2), F.AFFINE: (0, 2),
-    **dict.fromkeys(FLOAT_BINARY, (0, 1, 2)), **dict.fromkeys(LERP, (0, 1, 2, 3, 4, 5)),
+    F.ADD: (0, 1),
+    F.MUL: (0,),
+    F.PRELU: (0, 2),
+    F.AFFINE: (0, 2),
+    **dict.fromkeys(FLOAT_BINARY, (0, 1, 2)),
+    **dict.fromkeys(LERP, (0, 1, 2, 3, 4, 5)),
     **dict.fromkeys(INTEGER, ()),
 }
 _DIVISOR: Final[dict[Elementwise, tuple[int, ...]]] = {
-    **dict.fromkeys(FLOAT_BINARY, (2,)), **dict.fromkeys(UNARY, (2,)), **dict.fromkeys(LERP, (5,))}
+    **dict.fromkeys(FLOAT_BINARY, (2,)),
+    **dict.fromkeys(UNARY, (2,)),
+    **dict.fromkeys(LERP, (5,)),
+}
 
 
 @instruction("vew", opcode=0x83, engine=Engine.VX)
@@ -146,8 +159,7 @@ class VectorElementwise(Instruction):
         return (read.base, read.dims) == (write.base, write.dims)
 
     def execute(self, m: MachineState) -> None:
-        q = QuantRecord.read(m, "prm", self.prm, scales=_SCALES[self.fn],
-                             divisors=_DIVISOR.get(self.fn, ()))
+        q = QuantRecord.read(m, "prm", self.prm, scales=_SCALES[self.fn], divisors=_DIVISOR.get(self.fn, ()))
         a = m.read(self._left(), self.at.dtype).astype(np.int32)
         if self.fn in UNARY:
             y = self._unary(m, a, q)
@@ -170,23 +182,28 @@ class VectorElementwise(Instruction):
                 right = arithmetic.dequantize(b, q.p[1], q.zb)
                 with np.errstate(divide="ignore", invalid="ignore"):
                     v = FLOAT_BINARY[fn](left, right)
-                return arithmetic.quantize_real(np.nan_to_num(v, nan=0.0, posinf=np.inf, neginf=-np.inf),
-                                                q.p[2], q.zo, q.lo, q.hi)
+                return arithmetic.quantize_real(
+                    np.nan_to_num(v, nan=0.0, posinf=np.inf, neginf=-np.inf), q.p[2], q.zo, q.lo, q.hi
+                )
 
     def _unary(self, m: MachineState, a: NDArray[Any], q: QuantRecord) -> NDArray[Any]:
         v = arithmetic.dequantize(a, q.p[0], q.za)
         table = m.read(self._table(), FLOAT)
         if self.fn is F.PRELU:
-            v = np.where(v < 0, v * table[:self.c], v)
+            v = np.where(v < 0, v * table[: self.c], v)
         else:
-            v = arithmetic.affine(v, table[:self.c], table[self.c:2 * self.c])
+            v = arithmetic.affine(v, table[: self.c], table[self.c : 2 * self.c])
         return arithmetic.quantize_real(v, q.p[2], q.zo, q.lo, q.hi)
 
     def _lerp(self, a: NDArray[Any], b: NDArray[Any], q: QuantRecord) -> NDArray[Any]:
         above, below = (arithmetic.dequantize(side, q.p[0], q.za) for side in (a, b))
         step = 1 if self.fn is F.LERP1 else 0
-        corners = (above[:, :self.w], above[:, step:step + self.w],
-                   below[:, :self.w], below[:, step:step + self.w])
+        corners = (
+            above[:, : self.w],
+            above[:, step : step + self.w],
+            below[:, : self.w],
+            below[:, step : step + self.w],
+        )
         v = f32(corners[0] * q.p[1])
         for corner, weight in zip(corners[1:], q.p[2:5], strict=True):
             v = v + corner * weight

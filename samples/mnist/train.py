@@ -114,9 +114,7 @@ def load_digits(path: Path) -> tuple[Digits, Digits]:
     return train, test
 
 
-def glorot_uniform(
-    rng: np.random.Generator, shape: tuple[int, ...], fan_in: int, fan_out: int
-) -> Floats:
+def glorot_uniform(rng: np.random.Generator, shape: tuple[int, ...], fan_in: int, fan_out: int) -> Floats:
     """Draw a kernel the way Keras does by default."""
     limit = math.sqrt(6 / (fan_in + fan_out))
     return rng.uniform(-limit, limit, shape).astype(np.float32)

@@ -28,16 +28,21 @@ Examples:
 @click.option("-o", "--output", required=True, metavar="OUT.x1", help="The file to write.")
 @json_option
 @reported("asm")
-def command(source: str, output: str, as_json: bool) -> Outcome:  # noqa: FBT001
+def command(source: str, output: str, as_json: bool) -> Outcome:
     """Assemble SOURCE to a binary."""
     try:
         text = read_file(source).decode("utf-8")
     except UnicodeDecodeError:
-        raise AssemblyError(Diagnostic("asm.encoding", "the file is not UTF-8 text", FileLoc(source))) from None
+        raise AssemblyError(
+            Diagnostic("asm.encoding", "the file is not UTF-8 text", FileLoc(source))
+        ) from None
     content = binary_of(assemble(text, source, Path(source).parent), source)
     program = load(content, output)
     write_atomic(output, content)
     digest = hashlib.sha256(content).hexdigest()
     if not as_json:
-        say(f"{output}: {len(program.instructions)} instructions for {program.target.name}, {len(content):,} bytes")
+        say(
+            f"{output}: {len(program.instructions)} instructions for {program.target.name}, "
+            f"{len(content):,} bytes"
+        )
     return Outcome({"output": output, "sha256": digest, "instructions": len(program.instructions)})

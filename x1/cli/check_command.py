@@ -22,14 +22,21 @@ Examples:
 @click.argument("binary")
 @json_option
 @reported("check")
-def command(binary: str, as_json: bool) -> Outcome:  # noqa: FBT001
+def command(binary: str, as_json: bool) -> Outcome:
     """Prove BINARY free of races, deadlocks, wrong addresses and undefined reads, from its words alone."""
     del as_json
     report = api.check(binary)
-    body = {"instructions": report.instructions, "tokens": report.tokens,
-            "violations": [asdict(v) for v in report.violations]}
-    lines = [f"instruction {v.pc}: {v.rule}: {v.message}" + (f" ({' + '.join(v.nodes)})" if v.nodes else "")
-             for v in report.violations]
-    verdict = f"{len(lines)} violations" if lines else "no race, no deadlock, no access out of bounds or undefined"
+    body = {
+        "instructions": report.instructions,
+        "tokens": report.tokens,
+        "violations": [asdict(v) for v in report.violations],
+    }
+    lines = [
+        f"instruction {v.pc}: {v.rule}: {v.message}" + (f" ({' + '.join(v.nodes)})" if v.nodes else "")
+        for v in report.violations
+    ]
+    verdict = (
+        f"{len(lines)} violations" if lines else "no race, no deadlock, no access out of bounds or undefined"
+    )
     lines.append(f"{binary}: {report.instructions} instructions, {report.tokens} tokens: {verdict}")
     return Outcome(body, ExitCode.MISMATCH if report.violations else ExitCode.OK, "\n".join(lines))

@@ -32,7 +32,9 @@ Examples:
 
 @click.command(epilog=EPILOG)
 @click.argument("model")
-@click.option("-o", "--output", metavar="OUT.x1", help="The file to write; by default the model's name with .x1.")
+@click.option(
+    "-o", "--output", metavar="OUT.x1", help="The file to write; by default the model's name with .x1."
+)
 @target_options
 @calibration_options
 @opt_level
@@ -42,9 +44,21 @@ Examples:
 @click.option("--dump-dir", metavar="DIR", help="Write the graph after every pass into a folder.")
 @json_option
 @reported("compile")
-def command(model: str, output: str | None, target: str, overrides: tuple[str, ...], calibrate: str | None, method: str,
-            shapes: tuple[str, ...], opt_level: str, emit: str, print_after: str | None, stop_after: str | None,
-            dump_dir: str | None, as_json: bool) -> Outcome:  # noqa: FBT001
+def command(
+    model: str,
+    output: str | None,
+    target: str,
+    overrides: tuple[str, ...],
+    calibrate: str | None,
+    method: str,
+    shapes: tuple[str, ...],
+    opt_level: str,
+    emit: str,
+    print_after: str | None,
+    stop_after: str | None,
+    dump_dir: str | None,
+    as_json: bool,
+) -> Outcome:
     """Compile MODEL (.onnx, .net or .x1ir) to an X1 binary."""
     warnings = random_warning(calibrate)
     machine = load_target(target, overrides)
@@ -80,16 +94,24 @@ def _text(text: str, output: str | None, warnings: list[Diagnostic]) -> Outcome:
 
 def _report(binary: api.Binary, place: str) -> None:
     figures = binary.summary()
-    say(f"{place}: {figures['instructions']} instructions for {figures['target']}, {binary.macs:,} MACs, "
-        f"{figures['weight_bytes']:,} bytes of weights and parameters, {figures['spm_peak_bytes']:,} bytes of scratchpad "
-        "at most; checked: no race, no deadlock")
+    say(
+        f"{place}: {figures['instructions']} instructions for {figures['target']}, {binary.macs:,} MACs, "
+        f"{figures['weight_bytes']:,} bytes of weights and parameters, {figures['spm_peak_bytes']:,} bytes "
+        "of scratchpad at most; checked: no race, no deadlock"
+    )
 
 
 def _log(print_after: str | None, stop_after: str | None, dump_dir: str | None) -> PassLog:
     for option, name in (("--print-after", print_after), ("--stop-after", stop_after)):
         if name is not None and name not in (*PASS_NAMES, "all"):
-            raise UsageError(Diagnostic("usage.pass", f"{option} {name}: there is no such pass",
-                                        allowed=", ".join(PASS_NAMES), remedy=did_you_mean(name, PASS_NAMES)))
+            raise UsageError(
+                Diagnostic(
+                    "usage.pass",
+                    f"{option} {name}: there is no such pass",
+                    allowed=", ".join(PASS_NAMES),
+                    remedy=did_you_mean(name, PASS_NAMES),
+                )
+            )
     folder = Path(dump_dir) if dump_dir is not None else None
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)

@@ -35,8 +35,8 @@ VERIFIED: Final = 100
 @click.option("--target", default="edge32", show_default=True, metavar="NAME|F.toml", help="The machine.")
 @json_option
 @reported("demo")
-def command(target: str, as_json: bool) -> Outcome:  # noqa: FBT001
-    """Quantize and compile the sample network, classify digits, and prove every tensor against ONNX Runtime."""
+def command(target: str, as_json: bool) -> Outcome:
+    """Quantize, compile and run the sample network; compare every tensor with ONNX Runtime."""
     start = time.perf_counter()
     echo = _Echo(quiet=as_json)
     folder = sample_folder("mnist")
@@ -46,21 +46,27 @@ def command(target: str, as_json: bool) -> Outcome:  # noqa: FBT001
     with tempfile.TemporaryDirectory() as place:
         binary.save(Path(place) / "mnist.x1")
         session = Session(Path(place) / "mnist.x1")
-    echo(f"compiled for {target}: {len(binary.program.instructions)} instructions, {binary.macs:,} MACs; checked: no race, "
-         "no deadlock\n")
+    echo(
+        f"compiled for {target}: {len(binary.program.instructions)} instructions, {binary.macs:,} MACs; "
+        "checked: no race, no deadlock\n"
+    )
     digits = data.input_member(folder / "digits.npz", "image")
     labels = data.labels(folder / "digits.npz")
     shapes = network.input_shapes
     predictions = _show(session, islice(data.samples({"image": digits}, shapes), SHOWN), labels, echo)
     result = evaluate(network, binary, data.samples({"image": digits}, shapes), labels)
-    echo(f"accuracy on {result.samples} test digits: float {100 * result.float_top1:.2f} %, "
-         f"binary {100 * result.binary_top1:.2f} %\n")
+    echo(
+        f"accuracy on {result.samples} test digits: float {100 * result.float_top1:.2f} %, "
+        f"binary {100 * result.binary_top1:.2f} %\n"
+    )
     body: dict[str, Any] = {"target": target, "predictions": predictions, **result.as_json(), "verify": None}
     try:
         verification = verify(network, binary, islice(data.samples({"image": digits}, shapes), VERIFIED))
     except UsageError as error:
         echo(f"{error.diagnostics[0].message}: the comparison is left out ({error.diagnostics[0].remedy})")
-        return Outcome(body, diagnostics=[Diagnostic("oracle.missing", error.diagnostics[0].message, severity="warning")])
+        return Outcome(
+            body, diagnostics=[Diagnostic("oracle.missing", error.diagnostics[0].message, severity="warning")]
+        )
     body["verify"] = verification.as_json()
     echo(comparison_table(verification))
     echo(f"{time.perf_counter() - start:.1f} s")
@@ -88,7 +94,10 @@ def _show(session: Session, samples: Any, labels: NDArray[Any], echo: _Echo) -> 
         shown.append({"digit": digit, "probability": float(probabilities.max()), "label": int(labels[index])})
         pictures.append(_drawn(sample["image"][0, :, :, 0]))
     echo("\n".join("  ".join(rows) for rows in zip(*pictures, strict=True)))
-    echo("  ".join(f"{s['digit']} ({100 * float(str(s['probability'])):.0f} %)".center(14) for s in shown) + "\n")
+    echo(
+        "  ".join(f"{s['digit']} ({100 * float(str(s['probability'])):.0f} %)".center(14) for s in shown)
+        + "\n"
+    )
     return shown
 
 

@@ -21,11 +21,15 @@ Examples:
 
 @click.command(epilog=EPILOG)
 @click.argument("binary")
-@click.option("-d", "--directory", metavar="DIR", help="Write the text and the other sections as files, from which "
-              "`x1 asm` gives the whole binary back.")
+@click.option(
+    "-d",
+    "--directory",
+    metavar="DIR",
+    help="Write the text and the other sections as files, from which `x1 asm` gives the whole binary back.",
+)
 @json_option
 @reported("disasm")
-def command(binary: str, directory: str | None, as_json: bool) -> Outcome:  # noqa: FBT001
+def command(binary: str, directory: str | None, as_json: bool) -> Outcome:
     """Show BINARY as assembly text."""
     program = Binary.load(binary).program
     if directory is None:

@@ -23,10 +23,12 @@ Examples:
 @click.argument("model")
 @click.argument("binary")
 @click.option("--data", "place", required=True, metavar="D.npz", help="Preprocessed `inputs` and `labels`.")
-@click.option("--shape", "shapes", multiple=True, metavar="NAME=1,3,224,224", help="Fix an input's open dimensions.")
+@click.option(
+    "--shape", "shapes", multiple=True, metavar="NAME=1,3,224,224", help="Fix an input's open dimensions."
+)
 @json_option
 @reported("eval")
-def command(model: str, binary: str, place: str, shapes: tuple[str, ...], as_json: bool) -> Outcome:  # noqa: FBT001
+def command(model: str, binary: str, place: str, shapes: tuple[str, ...], as_json: bool) -> Outcome:
     """Classify samples with the float MODEL, its quantized form and BINARY; compare with the labels."""
     del as_json
     network, loaded = api.load_network(model, parse_shapes(shapes)), api.Binary.load(binary)
@@ -35,8 +37,16 @@ def command(model: str, binary: str, place: str, shapes: tuple[str, ...], as_jso
     count = data.sample_count(members, network.input_shapes)
     samples = with_progress(data.samples(members, network.input_shapes), "evaluating", count)
     result = evaluate(network, loaded, samples, data.labels(path))
-    lines = [f"samples    {result.samples}",
-             *(f"{name:10} {100 * value:.2f} %" for name, value in (
-                 ("float", result.float_top1), ("quantized", result.quantized_top1), ("binary", result.binary_top1),
-                 ("agreement", result.agreement)))]
+    lines = [
+        f"samples    {result.samples}",
+        *(
+            f"{name:10} {100 * value:.2f} %"
+            for name, value in (
+                ("float", result.float_top1),
+                ("quantized", result.quantized_top1),
+                ("binary", result.binary_top1),
+                ("agreement", result.agreement),
+            )
+        ),
+    ]
     return Outcome(result.as_json(), text="\n".join(lines))

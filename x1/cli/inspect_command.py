@@ -32,14 +32,26 @@ Examples:
 
 @click.command(epilog=EPILOG)
 @click.argument("file")
-@click.option("--format", "form", type=click.Choice(FORMS), default="text", show_default=True, help="The form to print.")
-@click.option("--supported", is_flag=True, help="Say whether x1 can compile the network, before any calibration.")
-@click.option("--shape", "shapes", multiple=True, metavar="NAME=1,3,224,224", help="Fix an input's open dimensions.")
+@click.option(
+    "--format", "form", type=click.Choice(FORMS), default="text", show_default=True, help="The form to print."
+)
+@click.option(
+    "--supported", is_flag=True, help="Say whether x1 can compile the network, before any calibration."
+)
+@click.option(
+    "--shape", "shapes", multiple=True, metavar="NAME=1,3,224,224", help="Fix an input's open dimensions."
+)
 @click.option("-o", "--output", metavar="FILE", help="The file to write instead of stdout.")
 @json_option
 @reported("inspect")
-def command(file: str, form: str, supported: bool, shapes: tuple[str, ...], output: str | None,  # noqa: FBT001
-            as_json: bool) -> Outcome:  # noqa: FBT001
+def command(
+    file: str,
+    form: str,
+    supported: bool,
+    shapes: tuple[str, ...],
+    output: str | None,
+    as_json: bool,
+) -> Outcome:
     """Show FILE: a network (.onnx, .net), an IR dump (.x1ir) or a binary (.x1)."""
     form = "json" if as_json else form
     if Path(file).suffix in (".onnx", ".net", ".x1ir"):
@@ -48,7 +60,9 @@ def command(file: str, form: str, supported: bool, shapes: tuple[str, ...], outp
         graph = load_model(file, parse_shapes(shapes))
         return _as_onnx(graph, output) if form == "onnx" else _shown(_graph(graph, form), output)
     if supported:
-        raise UsageError(Diagnostic("usage.supported", "--supported is for networks", allowed=".onnx, .net, .x1ir"))
+        raise UsageError(
+            Diagnostic("usage.supported", "--supported is for networks", allowed=".onnx, .net, .x1ir")
+        )
     return _shown(_binary(api.Binary.load(file), form), output)
 
 
@@ -64,9 +78,24 @@ def _supported(file: str, shapes: tuple[str, ...]) -> Outcome:
 def _graph(graph: Graph, form: str) -> Outcome:
     match form:
         case "json":
-            return Outcome({"kind": "graph", "name": graph.name, "stage": graph.stage, "nodes": [
-                {"name": n.name, "op": n.op.name, "inputs": [i.name for i in n.inputs], "dtype": n.type.dtype.value,
-                 "shape": list(n.shape), "where": n.loc.describe()} for n in graph.nodes()]})
+            return Outcome(
+                {
+                    "kind": "graph",
+                    "name": graph.name,
+                    "stage": graph.stage,
+                    "nodes": [
+                        {
+                            "name": n.name,
+                            "op": n.op.name,
+                            "inputs": [i.name for i in n.inputs],
+                            "dtype": n.type.dtype.value,
+                            "shape": list(n.shape),
+                            "where": n.loc.describe(),
+                        }
+                        for n in graph.nodes()
+                    ],
+                }
+            )
         case "dot":
             return Outcome({}, text=graph_as_dot(graph))
         case _:
@@ -87,26 +116,42 @@ def _binary(binary: api.Binary, form: str) -> Outcome:
     program = binary.program
     match form:
         case "json":
-            return Outcome({"kind": "binary", **binary.summary(), "abi": to_plain(program.abi),
-                            "ops": to_plain(program.operators.ops), "note": to_plain(program.note)})
+            return Outcome(
+                {
+                    "kind": "binary",
+                    **binary.summary(),
+                    "abi": to_plain(program.abi),
+                    "ops": to_plain(program.operators.ops),
+                    "note": to_plain(program.note),
+                }
+            )
         case "dot":
             return Outcome({}, text=program_as_dot(program))
         case "onnx":
-            raise UsageError(Diagnostic("usage.format", "a binary has no ONNX form", allowed="text, json, dot"))
+            raise UsageError(
+                Diagnostic("usage.format", "a binary has no ONNX form", allowed="text, json, dot")
+            )
         case _:
             return Outcome({}, text=_summary(binary, program))
 
 
 def _summary(binary: api.Binary, program: Program) -> str:
-    lines = [f"X1 binary for {program.target.name}, {len(binary.data):,} bytes, sha256 {binary.sha256}",
-             f"made by {program.note.compiler}" + (f", {program.note.calibration}" if program.note.calibration else "")]
+    lines = [
+        f"X1 binary for {program.target.name}, {len(binary.data):,} bytes, sha256 {binary.sha256}",
+        f"made by {program.note.compiler}"
+        + (f", {program.note.calibration}" if program.note.calibration else ""),
+    ]
     for word, tensors in (("input ", program.abi.inputs), ("output", program.abi.outputs)):
-        lines += [f"{word} {t.name}: {t.dtype}{list(t.shape)}, on the device {t.device_dtype}{list(t.device_shape)}"
-                  for t in tensors]
+        lines += [
+            f"{word} {t.name}: {t.dtype}{list(t.shape)}, on the device {t.device_dtype}{list(t.device_shape)}"
+            for t in tensors
+        ]
     lines += [f"region {r.region} {r.section}: {r.bytes:,} bytes, {r.access}" for r in program.region_rows()]
     counts = {o.id: sum(r.count for r in program.debug.rows if r.op == o.id) for o in program.operators.ops}
-    lines += [f"layer {o.id} {o.name}: {counts[o.id]} instructions, from {', '.join(o.source) or 'assembly'}"
-              for o in program.operators.ops]
+    lines += [
+        f"layer {o.id} {o.name}: {counts[o.id]} instructions, from {', '.join(o.source) or 'assembly'}"
+        for o in program.operators.ops
+    ]
     lines.append(f"{len(program.instructions)} instructions, {binary.macs:,} MACs")
     return "\n".join(lines)
 

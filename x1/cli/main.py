@@ -51,27 +51,38 @@ class LazyGroup(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
 
-    def resolve_command(self, ctx: click.Context, args: list[str],
-                        ) -> tuple[str | None, click.Command | None, list[str]]:
+    def resolve_command(
+        self,
+        ctx: click.Context,
+        args: list[str],
+    ) -> tuple[str | None, click.Command | None, list[str]]:
         """As click does it, with a suggestion for a misspelt command."""
         from isa.diagnostics import did_you_mean  # noqa: PLC0415
+
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
             hint = did_you_mean(args[0], COMMANDS)
             raise click.UsageError(f"there is no command '{args[0]}'" + (f"; {hint}" if hint else ""), ctx)
         return super().resolve_command(ctx, args)
 
 
-def _print_version(ctx: click.Context, _parameter: click.Parameter, value: bool) -> None:  # noqa: FBT001
+def _print_version(ctx: click.Context, _parameter: click.Parameter, value: bool) -> None:
     if not value:
         return
     from isa.versions import CONTAINER_VERSION, ISA_VERSION  # noqa: PLC0415
+
     click.echo(f"x1 {__version__} (ISA {ISA_VERSION}, container {CONTAINER_VERSION})")
     ctx.exit()
 
 
 @click.group(cls=LazyGroup, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version,
-              help="Print the versions of tool, ISA and container.")
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_version,
+    help="Print the versions of tool, ISA and container.",
+)
 def main() -> None:
     """X1: networks in, programs for a virtual ASIC out, exact to the bit."""
 
@@ -79,4 +90,5 @@ def main() -> None:
 def entry() -> None:
     """The console script."""
     from x1.cli.outcome import run_command  # noqa: PLC0415
+
     sys.exit(run_command(main, sys.argv[1:]))

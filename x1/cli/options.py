@@ -19,20 +19,33 @@ def _together(*options: Callable[[F], F]) -> Callable[[F], F]:
         for option in reversed(options):
             command = option(command)
         return command
+
     return apply
 
 
 target_options = _together(
     click.option("--target", default="edge32", show_default=True, metavar="NAME|F.toml", help="The machine."),
-    click.option("--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help="Change a key of the target."))
+    click.option(
+        "--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help="Change a key of the target."
+    ),
+)
 
 calibration_options = _together(
     click.option("--calibrate", metavar="D.npz|DIR|random:N", help="Samples as the network takes them."),
     click.option("--method", default="minmax", show_default=True, help="How ranges become scales."),
-    click.option("--shape", "shapes", multiple=True, metavar="NAME=1,3,224,224", help="Fix an input's open dimensions."))
+    click.option(
+        "--shape", "shapes", multiple=True, metavar="NAME=1,3,224,224", help="Fix an input's open dimensions."
+    ),
+)
 
-opt_level = click.option("-O", "opt_level", type=click.Choice(["0", "1", "2", "3"]), default="3", show_default=True,
-                         help="How much work to spend on the schedule.")
+opt_level = click.option(
+    "-O",
+    "opt_level",
+    type=click.Choice(["0", "1", "2", "3"]),
+    default="3",
+    show_default=True,
+    help="How much work to spend on the schedule.",
+)
 
 
 def parse_shapes(texts: Sequence[str]) -> dict[str, tuple[int, ...]]:
@@ -54,11 +67,13 @@ def parse_shapes(texts: Sequence[str]) -> dict[str, tuple[int, ...]]:
 def with_progress(items: Iterable[T], label: str, total: int | None = None) -> Iterator[T]:
     """The items, with a progress bar on stderr where that is a terminal."""
     import sys  # noqa: PLC0415
+
     if not sys.stderr.isatty():
         yield from items
         return
     from rich.console import Console  # noqa: PLC0415
     from rich.progress import track  # noqa: PLC0415
+
     yield from track(items, label, total=total, console=Console(stderr=True), transient=True)
 
 
@@ -66,8 +81,14 @@ def random_warning(calibrate: str | None) -> list[Diagnostic]:
     """What to say of a calibration on noise."""
     if calibrate is None or not calibrate.startswith("random:"):
         return []
-    return [Diagnostic("calibrate.random", "calibrated on random numbers: look at cycles and bits, not at accuracy",
-                       severity="warning", remedy="--calibrate D.npz with real samples")]
+    return [
+        Diagnostic(
+            "calibrate.random",
+            "calibrated on random numbers: look at cycles and bits, not at accuracy",
+            severity="warning",
+            remedy="--calibrate D.npz with real samples",
+        )
+    ]
 
 
 def described_inputs(inputs: Mapping[str, Sequence[int]]) -> str:

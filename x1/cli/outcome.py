@@ -59,6 +59,7 @@ def reported(name: str) -> Callable[[Callable[P, Outcome]], Callable[P, None]]:
             _print(name, outcome, as_json=as_json)
             if outcome.exit_code:
                 raise Failed(outcome.exit_code)
+
         return run
 
     return wrap
@@ -104,9 +105,13 @@ def _print(name: str, outcome: Outcome, *, as_json: bool) -> None:
 
 def envelope(name: str, outcome: Outcome) -> dict[str, object]:
     """The object that every `--json` prints."""
-    return {"schema": f"x1.{name}/{SCHEMA_VERSION}", "ok": outcome.exit_code == 0,
-            "exit_code": int(outcome.exit_code), "diagnostics": [d.as_json() for d in outcome.diagnostics],
-            **outcome.body}
+    return {
+        "schema": f"x1.{name}/{SCHEMA_VERSION}",
+        "ok": outcome.exit_code == 0,
+        "exit_code": int(outcome.exit_code),
+        "diagnostics": [d.as_json() for d in outcome.diagnostics],
+        **outcome.body,
+    }
 
 
 def _usage(error: click.ClickException, arguments: list[str]) -> int:
@@ -125,8 +130,11 @@ def _internal(error: Exception, arguments: list[str]) -> int:
     with os.fdopen(handle, "w", encoding="utf-8") as file:
         file.write(f"x1 {' '.join(arguments)}\n\n")
         file.write("".join(traceback.format_exception(error)))
-    diagnostic = Diagnostic("internal", f"internal error: {type(error).__name__}: {error}",
-                            remedy=f"please report it with the file {Path(name)}")
+    diagnostic = Diagnostic(
+        "internal",
+        f"internal error: {type(error).__name__}: {error}",
+        remedy=f"please report it with the file {Path(name)}",
+    )
     command = next((a for a in arguments if not a.startswith("-")), "x1")
     _print(command, Outcome({}, ExitCode.INTERNAL, "", [diagnostic]), as_json="--json" in arguments)
     return ExitCode.INTERNAL

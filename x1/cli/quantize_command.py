@@ -19,20 +19,29 @@ Examples:
 
 @click.command(epilog=EPILOG)
 @click.argument("model")
-@click.option("--calibrate", required=True, metavar="D.npz|DIR|random:N", help="Samples as the network takes them.")
+@click.option(
+    "--calibrate", required=True, metavar="D.npz|DIR|random:N", help="Samples as the network takes them."
+)
 @click.option("--method", default="minmax", show_default=True, help="How ranges become scales.")
-@click.option("--shape", "shapes", multiple=True, metavar="NAME=1,3,224,224", help="Fix an input's open dimensions.")
-@click.option("--format", "form", default="qoperator", show_default=True, help="The form of the ONNX file: qoperator.")
+@click.option(
+    "--shape", "shapes", multiple=True, metavar="NAME=1,3,224,224", help="Fix an input's open dimensions."
+)
+@click.option(
+    "--format", "form", default="qoperator", show_default=True, help="The form of the ONNX file: qoperator."
+)
 @click.option("-o", "--output", required=True, metavar="Q.onnx", help="The file to write.")
 @json_option
 @reported("quantize")
-def command(model: str, calibrate: str, method: str, shapes: tuple[str, ...], form: str, output: str,
-            as_json: bool) -> Outcome:  # noqa: FBT001
+def command(
+    model: str, calibrate: str, method: str, shapes: tuple[str, ...], form: str, output: str, as_json: bool
+) -> Outcome:
     """Quantize MODEL to int8 and write it as ONNX, for ONNX Runtime to compute the same bits."""
     network = api.quantize(model, calibrate, method=method, shapes=parse_shapes(shapes))
     network.save_onnx(output, form)
     tensors = sum(len(n.views) for n in network.integers().nodes())
     if not as_json:
         say(f"{output}: {tensors} tensors quantized, {network.calibration}")
-    return Outcome({"output": output, "format": form, "tensors": tensors, "calibration": network.calibration},
-                   diagnostics=random_warning(calibrate))
+    return Outcome(
+        {"output": output, "format": form, "tensors": tensors, "calibration": network.calibration},
+        diagnostics=random_warning(calibrate),
+    )

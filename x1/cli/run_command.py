@@ -33,20 +33,36 @@ Arrays = dict[str, NDArray[Any]]
 
 @click.command(epilog=EPILOG)
 @click.argument("binary")
-@click.option("--input", "inputs", multiple=True, required=True, metavar="[NAME=]@X.npy|@D.npz", help="An input.")
+@click.option(
+    "--input", "inputs", multiple=True, required=True, metavar="[NAME=]@X.npy|@D.npz", help="An input."
+)
 @click.option("--samples", is_flag=True, help="Loop over axis 0 in steps of the model's batch.")
 @click.option("-o", "--output", metavar="OUT.npz", help="The file for the outputs.")
 @click.option("--expected", multiple=True, metavar="[NAME=]@G.npy", help="Compare an output with this array.")
 @click.option("--rtol", type=float, default=0.0, show_default=True, help="Relative tolerance of --expected.")
 @click.option("--atol", type=float, default=0.0, show_default=True, help="Absolute tolerance of --expected.")
-@click.option("--dump-tensors", metavar="DIR", help="Write every tensor of the source model, quantized, as .npy.")
-@click.option("--target", metavar="NAME|F.toml", help="Run on another machine than the one that the binary carries.")
+@click.option(
+    "--dump-tensors", metavar="DIR", help="Write every tensor of the source model, quantized, as .npy."
+)
+@click.option(
+    "--target", metavar="NAME|F.toml", help="Run on another machine than the one that the binary carries."
+)
 @click.option("--poison", is_flag=True, help="Trap on reads of bytes that nothing has written.")
 @json_option
 @reported("run")
-def command(binary: str, inputs: tuple[str, ...], samples: bool, output: str | None, expected: tuple[str, ...],  # noqa: FBT001
-            rtol: float, atol: float, dump_tensors: str | None, target: str | None, poison: bool,  # noqa: FBT001
-            as_json: bool) -> Outcome:  # noqa: FBT001
+def command(
+    binary: str,
+    inputs: tuple[str, ...],
+    samples: bool,
+    output: str | None,
+    expected: tuple[str, ...],
+    rtol: float,
+    atol: float,
+    dump_tensors: str | None,
+    target: str | None,
+    poison: bool,
+    as_json: bool,
+) -> Outcome:
     """Run BINARY on inputs from files."""
     machine = load_target(target) if target else None
     loaded = Binary.load(binary)
@@ -54,7 +70,9 @@ def command(binary: str, inputs: tuple[str, ...], samples: bool, output: str | N
     shapes = {i.name: i.shape for i in session.get_inputs()}
     files = data.named_files(inputs, list(shapes), "--input")
     if missing := [n for n in shapes if n not in files]:
-        raise UsageError(Diagnostic("run.input", f"input '{missing[0]}' is missing", remedy=f"--input {missing[0]}=@FILE"))
+        raise UsageError(
+            Diagnostic("run.input", f"input '{missing[0]}' is missing", remedy=f"--input {missing[0]}=@FILE")
+        )
     members = {name: data.input_member(path, name) for name, path in files.items()}
     start = time.perf_counter()
     collected: list[Arrays] = []
@@ -75,12 +93,20 @@ def command(binary: str, inputs: tuple[str, ...], samples: bool, output: str | N
     macs = loaded.macs * len(collected)
     if not as_json:
         _report(outputs, comparisons, instructions, macs, seconds)
-    body: dict[str, object] = {"outputs": [_described(n, a) for n, a in outputs.items()], "instructions": instructions,
-                               "macs": macs, "seconds": round(seconds, 6), "trap": None, "expected": comparisons}
+    body: dict[str, object] = {
+        "outputs": [_described(n, a) for n, a in outputs.items()],
+        "instructions": instructions,
+        "macs": macs,
+        "seconds": round(seconds, 6),
+        "trap": None,
+        "expected": comparisons,
+    }
     return Outcome(body, ExitCode.MISMATCH if wrong else ExitCode.OK)
 
 
-def _runs(members: Mapping[str, data.Member], shapes: Mapping[str, list[int]], *, samples: bool) -> list[Arrays] | Any:
+def _runs(
+    members: Mapping[str, data.Member], shapes: Mapping[str, list[int]], *, samples: bool
+) -> list[Arrays] | Any:
     if samples:
         if data.sample_count(members, shapes) == 0:
             raise UsageError(Diagnostic("data.shape", "there are no samples"))
@@ -107,20 +133,35 @@ def _compare(outputs: Arrays, expected: tuple[str, ...], rtol: float, atol: floa
         wanted = data.input_member(path, name).read()
         got = outputs[name]
         if wanted.shape != got.shape:
-            raise UsageError(Diagnostic("run.expected", f"the expected '{name}' has the shape {list(wanted.shape)}",
-                                        allowed=str(list(got.shape))))
+            raise UsageError(
+                Diagnostic(
+                    "run.expected",
+                    f"the expected '{name}' has the shape {list(wanted.shape)}",
+                    allowed=str(list(got.shape)),
+                )
+            )
         difference = np.abs(got.astype(np.float64) - wanted.astype(np.float64))
         outside = ~(difference <= atol + rtol * np.abs(wanted.astype(np.float64)))
-        rows.append({"name": name, "elements": int(got.size), "mismatches": int(outside.sum()),
-                     "max_abs": float(difference.max(initial=0.0))})
+        rows.append(
+            {
+                "name": name,
+                "elements": int(got.size),
+                "mismatches": int(outside.sum()),
+                "max_abs": float(difference.max(initial=0.0)),
+            }
+        )
     return rows
 
 
-def _report(outputs: Arrays, comparisons: list[dict[str, Any]], instructions: int, macs: int, seconds: float) -> None:
+def _report(
+    outputs: Arrays, comparisons: list[dict[str, Any]], instructions: int, macs: int, seconds: float
+) -> None:
     for name, values in outputs.items():
         flat = ", ".join(f"{v:.6g}" for v in values.ravel()[:10].tolist())
         more = ", ..." if values.size > 10 else ""
         click.echo(f"{name} {values.dtype}{list(values.shape)}: {flat}{more}")
     for row in comparisons:
-        say(f"{row['name']}: {row['mismatches']} of {row['elements']} differ, at most by {row['max_abs']:.6g}")
+        say(
+            f"{row['name']}: {row['mismatches']} of {row['elements']} differ, at most by {row['max_abs']:.6g}"
+        )
     say(f"{instructions:,} instructions, {macs:,} MACs in {seconds:.3f} s")

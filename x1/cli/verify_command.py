@@ -24,12 +24,26 @@ Examples:
 @click.argument("model")
 @target_options
 @calibration_options
-@click.option("--input", "inputs", multiple=True, required=True, metavar="[NAME=]@X.npy|@D.npz",
-              help="Samples; axis 0 is looped in steps of the model's batch.")
+@click.option(
+    "--input",
+    "inputs",
+    multiple=True,
+    required=True,
+    metavar="[NAME=]@X.npy|@D.npz",
+    help="Samples; axis 0 is looped in steps of the model's batch.",
+)
 @json_option
 @reported("verify")
-def command(model: str, target: str, overrides: tuple[str, ...], calibrate: str | None, method: str,
-            shapes: tuple[str, ...], inputs: tuple[str, ...], as_json: bool) -> Outcome:  # noqa: FBT001
+def command(
+    model: str,
+    target: str,
+    overrides: tuple[str, ...],
+    calibrate: str | None,
+    method: str,
+    shapes: tuple[str, ...],
+    inputs: tuple[str, ...],
+    as_json: bool,
+) -> Outcome:
     """Compile MODEL, run it, and compare every tensor of the binary with ONNX Runtime, bit for bit."""
     del as_json
     machine = load_target(target, overrides)
@@ -39,7 +53,9 @@ def command(model: str, target: str, overrides: tuple[str, ...], calibrate: str 
     network.integers()
     files = data.named_files(inputs, list(network.input_shapes), "--input")
     if missing := [n for n in network.input_shapes if n not in files]:
-        raise UsageError(Diagnostic("run.input", f"input '{missing[0]}' is missing", remedy=f"--input {missing[0]}=@FILE"))
+        raise UsageError(
+            Diagnostic("run.input", f"input '{missing[0]}' is missing", remedy=f"--input {missing[0]}=@FILE")
+        )
     members = {name: data.input_member(path, name) for name, path in files.items()}
     count = data.sample_count(members, network.input_shapes)
     binary = api.compile(network, machine, method=method)
@@ -53,12 +69,16 @@ def comparison_table(result: Verification) -> str:
     """One line per tensor, and what they add up to."""
     rows = [t.as_json() for t in result.tensors]
     width = max(len(str(r["name"])) for r in rows)
-    lines = [f"{'tensor':{width}}  {'elements':>12}  {'differ':>8}  {'max LSB':>7}  {'SQNR dB':>7}  operation"]
+    lines = [
+        f"{'tensor':{width}}  {'elements':>12}  {'differ':>8}  {'max LSB':>7}  {'SQNR dB':>7}  operation"
+    ]
     for row in rows:
         note = "" if row["comparable"] else "  (not comparable here)"
         sqnr = "exact" if row["sqnr_db"] is None else f"{row['sqnr_db']:.1f}"
-        lines.append(f"{row['name']:{width}}  {row['elements']:>12,}  {row['mismatches']:>8}  {row['max_lsb']:>7}  "
-                     f"{sqnr:>7}  {row['op']}{note}")
+        lines.append(
+            f"{row['name']:{width}}  {row['elements']:>12,}  {row['mismatches']:>8}  {row['max_lsb']:>7}  "
+            f"{sqnr:>7}  {row['op']}{note}"
+        )
     oracle = result.oracle
     lines.append(f"ONNX Runtime {oracle['version']}, {oracle['mode']}, {oracle['cpu']}")
     if result.mismatches:

@@ -1,0 +1,1 @@
+"""Figures of speed, each beside a yardstick of the same run."""
