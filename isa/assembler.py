@@ -240,6 +240,20 @@ def _instruction_line(state: Assembly, line: _Line, tree: Node) -> None:
     state.pending.append(_Pending(line, tree, state.current_op))
 
 
+def read_instruction(text: str) -> Instruction:
+    """The instruction of one line that uses no symbols.
+
+    Raises:
+        AssemblyError: the line is no instruction.
+    """
+    state, line = Assembly("<text>", Path()), _Line(1, text)
+    _read_line(state, grammar("isa", "assembly"), line)
+    instrs = _built(state)
+    if state.diagnostics or len(instrs) != 1:
+        raise AssemblyError(state.diagnostics or Diagnostic("asm.error", "the line is no instruction"))
+    return instrs[0]
+
+
 def _build(state: Assembly, tree: Node) -> Instruction:
     cls = INSTRUCTIONS[str(tree.children[0])]
     values: dict[str, int] = {}
@@ -342,7 +356,7 @@ def _operand_value(state: Assembly, cls: type[Instruction], name: str, value: No
     spec = operands_by_name(cls)[name]
     if spec.enum is not None and value.data == "symbol":
         word = cast("Token", value.children[0])
-        names = {m.name.lower(): m.value for m in spec.enum}
+        names = {m.name.lower(): m.value for m in spec.members()}
         if word in names:
             return names[str(word)]
         if word not in state.symbols:
@@ -595,12 +609,7 @@ DIRECTIVES: Final[dict[str, Callable[[Assembly, Node], None]]] = {
 
 def _finish(state: Assembly) -> Program | None:
     target = state.target or load_target("edge32")
-    instrs: list[Instruction] = []
-    for pending in state.pending:
-        try:
-            instrs.append(_build(state, pending.tree))
-        except _Mistake as mistake:
-            state.diagnostics.append(_place(state, pending.line, mistake))
+    instrs = _built(state)
     if state.diagnostics:
         return None
     sizes = {r: state.sizes.get(r, _needed(state, r)) for r in _SIZED_REGIONS}
@@ -623,6 +632,17 @@ def _finish(state: Assembly) -> Program | None:
     if not state.raw:  # a text that takes its sections from files is validated with them
         _validate(state, program)
     return program
+
+
+def _built(state: Assembly) -> list[Instruction]:
+    """The instructions of all lines, their symbols resolved; mistakes are noted."""
+    instrs: list[Instruction] = []
+    for pending in state.pending:
+        try:
+            instrs.append(_build(state, pending.tree))
+        except _Mistake as mistake:
+            state.diagnostics.append(_place(state, pending.line, mistake))
+    return instrs
 
 
 def _needed(state: Assembly, region: int) -> int:

@@ -62,7 +62,7 @@ def operand_faults(instr: Instruction) -> list[Fault]:
             found.append(
                 Fault(Trap.MISALIGN, spec.name, f"{spec.name}={value} is not a multiple of {spec.scale}")
             )
-        elif spec.enum is not None and value not in list(spec.enum):
+        elif spec.enum is not None and value not in spec.members():
             found.append(
                 Fault(
                     Trap.BAD_ENUM,
@@ -141,8 +141,7 @@ def decode_all(text: bytes) -> tuple[list[Instruction], list[BadWord]]:
 
 def enum_names(spec: Operand) -> str:
     """The names of an operand's values."""
-    assert spec.enum is not None
-    return ", ".join(member.name.lower() for member in spec.enum)
+    return ", ".join(member.name.lower() for member in spec.members())
 
 
 def _signed(spec: Operand, instr: Instruction) -> bool:

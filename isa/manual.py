@@ -61,7 +61,7 @@ def _of(engine: Engine) -> list[type[Instruction]]:
 def _kind(o: Operand) -> str:
     """How a field stores its value."""
     if o.enum is not None:
-        return "enum " + " ".join(f"{m.name.lower()}={m.value}" for m in o.enum)
+        return "enum " + " ".join(f"{m.name.lower()}={m.value}" for m in o.members())
     if o.signed:
         return "signed"
     words: list[str] = []
@@ -122,11 +122,11 @@ def _encoding() -> str:
             "| 8-13, 14-19 | w0, w1 | wait: bit 5 valid, bits 4-0 semaphore |",
             "| 20-25, 26-31 | s0, s1 | signal: the same |",
             "",
-            f"Operands follow from bit {HEADER_BITS} upward in the order of their declaration; all other bits",
-            "are 0.",
-            "A word is legal only in canonical form: the second slot is used only after the first, an unused",
-            "slot is 0, the two waits (and the two signals) name different semaphores, and an operand that its",
-            "function or mode does not use is stored as 0.",
+            f"Operands follow from bit {HEADER_BITS} upward in the order of their declaration; all other",
+            "bits are 0.",
+            "A word is legal only in canonical form: the second slot is used only after the first, an",
+            "unused slot is 0, the two waits (and the two signals) name different semaphores, and an operand",
+            "that its function or mode does not use is stored as 0.",
             "",
             "## Bit map",
             "",
@@ -181,7 +181,7 @@ def _page(cls: type[Instruction]) -> Iterator[str]:
 
 def _values(o: Operand) -> str:
     if o.enum is not None:
-        return ", ".join(m.name.lower() for m in o.enum)
+        return ", ".join(m.name.lower() for m in o.members())
     low, high = o.bounds(signed=o.is_signed(ElementType.U8))
     text = f"{low} to {high}" + (f", multiples of {o.scale}" if o.scale > 1 else "")
     if o.type_field:

@@ -186,6 +186,10 @@ class Operand:
         """Whether the field is two's complement, given the value of its type field."""
         return self.signed or (self.type_field is not None and element == ElementType.S8)
 
+    def members(self) -> list[IntEnum]:
+        """The enumerated values that the field can hold."""
+        return [m for m in self.enum or () if m < 1 << self.width]
+
     def bounds(self, *, signed: bool) -> tuple[int, int]:
         """The least and the greatest value that can be encoded."""
         if signed:

@@ -63,7 +63,7 @@ def emit(
         allocation.used[Memory.INPUT],
         allocation.used[Memory.OUTPUT],
         Abi(
-            tuple(_input(graph, node, tensor) for node, tensor in plan.inputs),
+            tuple(_input(node, tensor) for node, tensor in plan.inputs),
             tuple(_output(graph, node, tensor) for node, tensor in plan.outputs),
         ),
         DebugMap(tuple(_map_rows(order, synchronized))),
@@ -97,20 +97,21 @@ def _all_buffers(order: Sequence[TileOp], plan: Plan) -> list[Buffer]:
 # --- interface -----------------------------------------------------------------------------------
 
 
-def _input(graph: Graph, node: Node, tensor: Tensor) -> Interface:
-    """`node` is the quantized input, or the transpose of it that the device wants."""
-    del graph
-    turned = isinstance(node.op, Transpose)
-    quantize = node.inputs[0] if turned else node
-    source = quantize.inputs[0]
-    perm = node.op.perm if isinstance(node.op, Transpose) else tuple(range(len(source.shape)))
-    return _interface(source.name, source, quantize, tensor, perm)
+def _input(node: Node, tensor: Tensor) -> Interface:
+    """`node` quantizes the graph input, or a transpose of it that the host makes."""
+    (source,) = node.inputs
+    if not isinstance(source.op, Transpose):
+        return _interface(source.name, source, node, tensor, tuple(range(len(source.shape))))
+    return _interface(source.inputs[0].name, source.inputs[0], node, tensor, source.op.perm)
 
 
 def _output(graph: Graph, node: Node, tensor: Tensor) -> Interface:
-    """`node` dequantizes the result of a layer; the host undoes a transpose in between."""
+    """`node` dequantizes the result of a layer, or is a transpose of that which the host makes."""
     name = graph.output_names[graph.outputs.index(node)]
-    return _interface(name, node, node.inputs[0], tensor, tuple(range(len(node.shape))))
+    if not isinstance(node.op, Transpose):
+        return _interface(name, node, node.inputs[0], tensor, tuple(range(len(node.shape))))
+    back = tuple(int(p) for p in np.argsort(node.op.perm))
+    return _interface(name, node, node.inputs[0].inputs[0], tensor, back)
 
 
 def _interface(name: str, host: Node, device: Node, tensor: Tensor, perm: tuple[int, ...]) -> Interface:

@@ -37,6 +37,11 @@ class DType(StrEnum):
         return next((d for d in DType if d.numpy == dtype.newbyteorder("<")), None)
 
     @property
+    def is_integer(self) -> bool:
+        """Whether the type is one of integers."""
+        return self is not DType.F32
+
+    @property
     def bounds(self) -> tuple[int, int]:
         """The least and the greatest value of an integer type."""
         info = np.iinfo(self.numpy)

@@ -13,6 +13,7 @@ from compiler.passes.fold_bias import FoldBias
 from compiler.passes.fold_constants import FoldConstants
 from compiler.passes.fuse_activation import FuseActivation
 from compiler.passes.infer_shapes import InferShapes
+from compiler.passes.permute_on_host import PermuteOnHost
 from compiler.passes.quantize import QuantizeGraph
 from compiler.passes.to_device_layout import ToDeviceLayout
 
@@ -28,6 +29,7 @@ PREPARE: Final[tuple[Pass, ...]] = (
 TO_DEVICE: Final[tuple[Pass, ...]] = (
     ToDeviceLayout(),  # puts the transposes in
     CancelTransposes(),  # takes them out
+    PermuteOnHost(),  # what is left at the edges costs nothing there
     EliminateIdentity(),
     EliminateDead(),
 )

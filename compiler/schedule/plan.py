@@ -64,10 +64,10 @@ class _Planner:
         self.graph, self.target = graph, target
         self.builder = Builder(target)
         self.plan = Plan(self.builder.graph)
-        self.nodes = [n for n in graph.nodes() if not isinstance(n.op, (Input, Const, Dequantize))]
+        self.nodes = [n for n in graph.nodes() if not isinstance(n.op, (Input, Const)) and n.type.dtype.is_integer]
         self.layers = [n for n in self.nodes if not isinstance(n.op, (Quantize, Reshape))]
         self.index = {n.id: i for i, n in enumerate(self.layers)}
-        self.returned = {n.inputs[0].id for n in graph.outputs}
+        self.returned = {self._root(self._returned_value(n)).id for n in graph.outputs}
         self.resident = self._choose_resident() if keep_resident else {}
 
     def run(self) -> Plan:
@@ -78,12 +78,10 @@ class _Planner:
                 case Reshape():
                     source = self._view(node.inputs[0])
                     self.plan.views[node.id] = View(source.tensor, device_shape(node.shape))
-                case Transpose() if self._free_at_input(node):
-                    pass
                 case _:
                     self._layer(node)
         for node in self.graph.outputs:
-            tensor = self._view(node.inputs[0]).tensor
+            tensor = self._view(self._returned_value(node)).tensor
             if tensor.home.memory is not Memory.OUTPUT:
                 raise CompileError(
                     Diagnostic(
@@ -97,25 +95,17 @@ class _Planner:
         return self.plan
 
     def _input(self, node: Node) -> None:
-        """A graph input: the host quantizes it, and permutes it where every user wants it so."""
-        turned = self._common_transpose(node)
-        final = turned[0] if turned else node
-        name = node.inputs[0].name
-        home = Buffer(name, Memory.INPUT, final.type.elements, f"input.{name}")
-        tensor = self._tensor(node, final.shape, home)
-        self.plan.inputs.append((final, tensor))
-        for each in turned or [node]:
-            self.plan.views[each.id] = View(tensor, device_shape(final.shape))
+        """A graph input, as the host has permuted and quantized it."""
+        name = self._host_value(node.inputs[0]).name
+        home = Buffer(name, Memory.INPUT, node.type.elements, f"input.{name}")
+        tensor = self._tensor(node, node.shape, home)
+        self.plan.inputs.append((node, tensor))
+        self.plan.views[node.id] = View(tensor, device_shape(node.shape))
 
-    def _common_transpose(self, node: Node) -> list[Node]:
-        """The transposes that use an input, if all its users are the same transpose."""
-        users = self.graph.users(node)
-        if users and all(isinstance(u.op, Transpose) and u.op == users[0].op for u in users):
-            return users
-        return []
-
-    def _free_at_input(self, node: Node) -> bool:
-        return node.id in self.plan.views
+    @staticmethod
+    def _host_value(node: Node) -> Node:
+        """The graph input behind a permutation of the host."""
+        return node.inputs[0] if isinstance(node.op, Transpose) else node
 
     def _layer(self, node: Node) -> None:
         layer = Layer(self.index[node.id], node.name, node.loc, tuple(v.name for v in node.views))
@@ -186,7 +176,7 @@ class _Planner:
         around = [node, *(self.layers[i] for i in users)]
         return (
             bool(users)
-            and not self._is_returned(node)
+            and node.id not in self.returned
             and not any(isinstance(n.op, Transpose) for n in around)
             and c <= MAX_RESIDENT_PIXEL
             and w * c <= MAX_RESIDENT_ROW
@@ -201,14 +191,17 @@ class _Planner:
             return max(MAX_RESIDENT_ROW + 1 if p > MAX_RESIDENT_PIXEL else p for p in pixels)
         return max(pixels, default=0)
 
+    @staticmethod
+    def _returned_value(node: Node) -> Node:
+        """What a graph output gives, before the host dequantizes and permutes it."""
+        while not isinstance(node.op, Dequantize):
+            (node,) = node.inputs
+        return node.inputs[0]
+
     def _root(self, node: Node) -> Node:
         while isinstance(node.op, Reshape):
             (node,) = node.inputs
         return node
-
-    def _is_returned(self, node: Node) -> bool:
-        reached = [node, *(u for u in self.graph.users(node) if isinstance(u.op, Reshape))]
-        return any(n.id in self.returned for n in reached)
 
     def _layers_using(self, node: Node) -> list[int]:
         """The layers that read a value, through reshapes too."""

@@ -1,0 +1,57 @@
+"""Let the host permute graph inputs and outputs, as it converts them anyway.
+
+    %1 = q.quantize %x                        %1 = transpose %x {perm=[0,2,3,1]}
+    %2 = transpose %1 {perm=[0,2,3,1]}     -> %2 = q.quantize %1
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+
+from compiler.ir.graph import Graph, Input, Node
+from compiler.ops.boundary import Dequantize, Quantize
+from compiler.ops.shapes import Transpose
+from compiler.passes.base import Pass
+from compiler.passes.to_device_layout import through_transpose
+
+
+class PermuteOnHost(Pass):
+    """Where every user of an input wants the same order, and where only an output is turned."""
+
+    name: ClassVar[str] = "permute-on-host"
+
+    def run(self, graph: Graph) -> Graph:
+        for quantize, _ in graph.of(Quantize):
+            users = graph.users(quantize)
+            same = users and all(isinstance(u.op, Transpose) and u.op == users[0].op for u in users)
+            if same and isinstance(quantize.inputs[0].op, Input) and quantize not in graph.outputs:
+                _turn_input(graph, quantize, users)
+        for dequantize, _ in graph.of(Dequantize):
+            (turned,) = dequantize.inputs
+            if isinstance(turned.op, Transpose) and graph.sole_user(turned) is dequantize:
+                _turn_output(graph, dequantize, turned)
+        graph.erase_dead()
+        return graph
+
+
+def _turn_input(graph: Graph, quantize: Node, users: list[Node]) -> None:
+    operation = users[0].op
+    assert isinstance(operation, Transpose)
+    back = tuple(int(p) for p in np.argsort(operation.perm))
+    turned = graph.add(operation, quantize.inputs, name=f"{quantize.name}/turned", loc=quantize.loc)
+    made = graph.add(Quantize(), (turned,), name=quantize.name, loc=quantize.loc, quant=quantize.type.quant)
+    made.views = tuple(through_transpose(v, quantize, made, back) for v in quantize.views)
+    for user in users:
+        made.views += user.views
+        graph.replace(user, made)
+
+
+def _turn_output(graph: Graph, dequantize: Node, turned: Node) -> None:
+    assert isinstance(turned.op, Transpose)
+    (x,) = turned.inputs
+    real = graph.add(Dequantize(), (x,), name=f"{dequantize.name}/turned", loc=dequantize.loc)
+    x.views += tuple(through_transpose(v, turned, x, turned.op.perm) for v in turned.views)
+    last = graph.add(turned.op, (real,), name=dequantize.name, loc=dequantize.loc)
+    graph.replace(dequantize, last)

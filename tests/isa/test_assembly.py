@@ -1,0 +1,125 @@
+"""Text and instructions are inverse; shorthands, symbols and directives mean what they say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given, settings
+
+from isa.assembler import assemble, read_instruction
+from isa.assembly_text import format_instruction
+from isa.diagnostics import AssemblyError
+from isa.encoding import decode_all
+from isa.instructions.dma import Load, OnChip
+from isa.instructions.matrix import Conv, Gemm
+from isa.instructions.vector import Pool, Pooling, VectorMove
+from isa.spec import Instruction
+from tests.strategies import instructions
+
+HALT = "\nhalt\n"
+
+
+def assembled(text: str) -> list[Instruction]:
+    """The instructions of a text that need not be legal anywhere: a section file stops validation."""
+    return list(assemble(text).program.instructions)
+
+
+@given(instructions())
+@settings(max_examples=300)
+def test_canonical_text_gives_the_instruction_back(instr: Instruction) -> None:
+    assert read_instruction(format_instruction(instr)) == instr
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("ld spm 64, R2 + 128, n=256", Load(space=OnChip.SPM, loc=64, region=2, dram=128, n0=256)),
+        ("ld prm 0, R5, n=16", Load(space=OnChip.PRM, region=5, n0=16)),
+        ("vmov 512 <- 0, n=256", VectorMove(dst=512, n0=256)),
+        (
+            "vpool max out=2048, inp=0, 4x4x4 k=2x2 s=2x2 ih=8 iw=8 ips=4 irs=32 ops=4 ors=16",
+            Pooling(fn=Pool.MAX, out=2048, oh=4, ow=4, c=4, kh=2, kw=2, sh=2, sw=2, ih=8, iw=8, ips=4, irs=32,
+                    ops=4, ors=16),
+        ),
+        ("conv wgt=8 4x(1+1), 3->16, k=1x1 ips=3 irs=6 ih=4 iw=2 inp=512 zx=-128",
+         Conv(wgt=8, oh=4, ow=2, cin=3, cout=16, ips=3, irs=6, ih=4, iw=2, inp=512, zx=-128)),
+        ("gemm b=64, 1x8x32 ap=8 bp=32", Gemm(b=64, m=1, k=8, n=32, ap=8, bp=32)),
+    ],
+)  # fmt: skip
+def test_shorthands_stand_for_operands(text: str, expected: Instruction) -> None:
+    regions = ".region 2 4096\n.section .params\n.int 1,2,3,4\n.section .text\n"
+    assert assembled(regions + text + HALT)[0] == expected
+
+
+def test_symbols_may_be_used_before_their_line() -> None:
+    first, *_ = assembled("vmov base+8 <- 0, n=4\n.equ base 2*(16+4)\nhalt")
+    assert first == VectorMove(dst=48, n0=4)
+
+
+def test_semaphores_are_numbered_in_order_of_declaration() -> None:
+    text = (
+        ".sem ready LD->VX, free VX->LD\n.region 2 64\n"
+        "ld spm 0, R2, n=8 signal(ready)\nvmov 64 <- 0, n=8 wait(ready)\nhalt"
+    )
+    load, move, _ = assembled(text)
+    assert load.signals == (0,)
+    assert move.waits == (0,)
+
+
+def test_op_directive_sets_the_debug_map() -> None:
+    program = assemble('.op 3 "conv1" "relu1"\nvmov 64 <- 0, n=8\nvmov 96 <- 0, n=8\nhalt').program
+    row = program.row_of(1)
+    assert row is not None
+    assert (row.op, row.first, row.count) == (3, 0, 3)
+    assert program.operators.ops[0].nodes == ("conv1", "relu1")
+
+
+MISTAKES = """\
+.target edge3
+  ld spm foo, R0, n=3
+  conv k=3 q=4
+  vmov src=1 zz
+  bla
+  conv oh=4000
+  conv ,,
+  vpool mux
+  nop -
+  vmov src=1, src=2
+  conv wgt=12
+  vew oh=3
+  .byte 3000
+  .sem a QX->VX
+  .equ big 99999999999 * 99999999999
+  .tensor in x float32 [1,4] R2
+label: label2: nop
+  wait.ld waits(3)
+  halt wait(1,1)
+  .incbin "../outside.bin"
+  st spm 0, R1, n=9999999
+"""
+
+
+def test_every_mistake_of_a_text_is_reported_with_its_place(golden: Callable[[str, str], None]) -> None:
+    with pytest.raises(AssemblyError) as refused:
+        assemble(MISTAKES, "bad.x1s")
+    golden("errors/assembly.txt", str(refused.value) + "\n")
+
+
+def test_illegal_instructions_are_reported_at_their_line(golden: Callable[[str, str], None]) -> None:
+    text = ".target tiny8\nvmov src=16380, dst=0, n0=8\nld spm 0, R2, n=8\nconv pack=1 ips=3\nhalt\n"
+    with pytest.raises(AssemblyError) as refused:
+        assemble(text, "illegal.x1s")
+    golden("errors/illegal.txt", str(refused.value) + "\n")
+
+
+def test_text_alone_gives_the_words_of_a_program_back() -> None:
+    from isa.disassembler import disassemble
+    from isa.encoding import encode_all
+
+    program = assemble(
+        ".region 2 64\n.region 3 64\nld spm 0, R2, n=8 signal(1)\nst spm 0, R3, n=8 wait(1)\nhalt"
+    ).program
+    again = assemble(disassemble(program).text).program
+    assert encode_all(again.instructions) == encode_all(program.instructions)
+    assert decode_all(encode_all(again.instructions))[0] == list(program.instructions)
