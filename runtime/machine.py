@@ -38,11 +38,11 @@ class Machine:
         self.pc = 0
         self.halted = False
         self.retired = 0
-        self._chip = {
+        self.chip = {
             s: Memory(space_name(s, 0), memory_size(self.target, s), poison=poison)
             for s in (Space.SPM, Space.ACC, Space.PRM)
         }
-        self._dram = {
+        self.dram = {
             r: Memory(space_name(Space.DRAM, r), n, poison=poison, writable=r in WRITABLE)
             for r, n in program.region_sizes().items()
         }
@@ -51,21 +51,21 @@ class Machine:
 
     def reset(self) -> None:
         """The state before the first instruction: program data placed, all else undefined."""
-        for memory in (*self._chip.values(), *self._dram.values()):
+        for memory in (*self.chip.values(), *self.dram.values()):
             memory.reset()
         for region, content in ((0, self.program.weights), (5, self.program.params)):
             if content:
-                self._dram[region].preload(content)
+                self.dram[region].preload(content)
         self.pc = self.retired = 0
         self.halted = self.accumulator_overflow = False
 
     def place(self, region: int, offset: int, content: NDArray[np.uint8]) -> None:
         """Place input bytes into a DRAM region."""
-        self._dram[region].preload(content, offset)
+        self.dram[region].preload(content, offset)
 
     def fetch(self, region: int, offset: int, size: int) -> NDArray[np.uint8]:
         """Output bytes of a DRAM region, as a copy."""
-        return self._dram[region].bytes[offset : offset + size].copy()
+        return self.dram[region].bytes[offset : offset + size].copy()
 
     def read(self, access: Access, dtype: np.dtype[Any]) -> NDArray[Any]:
         """The elements of an access, as a view that must not be written."""
@@ -121,7 +121,7 @@ class Machine:
 
     def _memory(self, access: Access) -> Memory:
         if access.space is not Space.DRAM:
-            return self._chip[access.space]
-        if access.region not in self._dram:
+            return self.chip[access.space]
+        if access.region not in self.dram:
             raise TrapError(Trap.DRAM_RANGE, access.operand, f"the program has no region {access.region}")
-        return self._dram[access.region]
+        return self.dram[access.region]

@@ -23,7 +23,7 @@ class Bench:
     def put(self, space: Space, offset: int, values: NDArray[Any] | bytes) -> Bench:
         """Place bytes in a memory on the chip."""
         raw = values if isinstance(values, bytes) else np.ascontiguousarray(values).tobytes()
-        self.machine._chip[space].preload(raw, offset)
+        self.machine.chip[space].preload(raw, offset)
         return self
 
     def run(self) -> Bench:
@@ -34,4 +34,4 @@ class Bench:
     def get(self, space: Space, offset: int, shape: tuple[int, ...], dtype: Any = np.int8) -> NDArray[Any]:
         """Bytes of a memory on the chip, as an array."""
         count = int(np.prod(shape)) * np.dtype(dtype).itemsize
-        return self.machine._chip[space].bytes[offset : offset + count].view(dtype).reshape(shape).copy()
+        return self.machine.chip[space].bytes[offset : offset + count].view(dtype).reshape(shape).copy()

@@ -39,7 +39,7 @@ class Builder:
     def weights(self, *shape: int) -> Node:
         fan = int(np.prod(shape[1:])) or 1
         values = self.random.standard_normal(shape).astype(np.float32) / np.float32(np.sqrt(fan))
-        return self.graph.const(values, f"w{self.graph._next}")
+        return self.graph.const(values, f"w{len(self.graph.nodes())}")
 
     def channels(self, x: Node) -> int:
         return x.shape[1] if self.layout == "NCHW" else x.shape[3]
@@ -117,8 +117,8 @@ class Builder:
 def random_graph(seed: int) -> Graph:
     """A network of a few random layers, with batch, layout, pads, strides and branches."""
     b = Builder(seed)
-    layers: list[Callable[[Node], Node]] = [b.conv, b.conv, b.norm, b.clamp, b.max_pool, b.average_pool, b.residual,
-                                            b.clamp]  # fmt: skip
+    layers: list[Callable[[Node], Node]] = [b.conv, b.conv, b.norm, b.clamp, b.clamp, b.max_pool]
+    layers += [b.average_pool, b.residual]
     x = b.image()
     while True:
         try:

@@ -41,7 +41,7 @@ def run(
     return session.run([output], inputs)[0]
 
 
-def scalar(value: float) -> NDArray[np.float32]:
+def scalar(value: float | np.float32) -> NDArray[np.float32]:
     """A float32 scalar."""
     return np.array(value, np.float32)
 

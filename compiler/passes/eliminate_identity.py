@@ -26,5 +26,6 @@ class EliminateIdentity(Pass):
                 or (isinstance(node.op, Transpose) and node.op.perm == tuple(range(len(node.shape))))
             )
             if idle:
+                node.inputs[0].views += node.views  # the same value under the same shape
                 graph.replace(node, node.inputs[0])
         return graph

@@ -1,7 +1,7 @@
 """Let the host permute graph inputs and outputs, as it converts them anyway.
 
-    %1 = q.quantize %x                        %1 = transpose %x {perm=[0,2,3,1]}
-    %2 = transpose %1 {perm=[0,2,3,1]}     -> %2 = q.quantize %1
+%1 = q.quantize %x                        %1 = transpose %x {perm=[0,2,3,1]}
+%2 = transpose %1 {perm=[0,2,3,1]}     -> %2 = q.quantize %1
 """
 
 from __future__ import annotations

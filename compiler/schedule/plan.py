@@ -64,7 +64,9 @@ class _Planner:
         self.graph, self.target = graph, target
         self.builder = Builder(target)
         self.plan = Plan(self.builder.graph)
-        self.nodes = [n for n in graph.nodes() if not isinstance(n.op, (Input, Const)) and n.type.dtype.is_integer]
+        self.nodes = [
+            n for n in graph.nodes() if not isinstance(n.op, (Input, Const)) and n.type.dtype.is_integer
+        ]
         self.layers = [n for n in self.nodes if not isinstance(n.op, (Quantize, Reshape))]
         self.index = {n.id: i for i, n in enumerate(self.layers)}
         self.returned = {self._root(self._returned_value(n)).id for n in graph.outputs}

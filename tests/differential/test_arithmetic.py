@@ -302,7 +302,9 @@ def test_integer_functions_clamp(fn: str) -> None:
 
 
 @pytest.mark.parametrize("include", [0, 1])
-@pytest.mark.parametrize(("sx", "zx", "sy", "zy"), [(2.0**-5, 3, 2.0**-6, -7), (0.031, -128, 0.0271, 5)])
+@pytest.mark.parametrize(
+    ("sx", "zx", "sy", "zy"), [(2.0**-7, 3, 2.0**-6, -7), (2.0**-5, 3, 2.0**-6, -7), (0.031, -128, 0.0271, 5)]
+)
 def test_average_pooling_is_qlinearaveragepool(sx: float, zx: int, sy: float, zy: int, include: int) -> None:
     """Catches an integer sum, pairwise summation, the zero point after rounding, padding that counts."""
     generator = np.random.default_rng(5)
@@ -323,9 +325,36 @@ def test_average_pooling_is_qlinearaveragepool(sx: float, zx: int, sy: float, zy
     np.testing.assert_array_equal(bench.run().get(Space.SPM, 65536, (oh, ow, c)), expected)
 
 
+def test_a_mean_over_41_equal_values_is_exact() -> None:
+    """Catches a product with 1/count: 41 * (1/41) is not 1 in float32."""
+    codes = np.arange(-127, 128, 2).astype(np.int8)
+    x = np.broadcast_to(codes[:, None, None], (codes.size, 41, 1)).copy()
+    nodes: Nodes = [("QLinearAveragePool", ["x", "sx", "z", "sy", "z"], "y", {"kernel_shape": [41, 1]})]
+    constants = {"sx": scalar(0.5), "z": zero(0), "sy": scalar(1.0)}
+    expected = run(nodes, {"x": x[None]}, constants, "y").ravel()
+    real = arithmetic.dequantize(x, 0.5, 0).transpose(1, 0, 2)
+    got = arithmetic.average(real, np.full((codes.size, 1), 41), 1.0, 0, -128, 127).ravel()
+    np.testing.assert_array_equal(got, expected)
+
+
+@pytest.mark.parametrize(("length", "steps"), [(14, 21), (26, 91), (30, 45), (56, 84)])
+def test_equal_probabilities_on_a_tie(length: int, steps: int) -> None:
+    """Catches e / s * p0 in the place of (e * p0) / s."""
+    sy = np.nextafter(np.float32(1 / steps), np.float32(0))
+    x = np.full((1, length), 50, np.int8)
+    nodes: Nodes = [("QLinearSoftmax", ["x", "sx", "z", "sy", "zy"], "y", {"axis": 1, "opset": 13})]
+    constants = {"sx": scalar(0.125), "z": zero(0), "sy": scalar(sy), "zy": zero(-128)}
+    expected = run(nodes, {"x": x}, constants, "y")
+    table = np.asarray(exponentials(0.125, length))
+    got = arithmetic.softmax(x.astype(np.int32) + 128, table, divisor(float(sy)), -128, -128, 127)
+    assert divisor(float(sy)) == steps
+    np.testing.assert_array_equal(got, expected)
+
+
 @pytest.mark.parametrize("dtype", [np.int8, np.uint8])
+@pytest.mark.parametrize("sy", [1 / 256, 0.0107])
 @pytest.mark.parametrize(("scale", "length"), [(0.1, 10), (0.7, 1000), (2.0**-6, 33), (4.0, 5), (0.05, 3)])
-def test_softmax_is_qlinearsoftmax(scale: float, length: int, dtype: Any) -> None:
+def test_softmax_is_qlinearsoftmax(scale: float, length: int, sy: float, dtype: Any) -> None:
     """Catches a libm table, a missing head-room, division by the scale instead of floor(1/sy)."""
     generator = np.random.default_rng(length)
     info = np.iinfo(dtype)
@@ -333,7 +362,7 @@ def test_softmax_is_qlinearsoftmax(scale: float, length: int, dtype: Any) -> Non
     x[:20] = info.max
     x[20:40, 0] = info.max
     x[40:60] = x[40:60] // 16
-    sy, zy = 1 / 256, int(info.min)
+    zy = int(info.min)
     nodes: Nodes = [("QLinearSoftmax", ["x", "sx", "zx", "sy", "zy"], "y", {"axis": 1, "opset": 13})]
     constants = {"sx": scalar(scale), "zx": zero(3, dtype), "sy": scalar(sy), "zy": zero(zy, dtype)}
     expected = run(nodes, {"x": x}, constants, "y")

@@ -1,0 +1,128 @@
+"""The binary format: inverse reading and writing, outside readers, and files that are not sound."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import subprocess
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from isa.assembler import assemble
+from isa.container import load, save
+from isa.diagnostics import BinaryError
+from isa.disassembler import binary_of, disassemble
+from isa.plain import PlainError, parse_json
+from tests.networks import compiled_and_verified, random_graph
+
+
+@cache
+def binary(seed: int = 3) -> bytes:
+    return compiled_and_verified(random_graph(seed), "tiny8", samples=1)[0].data
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_writing_undoes_reading(seed: int) -> None:
+    assert save(load(binary(seed))) == binary(seed)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_assembling_the_disassembly_gives_the_file_back(seed: int, tmp_path: Path) -> None:
+    parts = disassemble(load(binary(seed)), with_sections=True)
+    for name, content in parts.files.items():
+        (tmp_path / name).write_bytes(content)
+    assert binary_of(assemble(parts.text, "program.x1s", tmp_path)) == binary(seed)
+
+
+def test_pyelftools_reads_sections_notes_and_symbols() -> None:
+    from elftools.elf.elffile import ELFFile  # pyright: ignore[reportMissingTypeStubs]
+
+    program = load(binary())
+    elf: Any = ELFFile(io.BytesIO(binary()))
+    assert (elf["e_type"], elf["e_machine"], elf["e_flags"]) == ("ET_EXEC", 0xE71D, 1)
+    assert elf.get_section_by_name(".weights").data() == program.weights
+    assert elf.get_section_by_name(".text.core0")["sh_addr"] == 16 << 40
+    assert elf.get_section_by_name(".output")["sh_type"] == "SHT_NOBITS"
+    (note,) = elf.get_section_by_name(".note.x1").iter_notes()
+    assert note["n_name"] == "X1"
+    record = json.loads(note["n_descdata"])
+    assert record["isa"] == "0.1"
+    names = {s.name for s in elf.get_section_by_name(".symtab").iter_symbols()}
+    assert {t.name for t in program.symbols} <= names
+
+
+@pytest.mark.skipif(shutil.which("readelf") is None, reason="readelf is not installed")
+def test_readelf_finds_nothing_to_complain_about(tmp_path: Path) -> None:
+    path = tmp_path / "a.x1"
+    path.write_bytes(binary())
+    done = subprocess.run(["readelf", "-hSs", str(path)], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    assert ".note.x1" in done.stdout
+
+
+def test_truncations_are_refused() -> None:
+    data = binary()
+    for size in np.linspace(0, len(data) - 1, 60).astype(int).tolist():
+        with pytest.raises(BinaryError):
+            load(data[:size])
+
+
+def test_single_bit_flips_are_refused() -> None:
+    data = binary()
+    generator = np.random.default_rng(1)
+    for place in generator.integers(0, 8 * len(data), 400).tolist():
+        flipped = bytearray(data)
+        flipped[place // 8] ^= 1 << place % 8
+        with pytest.raises(BinaryError):
+            load(bytes(flipped))
+
+
+HOSTILE = ["not an ELF file", "another machine", "another major version", "a tail", "a changed weight",
+           "a changed instruction"]  # fmt: skip
+
+
+def spoilt(data: bytes, how: str) -> bytes:
+    """The file with one thing wrong."""
+    match how:
+        case "not an ELF file":
+            return b"X1" * 100
+        case "another machine":
+            return data[:18] + b"\x3e\x00" + data[20:]
+        case "another major version":
+            return data[:48] + (7 << 8).to_bytes(4, "little") + data[52:]
+        case "a tail":
+            return data + bytes(64)
+        case "a changed weight":
+            return _changed(data, ".weights")
+        case _:
+            return _changed(data, ".text.core0")
+
+
+def _changed(data: bytes, section: str) -> bytes:
+    from isa.elf import read_elf
+
+    found = read_elf(data).find(section)
+    assert found is not None
+    place = data.index(found.data) + len(found.data) // 2
+    return data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_files_that_are_not_sound_are_refused_with_a_reason(
+    name: str, golden: Callable[[str, str], None]
+) -> None:
+    with pytest.raises(BinaryError) as refused:
+        load(spoilt(binary(), name), "bad.x1")
+    golden(f"errors/binary/{name.replace(' ', '_')}.txt", str(refused.value) + "\n")
+
+
+@pytest.mark.parametrize("text", ["{", '{"a":1,"a":2}', "NaN", "[" * 100_000, "\xff", '{"a":Infinity}'])
+def test_json_that_is_not_plain_is_refused(text: str) -> None:
+    with pytest.raises(PlainError, match=r"^it is"):
+        parse_json(text.encode("latin-1"), "it")
