@@ -189,17 +189,25 @@ def average(windows: Float, count: Array, scale: Real, zero_point: int, low: int
 def softmax(x: Array, table: Float, divisor: Real, zero_point: int, low: int, high: int) -> Int:
     """QLinearSoftmax over the last axis of 8-bit codes.
 
-    The codes are shifted so that the row's maximum reads entry 255; the sum is sequential in
-    ascending index; each entry is multiplied by `divisor` = floor(1/sy), then divided.
+    The codes are shifted so that the row's maximum reads entry 255; the float32 sum is sequential in
+    ascending index. The quotient alone is wider: (e * p0) / s is rounded to float64, then to an
+    integer, half to even.
+
+    Args:
+        x: integers from 0 to 255, the code minus the least code of its type.
+        table: float32[256].
+        divisor: p0 = floor(1 / sy).
+        zero_point: of the output.
+        low: the least output value.
+        high: the greatest output value.
     """
     codes = x.astype(np.int32)
     entries = table[codes + (255 - codes.max(axis=-1, keepdims=True))]
     total = np.zeros(entries.shape[:-1], np.float32)
     for j in range(entries.shape[-1]):
         total = total + entries[..., j]
-    with np.errstate(over="ignore"):  # e_j * p0 may reach +inf, and then y is the greatest value
-        v = (entries * F32(divisor)) / total[..., None]
-    return to_integer(round_half_even(v) + F32(zero_point), low, high)
+    quotient = (entries.astype(np.float64) * np.float64(divisor)) / total[..., None].astype(np.float64)
+    return np.clip(np.rint(quotient) + zero_point, low, high).astype(np.int32)
 
 
 # --- integer matrix product ----------------------------------------------------------------------

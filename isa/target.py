@@ -188,9 +188,10 @@ def load_target(name_or_path: str, overrides: Sequence[str] = ()) -> Target:
     """
     tree, loc = _read(name_or_path)
     findings = Findings(TargetError)
+    overridden: dict[str, Loc] = {}
     for override in overrides:
-        _apply_override(tree, override, findings)
-    target = _build(tree, loc, findings)
+        _apply_override(tree, override, findings, overridden)
+    target = _build(tree, Places(loc, overridden), findings)
     findings.raise_if_any()
     assert target is not None
     return target
@@ -207,7 +208,7 @@ def target_from_json(text: str) -> Target:
     if not isinstance(tree, dict):
         findings.add("target.syntax", "the target is not a JSON object", loc)
         findings.raise_if_any()
-    target = _build(cast("dict[str, object]", tree), loc, findings)
+    target = _build(cast("dict[str, object]", tree), Places(loc), findings)
     findings.raise_if_any()
     assert target is not None
     return target
@@ -289,7 +290,9 @@ def _resolve_base(tree: dict[str, object], loc: Loc) -> dict[str, object]:
     return merged
 
 
-def _apply_override(tree: dict[str, object], override: str, findings: Findings) -> None:
+def _apply_override(
+    tree: dict[str, object], override: str, findings: Findings, overridden: dict[str, Loc]
+) -> None:
     key, equals, text = override.partition("=")
     section, dot, name = key.strip().partition(".")
     if not equals or not dot:
@@ -299,6 +302,7 @@ def _apply_override(tree: dict[str, object], override: str, findings: Findings) 
             remedy="for example dram.bytes_per_cycle=16",
         )
         return
+    overridden[f"{section}.{name}"] = FileLoc(f"--set {override}")
     try:
         value: object = tomllib.loads(f"v = {text.strip()}")["v"]
     except ValueError:
@@ -308,7 +312,24 @@ def _apply_override(tree: dict[str, object], override: str, findings: Findings) 
         cast("dict[str, object]", table)[name] = value
 
 
-def _build(tree: Mapping[str, object], loc: Loc, findings: Findings) -> Target | None:
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where each key was given: in the file, or by an override."""
+
+    file: Loc
+    overridden: Mapping[str, Loc] = field(default_factory=dict[str, Loc])
+
+    def __call__(self, *paths: str) -> Loc:
+        """The override that gave one of these keys (a path that ends in a dot is a section), or the file."""
+        found = (loc for key, loc in self.overridden.items() for path in paths if _names(path, key))
+        return next(found, self.file)
+
+
+def _names(path: str, key: str) -> bool:
+    return key == path or (path.endswith(".") and key.startswith(path))
+
+
+def _build(tree: Mapping[str, object], places: Places, findings: Findings) -> Target | None:
     sections = {"target": TARGET_KEYS, **{s: tuple(f.name for f in fields(c)) for s, c in SECTIONS.items()}}
     everything = [f"{s}.{k}" for s, keys in sections.items() for k in keys]
     values: dict[str, dict[str, object]] = {}
@@ -317,7 +338,7 @@ def _build(tree: Mapping[str, object], loc: Loc, findings: Findings) -> Target |
             findings.add(
                 "target.section",
                 f"there is no section [{section}]",
-                loc,
+                places(f"{section}."),
                 allowed=", ".join(sections),
                 remedy=did_you_mean(section, sections),
             )
@@ -328,36 +349,36 @@ def _build(tree: Mapping[str, object], loc: Loc, findings: Findings) -> Target |
                 findings.add(
                     "target.key",
                     f"there is no key '{section}.{key}'",
-                    loc,
+                    places(f"{section}.{key}"),
                     allowed=", ".join(f"{section}.{k}" for k in sections[section]),
                     remedy=did_you_mean(f"{section}.{key}", everything),
                 )
-    head = _check_head(values.get("target", {}), loc, findings)
-    parts = {s: _check_section(s, c, values.get(s, {}), loc, findings) for s, c in SECTIONS.items()}
+    head = _check_head(values.get("target", {}), places, findings)
+    parts = {s: _check_section(s, c, values.get(s, {}), places, findings) for s, c in SECTIONS.items()}
     if findings.found:
         return None
     target = Target(**cast("dict[str, Any]", head), **cast("dict[str, Any]", parts))
-    _check_together(target, loc, findings)
+    _check_together(target, places, findings)
     return target
 
 
-def _check_head(given: Mapping[str, object], loc: Loc, findings: Findings) -> dict[str, object]:
+def _check_head(given: Mapping[str, object], places: Places, findings: Findings) -> dict[str, object]:
     head: dict[str, object] = {k: given.get(k) for k in TARGET_KEYS}
     for key in (k for k in TARGET_KEYS if k not in given):
-        findings.add("target.missing-key", f"the key 'target.{key}' is missing", loc)
+        findings.add("target.missing-key", f"the key 'target.{key}' is missing", places(f"target.{key}"))
     name = given.get("name", "")
     if not isinstance(name, str) or len(name) > 64 or not name.replace("-", "").replace("_", "").isalnum():
         findings.add(
             "target.value",
             f"target.name={name!r} is not a name",
-            loc,
+            places("target.name"),
             allowed="letters, digits, - and _, at most 64",
         )
     if given.get("isa", ISA_VERSION) != ISA_VERSION:
         findings.add(
             "target.value",
             f"target.isa={given['isa']!r} is another ISA version",
-            loc,
+            places("target.isa"),
             allowed=repr(ISA_VERSION),
         )
     ext = given.get("ext", [])
@@ -365,18 +386,18 @@ def _check_head(given: Mapping[str, object], loc: Loc, findings: Findings) -> di
         findings.add(
             "target.value",
             f"target.ext={ext!r} is not a list of extension letters",
-            loc,
+            places("target.ext"),
             allowed=", ".join(f"{k} ({v})" for k, v in EXTENSIONS.items()),
         )
     else:
         head["ext"] = tuple(sorted({str(e) for e in cast("list[object]", ext)}))
     for key, low, high in (("clock_mhz", 1, 100_000), ("cores", 1, 1)):
-        _check_number(f"target.{key}", given.get(key, low), low, high, loc, findings)
+        _check_number(f"target.{key}", given.get(key, low), low, high, places, findings)
     return head
 
 
 def _check_section(
-    section: str, cls: type, given: Mapping[str, object], loc: Loc, findings: Findings
+    section: str, cls: type, given: Mapping[str, object], places: Places, findings: Findings
 ) -> object:
     for spec in fields(cls):
         path = f"{section}.{spec.name}"
@@ -384,7 +405,7 @@ def _check_section(
             findings.add(
                 "target.missing-key",
                 f"the key '{path}' is missing",
-                loc,
+                places(path),
                 remedy='give it, or take it from a shipped target: base = "edge32" in [target]',
             )
             continue
@@ -392,50 +413,57 @@ def _check_section(
         if "low" not in spec.metadata:
             if not isinstance(value, bool):
                 findings.add(
-                    "target.value", f"{path}={value!r} is not a truth value", loc, allowed="true, false"
+                    "target.value",
+                    f"{path}={value!r} is not a truth value",
+                    places(path),
+                    allowed="true, false",
                 )
             continue
         low, high = spec.metadata["low"], spec.metadata["high"]
-        if _check_number(path, value, low, high, loc, findings) and spec.metadata["pow2"]:
+        if _check_number(path, value, low, high, places, findings) and spec.metadata["pow2"]:
             number = cast("int", value)
             if number & (number - 1):
-                findings.add("target.value", f"{path}={number} is not a power of two", loc)
+                findings.add("target.value", f"{path}={number} is not a power of two", places(path))
     known = {f.name: given.get(f.name) for f in fields(cls)}
     return None if findings.found else cls(**known)
 
 
-def _check_number(path: str, value: object, low: int, high: int, loc: Loc, findings: Findings) -> bool:
+def _check_number(path: str, value: object, low: int, high: int, places: Places, findings: Findings) -> bool:
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
         findings.add(
             "target.value",
             f"{path}={value!r} is outside {low}..{high}",
-            loc,
+            places(path),
             allowed=f"a whole number, {low}..{high}",
         )
         return False
     return True
 
 
-def _check_together(t: Target, loc: Loc, findings: Findings) -> None:
+def _check_together(t: Target, places: Places, findings: Findings) -> None:
     """Constraints between keys."""
     widest = max(t.mx.rows, t.mx.cols, t.vx.lanes)
     if t.spm.port_bytes < widest:
         findings.add(
             "target.port",
             f"spm.port_bytes={t.spm.port_bytes} is narrower than the engines",
-            loc,
+            places("spm.port_bytes", "mx.rows", "mx.cols", "vx.lanes"),
             allowed=f"at least max(mx.rows, mx.cols, vx.lanes) = {widest}",
         )
     for path, size, parts in (("spm.bytes", t.spm.bytes, t.spm.banks), ("acc.rows", t.acc.rows, t.acc.banks)):
         if size % parts:
-            findings.add("target.banks", f"{path}={size} does not divide into {parts} banks", loc)
+            findings.add(
+                "target.banks",
+                f"{path}={size} does not divide into {parts} banks",
+                places(path, path.split(".")[0] + ".banks"),
+            )
     if t.prm.bytes % 256:
-        findings.add("target.value", f"prm.bytes={t.prm.bytes} is not a multiple of 256", loc)
+        findings.add("target.value", f"prm.bytes={t.prm.bytes} is not a multiple of 256", places("prm.bytes"))
     if t.mx.cols % 8:
         findings.add(
             "target.value",
             f"mx.cols={t.mx.cols} is not a multiple of 8",
-            loc,
+            places("mx.cols"),
             remedy="weight groups start at multiples of 8 bytes",
         )
 

@@ -18,6 +18,7 @@ from compiler.ops.gemm import Gemm
 from compiler.ops.max_pool import MaxPool
 from compiler.ops.shapes import Reshape, Transpose
 from compiler.ops.softmax import Softmax
+from compiler.ops.spatial import image_shape
 from x1 import api
 from x1.verification import Verification, verify
 
@@ -83,10 +84,11 @@ class Builder:
 
     def average_pool(self, x: Node) -> Node:
         pads = (self.pick(0, 1), self.pick(0, 1), 0, self.pick(0, 1))
+        kernel = (2, self.pick(2, 3))
+        if kernel == image_shape(x.shape, self.layout)[1:3]:
+            return x  # a window over the whole image is a global average
         include = bool(self.pick(0, 1))
-        return self.graph.add(
-            AveragePool((2, self.pick(2, 3)), (self.pick(1, 2), 1), pads, include, self.layout), (x,)
-        )
+        return self.graph.add(AveragePool(kernel, (self.pick(1, 2), 1), pads, include, self.layout), (x,))
 
     def residual(self, x: Node) -> Node:
         """A sum with an earlier value of the same shape, or with a 1 x 1 convolution of x."""

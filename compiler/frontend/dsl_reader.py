@@ -64,6 +64,7 @@ class _Reader:
         self.values: dict[str, Node] = {}
         self.broken: set[str] = set()
         self.names: dict[str, int] = {}
+        self.taken: set[str] = set()
         self.weights: _Weights | None = None
         self.outputs: list[Token] = []
 
@@ -174,6 +175,7 @@ class _Reader:
                 f"the shape {list(shape)} is not allowed",
                 "[batch, ...] of 2 to 4 dimensions, each at least 1",
             )
+        self.taken.add(str(name))
         self.values[str(name)] = self.graph.input(str(name), DType.F32, shape, self._loc(name))
 
     def _assign(self, statement: Parsed) -> None:
@@ -226,6 +228,11 @@ class _Reader:
         if label is not None and not isinstance(label, str):
             self._fail(name, "dsl.layer", f"name={label!r} is no text")
         layer_name = label if isinstance(label, str) else self._default_name(str(name))
+        if layer_name in self.taken:
+            self._fail(
+                name, "dsl.name", f"the name '{layer_name}' is taken", remedy='give another: name="..."'
+            )
+        self.taken.add(layer_name)
         call = LayerCall(
             self.graph,
             str(name),

@@ -276,6 +276,7 @@ class _Importer:
     def _ordered(self) -> list[onnx.NodeProto]:
         """The nodes, producers first; a cycle is reported with its nodes."""
         nodes = list(self.proto.graph.node)
+        self._check_single_assignment(nodes)
         producer = {o: i for i, n in enumerate(nodes) for o in n.output if o}
         net: Any = cast("Any", nx).DiGraph()
         net.add_nodes_from(range(len(nodes)))
@@ -293,8 +294,23 @@ class _Importer:
         self.findings.raise_if_any()
         return []
 
+    def _check_single_assignment(self, nodes: list[onnx.NodeProto]) -> None:
+        """Every tensor is defined once; a second definition would look like a cycle."""
+        defined = set(self.values) | self.failed
+        for node in nodes:
+            for name in filter(None, node.output):
+                if name in defined:
+                    self.findings.add(
+                        "model.duplicate", f"the tensor '{name}' is defined twice", self._place(node)
+                    )
+                defined.add(name)
+        self.findings.raise_if_any()
+
+    def _place(self, node: onnx.NodeProto) -> NodeLoc:
+        return NodeLoc(str(self.path), node.name or (node.output[0] if node.output else "?"), node.op_type)
+
     def _node(self, node: onnx.NodeProto) -> None:
-        loc = NodeLoc(str(self.path), node.name or (node.output[0] if node.output else "?"), node.op_type)
+        loc = self._place(node)
         made = self._import(node, loc)
         for name in node.output[:1]:
             self._define(name, made)

@@ -48,6 +48,9 @@ def verify(graph: Graph) -> None:
             _verify_quantization(node)
         if graph.stage == "device" and getattr(node.op, "layout", "NHWC") != "NHWC":
             raise VerifyError(f"%{node.id} = {node.op.name} is not in the device's layout")
+    names = [node.name for node in graph.nodes() if not isinstance(node.op, (Const, Input))]
+    if graph.stage == "nn" and len(set(names)) != len(names):
+        raise VerifyError("two values have the same name")
     if len(set(graph.output_names)) != len(graph.outputs):
         raise VerifyError("two graph outputs have the same name")
     if any(not graph.alive(n) for n in graph.outputs):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from compiler.export.writing import MICROSOFT, OnnxWriter, written_as_onnx
-from compiler.frontend.importing import LayerCall, OnnxNode, layer, onnx_operator
+from compiler.frontend.importing import LayerCall, OnnxNode, Unsupported, layer, onnx_operator
 from compiler.ir.graph import Node
 from compiler.ir.op import Array, Op, op
 from compiler.ir.types import DType, TensorType
@@ -15,6 +15,7 @@ from compiler.ops.spatial import (
     Pads,
     Pair,
     from_nhwc,
+    image_shape,
     layer_pads,
     nhwc,
     onnx_pads,
@@ -25,6 +26,7 @@ from compiler.ops.spatial import (
 )
 from compiler.quantize.rules import Quantizer, quantization_rule
 from isa import arithmetic
+from isa.diagnostics import Diagnostic
 
 
 def _tap_counts(shape: Sequence[int], kernel: Pair, strides: Pair, pads: Pads, *, all_taps: bool) -> Array:
@@ -112,9 +114,22 @@ def average_pooling_layer(call: LayerCall) -> Node:
 
 @quantization_rule(AveragePool)
 def quantize_average_pool(q: Quantizer, node: Node, inputs: list[Node]) -> Node:
-    """The result has a scale of its own."""
+    """The result has a scale of its own.
+
+    A window over the whole image is another operator: ONNX Runtime computes it as a global average,
+    from an integer sum.
+    """
     o = node.op
     assert isinstance(o, AveragePool)
+    if o.kernel == image_shape(node.inputs[0].shape, o.layout)[1:3] and o.pads == (0, 0, 0, 0):
+        raise Unsupported(
+            Diagnostic(
+                "model.unsupported",
+                "an average over the whole image is not supported",
+                node.loc,
+                "a window smaller than the image",
+            )
+        )
     made = QAveragePool(o.kernel, o.strides, o.pads, o.count_include_pad, o.layout)
     return q.add(made, inputs, node, q.chosen(node))
 

@@ -56,11 +56,13 @@ class QSoftmax(Op):
 
 @lru_cache(maxsize=256)
 def exponentials(scale: float, length: int) -> Array:
-    """float32[256]: T[k] = exp((k - 255 + bs) * sx), the largest sums of `length` staying finite.
+    """float32[256]: T[k] = exp((k - 255 + bs) * sx), sums of `length` staying finite.
 
-    The argument is float64, the exponential is rounded correctly to float64, then to float32.
+    bs = max(0, ln(FLT_MAX / length) - 5) / sx, where quotient and logarithm are float32 and the rest
+    is float64. The exponential is rounded correctly to float64, then to float32.
     """
-    headroom = max(0.0, _log(FLT_MAX / length) - 5) / scale
+    logarithm = np.float32(_log(float(np.float32(FLT_MAX) / np.float32(length))))
+    headroom = max(0.0, float(logarithm) - 5) / scale
     arguments = [(k - 255 + headroom) * scale for k in range(256)]
     return np.array([_exp(a) for a in arguments], np.float64).astype(np.float32)
 

@@ -33,4 +33,4 @@ TO_DEVICE: Final[tuple[Pass, ...]] = (
     EliminateIdentity(),
     EliminateDead(),
 )
-PASS_NAMES: Final = tuple(p.name for p in (*PREPARE, QuantizeGraph(), *TO_DEVICE))
+PASS_NAMES: Final = tuple(dict.fromkeys(p.name for p in (*PREPARE, QuantizeGraph(), *TO_DEVICE)))

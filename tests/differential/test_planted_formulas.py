@@ -51,9 +51,9 @@ PLANTED = {
         "(total / f32(count))",
         "(total * (F32(1) / f32(count)))",
     ),
-    "softmax divides by the scale": (
-        "v = (entries * F32(divisor)) / total[..., None]",
-        "v = entries / total[..., None] * F32(divisor)",
+    "softmax in float32": (
+        "quotient = (entries.astype(np.float64) * np.float64(divisor)) / total[..., None].astype(np.float64)",
+        "quotient = entries / total[..., None] * F32(divisor)",
     ),
 }
 

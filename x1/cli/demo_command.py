@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isa.diagnostics import Diagnostic, ExitCode, UsageError
+from isa.target import load_target
 from x1 import api, data
 from x1.cli.outcome import Outcome, json_option, reported
 from x1.cli.verify_command import comparison_table
@@ -39,10 +40,11 @@ def command(target: str, as_json: bool) -> Outcome:
     """Quantize, compile and run the sample network; compare every tensor with ONNX Runtime."""
     start = time.perf_counter()
     echo = _Echo(quiet=as_json)
+    machine = load_target(target)
     folder = sample_folder("mnist")
     echo((folder / "mnist.net").read_text(encoding="utf-8"))
     network = api.quantize(folder / "mnist.net", folder / "calibration.npz")
-    binary = api.compile(network, target)
+    binary = api.compile(network, machine)
     with tempfile.TemporaryDirectory() as place:
         binary.save(Path(place) / "mnist.x1")
         session = Session(Path(place) / "mnist.x1")

@@ -1,0 +1,248 @@
+"""ONNX and DSL give the same graphs and the same numbers as ONNX Runtime's float kernels."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from compiler import driver
+from compiler.errors import CompileError
+from compiler.frontend.load import load_model
+from compiler.ir.evaluate import outputs
+from compiler.ir.parser import parse_graph
+from compiler.ir.printer import print_graph
+from isa.diagnostics import UsageError
+from tests.networks import random_graph
+from tests.oracle import Nodes, ort, run
+
+random = np.random.default_rng(0)
+
+
+def constant(name: str, *shape: int) -> onnx.TensorProto:
+    return numpy_helper.from_array(random.standard_normal(shape).astype(np.float32), name)
+
+
+def save(folder: Path, nodes: list[onnx.NodeProto], constants: list[onnx.TensorProto], opset: int = 17,
+         shape: Any = (1, 3, 9, 11)) -> Path:  # fmt: skip
+    """A model file from x to y."""
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+        [helper.make_empty_tensor_value_info("y")],
+        constants,
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+    path = folder / "m.onnx"
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+def node(op: str, inputs: str, output: str, **attributes: Any) -> onnx.NodeProto:
+    return helper.make_node(op, inputs.split(), [output], name=f"{op}_{output}", **attributes)
+
+
+NETWORKS: dict[str, tuple[list[onnx.NodeProto], list[onnx.TensorProto], int]] = {
+    "conv with every attribute": (
+        [node("Conv", "x w b", "y", strides=[2, 1], pads=[1, 0, 2, 1], dilations=[1, 2])],
+        [constant("w", 5, 3, 3, 2), constant("b", 5)], 17),
+    "auto_pad same upper": ([node("Conv", "x w", "y", auto_pad="SAME_UPPER", strides=[2, 2])], [constant("w", 4, 3, 4, 3)], 17),
+    "auto_pad same lower": ([node("Conv", "x w", "y", auto_pad="SAME_LOWER")], [constant("w", 4, 3, 4, 2)], 17),
+    "batch norm folded": (
+        [node("Conv", "x w", "c"), node("BatchNormalization", "c g b m v", "n", epsilon=0.01), node("Relu", "n", "y")],
+        [constant("w", 4, 3, 3, 3), constant("g", 4), constant("b", 4), constant("m", 4),
+         numpy_helper.from_array(np.array([0.5, 1, 2, 0.1], np.float32), "v")], 17),
+    "clip as operands": ([node("Clip", "x lo hi", "y")], [numpy_helper.from_array(np.array(-0.5, np.float32), "lo"),
+                                                          numpy_helper.from_array(np.array(0.25, np.float32), "hi")], 17),
+    "clip as attributes": ([node("Clip", "x", "y", min=-0.25, max=0.5)], [], 9),
+    "ceil mode": ([node("MaxPool", "x", "y", kernel_shape=[2, 3], strides=[2, 2], ceil_mode=1)], [], 17),
+    "ceil mode with pads": ([node("MaxPool", "x", "y", kernel_shape=[3, 3], strides=[3, 2], pads=[1, 1, 1, 1], ceil_mode=1)], [], 17),
+    "average with pads": ([node("AveragePool", "x", "y", kernel_shape=[3, 2], pads=[1, 1, 1, 0])], [], 17),
+    "average counting pads": ([node("AveragePool", "x", "y", kernel_shape=[3, 2], pads=[1, 1, 1, 0], count_include_pad=1)], [], 17),
+    "gemm with alpha and beta": (
+        [node("Flatten", "x", "f"), node("Gemm", "f w c", "y", alpha=0.5, beta=2.0, transB=1)],
+        [constant("w", 7, 297), constant("c", 1, 7)], 17),
+    "matmul and add": ([node("Flatten", "x", "f"), node("MatMul", "f w", "m"), node("Add", "m c", "y")],
+                       [constant("w", 297, 4), constant("c", 4)], 17),
+    "residual": ([node("Conv", "x w", "c", pads=[1, 1, 1, 1]), node("Add", "c x", "s"), node("Relu", "s", "y")],
+                 [constant("w", 3, 3, 3, 3)], 17),
+    "bias as an addition": ([node("Conv", "x w", "c"), node("Add", "c b", "y")], [constant("w", 4, 3, 2, 2), constant("b", 1, 4, 1, 1)], 17),
+    "constant that broadcasts": ([node("Add", "x b", "y")], [constant("b", 3, 1, 11)], 17),
+    "weights that are computed": ([node("Transpose", "w", "t", perm=[1, 0, 2, 3]), node("Conv", "x t", "y")], [constant("w", 3, 4, 2, 2)], 17),
+    "reshape and squeeze": (
+        [node("Reshape", "x s", "r"), node("Unsqueeze", "r a", "u"), node("Squeeze", "u a", "q"),
+         node("Transpose", "q", "t", perm=[1, 0]), node("Softmax", "t", "y")],
+        [numpy_helper.from_array(np.array([0, -1]), "s"), numpy_helper.from_array(np.array([0]), "a")], 17),
+    "identity and dropout": ([node("Identity", "x", "i"), node("Dropout", "i", "d"), node("Relu", "d", "y")], [], 17),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_imported_network_computes_what_onnx_runtime_does(name: str, tmp_path: Path) -> None:
+    nodes, constants, opset = NETWORKS[name]
+    if name == "reshape and squeeze":
+        constants = [*constants]
+    path = save(
+        tmp_path, nodes, constants, opset, (3, 9, 11) if name == "reshape and squeeze" else (1, 3, 9, 11)
+    )
+    x = random.standard_normal((3, 9, 11) if name == "reshape and squeeze" else (1, 3, 9, 11)).astype(
+        np.float32
+    )
+    graph = load_model(path)
+    expected = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"]).run(None, {"x": x})[0]
+    for each in (graph, driver.prepare(graph)):
+        np.testing.assert_allclose(outputs(each, {"x": x})["y"], expected, rtol=2e-5, atol=2e-5)
+
+
+def test_open_dimensions_need_a_shape(tmp_path: Path) -> None:
+    path = save(tmp_path, [node("Relu", "x", "y")], [], shape=("N", 3, "H", 4))
+    with pytest.raises(UsageError) as refused:
+        load_model(path)
+    assert refused.value.diagnostics[0].remedy == "give them: --shape x=1,3,1,4"
+    assert load_model(path, {"x": [2, 3, 5, 4]}).outputs[0].shape == (2, 3, 5, 4)
+    with pytest.raises(UsageError):
+        load_model(path, {"x": [2, 4, 5, 4]})
+
+
+def test_every_malformed_file_is_refused_quickly(assets: Path, golden: Callable[[str, str], None]) -> None:
+    folder = assets / "tools" / "mutated"
+    lines: list[str] = []
+    for name in sorted(json.loads((folder / "manifest.json").read_text())):
+        start = time.process_time()
+        try:
+            driver.prepare(load_model(folder / name))
+            lines.append(f"{name}: accepted")
+        except CompileError as error:
+            lines += [f"{name}: {d.message}" for d in error.diagnostics]
+        assert time.process_time() - start < 5
+    text = "\n".join(lines) + "\n"
+    assert "control_valid.onnx: accepted" in text
+    assert text.count("accepted") == 1
+    golden("errors/malformed.txt", text)
+
+
+def test_external_data_is_read_from_the_models_folder_only(tmp_path: Path) -> None:
+    path = save(tmp_path, [node("Conv", "x w", "y")], [constant("w", 4, 3, 2, 2)])
+    model = onnx.ModelProto()
+    model.ParseFromString(path.read_bytes())
+    values = numpy_helper.to_array(model.graph.initializer[0]).tobytes()
+    (tmp_path / "w.bin").write_bytes(values)
+    (tmp_path.parent / "outside.bin").write_bytes(values)
+    for location, sound in (
+        ("w.bin", True),
+        ("../outside.bin", False),
+        (str(tmp_path.parent / "outside.bin"), False),
+    ):
+        tensor = model.graph.initializer[0]
+        tensor.ClearField("raw_data")
+        tensor.data_location = TensorProto.EXTERNAL
+        del tensor.external_data[:]
+        tensor.external_data.add(key="location", value=location)
+        path.write_bytes(model.SerializeToString())
+        if sound:
+            assert load_model(path).outputs[0].shape == (1, 4, 8, 10)
+        else:
+            with pytest.raises(CompileError, match="outside the model's folder"):
+                load_model(path)
+
+
+DSL = """\
+model branches
+weights "w.npz"
+input x: float32[2, 8, 6, 3]
+a = Conv2D(4, (3, 2), strides=2, padding="same", activation="relu")(x)
+b = Conv2D(4, 1, use_bias=false, name="side")(a)
+n = BatchNormalization(epsilon=0.01)(b)
+s = Add()([a, n])           # a residual
+p = AveragePooling2D(2, strides=1)(s)
+f = Flatten()(p)
+y = Dense(5, activation="softmax")(f)
+output y
+"""
+
+
+def test_dsl_means_what_the_same_onnx_does(tmp_path: Path) -> None:
+    """The same network by hand as ONNX, NCHW, with padding as TensorFlow counts it."""
+    w = {"conv2d/kernel": (3, 2, 3, 4), "conv2d/bias": (4,), "side/kernel": (1, 1, 4, 4), "dense/kernel": (24, 5),
+         "dense/bias": (5,)}  # fmt: skip
+    arrays = {k: random.standard_normal(v).astype(np.float32) for k, v in w.items()}
+    for kind in ("gamma", "beta", "moving_mean"):
+        arrays[f"batch_normalization/{kind}"] = random.standard_normal(4).astype(np.float32)
+    arrays["batch_normalization/moving_variance"] = random.uniform(0.5, 2, 4).astype(np.float32)
+    np.savez(tmp_path / "w.npz", **arrays)  # pyright: ignore[reportArgumentType]  (numpy's stub)
+    (tmp_path / "n.net").write_text(DSL)
+    graph = load_model(tmp_path / "n.net")
+    assert graph.name == "branches"
+    assert "n.net:4:5" in graph.nodes()[3].loc.describe()
+    x = random.standard_normal((2, 8, 6, 3)).astype(np.float32)
+    np.testing.assert_allclose(
+        outputs(driver.prepare(graph), {"x": x})["y"], _by_hand(arrays, x), rtol=1e-5, atol=1e-5
+    )
+
+
+def _by_hand(w: dict[str, np.ndarray], x: np.ndarray) -> Any:
+    norm = "batch_normalization/"
+    constants = {
+        "k": w["conv2d/kernel"].transpose(3, 2, 0, 1).copy(), "b": w["conv2d/bias"],
+        "k2": w["side/kernel"].transpose(3, 2, 0, 1).copy(), "g": w[f"{norm}gamma"], "o": w[f"{norm}beta"],
+        "m": w[f"{norm}moving_mean"], "v": w[f"{norm}moving_variance"], "d": w["dense/kernel"], "e": w["dense/bias"],
+        "s": np.array([2, -1]),
+    }  # fmt: skip
+    nodes: Nodes = [
+        ("Transpose", ["x"], "t", {"perm": [0, 3, 1, 2]}),
+        ("Conv", ["t", "k", "b"], "c", {"strides": [2, 2], "pads": [0, 0, 1, 0]}),
+        ("Relu", ["c"], "a", {}),
+        ("Conv", ["a", "k2"], "c2", {}),
+        ("BatchNormalization", ["c2", "g", "o", "m", "v"], "n", {"epsilon": 0.01}),
+        ("Add", ["a", "n"], "sum", {}),
+        ("AveragePool", ["sum"], "p", {"kernel_shape": [2, 2]}),
+        ("Transpose", ["p"], "q", {"perm": [0, 2, 3, 1]}),
+        ("Reshape", ["q", "s"], "f", {}),
+        ("Gemm", ["f", "d", "e"], "l", {}),
+        ("Softmax", ["l"], "y", {}),
+    ]
+    return run(nodes, {"x": x}, constants, "y")
+
+
+@pytest.mark.parametrize("seed", range(15))
+def test_parsing_undoes_printing_at_every_stage(seed: int) -> None:
+    from tests.networks import random_inputs
+
+    graph = random_graph(seed)
+    quantized = driver.quantize(driver.prepare(graph), random_inputs(graph, 1))
+    for each in (random_graph(seed), quantized, driver.lower(quantized)):
+        text = print_graph(each, blobs=True)
+        parsed = parse_graph(text)
+        assert parsed == each
+        assert print_graph(parsed, blobs=True) == text
+
+
+BAD_IR = {
+    "syntax": ('input : f32[1,2] name "x"', "input f32[1,2]"),
+    "operation": ("nn.clamp", "nn.clmp"),
+    "attribute": ("low=", "lo="),
+    "type": ("f32[1,3,4] name \"y\"", "f32[1,3,5] name \"y\""),
+    "stage": ("stage nn", "stage zz"),
+    "use": ("nn.clamp %0", "nn.clamp %7"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD_IR)
+def test_ir_text_that_is_wrong_is_refused_at_its_line(name: str) -> None:
+    text = ('graph "g" stage nn {\n  %0 = input : f32[1,3,4] name "x" loc()\n  %1 = nn.clamp %0 {low=0x0p+0, high=inf} '
+            ': f32[1,3,4] name "y" loc()\n  return %1 as "y"\n}\n').replace("f32[1,2]", "f32[1,3,4]")  # fmt: skip
+    good, bad = BAD_IR[name]
+    good = good.replace("f32[1,2]", "f32[1,3,4]")
+    assert good in text
+    text = text.replace("0x0p+0", "0x0.0p+0")
+    parse_graph(text)
+    with pytest.raises(CompileError):
+        parse_graph(text.replace(good, bad))

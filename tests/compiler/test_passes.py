@@ -1,0 +1,159 @@
+"""Each pass keeps what a graph computes, shows its change in a golden file, and leaves alone what it must."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from compiler import driver
+from compiler.ir.evaluate import outputs
+from compiler.ir.graph import Graph
+from compiler.ir.printer import print_graph
+from compiler.ir.types import DType
+from compiler.ir.verify import VerifyError, verify
+from compiler.ops.activation import Clamp
+from compiler.ops.add import Add
+from compiler.ops.batch_norm import BatchNorm
+from compiler.ops.conv2d import Conv2d
+from compiler.ops.gemm import Gemm
+from compiler.ops.max_pool import MaxPool
+from compiler.ops.shapes import Identity, Reshape, Transpose
+from compiler.passes.base import Pass, run_passes
+from compiler.passes.cancel_transposes import CancelTransposes
+from compiler.passes.eliminate_identity import EliminateIdentity
+from compiler.passes.fold_batch_norm import FoldBatchNorm
+from compiler.passes.fold_bias import FoldBias
+from compiler.passes.fold_constants import FoldConstants
+from compiler.passes.fuse_activation import FuseActivation
+from compiler.passes.permute_on_host import PermuteOnHost
+from compiler.passes.pipeline import PREPARE, TO_DEVICE
+from compiler.passes.to_device_layout import ToDeviceLayout
+from tests.networks import random_graph, random_inputs
+
+INFINITY = float("inf")
+
+
+def conv_graph() -> Graph:
+    """x -> conv -> (identity) -> batch norm -> clamp, and a second user of the convolution's twin."""
+    g = Graph("example")
+    x = g.input("x", DType.F32, (1, 2, 4, 4))
+    w, b = g.const(np.ones((3, 2, 1, 1), np.float32), "w"), g.const(np.zeros(3, np.float32), "b")
+    conv = g.add(Conv2d((1, 1), (0, 0, 0, 0), (1, 1), "NCHW"), (x, w, b), name="conv")
+    same = g.add(Identity(), (conv,), name="same")
+    gain, offset = g.const(np.full(3, 2, np.float32), "gain"), g.const(np.ones(3, np.float32), "offset")
+    norm = g.add(BatchNorm(1), (same, gain, offset), name="norm")
+    relu = g.add(Clamp(0.0, INFINITY), (norm,), name="relu")
+    row = g.const(
+        np.arange(3, dtype=np.float32).reshape(1, 3, 1, 1) * np.ones((1, 3, 4, 4), np.float32), "row"
+    )
+    other = g.add(Conv2d((1, 1), (0, 0, 0, 0), (1, 1), "NCHW"), (x, w, b), name="shared")
+    biased = g.add(Add(), (other, row), name="not folded: two users")
+    kept = g.add(Clamp(0.0, 6.0), (other,), name="not fused: two users")
+    folded = g.add(
+        Add(), (g.add(Conv2d((1, 1), (0, 0, 0, 0), (1, 1), "NCHW"), (x, w, b), name="c3"), row), name="biased"
+    )
+    pooled = g.add(MaxPool((2, 2), (2, 2), (0, 0, 0, 0), "NCHW"), (relu,), name="pool")
+    g.set_outputs([pooled, biased, kept, folded], ["pool", "biased", "kept", "folded"])
+    return g
+
+
+def gemm_graph() -> Graph:
+    """A flattened image into a matrix product, and constants that depend on nothing."""
+    g = Graph("gemm")
+    x = g.input("x", DType.F32, (1, 2, 2, 3))
+    turned = g.add(Transpose((0, 3, 1, 2)), (x,), name="turned")
+    flat = g.add(Reshape((1, 12)), (turned,), name="flat")
+    w = g.add(Transpose((1, 0)), (g.const(np.arange(24, dtype=np.float32).reshape(2, 12), "w"),), name="wt")
+    y = g.add(Gemm(), (flat, w, g.const(np.zeros(2, np.float32), "b")), name="y")
+    g.set_outputs([y], ["y"])
+    return g
+
+
+FLOAT_PASSES: list[Pass] = [
+    FoldConstants(),
+    EliminateIdentity(),
+    FoldBatchNorm(),
+    FoldBias(),
+    FuseActivation(),
+]
+DEVICE_PASSES: list[Pass] = [ToDeviceLayout(), CancelTransposes(), PermuteOnHost()]
+
+
+def readable(graph: Graph) -> str:
+    """The graph without what differs from machine to machine or is long."""
+    return re.sub(r" (q\(\[[^)]*\)|blob\(sha256:[0-9a-f]*\)|loc\(\))", "", print_graph(graph))
+
+
+@pytest.mark.parametrize("kind", ["conv", "gemm"])
+def test_passes_do_what_their_golden_file_shows(kind: str, golden: Callable[[str, str], None]) -> None:
+    graph = conv_graph() if kind == "conv" else gemm_graph()
+    parts = [f"// input\n{readable(graph)}"]
+    for each in FLOAT_PASSES:
+        graph = run_passes(graph, [each])
+        parts.append(f"// after {each.name}\n{readable(graph)}")
+    graph = driver.quantize(graph, random_inputs(graph, 1))
+    parts.append(f"// after quantize\n{readable(graph)}")
+    for each in DEVICE_PASSES:
+        graph = run_passes(graph, [each])
+        parts.append(f"// after {each.name}\n{readable(graph)}")
+    golden(f"passes/{kind}.x1ir", "\n".join(parts))
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_passes_keep_what_a_graph_computes(seed: int) -> None:
+    graph = random_graph(seed)
+    (inputs,) = random_inputs(graph, 1)
+    before = outputs(graph, inputs)["y"]
+    prepared = graph
+    for each in PREPARE:
+        prepared = run_passes(prepared, [each])
+        np.testing.assert_allclose(
+            outputs(prepared, inputs)["y"], before, rtol=1e-4, atol=1e-4, err_msg=each.name
+        )
+    quantized = driver.quantize(prepared, [inputs])
+    exact = outputs(quantized, inputs)["y"]
+    for each in TO_DEVICE:
+        quantized = run_passes(quantized, [each])
+        assert outputs(quantized, inputs)["y"].tobytes() == exact.tobytes(), each.name
+
+
+def test_verifier_objects_to_an_operation_of_another_stage() -> None:
+    graph = conv_graph()
+    graph.stage = "q"
+    with pytest.raises(VerifyError, match=r"nn\.conv2d does not belong to stage q"):
+        verify(graph)
+
+
+def test_verifier_objects_to_a_type_that_the_rule_does_not_give() -> None:
+    from dataclasses import replace
+
+    graph = conv_graph()
+    node = next(n for n in graph.nodes() if n.name == "relu")
+    node.type = replace(node.type, shape=(1, 3, 4, 5))
+    with pytest.raises(VerifyError, match="its rule gives"):
+        verify(graph)
+
+
+def test_verifier_objects_to_a_device_graph_in_another_layout() -> None:
+    graph = driver.quantize(driver.prepare(conv_graph()), random_inputs(conv_graph(), 1))
+    graph.stage = "device"
+    with pytest.raises(VerifyError, match="not in the device's layout"):
+        verify(graph)
+
+
+def test_a_graph_output_counts_as_a_use() -> None:
+    g = Graph("uses")
+    x = g.input("x", DType.F32, (1, 2))
+    w, b = g.const(np.ones((2, 2), np.float32)), g.const(np.zeros(2, np.float32))
+    y = g.add(Gemm(), (x, w, b))
+    z = g.add(Clamp(0.0, 1.0), (y,))
+    g.set_outputs([z], ["z"])
+    assert g.sole_user(y) is z
+    g.set_outputs([z, y], ["z", "y"])
+    assert g.sole_user(y) is None
+    twice = g.add(Add(), (z, z))
+    assert g.sole_user(z) is None
+    assert g.operands(twice) == (z, z)

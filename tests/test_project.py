@@ -1,0 +1,78 @@
+"""The rules of the repository: format, lint, types, imports, generated pages."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGES = {"isa": {"isa"}, "compiler": {"isa", "compiler"}, "runtime": {"isa", "runtime"},
+            "x1": {"isa", "compiler", "runtime", "x1"}}  # fmt: skip
+LIMIT = 500
+
+
+def tool(*command: str, folder: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", *command], cwd=folder, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_code_is_formatted(repository: Path) -> None:
+    tool("ruff", "format", "--check", ".", folder=repository)
+
+
+def test_code_is_lint_free(repository: Path) -> None:
+    tool("ruff", "check", ".", folder=repository)
+
+
+def test_code_is_typed(repository: Path) -> None:
+    tool("basedpyright", "--pythonpath", sys.executable, folder=repository)
+
+
+def imported(path: Path) -> set[str]:
+    """The first names of all modules that a file imports."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module.split(".")[0])
+    return found
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_packages_import_only_what_lies_below_them(package: str, repository: Path) -> None:
+    for path in (repository / package).rglob("*.py"):
+        assert imported(path) & set(PACKAGES) <= PACKAGES[package], path
+
+
+def test_no_module_has_grown_too_long(repository: Path) -> None:
+    """A little over the limit is allowed where one thing is described."""
+    for package in PACKAGES:
+        for path in (repository / package).rglob("*.py"):
+            assert len(path.read_text(encoding="utf-8").splitlines()) <= LIMIT * 1.4, path
+
+
+def test_the_manual_is_current(repository: Path) -> None:
+    from isa.manual import pages
+
+    for name, text in pages().items():
+        assert (repository / "docs" / "isa" / name).read_text(encoding="utf-8") == text, (
+            "python -m isa.manual docs/isa"
+        )
+
+
+def test_only_the_declarations_and_the_planner_name_instructions(repository: Path) -> None:
+    """The rest derives from the declarations: no file compares with a mnemonic, but for halt."""
+    from isa.spec import INSTRUCTIONS
+
+    for package in ("isa", "runtime", "x1"):
+        for path in (repository / package).rglob("*.py"):
+            if "instructions" in path.parts:
+                continue
+            words = {n.value for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Constant)}
+            assert words & set(INSTRUCTIONS) <= {"halt", "fence"}, path

@@ -1,0 +1,6 @@
+"""`python -m x1` is the command line."""
+
+from x1.cli.main import entry
+
+if __name__ == "__main__":
+    entry()
