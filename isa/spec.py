@@ -153,7 +153,10 @@ class MachineState(Protocol):
     """What an instruction may touch while it executes."""
 
     target: Target
-    accumulator_overflow: bool
+
+    def accumulators_overflow(self) -> None:
+        """Note that a sum leaves int32; called before the instruction writes, and may trap."""
+        ...
 
     def read(self, access: Access, dtype: np.dtype[Any]) -> NDArray[Any]:
         """The elements of the access, shaped as its dims; a view, not to be written."""

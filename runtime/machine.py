@@ -67,6 +67,12 @@ class Machine:
         """Output bytes of a DRAM region, as a copy."""
         return self.dram[region].bytes[offset : offset + size].copy()
 
+    def accumulators_overflow(self) -> None:
+        """Set the sticky flag; trap if that was asked for."""
+        self.accumulator_overflow = True
+        if self.trap_on_overflow:
+            raise TrapError(Trap.ACC_OVF, "acc", "a sum leaves the range of int32")
+
     def read(self, access: Access, dtype: np.dtype[Any]) -> NDArray[Any]:
         """The elements of an access, as a view that must not be written."""
         return self._memory(access).read(access, dtype)
@@ -87,8 +93,6 @@ class Machine:
         try:
             self._require_legal(instr)
             instr.execute(self)
-            if self.accumulator_overflow and self.trap_on_overflow:
-                raise TrapError(Trap.ACC_OVF, "acc", "an accumulator left the range of int32")
         except TrapError as error:
             raise trap_at(self.program, self.pc, error) from None
         self.halted = instr.mnemonic == "halt"

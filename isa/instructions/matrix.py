@@ -56,18 +56,19 @@ def _store(
 ) -> None:
     """Write (or add) a (rows, channels) sum into the accumulators, wrapping to int32."""
     shape = tuple(n for n, _ in rows)
+    parts: list[NDArray[Any]] = []
     for channels, access in targets:
         lanes = access.dims[-1][0] // 4
-        part = total[:, channels].reshape(*shape, -1, lanes)
-        part = np.moveaxis(part, -2, 0)
+        part = np.moveaxis(total[:, channels].reshape(*shape, -1, lanes), -2, 0)
         if accumulate or depth > SAFE_DEPTH or total.dtype != np.int32:
-            exact = part.astype(np.int64)
+            part = part.astype(np.int64)
             if accumulate:
-                exact += m.read(access, WORD)
-            if exact.size and (exact.max() > INT32_MAX or exact.min() < INT32_MIN):
-                m.accumulator_overflow = True
-            part = exact.astype(np.int32)
-        m.write(access, part, WORD)
+                part += m.read(access, WORD)
+            if part.max() > INT32_MAX or part.min() < INT32_MIN:
+                m.accumulators_overflow()
+        parts.append(part)
+    for part, (_, access) in zip(parts, targets, strict=True):
+        m.write(access, part.astype(np.int32), WORD)
 
 
 @instruction("conv", opcode=0x62, engine=Engine.MX)

@@ -1,0 +1,131 @@
+"""The machine: traps with their place, poison, overflow, the debug map; sessions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from isa.assembler import assemble
+from isa.diagnostics import UsageError
+from isa.instructions.matrix import Gemm
+from isa.instructions.records import REQUANT_RECORD, QuantRecord
+from isa.instructions.vector import Requantize, Softmax
+from isa.instructions.vector_elementwise import Elementwise, VectorElementwise
+from isa.program import Program
+from isa.spec import Instruction, Space
+from isa.target import load_target
+from runtime import Machine, MachineTrap, Session
+from tests.bench import Bench
+
+
+def program(body: str) -> Program:
+    return assemble(".target tiny8\n.region 1 64\n.region 2 64\n.region 3 64\n" + body).program
+
+
+def trapped(run: Callable[[], object]) -> MachineTrap:
+    with pytest.raises(MachineTrap) as caught:
+        run()
+    return caught.value
+
+
+def test_a_trap_names_instruction_engine_operand_address_and_node(golden: Callable[[str, str], None]) -> None:
+    text = '.op 4 "conv1" "relu1"\nldf spm 0, n=8, fill=1\nvmov 64 <- 0, n=12\nhalt'
+    trap = trapped(Machine(program(text), poison=True).run)
+    record = trap.record
+    assert (record.code, record.pc, record.engine, record.operand, record.address) == (
+        "UNINIT_READ", 1, "VX", "src", 8)  # fmt: skip
+    assert record.nodes == ("conv1", "relu1")
+    assert trap.exit_code == 6
+    golden("errors/trap.txt", str(trap) + "\n")
+
+
+def test_without_poison_undefined_bytes_are_the_same_on_every_run() -> None:
+    machine = Machine(program("vmov 64 <- 0, n=8\nst spm 64, R1, n=8\nhalt"))
+    runs: set[bytes] = set()
+    for _ in range(2):
+        machine.reset()
+        machine.run()
+        runs.add(machine.fetch(1, 0, 8).tobytes())
+    assert runs == {bytes([0xA5] * 8)}
+
+
+@pytest.mark.parametrize(
+    ("instr", "code"),
+    [
+        (Gemm(a=(1 << 23) - 1, k=2), "SPM_RANGE"),
+        (Gemm(acc=(1 << 14) - 1), "ACC_RANGE"),
+        (Requantize(prm=(1 << 16) - 1, hi=1), "PRM_RANGE"),
+        (Gemm(waits=(31,)), "LIMIT"),
+    ],
+)
+def test_illegal_instructions_trap_before_they_write(instr: Instruction, code: str) -> None:
+    target = load_target("edge64", ["ctl.sems=16"])
+    bench = Bench(instr, target=target)
+    before = {space: memory.bytes.copy() for space, memory in bench.machine.chip.items()}
+    assert trapped(bench.run).record.code == code
+    for space, memory in bench.machine.chip.items():
+        np.testing.assert_array_equal(memory.bytes, before[space])
+
+
+@pytest.mark.parametrize("scale", [np.nan, np.inf, -1.0, -0.0])
+def test_multipliers_that_are_no_scale_trap(scale: float) -> None:
+    records = np.array([(0, scale)], REQUANT_RECORD)
+    bench = Bench(Requantize(hi=1)).put(Space.PRM, 0, records).put(Space.ACC, 0, bytes(4))
+    assert trapped(bench.run).record.code == "FP_INVALID"
+
+
+def test_a_divisor_of_zero_and_a_table_without_end_trap() -> None:
+    record = QuantRecord((np.float32(1), np.float32(1), np.float32(0)))
+    bench = Bench(VectorElementwise(fn=Elementwise.FADD, b=8, out=16)).put(Space.PRM, 0, record.pack())
+    assert trapped(bench.run).record.code == "FP_INVALID"
+    softmax = Bench(Softmax(out=64, prm=128)).put(Space.PRM, 0, bytes(1024))
+    assert trapped(softmax.run).record.code == "FP_INVALID"
+
+
+def test_accumulators_wrap_and_the_flag_says_so() -> None:
+    instr = Gemm(a=0, b=64, k=1, n=1, accum=1)
+    bench = (
+        Bench(instr).put(Space.SPM, 0, np.array([127], np.int8)).put(Space.SPM, 64, np.array([127], np.int8))
+    )
+    bench.put(Space.ACC, 0, np.array([2**31 - 1], np.int32)).run()
+    assert bench.machine.accumulator_overflow
+    assert bench.get(Space.ACC, 0, (1,), np.int32)[0] == -(2**31) + 127 * 127 - 1
+    strict = Machine(bench.machine.program, trap_on_overflow=True)
+    strict.chip[Space.SPM].preload(bytes([127]), 0)
+    strict.chip[Space.SPM].preload(bytes([127]), 64)
+    strict.chip[Space.ACC].preload(np.array([2**31 - 1], np.int32).tobytes(), 0)
+    trap = trapped(strict.run)
+    assert trap.record.code == "ACC_OVF"
+    assert strict.chip[Space.ACC].bytes[:4].view(np.int32)[0] == 2**31 - 1, "nothing has been written"
+
+
+def test_a_stream_without_halt_traps() -> None:
+    assert trapped(Machine(program("nop")).run).record.code == "NO_HALT"
+
+
+def test_an_interrupted_stream_traps_at_a_halt_in_its_middle() -> None:
+    assert trapped(Machine(program("halt\nnop\nhalt")).run).record.code == "NO_HALT"
+
+
+def test_regions_that_are_read_only_cannot_be_stored_to() -> None:
+    stored = Program(
+        load_target("tiny8"), (assemble(".region 3 8\nst spm 0, R3, n=8\nhalt").program.instructions)
+    )
+    assert trapped(Machine(stored).run).record.code == "DRAM_RANGE"
+
+
+def test_session_speaks_like_onnx_runtimes() -> None:
+    text = (".tensor in a float32 [1,2,3] R2 perm=[0,2,1] scale=0.5 zp=3\n.tensor out b float32 [1,2,3] R3 perm=[0,2,1] "
+            "scale=0.5 zp=3\nld spm 0, R2, n=6 signal(0)\nst spm 0, R3, n=6 wait(0)\nhalt")  # fmt: skip
+    session = Session(program(text))
+    (given,) = session.get_inputs()
+    assert (given.name, given.type, given.shape) == ("a", "tensor(float)", [1, 2, 3])
+    x = np.arange(6, dtype=np.float32).reshape(1, 2, 3)
+    (y,) = session.run(["b"], {"a": x})
+    np.testing.assert_array_equal(y, x)
+    with pytest.raises(UsageError, match="did you mean 'b'"):
+        session.run(["bb"], {"a": x})
+    with pytest.raises(UsageError, match="NaN"):
+        session.run(None, {"a": x * np.nan})
