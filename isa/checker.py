@@ -16,7 +16,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from isa.assembly_text import format_instruction
+from isa.assembly.text import format_instruction
 from isa.footprint import box
 from isa.program import Program
 from isa.spec import Access, Engine, Instruction, Space, Trap

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
-from isa.assembly_text import format_instruction
+from isa.assembly.text import format_instruction
 from isa.diagnostics import Diagnostic, ExitCode, X1Error
 from isa.locations import NodeLoc
 from isa.program import Program

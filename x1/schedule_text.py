@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from compiler import driver
 from compiler.schedule.tiles import TileOp
-from isa.assembly_text import format_instruction
+from isa.assembly.text import format_instruction
 from isa.target import Target
 from x1.api import Model
 

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import pytest
 from hypothesis import given, settings
 
-from isa.assembler import assemble, read_instruction
-from isa.assembly_text import format_instruction
+from isa.assembly.assembler import assemble, read_instruction
+from isa.assembly.text import format_instruction
 from isa.diagnostics import AssemblyError
 from isa.encoding import decode_all
 from isa.instructions.dma import Load, OnChip
@@ -114,7 +114,7 @@ def test_illegal_instructions_are_reported_at_their_line(golden: Callable[[str, 
 
 
 def test_text_alone_gives_the_words_of_a_program_back() -> None:
-    from isa.disassembler import disassemble
+    from isa.assembly.disassembler import disassemble
     from isa.encoding import encode_all
 
     program = assemble(

@@ -9,7 +9,7 @@ from functools import cache
 import numpy as np
 import pytest
 
-from isa.assembler import assemble
+from isa.assembly.assembler import assemble
 from isa.checker import check
 from isa.program import Program
 from isa.spec import Engine, Instruction

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from isa.assembler import assemble
+from isa.assembly.assembler import assemble
+from isa.assembly.disassembler import binary_of, disassemble
 from isa.container import load, save
 from isa.diagnostics import BinaryError
-from isa.disassembler import binary_of, disassemble
 from isa.plain import PlainError, parse_json
 from tests.networks import compiled_and_verified, random_graph
 

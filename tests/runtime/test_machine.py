@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from isa.assembler import assemble
+from isa.assembly.assembler import assemble
 from isa.diagnostics import UsageError
 from isa.instructions.matrix import Gemm
 from isa.instructions.records import REQUANT_RECORD, QuantRecord

@@ -8,10 +8,10 @@ from typing import Final
 
 import click
 
-from isa.assembler import assemble
+from isa.assembly.assembler import assemble
+from isa.assembly.disassembler import binary_of
 from isa.container import load
 from isa.diagnostics import AssemblyError, Diagnostic
-from isa.disassembler import binary_of
 from isa.locations import FileLoc
 from x1.cli.outcome import Outcome, json_option, reported, say
 from x1.files import read_file, write_atomic

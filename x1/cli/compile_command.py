@@ -11,8 +11,8 @@ from compiler.ir.graph import Graph
 from compiler.ir.printer import print_graph
 from compiler.passes.base import PassLog, StopHere
 from compiler.passes.pipeline import PASS_NAMES
+from isa.assembly.disassembler import disassemble
 from isa.diagnostics import Diagnostic, UsageError, did_you_mean
-from isa.disassembler import disassemble
 from isa.target import load_target
 from x1 import api
 from x1.cli.options import calibration_options, opt_level, parse_shapes, random_warning, target_options

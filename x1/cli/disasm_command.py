@@ -7,7 +7,7 @@ from typing import Final
 
 import click
 
-from isa.disassembler import disassemble
+from isa.assembly.disassembler import disassemble
 from x1.api import Binary
 from x1.cli.outcome import Outcome, json_option, reported, say
 from x1.files import write_atomic

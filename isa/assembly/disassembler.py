@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Final, cast
 
-from isa.assembler import Assembled
-from isa.assembly_text import format_instruction
+from isa.assembly.assembler import Assembled
+from isa.assembly.text import format_instruction
 from isa.container import TEXT, assemble_sections, program_sections, save
 from isa.diagnostics import AssemblyError, Diagnostic
 from isa.locations import FileLoc

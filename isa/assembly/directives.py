@@ -1,0 +1,256 @@
+"""The directives of assembly: each acts on what the file has said so far."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from typing import Final, cast
+
+import numpy as np
+from lark import Token, Tree
+
+from isa.assembly.state import (
+    DATA_REGION,
+    REGION_SHIFT,
+    SIZED_REGIONS,
+    TEXT_SECTION,
+    Assembly,
+    Mistake,
+    data_section,
+    define,
+    evaluate,
+)
+from isa.parsing import Parsed as Node
+from isa.program import Interface, OpRow, Symbol, float_bits, volume
+from isa.spec import Engine, Space
+from isa.target import load_target
+from isa.versions import ISA_VERSION
+
+MAX_DATA: Final = 1 << 32
+_FLOAT_WORDS: Final = {"inf": float("inf"), "nan": float("nan")}
+
+
+def _tokens(tree: Node) -> list[Token]:
+    return [c for c in tree.children if isinstance(c, Token)]
+
+
+def _strings(tree: Node) -> list[str]:
+    return [str(t)[1:-1] for t in _tokens(tree) if t.type == "STRING"]
+
+
+def _isa(state: Assembly, tree: Node) -> None:
+    name, version = _tokens(tree)
+    if (name, version) != ("x1", ISA_VERSION):
+        raise Mistake(f"the text is for {name} {version}", tree, allowed=f"x1 {ISA_VERSION}")
+    del state
+
+
+def _target(state: Assembly, tree: Node) -> None:
+    state.target = load_target(str(tree.children[0]), _strings(tree))
+
+
+def _core(state: Assembly, tree: Node) -> None:
+    if evaluate(state, tree.children[0]) != 0:
+        raise Mistake("there is one core", tree, allowed="0")
+
+
+def _equ(state: Assembly, tree: Node) -> None:
+    define(state, cast("Token", tree.children[0]), evaluate(state, tree.children[1]))
+
+
+def _buf(state: Assembly, tree: Node) -> None:
+    name, space = cast("Token", tree.children[0]), cast("Token", tree.children[1])
+    spaces = [s.name.lower() for s in (Space.SPM, Space.ACC, Space.PRM)]
+    if space not in spaces:
+        raise Mistake(f"'{space}' is no memory on the chip", space, allowed=", ".join(spaces))
+    value, size = (evaluate(state, c) for c in tree.children[2:])
+    define(state, name, value)
+    if space == "spm":
+        state.listed.append(Symbol(str(name), "", value, size))
+
+
+def _sems(state: Assembly, tree: Node) -> None:
+    engines = [e.name for e in Engine]
+    for sem in cast("list[Node]", tree.children):
+        name, *ends = _tokens(sem)
+        for end in ends:
+            if end not in engines:
+                raise Mistake(f"'{end}' is no engine", end, allowed=", ".join(engines))
+        if name in state.semaphores:
+            raise Mistake(f"the semaphore '{name}' is declared twice", name)
+        state.semaphores[str(name)] = len(state.semaphores)
+
+
+def _region(state: Assembly, tree: Node) -> None:
+    number, size = (evaluate(state, c) for c in tree.children)
+    if number not in SIZED_REGIONS:
+        raise Mistake(
+            f"the size of region {number} is not declared", tree, allowed="1 (arena), 2 (input), 3 (output)"
+        )
+    if not 0 <= size <= MAX_DATA:
+        raise Mistake(f"the size {size} is outside 0..{MAX_DATA}", tree)
+    state.sizes[number] = size
+
+
+def _op(state: Assembly, tree: Node) -> None:
+    number = evaluate(state, tree.children[0])
+    names = tuple(_strings(tree))
+    if number not in state.ops:
+        state.ops[number] = OpRow(number, names[0] if names else f"op{number}", names, (), (), ())
+    state.current_op = number
+
+
+def _section(state: Assembly, tree: Node) -> None:
+    state.section = str(tree.children[0])
+
+
+def _incbin(state: Assembly, tree: Node) -> None:
+    name = _strings(tree)[0]
+    path = state.folder / name
+    inside = state.folder.resolve()
+    if not path.resolve().is_relative_to(inside):
+        raise Mistake(f"'{name}' lies outside the folder of the text", tree)
+    if not path.is_file():
+        raise Mistake(f"there is no file '{name}'", tree)
+    if path.stat().st_size > MAX_DATA:
+        raise Mistake(f"'{name}' is too large", tree, allowed=f"at most {MAX_DATA} bytes")
+    content = path.read_bytes()
+    if state.section in DATA_REGION:
+        data_section(state, tree).extend(content)
+    elif state.section == TEXT_SECTION:
+        raise Mistake(
+            "'.incbin' in .text is not allowed",
+            tree,
+            remedy="write instructions, or name a section with .section",
+        )
+    else:
+        state.raw[state.section] = content
+
+
+def _align(state: Assembly, tree: Node) -> None:
+    unit = evaluate(state, tree.children[0])
+    if not 1 <= unit <= 4096:
+        raise Mistake(f"the alignment {unit} is outside 1..4096", tree)
+    data = data_section(state, tree)
+    data.extend(bytes(-len(data) % unit))
+
+
+def _byte(state: Assembly, tree: Node) -> None:
+    for child in tree.children:
+        value = evaluate(state, child)
+        if not -128 <= value <= 255:
+            raise Mistake(f"{value} is no byte", cast("Node", child), allowed="-128..255")
+        data_section(state, tree).append(value & 0xFF)
+
+
+def _int(state: Assembly, tree: Node) -> None:
+    for child in tree.children:
+        data_section(state, tree).extend(_int32(state, child))
+
+
+def _int32(state: Assembly, node: Node | Token) -> bytes:
+    value = evaluate(state, node)
+    if not -(1 << 31) <= value < 1 << 31:
+        raise Mistake(f"{value} is no int32", node)
+    return struct.pack("<i", value)
+
+
+def _float(state: Assembly, node: Node | Token) -> float:
+    assert isinstance(node, Tree)
+    *sign, token = _tokens(node)
+    text = str(token)
+    if token.type == "NAME":
+        if text not in _FLOAT_WORDS:
+            raise Mistake(f"'{text}' is no number", token, allowed="a decimal or hexadecimal float")
+        value = _FLOAT_WORDS[text]
+    else:
+        value = float.fromhex(text) if text.startswith("0x") else float(text)
+    del state
+    return -value if sign else value
+
+
+def _float_data(state: Assembly, tree: Node) -> None:
+    for child in tree.children:
+        data_section(state, tree).extend(np.float32(_float(state, child)).tobytes())
+
+
+def _record(state: Assembly, tree: Node) -> None:
+    bias, scale = tree.children
+    data_section(state, tree).extend(_int32(state, bias) + np.float32(_float(state, scale)).tobytes())
+
+
+def _tensor(state: Assembly, tree: Node) -> None:
+    direction, name, dtype = _tokens(tree)[:3]
+    rest = [c for c in tree.children if isinstance(c, Tree)]
+    if direction not in ("in", "out"):
+        raise Mistake(f"'{direction}' is no direction", direction, allowed="in, out")
+    shape = tuple(evaluate(state, c) for c in rest[0].children)
+    region, offset = divmod(evaluate(state, rest[1]), 1 << REGION_SHIFT)
+    options = _options(state, rest[2:])
+    perm = options.get("perm", tuple(range(len(shape))))
+    scale, zero = options.get("scale"), options.get("zp", 0.0)
+    if not isinstance(perm, tuple) or sorted(perm) != list(range(len(shape))):
+        raise Mistake("perm is no permutation of the dimensions", tree)
+    if isinstance(scale, tuple) or isinstance(zero, tuple) or not shape or min(shape) < 1:
+        raise Mistake("the tensor has no such shape, scale or zero point", tree)
+    permuted = [shape[p] for p in perm]
+    device = tuple([1] * (4 - len(permuted)) + permuted)
+    if len(device) != 4:
+        raise Mistake(f"the tensor has {len(shape)} dimensions", tree, allowed="at most 4")
+    device_dtype = "int8" if scale is not None else str(dtype)
+    element = 4 if device_dtype == "int32" else 1
+    if dtype == "float32" and scale is None:
+        raise Mistake("a float32 tensor needs scale= and zp=", tree)
+    plain = str(name)[1:-1] if name.type == "STRING" else str(name)
+    state.tensors.append(
+        (
+            str(direction),
+            Interface(
+                plain,
+                str(dtype),
+                shape,
+                device_dtype,
+                device,
+                perm,
+                device[3] * element,
+                None if scale is None else float_bits(scale),
+                int(zero),
+                region,
+                offset,
+                volume(device) * element,
+            ),
+        )
+    )
+
+
+def _options(state: Assembly, nodes: list[Node]) -> dict[str, float | tuple[int, ...]]:
+    found: dict[str, float | tuple[int, ...]] = {}
+    for node in nodes:
+        name, value = cast("Token", node.children[0]), cast("Node", node.children[1])
+        if name not in ("perm", "scale", "zp"):
+            raise Mistake(f"a tensor has no option '{name}'", name, allowed="perm, scale, zp")
+        if value.data == "shape":
+            found[str(name)] = tuple(evaluate(state, c) for c in value.children)
+        else:
+            found[str(name)] = _float(state, value)
+    return found
+
+
+DIRECTIVES: Final[dict[str, Callable[[Assembly, Node], None]]] = {
+    "isa": _isa,
+    "target": _target,
+    "core": _core,
+    "equ": _equ,
+    "buf": _buf,
+    "sems": _sems,
+    "region": _region,
+    "op": _op,
+    "section": _section,
+    "incbin": _incbin,
+    "align": _align,
+    "byte": _byte,
+    "int": _int,
+    "float_data": _float_data,
+    "record": _record,
+    "tensor": _tensor,
+}
