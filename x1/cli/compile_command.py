@@ -13,7 +13,7 @@ from compiler.passes.base import PassLog, StopHere
 from compiler.passes.pipeline import PASS_NAMES
 from isa.assembly.disassembler import disassemble
 from isa.diagnostics import Diagnostic, UsageError, did_you_mean
-from isa.target import load_target
+from isa.target import Target, load_target
 from x1 import api
 from x1.cli.options import calibration_options, opt_level, parse_shapes, random_warning, target_options
 from x1.cli.outcome import Outcome, json_option, reported, say
@@ -63,17 +63,22 @@ def command(
     warnings = random_warning(calibrate)
     machine = load_target(target, overrides)
     log = _log(print_after, stop_after, dump_dir)
+    given = parse_shapes(shapes)
     try:
-        network = api.load_network(model, parse_shapes(shapes), log)
-        if emit == "nn":
-            return _text(print_graph(network.float_graph or network.integers(), blobs=True), output, warnings)
-        if calibrate is not None:
-            network = api.quantize(network, calibrate, method=method, log=log)
-        if emit == "q":
-            return _text(print_graph(network.integers(), blobs=True), output, warnings)
-        if emit == "schedule":
-            return _text(schedule_text(network, machine), output, warnings)
-        binary = api.compile(network, machine, opt_level=int(opt_level), method=method, log=log)
+        if emit in ("nn", "q", "schedule"):
+            network = api.load_network(model, given, log)
+            if calibrate is not None and emit != "nn":
+                network = api.quantize(network, calibrate, method=method, log=log)
+            return _text(_form(network, emit, machine), output, warnings)
+        binary = api.compile(
+            model,
+            machine,
+            calibrate=calibrate,
+            method=method,
+            opt_level=int(opt_level),
+            shapes=given,
+            log=log,
+        )
     except StopHere as stopped:
         return _text(print_graph(stopped.graph, blobs=True), output, warnings)
     if emit == "asm":
@@ -83,6 +88,13 @@ def command(
     if not as_json:
         _report(binary, place)
     return Outcome({"output": place, **binary.summary()}, diagnostics=warnings)
+
+
+def _form(network: api.Model, emit: str, machine: Target) -> str:
+    """The network in one of the forms that are text."""
+    if emit == "nn":
+        return print_graph(network.float_graph or network.integers(), blobs=True)
+    return print_graph(network.integers(), blobs=True) if emit == "q" else schedule_text(network, machine)
 
 
 def _text(text: str, output: str | None, warnings: list[Diagnostic]) -> Outcome:
