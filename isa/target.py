@@ -19,6 +19,7 @@ from typing import Any, Final, cast
 
 from isa.diagnostics import Diagnostic, Findings, TargetError, did_you_mean
 from isa.locations import FileLoc, Loc
+from isa.paths import is_file
 from isa.versions import ISA_VERSION
 
 EXTENSIONS: Final = {
@@ -233,7 +234,7 @@ def _read(name_or_path: str) -> tuple[dict[str, object], Loc]:
     if name_or_path.endswith(".toml"):
         path = Path(name_or_path)
         loc = FileLoc(name_or_path)
-        if not path.is_file():
+        if not is_file(path):
             raise _error(
                 "target.missing",
                 "no such target file",

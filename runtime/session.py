@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from isa.container import load
 from isa.diagnostics import Diagnostic, UsageError, did_you_mean
+from isa.paths import is_file
 from isa.program import Interface, Program
 from isa.target import Target, capability_shortfalls
 from runtime.capture import TensorCapture
@@ -134,7 +135,7 @@ def _load(binary: str | Path | bytes) -> Program:
     if isinstance(binary, bytes):
         return load(binary)
     path = Path(binary)
-    if not path.is_file():
+    if not is_file(path):
         raise UsageError(Diagnostic("file.missing", f"there is no file '{binary}'"))
     if path.stat().st_size > MAX_BINARY:
         raise UsageError(Diagnostic("file.size", f"'{binary}' is too large", allowed=f"{MAX_BINARY} bytes"))

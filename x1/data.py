@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isa.diagnostics import Diagnostic, UsageError, did_you_mean
+from isa.paths import is_file
 
 LABELS: Final = "labels"
 INPUTS: Final = "inputs"
@@ -62,7 +63,7 @@ def members(path: Path) -> dict[str, Member]:
     Raises:
         UsageError: no such file, or not such a file.
     """
-    if not path.is_file():
+    if not is_file(path):
         _fail("file.missing", f"there is no file '{path}'")
     if path.suffix == ".npy":
         names = [""]
@@ -78,6 +79,7 @@ def members(path: Path) -> dict[str, Member]:
     for name in names:
         with _opened(path, name) as file:
             found[name] = Member(path, name, *_header(file, path))
+        _require_bytes(found[name])
     return found
 
 
@@ -235,6 +237,20 @@ def _header(file: IO[bytes], path: Path) -> tuple[tuple[int, ...], np.dtype[Any]
     if dtype.hasobject or dtype.names is not None:
         _fail("data.format", f"'{path}' holds {dtype}, not numbers")
     return shape, dtype
+
+
+def _require_bytes(member: Member) -> None:
+    """The file must hold what its header declares, before anything is allocated."""
+    declared = math.prod(member.shape) * member.dtype.itemsize
+    if member.name:
+        with zipfile.ZipFile(member.path) as archive:
+            held = archive.getinfo(f"{member.name}.npy").file_size
+    else:
+        held = member.path.stat().st_size
+    if any(d < 0 for d in member.shape) or declared > held:
+        _fail(
+            "data.format", f"'{member.path}' declares the shape {list(member.shape)} and holds {held} bytes"
+        )
 
 
 def _exactly(file: IO[bytes], size: int, path: Path) -> bytes:

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from compiler.ir.evaluate import outputs
 from compiler.ir.types import Quant
-from compiler.quantize.calibrate import constant_parameters
 from isa.diagnostics import Diagnostic, UsageError
 from isa.program import Program, bits_float
 from x1.api import Binary, Model, with_scheme
@@ -103,4 +102,4 @@ def scheme_of(model: Model, program: Program) -> dict[str, Quant]:
                 allowed="a binary of this model",
             )
         )
-    return given | constant_parameters(model.float_graph)
+    return given

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable
+import zipfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from isa.diagnostics import Diagnostic, UsageError
+from isa.paths import is_file
 
 
 def write_atomic(path: str | Path, content: bytes | str) -> None:
@@ -46,6 +51,32 @@ def write_with(path: str | Path, write: Callable[[IO[bytes]], object]) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def write_arrays(path: str | Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Write an .npz file; any name is allowed, and the same arrays give the same bytes."""
+
+    def write(file: IO[bytes]) -> None:
+        with zipfile.ZipFile(file, "w") as archive:
+            for name, values in arrays.items():
+                with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as member:
+                    np.lib.format.write_array(member, np.ascontiguousarray(values), allow_pickle=False)
+
+    write_with(path, write)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder where there is none.
+
+    Raises:
+        UsageError: it cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(
+            Diagnostic("file.write", f"cannot make the folder '{path}': {error.strerror}")
+        ) from None
+
+
 def read_file(path: str | Path) -> bytes:
     """The bytes of a file that the user named.
 
@@ -53,6 +84,6 @@ def read_file(path: str | Path) -> bytes:
         UsageError: there is no such file.
     """
     place = Path(path)
-    if not place.is_file():
+    if not is_file(place):
         raise UsageError(Diagnostic("file.missing", f"there is no file '{path}'"))
     return place.read_bytes()

@@ -26,6 +26,7 @@ from compiler.ir.types import DType
 from isa.diagnostics import Diagnostic, did_you_mean
 from isa.locations import FileLoc
 from isa.parsing import Parsed, SyntaxProblem, grammar, parse
+from isa.paths import is_file, resolved
 
 MAX_TEXT: Final = 1 << 20
 MAX_ELEMENTS: Final = 1 << 31
@@ -152,10 +153,10 @@ class _Reader:
     def _weights(self, statement: Parsed) -> None:
         token = cast("Token", statement.children[0])
         folder = self.path.resolve().parent
-        place = (folder / str(token)[1:-1]).resolve()
-        if not place.is_relative_to(folder):
+        place = resolved(folder / str(token)[1:-1])
+        if place is None or not place.is_relative_to(folder):
             self._fail(token, "dsl.weights", f"{token} lies outside the folder of the network")
-        if not place.is_file():
+        if not is_file(place):
             self._fail(token, "dsl.weights", f"there is no file {token}")
         try:
             self.weights = _Weights(place)

@@ -26,10 +26,12 @@ from compiler.ir.op import ShapeError
 from compiler.ir.types import DType
 from isa.diagnostics import Diagnostic, Findings, UsageError, did_you_mean
 from isa.locations import FileLoc, Loc, NodeLoc
+from isa.paths import is_file, resolved
 
 MAX_FILE: Final = (1 << 31) - 1
 MAX_ELEMENTS: Final = 1 << 31
 MAX_RANK: Final = 8
+MAX_VALUE_RANK: Final = 4
 DEFAULT_DOMAINS: Final = ("", "ai.onnx")
 
 
@@ -165,7 +167,8 @@ class _Importer:
             )
             return None
         try:
-            return np.ascontiguousarray(numpy_helper.to_array(tensor))
+            values = np.ascontiguousarray(numpy_helper.to_array(tensor))
+            return values.astype(np.uint8) if values.dtype == np.bool_ else values
         except (ValueError, TypeError):
             self.findings.add(
                 "model.data", f"{what} of shape {list(shape)} holds another number of values", self.file
@@ -182,8 +185,8 @@ class _Importer:
         """Data beside the model: only a plain file inside its folder."""
         entries = {e.key: e.value for e in tensor.external_data}
         folder, name = self.path.resolve().parent, entries.get("location", "")
-        place = (folder / name).resolve()
-        if not name or not place.is_relative_to(folder):
+        place = resolved(folder / name)
+        if not name or place is None or not place.is_relative_to(folder):
             self.findings.add(
                 "model.external",
                 f"{what} is external data at '{name}', outside the model's folder",
@@ -193,7 +196,7 @@ class _Importer:
             return None
         size = math.prod(shape) * dtype.itemsize
         offset = entries.get("offset", "0")
-        if not offset.isdigit() or not place.is_file() or place.stat().st_size < int(offset) + size:
+        if not offset.isdigit() or not is_file(place) or place.stat().st_size < int(offset) + size:
             self.findings.add(
                 "model.external", f"{what}: '{name}' does not hold {size} bytes at {offset}", self.file
             )
@@ -217,7 +220,9 @@ class _Importer:
                     )
                 )
         for value in self.proto.graph.input:
-            if value.name not in initialized:
+            if not value.name:
+                self.findings.add("model.format", "a graph input has no name", self.file)
+            elif value.name not in initialized:
                 self._define(value.name, self._input(value))
 
     def _input(self, value: onnx.ValueInfoProto) -> Node | None:
@@ -357,12 +362,29 @@ class _Importer:
             sum(1 for o in node.output if o),
         )
         try:
-            return self._folded(rule(request))
+            made = rule(request)
+            if not self._fits(made, loc):
+                return None
+            return self._folded(made)
         except Unsupported as refused:
             self.findings.found.append(refused.diagnostic)
         except ShapeError as error:
             self.findings.add("model.shape", error.message, loc, allowed=error.allowed, remedy=error.remedy)
         return None
+
+    def _fits(self, node: Node, loc: Loc) -> bool:
+        """Whether a value has a shape that the machine and the host can hold."""
+        folded = all(o.is_constant for o in node.inputs)  # such a value is no tensor of the device
+        rank_fits = 1 <= len(node.shape) <= MAX_VALUE_RANK or folded
+        if rank_fits and node.type.elements <= MAX_ELEMENTS:
+            return True
+        self.findings.add(
+            "model.shape",
+            f"the result has the shape {list(node.shape)}",
+            loc,
+            allowed=f"1 to {MAX_VALUE_RANK} dimensions, {MAX_ELEMENTS} elements",
+        )
+        return False
 
     def _operands(self, node: onnx.NodeProto, loc: Loc) -> list[Node | None] | None:
         operands: list[Node | None] = []

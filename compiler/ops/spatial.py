@@ -19,6 +19,7 @@ Pair = tuple[int, int]
 Pads = tuple[int, int, int, int]
 """Top, left, bottom, right."""
 TO_NHWC: Final = (0, 2, 3, 1)
+MAX_PAD: Final = 4096
 TO_NCHW: Final = (0, 3, 1, 2)
 
 
@@ -68,11 +69,11 @@ def pooled_shape(shape: Shape, layout: str, kernel: Pair, strides: Pair, pads: P
     n, h, w, c = image_shape(shape, layout)
     oh = window_output(h, kernel[0], strides[0], 1, pads[0], pads[2])
     ow = window_output(w, kernel[1], strides[1], 1, pads[1], pads[3])
-    for extent, count, taps, stride, before in (
-        (h, oh, kernel[0], strides[0], pads[0]),
-        (w, ow, kernel[1], strides[1], pads[1]),
+    for extent, count, taps, stride, before, after in (
+        (h, oh, kernel[0], strides[0], pads[0], pads[2]),
+        (w, ow, kernel[1], strides[1], pads[1], pads[3]),
     ):
-        if before >= taps or (count - 1) * stride - before >= extent:
+        if before >= taps or after >= taps or (count - 1) * stride - before >= extent:
             raise ShapeError(f"a pooling window of {taps} lies in padding alone", "pads less than the window")
     return shape_in(layout, n, oh, ow, c)
 
@@ -99,8 +100,8 @@ def onnx_pads(n: OnnxNode, extents: Pair, kernel: Pair, strides: Pair, dilations
     if mode != "NOTSET":
         n.fail(f"auto_pad={mode} is not known", "NOTSET, VALID, SAME_UPPER, SAME_LOWER")
     pads = n.integers("pads", (0, 0, 0, 0))
-    if len(pads) != 4 or min(pads) < 0:
-        n.fail(f"pads={list(pads)} are not allowed", "four numbers of at least 0")
+    if len(pads) != 4 or min(pads) < 0 or max(pads) > MAX_PAD:
+        n.fail(f"pads={list(pads)} are not allowed", f"four numbers from 0 to {MAX_PAD}")
     return (pads[0], pads[1], pads[2], pads[3])
 
 

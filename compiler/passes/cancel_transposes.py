@@ -17,7 +17,7 @@ from compiler.ops.add import QAdd
 from compiler.ops.gemm import QGemm
 from compiler.ops.shapes import Reshape, Transpose
 from compiler.passes.base import Pass
-from compiler.passes.to_device_layout import through_transpose
+from compiler.passes.views import erase_dead_keeping_views, turned_views
 
 
 class CancelTransposes(Pass):
@@ -27,8 +27,8 @@ class CancelTransposes(Pass):
 
     def run(self, graph: Graph) -> Graph:
         while any(_rewrite(graph, node) for node in graph.nodes() if graph.alive(node)):
-            graph.erase_dead()
-        graph.erase_dead()
+            erase_dead_keeping_views(graph)
+        erase_dead_keeping_views(graph)
         return graph
 
 
@@ -55,13 +55,11 @@ def _merge(graph: Graph, node: Node) -> bool:
     (x,) = inner.inputs
     perm = tuple(inner.op.perm[p] for p in node.op.perm)
     if perm == tuple(range(len(perm))):
-        _move_views(node, x, perm)
-        _move_inner_views(graph, inner, x)
+        x.views += node.views
         graph.replace(node, x)
         return True
     merged = graph.add(Transpose(perm), (x,), name=node.name, loc=node.loc)
     merged.views = node.views
-    _move_inner_views(graph, inner, x)
     graph.replace(node, merged)
     return True
 
@@ -85,7 +83,6 @@ def _push_unary(graph: Graph, node: Node) -> bool:
         return False
     (x,) = turned.inputs
     _replace_below(graph, node, (x,), turned.op.perm)
-    _move_inner_views(graph, turned, x)
     return True
 
 
@@ -105,16 +102,13 @@ def _push_binary(graph: Graph, node: Node) -> bool:
         else:
             return False
     _replace_below(graph, node, tuple(operands), perm)
-    for operand in (a, b):
-        if isinstance(operand.op, Transpose) and graph.alive(operand):
-            _move_inner_views(graph, operand, operand.inputs[0])
     return True
 
 
 def _replace_below(graph: Graph, node: Node, operands: tuple[Node, ...], perm: tuple[int, ...]) -> None:
     """op(transpose(x)) becomes transpose(op(x))."""
     made = graph.add(node.op, operands, name=node.name, loc=node.loc, quant=node.type.quant)
-    made.views = tuple(through_transpose(v, node, made, perm) for v in node.views)
+    made.views = turned_views(node, made, perm)
     graph.replace(node, graph.add(Transpose(perm), (made,), name=f"{node.name}/turned", loc=node.loc))
 
 
@@ -137,26 +131,4 @@ def _permute_weights(graph: Graph, node: Node) -> bool:
     made = graph.add(node.op, (dense, permuted, bias), name=node.name, loc=node.loc, quant=node.type.quant)
     made.views = node.views
     graph.replace(node, made)
-    if not graph.users(flat) and flat not in graph.outputs:
-        # A view of the flattened tensor is a view of the transposed one under another shape.
-        for view in flat.views:
-            if view.held == flat.shape and view.perm == (0, 1):
-                x.views += (type(view)(view.name, x.shape, turned.op.perm, view.shape),)
-        graph.erase(flat)
-        _move_inner_views(graph, turned, x)
     return True
-
-
-def _move_views(old: Node, new: Node, perm: tuple[int, ...]) -> None:
-    """`old` is `new` under the identity: its views are views of `new`."""
-    assert perm == tuple(range(len(perm)))
-    new.views += old.views
-    old.views = ()
-
-
-def _move_inner_views(graph: Graph, turned: Node, x: Node) -> None:
-    """A transpose that nothing uses any more leaves its views to its operand."""
-    if graph.alive(turned) and not graph.users(turned) and turned not in graph.outputs:
-        assert isinstance(turned.op, Transpose)
-        x.views += tuple(through_transpose(v, turned, x, turned.op.perm) for v in turned.views)
-        graph.erase(turned)

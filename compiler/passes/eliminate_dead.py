@@ -10,6 +10,7 @@ from typing import ClassVar
 
 from compiler.ir.graph import Graph
 from compiler.passes.base import Pass
+from compiler.passes.views import erase_dead_keeping_views
 
 
 class EliminateDead(Pass):
@@ -18,5 +19,5 @@ class EliminateDead(Pass):
     name: ClassVar[str] = "eliminate-dead"
 
     def run(self, graph: Graph) -> Graph:
-        graph.erase_dead()
+        erase_dead_keeping_views(graph)
         return graph

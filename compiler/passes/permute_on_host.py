@@ -14,7 +14,7 @@ from compiler.ir.graph import Graph, Input, Node
 from compiler.ops.boundary import Dequantize, Quantize
 from compiler.ops.shapes import Transpose
 from compiler.passes.base import Pass
-from compiler.passes.to_device_layout import through_transpose
+from compiler.passes.views import erase_dead_keeping_views, turned_views
 
 
 class PermuteOnHost(Pass):
@@ -32,7 +32,7 @@ class PermuteOnHost(Pass):
             (turned,) = dequantize.inputs
             if isinstance(turned.op, Transpose) and graph.sole_user(turned) is dequantize:
                 _turn_output(graph, dequantize, turned)
-        graph.erase_dead()
+        erase_dead_keeping_views(graph)
         return graph
 
 
@@ -42,7 +42,7 @@ def _turn_input(graph: Graph, quantize: Node, users: list[Node]) -> None:
     back = tuple(int(p) for p in np.argsort(operation.perm))
     turned = graph.add(operation, quantize.inputs, name=f"{quantize.name}/turned", loc=quantize.loc)
     made = graph.add(Quantize(), (turned,), name=quantize.name, loc=quantize.loc, quant=quantize.type.quant)
-    made.views = tuple(through_transpose(v, quantize, made, back) for v in quantize.views)
+    made.views = turned_views(quantize, made, back)
     for user in users:
         made.views += user.views
         graph.replace(user, made)
@@ -52,6 +52,5 @@ def _turn_output(graph: Graph, dequantize: Node, turned: Node) -> None:
     assert isinstance(turned.op, Transpose)
     (x,) = turned.inputs
     real = graph.add(Dequantize(), (x,), name=f"{dequantize.name}/turned", loc=dequantize.loc)
-    x.views += tuple(through_transpose(v, turned, x, turned.op.perm) for v in turned.views)
     last = graph.add(turned.op, (real,), name=dequantize.name, loc=dequantize.loc)
     graph.replace(dequantize, last)

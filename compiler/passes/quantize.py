@@ -18,7 +18,9 @@ from compiler.ir.graph import Graph, Input, Node, SourceView
 from compiler.ir.types import Quant
 from compiler.ops.boundary import Dequantize, Quantize
 from compiler.passes.base import Pass
+from compiler.quantize.calibrate import constant_parameters
 from compiler.quantize.rules import RULES, Quantizer
+from isa import arithmetic
 from isa.diagnostics import Diagnostic
 
 
@@ -66,12 +68,9 @@ class QuantizeGraph(Pass):
         inputs = [values[i.id] if not i.is_constant else self._constant(quantizer, i) for i in node.inputs]
         return RULES[type(node.op)](quantizer, node, inputs)
 
-    def _constant(self, quantizer: Quantizer, node: Node) -> Node:
+    @staticmethod
+    def _constant(quantizer: Quantizer, node: Node) -> Node:
         """A constant as an activation; rules that take weights use the float node instead."""
-        from isa import arithmetic  # noqa: PLC0415
-
-        quant = self.scheme.get(node.name)
-        if quant is None:
-            return node
+        quant = constant_parameters(node.constant)
         codes = arithmetic.quantize(node.constant, quant.scale, quant.zero_point, -128, 127)
         return quantizer.const(codes.astype("int8"), node, quant)

@@ -10,10 +10,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, ClassVar
 
-from compiler.ir.graph import Graph, Node, SourceView
+from compiler.ir.graph import Graph, Node
 from compiler.ops.shapes import Transpose
 from compiler.ops.spatial import TO_NCHW, TO_NHWC
 from compiler.passes.base import Pass
+from compiler.passes.views import turned_views
 
 
 class ToDeviceLayout(Pass):
@@ -34,12 +35,6 @@ def _convert(graph: Graph, node: Node, operation: Any) -> None:
     x, *rest = node.inputs
     turned = graph.add(Transpose(TO_NHWC), (x,), name=f"{x.name}/nhwc", loc=node.loc)
     made = graph.add(operation, (turned, *rest), name=node.name, loc=node.loc, quant=node.type.quant)
-    made.views = tuple(through_transpose(v, node, made, TO_NCHW) for v in node.views)
+    made.views = turned_views(node, made, TO_NCHW)
     back = graph.add(Transpose(TO_NCHW), (made,), name=f"{node.name}/nchw", loc=node.loc)
     graph.replace(node, back)
-
-
-def through_transpose(view: SourceView, old: Node, new: Node, perm: tuple[int, ...]) -> SourceView:
-    """The view of a value `old` = transpose(new, perm), as a view of `new`."""
-    assert view.held == old.shape, "a view behind a reshape cannot be moved over a transpose"
-    return SourceView(view.name, new.shape, tuple(perm[p] for p in view.perm), view.shape)

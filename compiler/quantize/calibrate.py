@@ -27,9 +27,11 @@ class Range:
     high: float = 0.0
 
     def include(self, values: NDArray[Any]) -> None:
-        """Widen to the values."""
-        self.low = min(self.low, float(values.min()))
-        self.high = max(self.high, float(values.max()))
+        """Widen to the values; NaN and infinity make the range infinite."""
+        low, high = float(values.min()), float(values.max())
+        if not (math.isfinite(low) and math.isfinite(high)):
+            low, high = -math.inf, math.inf
+        self.low, self.high = min(self.low, low), max(self.high, high)
 
 
 def calibrate(graph: Graph, samples: Iterable[Mapping[str, NDArray[Any]]]) -> dict[str, Quant]:
@@ -58,18 +60,14 @@ def calibrate(graph: Graph, samples: Iterable[Mapping[str, NDArray[Any]]]) -> di
                     remedy="check the preprocessing of the samples",
                 )
             )
-    return {name: parameters(r.low, r.high) for name, r in ranges.items()} | constant_parameters(graph)
+    return {name: parameters(r.low, r.high) for name, r in ranges.items()}
 
 
-def constant_parameters(graph: Graph) -> dict[str, Quant]:
-    """The quantization of constants that are used as activations are; it depends on them alone."""
-    found: dict[str, Quant] = {}
-    for node in graph.nodes():
-        if node.is_constant and node.type.dtype is DType.F32 and node.constant.size:
-            span = Range()
-            span.include(node.constant)
-            found[node.name] = parameters(span.low, span.high)
-    return found
+def constant_parameters(values: NDArray[Any]) -> Quant:
+    """The quantization of a constant that is used as activations are; it depends on it alone."""
+    span = Range()
+    span.include(values)
+    return parameters(span.low, span.high)
 
 
 def parameters(low: float, high: float) -> Quant:

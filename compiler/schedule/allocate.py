@@ -75,7 +75,8 @@ def _slots(order: list[TileOp], tensors: list[Tensor]) -> list[Slot]:
         for buffer in (*op.reads, *op.writes):
             _extend(slots, buffer, index)
     for tensor in tensors:
-        _extend(slots, tensor.home, len(order))
+        if tensor.home.slot not in slots:
+            _extend(slots, tensor.home, len(order))
     return list(slots.values())
 
 

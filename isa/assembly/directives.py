@@ -21,6 +21,7 @@ from isa.assembly.state import (
     evaluate,
 )
 from isa.parsing import Parsed as Node
+from isa.paths import is_file, resolved
 from isa.program import Interface, OpRow, Symbol, float_bits, volume
 from isa.spec import Engine, Space
 from isa.target import load_target
@@ -107,10 +108,10 @@ def _section(state: Assembly, tree: Node) -> None:
 def _incbin(state: Assembly, tree: Node) -> None:
     name = _strings(tree)[0]
     path = state.folder / name
-    inside = state.folder.resolve()
-    if not path.resolve().is_relative_to(inside):
+    place = resolved(path)
+    if place is None or not place.is_relative_to(state.folder.resolve()):
         raise Mistake(f"'{name}' lies outside the folder of the text", tree)
-    if not path.is_file():
+    if not is_file(path):
         raise Mistake(f"there is no file '{name}'", tree)
     if path.stat().st_size > MAX_DATA:
         raise Mistake(f"'{name}' is too large", tree, allowed=f"at most {MAX_DATA} bytes")

@@ -246,3 +246,65 @@ def test_ir_text_that_is_wrong_is_refused_at_its_line(name: str) -> None:
     parse_graph(text)
     with pytest.raises(CompileError):
         parse_graph(text.replace(good, bad))
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_networks_as_tensorflow_exports_them_show_every_tensor(channels: int, tmp_path: Path) -> None:
+    """A source transpose that vanishes leaves its tensor to the value it turned."""
+    from tests.networks import random_inputs
+    from x1 import api
+    from x1.verification import verify
+
+    nodes = [
+        node("Transpose", "x", "t", perm=[0, 3, 1, 2]),
+        node("Conv", "t w", "c", kernel_shape=[3, 3]),
+        node("Transpose", "c", "u", perm=[0, 2, 3, 1]),
+        node("Transpose", "u", "v", perm=[0, 3, 1, 2]),
+        node("Relu", "v", "y"),
+    ]
+    path = save(tmp_path, nodes, [constant("w", 5, channels, 3, 3)], shape=(1, 6, 7, channels))
+    network = api.load_network(path)
+    assert network.float_graph is not None
+    samples = random_inputs(network.float_graph, 2)
+    model = api.quantize(network, samples)
+    result = verify(model, api.compile(model, "tiny8"), samples)
+    assert {t.name for t in result.tensors if t.comparable} >= {"x", "t", "c", "u", "v", "y"}
+    assert result.mismatches == 0
+
+
+def test_a_constant_shares_its_name_with_nothing_that_matters(tmp_path: Path) -> None:
+    """A tensor called like the bias that the importer derives keeps its own scale."""
+    from tests.networks import random_inputs
+    from x1 import api
+    from x1.session import Session
+
+    nodes = [
+        node("Conv", "x w", "c"),
+        node("MaxPool", "c", "c.bias", kernel_shape=[2, 2]),
+        node("Add", "c.bias c.bias", "y"),
+    ]
+    path = save(tmp_path, nodes, [constant("w", 5, 3, 3, 3)])
+    network = api.load_network(path)
+    assert network.float_graph is not None
+    samples = random_inputs(network.float_graph, 2)
+    model = api.quantize(network, samples)
+    expected = outputs(network.float_graph, samples[0])["y"]
+    (got,) = Session(api.compile(model)).run(None, samples[0])
+    assert np.abs(got - expected).max() < 0.05 * np.abs(expected).max()
+
+
+def test_values_of_rank_five_are_refused(tmp_path: Path) -> None:
+    path = save(tmp_path, [node("Reshape", "x s", "r"), node("Relu", "r", "y")],
+                [numpy_helper.from_array(np.array([1, 3, 3, 3, 11]), "s")])  # fmt: skip
+    with pytest.raises(CompileError, match="1 to 4 dimensions"):
+        load_model(path)
+
+
+def test_nan_in_calibration_is_refused(tmp_path: Path) -> None:
+    from x1 import api
+
+    network = api.load_network(save(tmp_path, [node("Relu", "x", "y")], []))
+    sample = np.zeros((1, 3, 9, 11), np.float32)
+    sample[0, 0, 0, 0] = np.nan
+    with pytest.raises(UsageError, match="not finite"):
+        api.quantize(network, [{"x": sample}])

@@ -135,3 +135,23 @@ def test_every_target_gives_the_same_bytes() -> None:
     targets.append(load_target("edge32", ["spm.bytes=16384", "acc.rows=128"]))
     outputs = {Session(api.compile(model, t)).run(None, sample)[0].tobytes() for t in targets}
     assert len(outputs) == 1
+
+
+def test_memory_is_used_again_when_a_tensor_has_been_read() -> None:
+    """A chain of layers needs two tensors at a time, in the arena as in the scratchpad."""
+    generator = np.random.default_rng(1)
+    for target, layers in (("tiny8", 8), ("edge32", 60)):
+        graph = Graph("chain")
+        x = graph.input("x", DType.F32, (1, 16, 16, 32))
+        for index in range(layers):
+            w = graph.const(
+                generator.standard_normal((32, 32, 1, 1)).astype(np.float32) / np.float32(6), f"w{index}"
+            )
+            b = graph.const(np.zeros(32, np.float32), f"b{index}")
+            x = graph.add(Conv2d((1, 1), (0, 0, 0, 0), (1, 1), "NHWC"), (x, w, b), name=f"y{index}")
+        graph.set_outputs([x], ["y"])
+        binary, result = compiled_and_verified(graph, target, samples=1)
+        assert result.mismatches == 0
+        assert binary.program.arena_bytes <= 2 * 16 * 16 * 32
+        if target == "edge32":
+            assert binary.program.arena_bytes == 0

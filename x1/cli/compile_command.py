@@ -17,7 +17,7 @@ from isa.target import Target, load_target
 from x1 import api
 from x1.cli.options import calibration_options, opt_level, parse_shapes, random_warning, target_options
 from x1.cli.outcome import Outcome, json_option, reported, say
-from x1.files import write_atomic
+from x1.files import make_folder, write_atomic
 from x1.schedule_text import schedule_text
 
 FORMS: Final = ("nn", "q", "schedule", "asm", "elf")
@@ -126,7 +126,7 @@ def _log(print_after: str | None, stop_after: str | None, dump_dir: str | None) 
             )
     folder = Path(dump_dir) if dump_dir is not None else None
     if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
     count = 0
 
     def after(name: str, graph: Graph) -> None:

@@ -10,7 +10,7 @@ import click
 from isa.assembly.disassembler import disassemble
 from x1.api import Binary
 from x1.cli.outcome import Outcome, json_option, reported, say
-from x1.files import write_atomic
+from x1.files import make_folder, write_atomic
 
 EPILOG: Final = """\b
 Examples:
@@ -37,7 +37,7 @@ def command(binary: str, directory: str | None, as_json: bool) -> Outcome:
         return Outcome({"text": text}, text=text)
     parts = disassemble(program, with_sections=True)
     folder = Path(directory)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     for name, content in parts.files.items():
         write_atomic(folder / name, content)
     place = folder / f"{Path(binary).stem}.x1s"

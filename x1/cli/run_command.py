@@ -18,7 +18,7 @@ from x1 import data
 from x1.api import Binary
 from x1.cli.options import with_progress
 from x1.cli.outcome import Outcome, json_option, reported, say
-from x1.files import write_with
+from x1.files import make_folder, write_arrays, write_with
 from x1.session import Session
 
 EPILOG: Final = """\b
@@ -87,7 +87,7 @@ def command(
     seconds = time.perf_counter() - start
     outputs = {name: np.concatenate([c[name] for c in collected]) for name in collected[0]}
     if output is not None:
-        write_with(output, lambda file: np.savez(file, **outputs))  # pyright: ignore[reportArgumentType]  (numpy's stub takes allow_pickle for an array)
+        write_arrays(output, outputs)
     comparisons = _compare(outputs, expected, rtol, atol)
     wrong = any(c["mismatches"] for c in comparisons)
     macs = loaded.macs * len(collected)
@@ -116,7 +116,7 @@ def _runs(
 
 def _dump(folder: Path, tensors: Arrays, sample: int | None) -> None:
     place = folder if sample is None else folder / f"{sample:05d}"
-    place.mkdir(parents=True, exist_ok=True)
+    make_folder(place)
     for name, values in tensors.items():
         file = "".join(c if c.isalnum() or c in "-_." else "_" for c in name.strip("/")) or "tensor"
         write_with(place / f"{file}.npy", lambda f, values=values: np.save(f, values))
