@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any
 
 from numpy.typing import NDArray
 
@@ -27,7 +27,6 @@ from isa.diagnostics import Diagnostic
 from isa.program import Note, Program
 from isa.target import Target
 
-COMPILER: Final = "x1"
 Sample = Mapping[str, NDArray[Any]]
 
 

@@ -37,6 +37,7 @@ from isa.plain import PlainError, from_json, to_json
 from isa.program import (
     HOST_DTYPES,
     REGION_NAMES,
+    REGION_SHIFT,
     WRITABLE,
     Abi,
     DebugMap,
@@ -53,7 +54,6 @@ from isa.versions import CONTAINER_VERSION, ISA_VERSION
 
 OWNER: Final = b"X1"
 NOTE_TYPE: Final = 0x5831
-REGION_SHIFT: Final = 40
 TEXT_REGION: Final = 16
 SCRATCHPAD_ADDRESS: Final = 32 << REGION_SHIFT
 HOST_CAP: Final = 4 << 30
@@ -178,12 +178,6 @@ def load(data: bytes, name: str = "binary") -> Program:
         _refuse(name, "binary.format", str(error))
     except TargetError as error:
         _refuse(name, "binary.target", error.diagnostics[0].message)
-
-
-def version_of(data: bytes) -> str:
-    """The ISA version that a file says it has."""
-    flags = read_elf(data).flags
-    return f"{flags >> 8}.{flags & 0xFF}"
 
 
 def _refuse(name: str, code: str, message: str) -> NoReturn:

@@ -80,8 +80,3 @@ def _readable(terminals: Any) -> str:
 def trees(parent: Parsed, kind: str) -> list[Parsed]:
     """The children of a node that are of one kind."""
     return [c for c in parent.children if isinstance(c, Tree) and c.data == kind]
-
-
-def tokens(parent: Parsed) -> list[Token]:
-    """The children of a node that are tokens."""
-    return [c for c in parent.children if isinstance(c, Token)]

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Final
+
+from isa.diagnostics import Diagnostic, UsageError
+
+MAX_FILE: Final = 1 << 32
 
 
 def is_file(path: Path) -> bool:
@@ -19,3 +24,17 @@ def resolved(path: Path) -> Path | None:
         return path.resolve()
     except (OSError, ValueError, RuntimeError):
         return None
+
+
+def read_file(path: str | Path) -> bytes:
+    """The bytes of a file that the user named.
+
+    Raises:
+        UsageError: there is no such file, or it is too large.
+    """
+    place = Path(path)
+    if not is_file(place):
+        raise UsageError(Diagnostic("file.missing", f"there is no file '{path}'"))
+    if place.stat().st_size > MAX_FILE:
+        raise UsageError(Diagnostic("file.size", f"'{path}' is too large", allowed=f"{MAX_FILE} bytes"))
+    return place.read_bytes()

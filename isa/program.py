@@ -28,6 +28,8 @@ REGION_NAMES: Final = {
     6: ".trace",
     7: ".peer",
 }
+REGION_SHIFT: Final = 40
+"""An address across regions is region << 40 plus the byte within: in ELF files and in assembly."""
 WRITABLE: Final = frozenset({1, 3, 4, 6, 7})
 HOST_DTYPES: Final = ("float32", "int8", "uint8", "int32", "int64")
 Box = tuple[tuple[int, int], ...]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from isa.container import load
 from isa.diagnostics import Diagnostic, UsageError, did_you_mean
-from isa.paths import is_file
+from isa.paths import read_file
 from isa.program import Interface, Program
 from isa.target import Target, capability_shortfalls
 from runtime.capture import TensorCapture
@@ -26,7 +26,6 @@ ORT_TYPES: Final = {
     "int32": "tensor(int32)",
     "int64": "tensor(int64)",
 }
-MAX_BINARY: Final = 1 << 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,12 +133,7 @@ class Session:
 def _load(binary: str | Path | bytes) -> Program:
     if isinstance(binary, bytes):
         return load(binary)
-    path = Path(binary)
-    if not is_file(path):
-        raise UsageError(Diagnostic("file.missing", f"there is no file '{binary}'"))
-    if path.stat().st_size > MAX_BINARY:
-        raise UsageError(Diagnostic("file.size", f"'{binary}' is too large", allowed=f"{MAX_BINARY} bytes"))
-    return load(path.read_bytes(), str(binary))
+    return load(read_file(binary), str(binary))
 
 
 def _require_capabilities(needed: Target, offered: Target) -> None:

@@ -22,10 +22,11 @@ from isa.checker import CheckReport
 from isa.checker import check as check_program
 from isa.container import load, save
 from isa.diagnostics import Diagnostic, UsageError, did_you_mean
+from isa.paths import read_file
 from isa.program import Note, Program
 from isa.target import Target, load_target
 from x1 import data
-from x1.files import read_file, write_atomic
+from x1.files import write_atomic
 from x1.version import __version__
 
 Sample = Mapping[str, NDArray[Any]]

@@ -138,6 +138,18 @@ def named_files(options: Sequence[str], names: Sequence[str], option: str) -> di
     return found
 
 
+def input_members(options: Sequence[str], names: Sequence[str]) -> dict[str, Member]:
+    """The array of every input, from `--input` options.
+
+    Raises:
+        UsageError: an input without an array, or an option that names none.
+    """
+    files = named_files(options, names, "--input")
+    if missing := [n for n in names if n not in files]:
+        _fail("run.input", f"input '{missing[0]}' is missing", remedy=f"--input {missing[0]}=@FILE")
+    return {name: input_member(path, name) for name, path in files.items()}
+
+
 def sample_count(arrays: Mapping[str, Member], shapes: Mapping[str, Sequence[int]]) -> int:
     """How many runs the arrays give, axis 0 in steps of the model's batch.
 

@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isa.diagnostics import Diagnostic, UsageError
-from isa.paths import is_file
 
 
 def write_atomic(path: str | Path, content: bytes | str) -> None:
@@ -75,15 +74,3 @@ def make_folder(path: Path) -> None:
         raise UsageError(
             Diagnostic("file.write", f"cannot make the folder '{path}': {error.strerror}")
         ) from None
-
-
-def read_file(path: str | Path) -> bytes:
-    """The bytes of a file that the user named.
-
-    Raises:
-        UsageError: there is no such file.
-    """
-    place = Path(path)
-    if not is_file(place):
-        raise UsageError(Diagnostic("file.missing", f"there is no file '{path}'"))
-    return place.read_bytes()

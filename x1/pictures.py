@@ -13,7 +13,6 @@ from compiler.ir.graph import Const, Graph, Input
 from isa.program import Program
 
 DOMAIN: Final = "x1.ir"
-MAX_INLINE: Final = 1 << 24
 
 
 def graph_as_dot(graph: Graph) -> str:

@@ -50,9 +50,9 @@ def emit(
     note: Note,
 ) -> Program:
     """The program of a scheduled graph."""
+    buffers = plan.tiles.buffers()
     images = {
-        memory: _image(order, plan, memory, allocation.used[memory])
-        for memory in (Memory.WEIGHTS, Memory.PARAMS)
+        memory: _image(buffers, memory, allocation.used[memory]) for memory in (Memory.WEIGHTS, Memory.PARAMS)
     }
     return Program(
         target,
@@ -73,25 +73,15 @@ def emit(
     )
 
 
-def _image(order: Sequence[TileOp], plan: Plan, memory: Memory, size: int) -> bytes:
+def _image(buffers: Sequence[Buffer], memory: Memory, size: int) -> bytes:
     """The bytes of a read-only region."""
     content = np.zeros(size, np.uint8)
-    for buffer in _all_buffers(order, plan):
+    for buffer in buffers:
         if buffer.memory is memory:
             assert buffer.content is not None
             assert buffer.address is not None
             content[buffer.address : buffer.address + buffer.size] = np.frombuffer(buffer.content, np.uint8)
     return content.tobytes()
-
-
-def _all_buffers(order: Sequence[TileOp], plan: Plan) -> list[Buffer]:
-    found: dict[int, Buffer] = {}
-    for op in order:
-        for buffer in (*op.reads, *op.writes):
-            found.setdefault(id(buffer), buffer)
-    for tensor in plan.tiles.tensors:
-        found.setdefault(id(tensor.home), tensor.home)
-    return list(found.values())
 
 
 # --- interface -----------------------------------------------------------------------------------
@@ -198,13 +188,15 @@ def _places(loc: Loc) -> tuple[str, ...]:
 def _tensor_rows(graph: Graph, plan: Plan) -> list[TensorRow]:
     """A row for every device tensor, then an alias for every further source tensor that it holds."""
     rows: list[TensorRow] = []
+    held: set[int] = set()
     next_id = len(plan.tiles.tensors)
     for node in graph.nodes():
         if node.id not in plan.views or node.is_constant:
             continue
         tensor = plan.views[node.id].tensor
         quant = node.quant
-        if not any(r.id == tensor.id for r in rows):
+        if tensor.id not in held:
+            held.add(tensor.id)
             own = (0, 1, 2, 3)
             rows.append(
                 TensorRow(

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 import compiler.ops  # noqa: F401  # pyright: ignore[reportUnusedImport]  (declares)
 from compiler.errors import CompileError
 from compiler.frontend.importing import LAYERS, LayerCall, Unsupported
+from compiler.frontend.texts import read_text
 from compiler.ir.graph import Graph, Node
 from compiler.ir.op import ShapeError
 from compiler.ir.types import DType
@@ -39,17 +40,7 @@ def read_dsl(path: Path) -> Graph:
     Raises:
         CompileError: the text is no network; every finding, with line, column and caret.
     """
-    if path.stat().st_size > MAX_TEXT:
-        raise CompileError(
-            Diagnostic("dsl.size", "the text is too large", FileLoc(str(path)), f"{MAX_TEXT} bytes")
-        )
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise CompileError(
-            Diagnostic("dsl.encoding", "the file is not UTF-8 text", FileLoc(str(path)))
-        ) from None
-    return _Reader(path, text).run()
+    return _Reader(path, read_text(path, MAX_TEXT, "dsl")).run()
 
 
 class _Abort(Exception):

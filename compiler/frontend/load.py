@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from compiler.errors import CompileError
 from compiler.frontend.dsl_reader import read_dsl
 from compiler.frontend.onnx_reader import read_onnx
+from compiler.frontend.texts import read_text
 from compiler.ir.graph import Graph
 from compiler.ir.parser import parse_graph
 from isa.diagnostics import Diagnostic, UsageError
@@ -41,22 +41,8 @@ def load_model(path: str | Path, shapes: Mapping[str, Sequence[int]] | None = No
         case ".net":
             return read_dsl(place)
         case ".x1ir":
-            return _read_dump(place)
+            return parse_graph(read_text(place, MAX_DUMP, "ir"), str(place))
         case _:
             raise UsageError(
                 Diagnostic("file.kind", f"'{path}' is no kind of model", allowed=", ".join(KINDS))
             )
-
-
-def _read_dump(path: Path) -> Graph:
-    if path.stat().st_size > MAX_DUMP:
-        raise CompileError(
-            Diagnostic("ir.size", "the dump is too large", FileLoc(str(path)), f"{MAX_DUMP} bytes")
-        )
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise CompileError(
-            Diagnostic("ir.encoding", "the file is not UTF-8 text", FileLoc(str(path)))
-        ) from None
-    return parse_graph(text, str(path))

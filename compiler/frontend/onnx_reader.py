@@ -21,6 +21,7 @@ from onnx import helper, numpy_helper
 import compiler.ops  # noqa: F401  # pyright: ignore[reportUnusedImport]  (declares)
 from compiler.errors import CompileError
 from compiler.frontend.importing import ONNX_OPERATORS, OnnxNode, Unsupported
+from compiler.ir.evaluate import folded
 from compiler.ir.graph import Graph, Node
 from compiler.ir.op import ShapeError
 from compiler.ir.types import DType
@@ -365,7 +366,7 @@ class _Importer:
             made = rule(request)
             if not self._fits(made, loc):
                 return None
-            return self._folded(made)
+            return folded(made) or made
         except Unsupported as refused:
             self.findings.found.append(refused.diagnostic)
         except ShapeError as error:
@@ -429,15 +430,6 @@ class _Importer:
             allowed="value, value_float(s), value_int(s)",
         )
         return None
-
-    def _folded(self, node: Node) -> Node:
-        """A node on constants alone is a constant."""
-        operands = node.inputs
-        if not operands or not all(o.is_constant for o in operands):
-            return node
-        with np.errstate(all="ignore"):
-            value = node.op.evaluate([o.constant for o in operands], [o.type for o in operands], node.type)
-        return self.graph.const(value.astype(node.type.dtype.numpy), node.name, node.loc)
 
     def _outputs(self) -> None:
         nodes: list[Node] = []

@@ -20,6 +20,16 @@ def evaluate(graph: Graph, inputs: Mapping[str, NDArray[Any]]) -> dict[int, NDAr
     return values
 
 
+def folded(node: Node) -> Node | None:
+    """The constant that a node on constants alone is, added to its graph; None for other nodes."""
+    operands = node.inputs
+    if not operands or not all(o.is_constant for o in operands):
+        return None
+    with np.errstate(all="ignore"):
+        value = node.op.evaluate([o.constant for o in operands], [o.type for o in operands], node.type)
+    return node.graph.const(value.astype(node.type.dtype.numpy), node.name, node.loc, node.type.quant)
+
+
 def outputs(graph: Graph, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     """The graph outputs by name."""
     values = evaluate(graph, inputs)

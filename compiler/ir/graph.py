@@ -182,12 +182,6 @@ class Graph:
         self.outputs = [new if n is old else n for n in self.outputs]
         self.erase(old)
 
-    def set_operand(self, node: Node, index: int, new: Node) -> None:
-        """Let one operand of a node be another value."""
-        old = self.operands(node)[index]
-        self._net.remove_edge(old.id, node.id, index)
-        self._net.add_edge(new.id, node.id, key=index)
-
     def erase(self, node: Node) -> None:
         """Remove a node that nothing uses."""
         assert self._net.out_degree(node.id) == 0, f"{node.name} is used"

@@ -21,7 +21,7 @@ from compiler.ir.types import DType, Quant, TensorType
 from compiler.ir.verify import STAGES, VerifyError, verify
 from isa.diagnostics import Diagnostic, did_you_mean
 from isa.locations import UNKNOWN, FileLoc, FusedLoc, Loc, NodeLoc
-from isa.parsing import Parsed, SyntaxProblem, grammar, parse
+from isa.parsing import Parsed, SyntaxProblem, grammar, parse, trees
 from isa.plain import PlainError, from_plain
 
 MAX_ELEMENTS = 1 << 40
@@ -53,15 +53,15 @@ class _Reader:
                 Diagnostic("ir.syntax", p.message, loc, p.expected, source_line=source)
             ) from None
         children = tree.children
-        for blob in _trees(tree, "blob"):
+        for blob in trees(tree, "blob"):
             self._blob(blob)
         name, stage = json.loads(str(children[0])), str(children[1])
         if stage not in STAGES:
             self._fail(tree, f"there is no stage '{stage}'", ", ".join(STAGES))
         graph = Graph(name, stage)
-        for node in _trees(tree, "node"):
+        for node in trees(tree, "node"):
             self._node(graph, node)
-        results = [c.children for r in _trees(tree, "results") for c in _trees(r, "result")]
+        results = [c.children for r in trees(tree, "results") for c in trees(r, "result")]
         graph.set_outputs(
             [self._use(tree, str(v)) for v, _ in results], [json.loads(str(n)) for _, n in results]
         )
@@ -93,15 +93,15 @@ class _Reader:
         target, name = str(tree.children[0]), str(tree.children[1])
         if name not in OPS:
             self._fail(tree, f"there is no operation '{name}'", remedy=did_you_mean(name, OPS))
-        inputs = [self._use(tree, str(v)) for o in _trees(tree, "operands") for v in o.children]
+        inputs = [self._use(tree, str(v)) for o in trees(tree, "operands") for v in o.children]
         operation = self._operation(tree, name)
-        kind, value = self._type(tree, next(_trees(tree, "type")))
+        kind, value = self._type(tree, trees(tree, "type")[0])
         label = next(json.loads(c) for c in tree.children if isinstance(c, Token) and c.type == "STRING")
         views = tuple(
             SourceView(json.loads(cast("Token", v.children[0])), *(_ints(_value(c)) for c in v.children[1:]))
-            for v in _trees(tree, "view")
+            for v in trees(tree, "view")
         )
-        loc = _loc(next(_trees(tree, "loc")))
+        loc = _loc(trees(tree, "loc")[0])
         if target in self.nodes:
             self._fail(tree, f"{target} is defined twice")
         try:
@@ -115,8 +115,8 @@ class _Reader:
         cls = OPS[name]
         given = {
             str(a.children[0]): _value(a.children[1])
-            for attrs in _trees(tree, "attributes")
-            for a in _trees(attrs, "attribute")
+            for attrs in trees(tree, "attributes")
+            for a in trees(attrs, "attribute")
         }
         hints = get_type_hints(cls)
         names = [f.name for f in dataclasses.fields(cls)]
@@ -134,11 +134,11 @@ class _Reader:
         if dtype_name not in list(DType):
             self._fail(at, f"there is no element type '{dtype_name}'", ", ".join(DType))
         dtype, shape = DType(dtype_name), tuple(int(d) for d in dims)
-        quant = next((self._quant(at, q) for q in _trees(tree, "quant")), None)
+        quant = next((self._quant(at, q) for q in trees(tree, "quant")), None)
         kind = TensorType(dtype, shape, quant)
         if min(shape, default=1) < 1 or kind.elements > MAX_ELEMENTS:
             self._fail(at, f"{kind} is no shape", "dimensions of at least 1")
-        payload = next(_trees(tree, "payload"), None)
+        payload = next(iter(trees(tree, "payload")), None)
         if payload is None:
             return kind, None
         name = str(payload.children[0])
@@ -162,10 +162,6 @@ class _Reader:
             )
         except PlainError as error:
             self._fail(at, str(error))
-
-
-def _trees(tree: Parsed, kind: str) -> Any:
-    return (c for c in tree.children if isinstance(c, Tree) and c.data == kind)
 
 
 def _value(node: Parsed | Token) -> object:

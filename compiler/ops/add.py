@@ -91,8 +91,9 @@ def quantize_add(q: Quantizer, node: Node, inputs: list[Node]) -> Node:
     """The sum has a scale of its own."""
     operation = node.op
     assert isinstance(operation, Add)
-    quant = q.chosen(node)
-    return q.add(QAdd(q.clamp_codes(quant, operation.clamp)), inputs, node, quant)
+    quant, computed = q.chosen(node), iter(inputs)
+    operands = [q.activation(i) if i.is_constant else next(computed) for i in node.inputs]
+    return q.add(QAdd(q.clamp_codes(quant, operation.clamp)), operands, node, quant)
 
 
 @written_as_onnx(QAdd)

@@ -16,7 +16,7 @@ from compiler.ops.spatial import (
     Pair,
     from_nhwc,
     image_shape,
-    layer_pads,
+    layer_pooling,
     nhwc,
     onnx_pads,
     onnx_window,
@@ -104,11 +104,7 @@ def import_average_pool(n: OnnxNode) -> Node:
 @layer("AveragePooling2D", "pool_size", "strides", "padding")
 def average_pooling_layer(call: LayerCall) -> Node:
     """AveragePooling2D(pool_size=2, strides=pool_size, padding="valid")."""
-    x = call.input(4)
-    kernel = call.pair("pool_size", 2)
-    strides = call.pair("strides", kernel)
-    pads = layer_pads(call, (x.shape[1], x.shape[2]), kernel, strides, (1, 1))
-    call.done()
+    x, kernel, strides, pads = layer_pooling(call)
     return call.add(AveragePool(kernel, strides, pads, count_include_pad=False, layout="NHWC"), x)
 
 

@@ -163,10 +163,6 @@ def quantize_conv(q: Quantizer, node: Node, inputs: list[Node]) -> Node:
     """int8 weights per output channel, int32 bias."""
     operation = node.op
     assert isinstance(operation, Conv2d)
-    _, w, b = node.inputs
-    weights = q.weights(w, 0)
-    assert weights.type.quant is not None
-    bias = q.bias(b, inputs[0].quant, weights.type.quant)
     quant = q.chosen(node)
     made = QConv2d(
         operation.strides,
@@ -175,7 +171,8 @@ def quantize_conv(q: Quantizer, node: Node, inputs: list[Node]) -> Node:
         operation.layout,
         q.clamp_codes(quant, operation.clamp),
     )
-    return q.add(made, [inputs[0], weights, bias], node, quant)
+    _, w, b = node.inputs
+    return q.add(made, q.weights_and_bias(inputs[0], w, b, 0), node, quant)
 
 
 @written_as_onnx(QConv2d)

@@ -117,12 +117,10 @@ def quantize_gemm(q: Quantizer, node: Node, inputs: list[Node]) -> Node:
     """int8 weights per column, int32 bias."""
     operation = node.op
     assert isinstance(operation, Gemm)
-    _, b, bias = node.inputs
-    weights = q.weights(b, 1)
-    assert weights.type.quant is not None
     quant = q.chosen(node)
     made = QGemm(q.clamp_codes(quant, operation.clamp))
-    return q.add(made, [inputs[0], weights, q.bias(bias, inputs[0].quant, weights.type.quant)], node, quant)
+    _, b, bias = node.inputs
+    return q.add(made, q.weights_and_bias(inputs[0], b, bias, 1), node, quant)
 
 
 @written_as_onnx(QGemm)

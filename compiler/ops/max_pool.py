@@ -15,7 +15,7 @@ from compiler.ops.spatial import (
     Pads,
     Pair,
     from_nhwc,
-    layer_pads,
+    layer_pooling,
     nhwc,
     onnx_pads,
     onnx_window,
@@ -78,11 +78,7 @@ def ceil_pads(extents: Pair, kernel: Pair, strides: Pair, pads: Pads) -> Pads:
 @layer("MaxPooling2D", "pool_size", "strides", "padding")
 def max_pooling_layer(call: LayerCall) -> Node:
     """MaxPooling2D(pool_size=2, strides=pool_size, padding="valid")."""
-    x = call.input(4)
-    kernel = call.pair("pool_size", 2)
-    strides = call.pair("strides", kernel)
-    pads = layer_pads(call, (x.shape[1], x.shape[2]), kernel, strides, (1, 1))
-    call.done()
+    x, kernel, strides, pads = layer_pooling(call)
     return call.add(MaxPool(kernel, strides, pads, "NHWC"), x)
 
 

@@ -134,6 +134,16 @@ def layer_pads(call: LayerCall, extents: Pair, kernel: Pair, strides: Pair, dila
     return same_pads(extents, kernel, strides, dilations, upper=True)
 
 
+def layer_pooling(call: LayerCall) -> tuple[Node, Pair, Pair, Pads]:
+    """Operand, kernel, strides and pads of a DSL pooling layer, whose arguments end with these."""
+    x = call.input(4)
+    kernel = call.pair("pool_size", 2)
+    strides = call.pair("strides", kernel)
+    pads = layer_pads(call, (x.shape[1], x.shape[2]), kernel, strides, (1, 1))
+    call.done()
+    return x, kernel, strides, pads
+
+
 def write_spatial(
     w: OnnxWriter, node: Node, layout: str, x: str, write: Callable[[str, str], object]
 ) -> None:

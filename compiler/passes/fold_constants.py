@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-import numpy as np
-
+from compiler.ir.evaluate import folded
 from compiler.ir.graph import Graph
 from compiler.passes.base import Pass
 
@@ -21,14 +20,8 @@ class FoldConstants(Pass):
 
     def run(self, graph: Graph) -> Graph:
         for node in graph.nodes():
-            operands = node.inputs
-            if not operands or not all(o.is_constant for o in operands):
-                continue
-            with np.errstate(all="ignore"):
-                value = node.op.evaluate(
-                    [o.constant for o in operands], [o.type for o in operands], node.type
-                )
-            folded = graph.const(value.astype(node.type.dtype.numpy), node.name, node.loc, node.type.quant)
-            graph.replace(node, folded)
+            constant = folded(node)
+            if constant is not None:
+                graph.replace(node, constant)
         graph.erase_dead()
         return graph

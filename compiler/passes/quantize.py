@@ -18,9 +18,7 @@ from compiler.ir.graph import Graph, Input, Node, SourceView
 from compiler.ir.types import Quant
 from compiler.ops.boundary import Dequantize, Quantize
 from compiler.passes.base import Pass
-from compiler.quantize.calibrate import constant_parameters
 from compiler.quantize.rules import RULES, Quantizer
-from isa import arithmetic
 from isa.diagnostics import Diagnostic
 
 
@@ -65,12 +63,5 @@ class QuantizeGraph(Pass):
             identity = tuple(range(len(node.shape)))
             quantized.views = (SourceView(node.name, node.shape, identity, node.shape),)
             return quantized
-        inputs = [values[i.id] if not i.is_constant else self._constant(quantizer, i) for i in node.inputs]
+        inputs = [values[i.id] for i in node.inputs if not i.is_constant]
         return RULES[type(node.op)](quantizer, node, inputs)
-
-    @staticmethod
-    def _constant(quantizer: Quantizer, node: Node) -> Node:
-        """A constant as an activation; rules that take weights use the float node instead."""
-        quant = constant_parameters(node.constant)
-        codes = arithmetic.quantize(node.constant, quant.scale, quant.zero_point, -128, 127)
-        return quantizer.const(codes.astype("int8"), node, quant)

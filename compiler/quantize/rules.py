@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from compiler.ir.graph import Graph, Node, SourceView
 from compiler.ir.op import Op
 from compiler.ir.types import DType, Quant
+from compiler.quantize.calibrate import constant_parameters
 from isa import arithmetic
 
 WEIGHT_LIMIT: Final = 127
@@ -39,6 +40,19 @@ class Quantizer:
     def const(self, value: NDArray[Any], source: Node, quant: Quant | None = None) -> Node:
         """A constant that comes from a float constant."""
         return self.graph.const(value, source.name, source.loc, quant)
+
+    def activation(self, source: Node) -> Node:
+        """A constant that is used as an activation is: its scale depends on it alone."""
+        quant = constant_parameters(source.constant)
+        low, high = DType.I8.bounds
+        codes = arithmetic.quantize(source.constant, quant.scale, quant.zero_point, low, high)
+        return self.const(codes.astype(np.int8), source, quant)
+
+    def weights_and_bias(self, x: Node, w: Node, b: Node, axis: int) -> list[Node]:
+        """The operands of a product: x, its weights along `axis`, its bias."""
+        weights = self.weights(w, axis)
+        assert weights.type.quant is not None
+        return [x, weights, self.bias(b, x.quant, weights.type.quant)]
 
     def weights(self, source: Node, axis: int) -> Node:
         """Per-channel symmetric int8 weights: scale = max|w| / 127 of each index of the axis."""
@@ -71,6 +85,7 @@ class Quantizer:
 
 
 Rule = Callable[[Quantizer, Node, list[Node]], Node]
+"""(quantizer, float node, its quantized operands without the constant ones) to the quantized node."""
 RULES: Final[dict[type[Op], Rule]] = {}
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from compiler.schedule.tiles import TABLE, Buffer, Memory, Tensor, TileOp
+from compiler.schedule.tiles import TABLE, Buffer, Memory, Tensor, TileOp, aligned
 from isa.target import Target
 
 DRAM: Final = (Memory.WEIGHTS, Memory.ARENA, Memory.INPUT, Memory.OUTPUT, Memory.PARAMS)
@@ -95,9 +95,9 @@ def _line_up(slots: list[Slot]) -> int:
     """One after another: what is kept for the whole run."""
     end = 0
     for slot in slots:
-        slot.address = _aligned(end, DRAM_ALIGN)
+        slot.address = aligned(end, DRAM_ALIGN)
         end = slot.address + slot.size
-    return _aligned(end, DRAM_ALIGN)
+    return aligned(end, DRAM_ALIGN)
 
 
 def _pack(slots: list[Slot]) -> int:
@@ -112,11 +112,7 @@ def _pack(slots: list[Slot]) -> int:
         for other in others:
             if start + slot.size <= other.address:
                 break
-            start = max(start, _aligned(other.address + other.size, slot.align))
+            start = max(start, aligned(other.address + other.size, slot.align))
         slot.address = start
         placed.append(slot)
     return max((s.address + s.size for s in placed), default=0)
-
-
-def _aligned(value: int, unit: int) -> int:
-    return -(-value // unit) * unit

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -23,7 +22,7 @@ from compiler.schedule.tiles import (
     TileGraph,
     TileOp,
 )
-from isa.instructions.dma import Fill, Load, OnChip, Store
+from isa.instructions.dma import Fill, Load, OnChip, Store, merge_rows
 from isa.program import Box
 from isa.spec import Instruction
 from isa.target import Target
@@ -117,12 +116,12 @@ class Builder:
 
     def load(self, source: Ref, destination: Ref, run: int, levels: list[Level]) -> None:
         """Copy a strided box from DRAM to the chip."""
-        for instr, bind in self._copies(Load, source, destination, *_merged(run, levels)):
+        for instr, bind in self._copies(Load, source, destination, *merge_rows(run, levels)):
             self.emit(instr, bind, ("loc",), "load")
 
     def store(self, source: Ref, destination: Ref, run: int, levels: list[Level]) -> None:
         """Copy a strided box from the chip to DRAM."""
-        for instr, bind in self._copies(Store, destination, source, *_merged(run, levels)):
+        for instr, bind in self._copies(Store, destination, source, *merge_rows(run, levels)):
             self.emit(instr, bind, ("dram",), "store")
 
     def fill(self, destination: Ref, unit_bytes: int, count: int) -> None:
@@ -161,7 +160,8 @@ class Builder:
             limit = limits[index] if index < 2 else 1
             if count > limit:
                 for part in spans(count, limit):
-                    inner = [*rest[:index], (part.extent, dram_pitch, chip_pitch), *rest[index + 1 :]]
+                    level = [(part.extent, dram_pitch, chip_pitch)] if part.extent > 1 else []
+                    inner = [*rest[:index], *level, *rest[index + 1 :]]
                     yield from self._copies(
                         kind,
                         dram.shifted(part.start * dram_pitch),
@@ -170,8 +170,7 @@ class Builder:
                         inner,
                     )
                 return
-        rows = [level for level in rest if level[0] > 1]
-        (n1, ds1, ls1), (n2, ds2, ls2) = [*rows, (1, 0, 0), (1, 0, 0)][:2]
+        (n1, ds1, ls1), (n2, ds2, ls2) = [*rest, (1, 0, 0), (1, 0, 0)][:2]
         unit = PRM_GRANULE if chip.buffer.memory is Memory.PRM else 1
         instr = kind(
             space=ON_CHIP[chip.buffer.memory],
@@ -190,56 +189,57 @@ class Builder:
 
     def fetch(self, view: View, n: int, h: Span, w: Span, c: Span, role: str) -> Piece:
         """A box of an image in the scratchpad: where it already is, or copied into a working buffer."""
-        _, height, width, channels = view.shape
-        offset = ((n * height + h.start) * width + w.start) * channels + c.start
+        offset = _offset(view.shape, n, h, w, c)
         if view.tensor.resident:
-            return Piece(Ref(view.tensor.home, offset), channels, width * channels)
+            return _at_home(view.tensor, view.shape, offset)
         buffer = self.buffer(role, Memory.SPM, h.extent * w.extent * c.extent)
-        levels = [(w.extent, channels, c.extent), (h.extent, width * channels, w.extent * c.extent)]
-        self.load(Ref(view.tensor.home, offset), Ref(buffer), c.extent, levels)
+        self.load(Ref(view.tensor.home, offset), Ref(buffer), c.extent, _levels(view.shape, h, w, c))
         return Piece(Ref(buffer), c.extent, w.extent * c.extent)
 
     def result(self, tensor: Tensor, n: int, h: Span, w: Span, c: Span, role: str) -> Piece:
         """Where a box of a result is to be written: its home, or a working buffer to be stored."""
         if tensor.resident:
-            _, height, width, channels = tensor.shape
-            offset = ((n * height + h.start) * width + w.start) * channels + c.start
-            return Piece(Ref(tensor.home, offset), channels, width * channels)
+            return _at_home(tensor, tensor.shape, _offset(tensor.shape, n, h, w, c))
         buffer = self.buffer(role, Memory.SPM, h.extent * w.extent * c.extent)
         return Piece(Ref(buffer), c.extent, w.extent * c.extent)
 
     def deliver(self, tensor: Tensor, piece: Piece, n: int, h: Span, w: Span, c: Span) -> None:
         """Store a box of a result, unless it is at home already."""
-        if tensor.resident:
-            return
-        _, height, width, channels = tensor.shape
-        offset = ((n * height + h.start) * width + w.start) * channels + c.start
-        levels = [(w.extent, channels, c.extent), (h.extent, width * channels, w.extent * c.extent)]
-        self.store(piece.ref, Ref(tensor.home, offset), c.extent, levels)
+        if not tensor.resident:
+            home = Ref(tensor.home, _offset(tensor.shape, n, h, w, c))
+            self.store(piece.ref, home, c.extent, _levels(tensor.shape, h, w, c))
 
 
-def stored(tensor: Tensor, n: int, h: Span, w: Span, c: Span, operand: str = "out", batch: int = 1) -> Stored:
+Shape4 = tuple[int, int, int, int]
+
+
+def _offset(shape: Shape4, n: int, h: Span, w: Span, c: Span) -> int:
+    """The first byte of a box of a dense image."""
+    _, height, width, channels = shape
+    return ((n * height + h.start) * width + w.start) * channels + c.start
+
+
+def _levels(shape: Shape4, h: Span, w: Span, c: Span) -> list[Level]:
+    """The rows of a box of a dense image, copied to or from a dense buffer."""
+    _, _, width, channels = shape
+    return [(w.extent, channels, c.extent), (h.extent, width * channels, w.extent * c.extent)]
+
+
+def _at_home(tensor: Tensor, shape: Shape4, offset: int) -> Piece:
+    """A box of a tensor that stays in the scratchpad."""
+    _, _, width, channels = shape
+    return Piece(Ref(tensor.home, offset), channels, width * channels)
+
+
+def stored(tensor: Tensor, n: int, h: Span, w: Span, c: Span, operand: str = "out") -> Stored:
     """The box that an operand completes."""
-    box: Box = ((n, n + batch), (h.start, h.stop), (w.start, w.stop), (c.start, c.stop))
+    box: Box = ((n, n + 1), (h.start, h.stop), (w.start, w.stop), (c.start, c.stop))
     return Stored(tensor.id, box, operand)
 
 
 def packed_bytes(values: NDArray[Any]) -> bytes:
     """The bytes of an array in C order."""
     return np.ascontiguousarray(values).tobytes()
-
-
-def volume(*extents: int) -> int:
-    """The product of extents."""
-    return math.prod(extents)
-
-
-def _merged(run: int, levels: list[Level]) -> tuple[int, list[Level]]:
-    """Rows that continue one another on both sides become one; levels are innermost first."""
-    rest = [level for level in levels if level[0] > 1]
-    while rest and rest[0][1] == run and rest[0][2] == run:
-        run *= rest.pop(0)[0]
-    return run, rest
 
 
 def _unmerged(count: int, rest: list[Level]) -> list[Level]:

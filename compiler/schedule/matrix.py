@@ -8,7 +8,6 @@ scratchpad; the parts of a sum follow one another with `accum`.
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -19,7 +18,7 @@ from compiler.ir.graph import Node
 from compiler.ops import conv2d as conv_op
 from compiler.ops import gemm as gemm_op
 from compiler.schedule.builder import Builder, Piece, Span, View, packed_bytes, spans, stored
-from compiler.schedule.tiles import Buffer, Memory, Ref, Stored, Tensor
+from compiler.schedule.tiles import Buffer, Memory, Ref, Stored, Tensor, aligned
 from isa.diagnostics import Diagnostic
 from isa.instructions.matrix import Conv, Gemm
 from isa.instructions.records import REQUANT_RECORD
@@ -83,9 +82,9 @@ class ConvShape:
         """Scratchpad bytes of a tile."""
         weights = -(-t.cout // cols) * cols * t.kh * self.columns.taps * t.cin
         pixels = self.rows.reach(t.oh, t.kh) * self.columns.reach(t.ow, self.columns.taps)
-        needed = _aligned(weights)
-        needed += 0 if self.input_resident else _aligned(pixels * t.cin)
-        return needed + (0 if self.output_resident else _aligned(t.oh * t.ow * t.cout))
+        needed = aligned(weights)
+        needed += 0 if self.input_resident else aligned(pixels * t.cin)
+        return needed + (0 if self.output_resident else aligned(t.oh * t.ow * t.cout))
 
     def cost(self, t: ConvTile, target: Target) -> float:
         """Cycles of all tiles one after another, roughly: DMA, array and vector work."""
@@ -408,7 +407,7 @@ def choose_gemm_tile(
         per_row = (0 if resident else k) + n
         weights = g * cols * k
         m = min(
-            rows, target.acc.rows // g, MAX_GROUP_ROWS, max(budget - _aligned(weights) - 128, 0) // per_row
+            rows, target.acc.rows // g, MAX_GROUP_ROWS, max(budget - aligned(weights) - 128, 0) // per_row
         )
         if m < 1:
             continue
@@ -480,10 +479,6 @@ def _emit_gemm(
         ("acc",),
         extra_reads=(acc,) if accum else (),
     )
-
-
-def _aligned(size: int) -> int:
-    return math.ceil(size / 64) * 64
 
 
 def _does_not_fit(node: Node, needed: int, budget: int) -> FitError:

@@ -6,7 +6,6 @@ producer to its last user where half of the scratchpad has room for it.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 
 from compiler.errors import CompileError
@@ -23,7 +22,7 @@ from compiler.ops.shapes import Reshape, Transpose
 from compiler.ops.softmax import QSoftmax
 from compiler.schedule.builder import Builder, View, packed_bytes
 from compiler.schedule.matrix import plan_conv, plan_gemm
-from compiler.schedule.tiles import Buffer, Layer, Memory, Tensor, TileGraph
+from compiler.schedule.tiles import Buffer, Layer, Memory, Tensor, TileGraph, aligned
 from compiler.schedule.vector import plan_add, plan_pool, plan_softmax, plan_table, plan_transpose
 from isa.diagnostics import Diagnostic
 from isa.target import Target
@@ -165,7 +164,7 @@ class _Planner:
         for node in self.layers:
             if not self._may_stay(node):
                 continue
-            size = math.ceil(node.type.elements / 64) * 64
+            size = aligned(node.type.elements)
             first, last = self.index[node.id], max(self._layers_using(node))
             if all(self._held(chosen, at) + size <= half for at in range(first, last + 1)):
                 chosen[node.id] = (size, first, last)

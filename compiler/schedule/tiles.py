@@ -137,9 +137,16 @@ class TileGraph:
     tensors: list[Tensor] = field(default_factory=list[Tensor])
 
     def buffers(self) -> list[Buffer]:
-        """Every buffer that an operation touches, in order of first touch."""
+        """Every buffer, in order of first touch; homes that no operation touches come last."""
         seen: dict[int, Buffer] = {}
         for op in self.ops:
             for buffer in (*op.reads, *op.writes):
                 seen.setdefault(id(buffer), buffer)
+        for tensor in self.tensors:
+            seen.setdefault(id(tensor.home), tensor.home)
         return list(seen.values())
+
+
+def aligned(size: int, unit: int = 64) -> int:
+    """The next multiple of a unit."""
+    return -(-size // unit) * unit

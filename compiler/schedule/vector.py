@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from compiler.schedule.builder import Builder, Piece, Span, View, spans, stored
 from compiler.schedule.matrix import Window
 from compiler.schedule.tiles import TABLE, Memory, Ref, Stored, Tensor
 from isa.diagnostics import Diagnostic
+from isa.instructions.dma import merge_rows
 from isa.instructions.records import QuantRecord
 from isa.instructions.vector import Pool, Pooling, Softmax, VectorMove
 from isa.instructions.vector_elementwise import Elementwise, VectorElementwise
@@ -60,10 +61,7 @@ def plan_pool(b: Builder, node: Node, x: View, out: Tensor, budget: int) -> None
     th, tw, tc = _fit_box(node, (oh, ow, channels), needed, allowed, budget)
     average = isinstance(operation, QAveragePool)
     record = b.parameters(_average_record(node), "record") if average else None
-    for n, rs, cs, ch in itertools.product(
-        range(x.shape[0]), spans(oh, th), spans(ow, tw), spans(channels, tc)
-    ):
-        b.tile = (n, rs.start, cs.start, ch.start)
+    for n, rs, cs, ch in _tiles(b, out.shape, (th, tw, tc)):
         box_h, top = rows.valid(rs, Span(0, rows.taps))
         box_w, left = columns.valid(cs, Span(0, columns.taps))
         source = b.fetch(x, n, box_h, box_w, ch, "input")
@@ -103,8 +101,7 @@ def plan_add(b: Builder, node: Node, inputs: list[View], out: Tensor, budget: in
     _, h, w, c = out.shape
     copies = sum(not v.tensor.resident for v in inputs) + (not out.resident)
     th, tw, tc = _fit_box(node, (h, w, c), _dense(copies), _elementwise_limits, budget)
-    for n, rs, cs, ch in itertools.product(range(out.shape[0]), spans(h, th), spans(w, tw), spans(c, tc)):
-        b.tile = (n, rs.start, cs.start, ch.start)
+    for n, rs, cs, ch in _tiles(b, out.shape, (th, tw, tc)):
         left, right = (b.fetch(v, n, rs, cs, ch, role) for v, role in zip(inputs, ("a", "b"), strict=True))
         target = b.result(out, n, rs, cs, ch, "output")
         instr = VectorElementwise(
@@ -138,8 +135,7 @@ def plan_table(b: Builder, node: Node, x: View, out: Tensor, budget: int) -> Non
     _, h, w, c = out.shape
     copies = (not x.tensor.resident) + (not out.resident)
     th, tw, tc = _fit_box(node, (h, w, c), _dense(copies), _move_limits, budget)
-    for n, rs, cs, ch in itertools.product(range(out.shape[0]), spans(h, th), spans(w, tw), spans(c, tc)):
-        b.tile = (n, rs.start, cs.start, ch.start)
+    for n, rs, cs, ch in _tiles(b, out.shape, (th, tw, tc)):
         source = b.fetch(x, n, rs, cs, ch, "input")
         target = b.result(out, n, rs, cs, ch, "output")
         instr = _move(
@@ -206,10 +202,7 @@ def plan_transpose(b: Builder, node: Node, x: View, out: Tensor, budget: int) ->
     assert not out.resident
     sizes = x.shape[1:]
     th, tw, tc = _fit_box(node, sizes, _dense(2), _transpose_limits, budget)
-    for n, rs, cs, ch in itertools.product(
-        range(x.shape[0]), spans(sizes[0], th), spans(sizes[1], tw), spans(sizes[2], tc)
-    ):
-        b.tile = (n, rs.start, cs.start, ch.start)
+    for n, rs, cs, ch in _tiles(b, x.shape, (th, tw, tc)):
         source = b.fetch(x, n, rs, cs, ch, "input")
         box = (Span(n, n + 1), rs, cs, ch)
         _emit_transpose(b, out, source, box, perm)
@@ -245,11 +238,22 @@ def _emit_transpose(
 
 def _move(run: int, levels: list[tuple[int, int, int]]) -> VectorMove:
     """A copy of runs; levels are (count, source pitch, destination pitch), innermost first."""
-    rest = [level for level in levels if level[0] > 1]
-    while rest and rest[0][1] == run == rest[0][2] and run * rest[0][0] <= MAX_RUN:
-        run *= rest.pop(0)[0]
+    run, rest = merge_rows(run, levels, MAX_RUN)
     (n1, ss1, dd1), (n2, ss2, dd2), (n3, ss3, dd3) = [*rest, (1, 0, 0), (1, 0, 0), (1, 0, 0)][:3]
     return VectorMove(n0=run, n1=n1, n2=n2, n3=n3, ss1=ss1, ss2=ss2, ss3=ss3, dd1=dd1, dd2=dd2, dd3=dd3)
+
+
+def _tiles(
+    b: Builder, shape: tuple[int, int, int, int], size: tuple[int, int, int]
+) -> Iterator[tuple[int, Span, Span, Span]]:
+    """Every tile of an image (batch index, rows, columns, channels); the builder is told which."""
+    n, h, w, c = shape
+    th, tw, tc = size
+    for index, rows, columns, channels in itertools.product(
+        range(n), spans(h, th), spans(w, tw), spans(c, tc)
+    ):
+        b.tile = (index, rows.start, columns.start, channels.start)
+        yield index, rows, columns, channels
 
 
 def _average_record(node: Node) -> bytes:

@@ -11,7 +11,6 @@ from lark import Token, Tree
 
 from isa.assembly.state import (
     DATA_REGION,
-    REGION_SHIFT,
     SIZED_REGIONS,
     TEXT_SECTION,
     Assembly,
@@ -22,7 +21,7 @@ from isa.assembly.state import (
 )
 from isa.parsing import Parsed as Node
 from isa.paths import is_file, resolved
-from isa.program import Interface, OpRow, Symbol, float_bits, volume
+from isa.program import REGION_SHIFT, Interface, OpRow, Symbol, float_bits, volume
 from isa.spec import Engine, Space
 from isa.target import load_target
 from isa.versions import ISA_VERSION

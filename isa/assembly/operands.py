@@ -7,11 +7,12 @@ from typing import Any, cast
 
 from lark import Token, Tree
 
-from isa.assembly.state import REGION_SHIFT, Assembly, Mistake, evaluate
+from isa.assembly.state import Assembly, Mistake, evaluate
 from isa.assembly.text import Shorthand, operands_by_name, shorthands
 from isa.diagnostics import did_you_mean
 from isa.encoding import operand_faults
 from isa.parsing import Parsed as Node
+from isa.program import REGION_SHIFT
 from isa.spec import INSTRUCTIONS, Instruction
 
 

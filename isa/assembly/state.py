@@ -10,11 +10,9 @@ from lark import Token, Tree
 
 from isa.diagnostics import Diagnostic, did_you_mean
 from isa.parsing import Parsed as Node
-from isa.program import Interface, OpRow, Symbol
+from isa.program import REGION_SHIFT, Interface, OpRow, Symbol
 from isa.target import Target
 
-REGION_SHIFT: Final = 40
-"""In an expression, Rn stands for n << 40: a region and an offset in one number."""
 TEXT_SECTION: Final = ".text"
 DATA_REGION: Final = {".weights": 0, ".params": 5}
 SIZED_REGIONS: Final = (1, 2, 3)
@@ -91,7 +89,7 @@ def evaluate(state: Assembly, node: Node | Token) -> int:
 
 
 def symbol_value(state: Assembly, name: Token) -> int:
-    """The value of a symbol; R0 to R7 are the regions.
+    """The value of a symbol; R0 to R7 stand for region << 40.
 
     Raises:
         Mistake: nothing defines it.

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from enum import IntEnum
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 
@@ -27,7 +27,7 @@ from isa.target import Target
 BYTE: Final = np.dtype(np.uint8)
 WORD: Final = np.dtype("<i4")
 READ_ONLY_REGIONS: Final = frozenset({0, 2, 5})
-Levels = list[tuple[int, int]]
+Level = TypeVar("Level", bound=tuple[int, ...])
 
 
 class OnChip(IntEnum):
@@ -44,19 +44,21 @@ class CopyMode(IntEnum):
     PLAIN = 0
 
 
-def merge_rows(run: int, levels: list[tuple[int, ...]]) -> tuple[int, list[tuple[int, ...]]]:
-    """Merge rows that continue one another on every side.
+def merge_rows(run: int, levels: Sequence[Level], limit: int | None = None) -> tuple[int, list[Level]]:
+    """Merge rows that continue one another on every side, up to a run of `limit`.
 
     `levels` lists (count, pitch, pitch, ...), innermost first. Returns the longer run and the
-    levels that are left.
+    levels that are left; none of these has a count of 1.
     """
-    rest = list(levels)
-    while rest and (rest[0][0] == 1 or all(pitch == run for pitch in rest[0][1:])):
+    rest = [level for level in levels if level[0] > 1]
+    while rest and all(pitch == run for pitch in rest[0][1:]):
+        if limit is not None and run * rest[0][0] > limit:
+            break
         run *= rest.pop(0)[0]
     return run, rest
 
 
-def burst_cycles(t: Target, base: int, run: int, levels: list[tuple[int, ...]]) -> int:
+def burst_cycles(t: Target, base: int, run: int, levels: Sequence[tuple[int, ...]]) -> int:
     """Cycles on the DRAM bus: whole bursts of every row, and the overhead of each further row."""
     offsets = np.array([base % t.dma.burst])
     for count, pitch, *_ in levels:

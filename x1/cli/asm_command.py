@@ -13,8 +13,9 @@ from isa.assembly.disassembler import binary_of
 from isa.container import load
 from isa.diagnostics import AssemblyError, Diagnostic
 from isa.locations import FileLoc
+from isa.paths import read_file
 from x1.cli.outcome import Outcome, json_option, reported, say
-from x1.files import read_file, write_atomic
+from x1.files import write_atomic
 
 EPILOG: Final = """\b
 Examples:

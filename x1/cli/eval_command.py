@@ -8,7 +8,7 @@ from typing import Final
 import click
 
 from x1 import api, data
-from x1.cli.options import parse_shapes, with_progress
+from x1.cli.options import parse_shapes, shape_option, with_progress
 from x1.cli.outcome import Outcome, json_option, reported
 from x1.evaluation import evaluate
 
@@ -23,9 +23,7 @@ Examples:
 @click.argument("model")
 @click.argument("binary")
 @click.option("--data", "place", required=True, metavar="D.npz", help="Preprocessed `inputs` and `labels`.")
-@click.option(
-    "--shape", "shapes", multiple=True, metavar="NAME=1,3,224,224", help="Fix an input's open dimensions."
-)
+@shape_option
 @json_option
 @reported("eval")
 def command(model: str, binary: str, place: str, shapes: tuple[str, ...], as_json: bool) -> Outcome:

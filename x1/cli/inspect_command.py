@@ -15,7 +15,7 @@ from isa.diagnostics import Diagnostic, UsageError
 from isa.plain import to_plain
 from isa.program import Program
 from x1 import api
-from x1.cli.options import parse_shapes
+from x1.cli.options import parse_shapes, shape_option
 from x1.cli.outcome import Outcome, json_option, reported
 from x1.files import write_atomic
 from x1.pictures import graph_as_dot, graph_as_onnx, program_as_dot
@@ -38,9 +38,7 @@ Examples:
 @click.option(
     "--supported", is_flag=True, help="Say whether x1 can compile the network, before any calibration."
 )
-@click.option(
-    "--shape", "shapes", multiple=True, metavar="NAME=1,3,224,224", help="Fix an input's open dimensions."
-)
+@shape_option
 @click.option("-o", "--output", metavar="FILE", help="The file to write instead of stdout.")
 @json_option
 @reported("inspect")

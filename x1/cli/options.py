@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final, TypeVar
 
 import click
@@ -30,12 +30,14 @@ target_options = _together(
     ),
 )
 
+shape_option = click.option(
+    "--shape", "shapes", multiple=True, metavar="NAME=1,3,224,224", help="Fix an input's open dimensions."
+)
+
 calibration_options = _together(
     click.option("--calibrate", metavar="D.npz|DIR|random:N", help="Samples as the network takes them."),
     click.option("--method", default="minmax", show_default=True, help="How ranges become scales."),
-    click.option(
-        "--shape", "shapes", multiple=True, metavar="NAME=1,3,224,224", help="Fix an input's open dimensions."
-    ),
+    shape_option,
 )
 
 opt_level = click.option(
@@ -89,8 +91,3 @@ def random_warning(calibrate: str | None) -> list[Diagnostic]:
             remedy="--calibrate D.npz with real samples",
         )
     ]
-
-
-def described_inputs(inputs: Mapping[str, Sequence[int]]) -> str:
-    """Names and shapes for messages."""
-    return ", ".join(f"{name}{list(shape)}" for name, shape in inputs.items())

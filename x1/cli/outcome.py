@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import wraps
 from pathlib import Path
-from typing import Any, Final, ParamSpec
+from typing import Final, ParamSpec
 
 import click
 
@@ -138,6 +138,3 @@ def _internal(error: Exception, arguments: list[str]) -> int:
     command = next((a for a in arguments if not a.startswith("-")), "x1")
     _print(command, Outcome({}, ExitCode.INTERNAL, "", [diagnostic]), as_json="--json" in arguments)
     return ExitCode.INTERNAL
-
-
-Body = dict[str, Any]

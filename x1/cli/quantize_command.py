@@ -7,7 +7,7 @@ from typing import Final
 import click
 
 from x1 import api
-from x1.cli.options import parse_shapes, random_warning
+from x1.cli.options import parse_shapes, random_warning, shape_option
 from x1.cli.outcome import Outcome, json_option, reported, say
 
 EPILOG: Final = """\b
@@ -23,9 +23,7 @@ Examples:
     "--calibrate", required=True, metavar="D.npz|DIR|random:N", help="Samples as the network takes them."
 )
 @click.option("--method", default="minmax", show_default=True, help="How ranges become scales.")
-@click.option(
-    "--shape", "shapes", multiple=True, metavar="NAME=1,3,224,224", help="Fix an input's open dimensions."
-)
+@shape_option
 @click.option(
     "--format", "form", default="qoperator", show_default=True, help="The form of the ONNX file: qoperator."
 )

@@ -68,12 +68,7 @@ def command(
     loaded = Binary.load(binary)
     session = Session(loaded, target=machine, poison=poison)
     shapes = {i.name: i.shape for i in session.get_inputs()}
-    files = data.named_files(inputs, list(shapes), "--input")
-    if missing := [n for n in shapes if n not in files]:
-        raise UsageError(
-            Diagnostic("run.input", f"input '{missing[0]}' is missing", remedy=f"--input {missing[0]}=@FILE")
-        )
-    members = {name: data.input_member(path, name) for name, path in files.items()}
+    members = data.input_members(inputs, list(shapes))
     start = time.perf_counter()
     collected: list[Arrays] = []
     instructions = 0

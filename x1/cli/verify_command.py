@@ -6,7 +6,7 @@ from typing import Final
 
 import click
 
-from isa.diagnostics import Diagnostic, ExitCode, UsageError
+from isa.diagnostics import ExitCode
 from isa.target import load_target
 from x1 import api, data
 from x1.cli.options import calibration_options, parse_shapes, random_warning, target_options, with_progress
@@ -51,12 +51,7 @@ def command(
     if calibrate is not None:
         network = api.quantize(network, calibrate, method=method)
     network.integers()
-    files = data.named_files(inputs, list(network.input_shapes), "--input")
-    if missing := [n for n in network.input_shapes if n not in files]:
-        raise UsageError(
-            Diagnostic("run.input", f"input '{missing[0]}' is missing", remedy=f"--input {missing[0]}=@FILE")
-        )
-    members = {name: data.input_member(path, name) for name, path in files.items()}
+    members = data.input_members(inputs, list(network.input_shapes))
     count = data.sample_count(members, network.input_shapes)
     binary = api.compile(network, machine, method=method)
     samples = with_progress(data.samples(members, network.input_shapes), "verifying", count)
