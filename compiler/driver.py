@@ -17,6 +17,7 @@ from compiler.passes.base import PassLog, run_passes
 from compiler.passes.pipeline import PREPARE, TO_DEVICE
 from compiler.passes.quantize import QuantizeGraph
 from compiler.quantize.calibrate import calibrate
+from compiler.quantize.representable import require_finite_constants, require_finite_scales
 from compiler.schedule.allocate import Allocation, AllocationError, allocate
 from compiler.schedule.order import respects, serial
 from compiler.schedule.plan import Plan, plan
@@ -54,8 +55,14 @@ class StageTimes:
 
 
 def prepare(graph: Graph, log: PassLog | None = None) -> Graph:
-    """A float graph as the importers give it, simplified."""
-    return run_passes(graph, PREPARE, log)
+    """A float graph as the importers give it, simplified.
+
+    Raises:
+        CompileError: its constants are not finite.
+    """
+    prepared = run_passes(graph, PREPARE, log)
+    require_finite_constants(prepared)
+    return prepared
 
 
 def quantize(graph: Graph, samples: Iterable[Sample], log: PassLog | None = None) -> Graph:
@@ -64,12 +71,23 @@ def quantize(graph: Graph, samples: Iterable[Sample], log: PassLog | None = None
 
 
 def quantize_with(graph: Graph, scheme: Mapping[str, Quant], log: PassLog | None = None) -> Graph:
-    """The integer graph of a prepared float graph, with given scales."""
-    return run_passes(graph, [QuantizeGraph(scheme)], log)
+    """The integer graph of a prepared float graph, with given scales.
+
+    Raises:
+        CompileError: operations that the device does not have, or scales that it cannot compute with.
+    """
+    quantized = run_passes(graph, [QuantizeGraph(scheme)], log)
+    require_finite_scales(quantized)
+    return quantized
 
 
 def lower(graph: Graph, log: PassLog | None = None) -> Graph:
-    """The integer graph in the device's layout; the graph that is given stays as it is."""
+    """The integer graph in the device's layout; the graph that is given stays as it is.
+
+    Raises:
+        CompileError: scales that the device cannot compute with.
+    """
+    require_finite_scales(graph)
     return run_passes(graph.copy(), TO_DEVICE, log)
 
 

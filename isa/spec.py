@@ -314,6 +314,12 @@ def instruction(
     return declare
 
 
+def greatest(cls: type[Instruction], name: str) -> int:
+    """The greatest value that an operand can hold, read as unsigned unless it is signed."""
+    spec = next(o for o in cls.operands if o.name == name)
+    return spec.bounds(signed=spec.signed)[1]
+
+
 def _register(cls: type[Instruction], mnemonic: str, opcode: int, engine: Engine) -> None:
     assert mnemonic not in INSTRUCTIONS, f"{mnemonic} is declared twice"
     assert opcode not in OPCODES, f"opcode {opcode:#04x} is declared twice"

@@ -18,8 +18,8 @@ from lark import Token, Tree
 from numpy.typing import NDArray
 
 import compiler.ops  # noqa: F401  # pyright: ignore[reportUnusedImport]  (declares)
-from compiler.errors import CompileError
-from compiler.frontend.importing import LAYERS, LayerCall, Unsupported
+from compiler.errors import CompileError, Unsupported
+from compiler.frontend.importing import LAYERS, LayerCall
 from compiler.frontend.texts import read_text
 from compiler.ir.graph import Graph, Node
 from compiler.ir.op import ShapeError

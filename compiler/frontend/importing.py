@@ -13,18 +13,11 @@ from typing import Any, Final, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
+from compiler.errors import Unsupported
 from compiler.ir.graph import Graph, Node
 from compiler.ir.op import Op
 from isa.diagnostics import Diagnostic, did_you_mean
 from isa.locations import Loc
-
-
-class Unsupported(Exception):
-    """Why a node cannot be imported; collected, and reported with all others."""
-
-    def __init__(self, diagnostic: Diagnostic) -> None:
-        super().__init__(diagnostic.message)
-        self.diagnostic = diagnostic
 
 
 @dataclass(slots=True)

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 import compiler.ops  # noqa: F401  # pyright: ignore[reportUnusedImport]  (declares)
-from compiler.errors import CompileError
-from compiler.frontend.importing import ONNX_OPERATORS, OnnxNode, Unsupported
+from compiler.errors import CompileError, Unsupported
+from compiler.frontend.importing import ONNX_OPERATORS, OnnxNode
 from compiler.ir.evaluate import folded
 from compiler.ir.graph import Graph, Node
 from compiler.ir.op import ShapeError

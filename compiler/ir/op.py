@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final, TypeVar, dataclass_transform
 
+import numpy as np
 from numpy.typing import NDArray
 
 from compiler.ir.types import TensorType
@@ -40,6 +41,11 @@ class Op:
             ShapeError: the operands do not go together.
         """
         raise NotImplementedError
+
+    def constants(self, types: Sequence[TensorType], out: TensorType) -> Array:
+        """The float32 constants that the device computes with, derived from the scales; none by default."""
+        del types, out
+        return np.empty(0, np.float32)
 
     def evaluate(self, args: Sequence[Array], types: Sequence[TensorType], out: TensorType) -> Array:
         """The values of the result."""

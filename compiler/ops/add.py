@@ -48,18 +48,19 @@ class QAdd(Op):
 
     def evaluate(self, args: Sequence[Array], types: Sequence[TensorType], out: TensorType) -> Array:
         return arithmetic.add(
-            args[0].astype(np.int32), args[1].astype(np.int32), *constants(types, out), *self.bounds
+            args[0].astype(np.int32), args[1].astype(np.int32), *self.constants(types, out), *self.bounds
         )
 
-
-def constants(types: Sequence[TensorType], out: TensorType) -> tuple[float, float, float]:
-    """p0, p1, p2 of the device's addition."""
-    a, b, c = types[0].quant, types[1].quant, out.quant
-    assert a is not None
-    assert b is not None
-    assert c is not None
-    p0, p1, p2 = arithmetic.add_constants(a.scale, a.zero_point, b.scale, b.zero_point, c.scale, c.zero_point)
-    return float(p0), float(p1), float(p2)
+    def constants(self, types: Sequence[TensorType], out: TensorType) -> Array:
+        """p0, p1, p2 of `vew add`."""
+        a, b, c = types[0].quant, types[1].quant, out.quant
+        assert a is not None
+        assert b is not None
+        assert c is not None
+        return np.array(
+            arithmetic.add_constants(a.scale, a.zero_point, b.scale, b.zero_point, c.scale, c.zero_point),
+            np.float32,
+        )
 
 
 @onnx_operator("Add")

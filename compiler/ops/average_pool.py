@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from compiler.export.writing import MICROSOFT, OnnxWriter, written_as_onnx
-from compiler.frontend.importing import LayerCall, OnnxNode, Unsupported, layer, onnx_operator
+from compiler.frontend.importing import LayerCall, OnnxNode, layer, onnx_operator
 from compiler.ir.graph import Node
 from compiler.ir.op import Array, Op, op
 from compiler.ir.types import DType, TensorType
@@ -26,7 +26,6 @@ from compiler.ops.spatial import (
 )
 from compiler.quantize.rules import Quantizer, quantization_rule
 from isa import arithmetic
-from isa.diagnostics import Diagnostic
 
 
 def _tap_counts(shape: Sequence[int], kernel: Pair, strides: Pair, pads: Pads, *, all_taps: bool) -> Array:
@@ -83,6 +82,12 @@ class QAveragePool(Op):
         y = arithmetic.average(taps, counts, out.quant.scale, out.quant.zero_point, -128, 127)
         return from_nhwc(y.astype(out.dtype.numpy), self.layout)
 
+    def constants(self, types: Sequence[TensorType], out: TensorType) -> Array:
+        """The scales of input and output."""
+        assert types[0].quant is not None
+        assert out.quant is not None
+        return np.array([types[0].quant.scale, out.quant.scale], np.float32)
+
 
 @onnx_operator("AveragePool")
 def import_average_pool(n: OnnxNode) -> Node:
@@ -118,13 +123,11 @@ def quantize_average_pool(q: Quantizer, node: Node, inputs: list[Node]) -> Node:
     o = node.op
     assert isinstance(o, AveragePool)
     if o.kernel == image_shape(node.inputs[0].shape, o.layout)[1:3] and o.pads == (0, 0, 0, 0):
-        raise Unsupported(
-            Diagnostic(
-                "model.unsupported",
-                "an average over the whole image is not supported",
-                node.loc,
-                "a window smaller than the image",
-            )
+        q.fail(
+            node,
+            "model.unsupported",
+            "an average over the whole image is not supported",
+            "a window smaller than the image",
         )
     made = QAveragePool(o.kernel, o.strides, o.pads, o.count_include_pad, o.layout)
     return q.add(made, inputs, node, q.chosen(node))

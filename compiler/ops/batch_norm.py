@@ -6,12 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from compiler.frontend.importing import LayerCall, OnnxNode, Unsupported, layer, onnx_operator
+from compiler.frontend.importing import LayerCall, OnnxNode, layer, onnx_operator
 from compiler.ir.graph import Node
 from compiler.ir.op import Array, Op, ShapeError, op
 from compiler.ir.types import DType, TensorType
 from compiler.quantize.rules import Quantizer, quantization_rule
-from isa.diagnostics import Diagnostic
 
 
 @op("nn.batch_norm", "x", "gain", "offset")
@@ -73,12 +72,10 @@ def batch_norm_layer(call: LayerCall) -> Node:
 @quantization_rule(BatchNorm)
 def refuse_batch_norm(q: Quantizer, node: Node, inputs: list[Node]) -> Node:
     """What could not be folded is refused."""
-    del q, inputs
-    raise Unsupported(
-        Diagnostic(
-            "model.unsupported",
-            "batch normalization that follows no convolution or matrix product of its own is not supported",
-            node.loc,
-            "directly after Conv, Gemm or MatMul, as its only user",
-        )
+    del inputs
+    q.fail(
+        node,
+        "model.unsupported",
+        "batch normalization that follows no convolution or matrix product of its own is not supported",
+        "directly after Conv, Gemm or MatMul, as its only user",
     )

@@ -100,18 +100,17 @@ class QConv2d(Op):
         columns = taken.reshape(n * oh * ow, -1).astype(np.float64) - zero
         acc = (columns @ w.reshape(w.shape[0], -1).T.astype(np.float64)).astype(np.int64)
         y = arithmetic.requantize(
-            arithmetic.wrap32(acc), b, multipliers(types, out), _zero(out), *self.bounds
+            arithmetic.wrap32(acc), b, self.constants(types, out), _zero(out), *self.bounds
         )
         return from_nhwc(y.astype(out.dtype.numpy).reshape(n, oh, ow, -1), self.layout)
 
-
-def multipliers(types: Sequence[TensorType], out: TensorType) -> Array:
-    """The float32 multiplier of every output channel."""
-    x, w = types[0].quant, types[1].quant
-    assert x is not None
-    assert w is not None
-    assert out.quant is not None
-    return arithmetic.convolution_multiplier(x.scale, np.asarray(w.scales, np.float32), out.quant.scale)
+    def constants(self, types: Sequence[TensorType], out: TensorType) -> Array:
+        """The multiplier of every output channel, or one for all."""
+        x, w = types[0].quant, types[1].quant
+        assert x is not None
+        assert w is not None
+        assert out.quant is not None
+        return arithmetic.convolution_multiplier(x.scale, np.asarray(w.scales, np.float32), out.quant.scale)
 
 
 def _zero(out: TensorType) -> int:

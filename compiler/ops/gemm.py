@@ -58,16 +58,17 @@ class QGemm(Op):
         assert out.quant is not None
         left = a.astype(np.float64) - types[0].quant.zero_point
         acc = arithmetic.wrap32((left @ b.astype(np.float64)).astype(np.int64))
-        return arithmetic.requantize(acc, bias, multipliers(types, out), out.quant.zero_point, *self.bounds)
+        return arithmetic.requantize(
+            acc, bias, self.constants(types, out), out.quant.zero_point, *self.bounds
+        )
 
-
-def multipliers(types: Sequence[TensorType], out: TensorType) -> Array:
-    """The float32 multiplier of every column."""
-    a, b = types[0].quant, types[1].quant
-    assert a is not None
-    assert b is not None
-    assert out.quant is not None
-    return arithmetic.gemm_multiplier(1.0, a.scale, np.asarray(b.scales, np.float32), out.quant.scale)
+    def constants(self, types: Sequence[TensorType], out: TensorType) -> Array:
+        """The multiplier of every column, or one for all."""
+        a, b = types[0].quant, types[1].quant
+        assert a is not None
+        assert b is not None
+        assert out.quant is not None
+        return arithmetic.gemm_multiplier(1.0, a.scale, np.asarray(b.scales, np.float32), out.quant.scale)
 
 
 @onnx_operator("Gemm")

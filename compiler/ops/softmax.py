@@ -53,6 +53,13 @@ class QSoftmax(Op):
         table = exponentials(types[0].quant.scale, types[0].shape[-1])
         return arithmetic.softmax(codes, table, divisor(out.quant.scale), out.quant.zero_point, -128, 127)
 
+    def constants(self, types: Sequence[TensorType], out: TensorType) -> Array:
+        """The table of exponentials, then p0 of record Q."""
+        assert types[0].quant is not None
+        assert out.quant is not None
+        table = exponentials(types[0].quant.scale, types[0].shape[-1])
+        return np.append(table, np.float32(divisor(out.quant.scale)))
+
 
 @lru_cache(maxsize=256)
 def exponentials(scale: float, length: int) -> Array:

@@ -12,8 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from compiler.errors import CompileError
-from compiler.frontend.importing import Unsupported
+from compiler.errors import CompileError, Unsupported
 from compiler.ir.graph import Graph, Input, Node, SourceView
 from compiler.ir.types import Quant
 from compiler.ops.boundary import Dequantize, Quantize

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
+from compiler.errors import Unsupported
 from compiler.ir.graph import Graph, Node, SourceView
 from compiler.ir.op import Op
 from compiler.ir.types import DType, Quant
 from compiler.quantize.calibrate import constant_parameters
 from isa import arithmetic
+from isa.diagnostics import Diagnostic
 
 WEIGHT_LIMIT: Final = 127
-INT32_LIMIT: Final = (1 << 31) - 1
+BIAS_LIMIT: Final = 1 << 30
+TINY: Final = float(np.finfo(np.float32).tiny)
+"""The least positive normal float32."""
 
 
 @dataclass(slots=True)
@@ -25,6 +29,11 @@ class Quantizer:
 
     graph: Graph
     scheme: Mapping[str, Quant]
+
+    @staticmethod
+    def fail(node: Node, code: str, message: str, allowed: str = "", remedy: str = "") -> NoReturn:
+        """Refuse a node."""
+        raise Unsupported(Diagnostic(code, message, node.loc, allowed, remedy))
 
     def chosen(self, node: Node) -> Quant:
         """The quantization of a float node's result."""
@@ -49,29 +58,43 @@ class Quantizer:
         return self.const(codes.astype(np.int8), source, quant)
 
     def weights_and_bias(self, x: Node, w: Node, b: Node, axis: int) -> list[Node]:
-        """The operands of a product: x, its weights along `axis`, its bias."""
-        weights = self.weights(w, axis)
+        """The operands of a product: x, its weights along `axis`, its bias.
+
+        The bias is int32 at the scale sx * sw, so that weights which are small beside their bias take
+        a larger scale than they need: |bias| / (sx * sw) stays at most 2^30, and a sum with room for
+        products on top of it stays within int32, and sx * sw stays a normal number.
+        """
+        least = np.maximum(np.abs(b.constant.astype(np.float64)) / BIAS_LIMIT, 2 * TINY) / x.quant.scale
+        weights = self.weights(w, axis, least)
         assert weights.type.quant is not None
         return [x, weights, self.bias(b, x.quant, weights.type.quant)]
 
-    def weights(self, source: Node, axis: int) -> Node:
-        """Per-channel symmetric int8 weights: scale = max|w| / 127 of each index of the axis."""
+    def weights(self, source: Node, axis: int, least: NDArray[np.float64]) -> Node:
+        """Per-channel symmetric int8 weights: scale = max|w| / 127 of each index of the axis, or `least`."""
         values = source.constant
         others = tuple(i for i in range(values.ndim) if i != axis)
         largest = np.abs(values).max(axis=others)
-        scales = np.where(largest > 0, largest / np.float32(WEIGHT_LIMIT), np.float32(1)).astype(np.float32)
-        scales = np.maximum(scales, np.finfo(np.float32).tiny)
+        scales = np.maximum((largest / np.float32(WEIGHT_LIMIT)).astype(np.float32), _rounded_up(least))
+        scales = np.maximum(scales, np.float32(TINY))
         shape = [-1 if i == axis else 1 for i in range(values.ndim)]
         codes = arithmetic.quantize(values, scales.reshape(shape), 0, -WEIGHT_LIMIT, WEIGHT_LIMIT)
         quant = Quant(tuple(float(s) for s in scales), 0, axis)
         return self.const(codes.astype(np.int8), source, quant)
 
     def bias(self, source: Node, x: Quant, w: Quant) -> Node:
-        """int32 bias at scale sx * sw, saturated."""
-        scales = (np.float32(x.scale) * np.asarray(w.scales, np.float32)).astype(np.float64)
-        codes = np.rint(source.constant.astype(np.float64) / scales)
-        clipped = np.clip(codes, -INT32_LIMIT, INT32_LIMIT).astype(np.int32)
-        return self.const(clipped, source, Quant(tuple(float(np.float32(s)) for s in scales), 0, 0))
+        """int32 bias at scale sx * sw."""
+        scales = np.float32(x.scale) * np.asarray(w.scales, np.float32)
+        if not np.isfinite(scales).all():
+            self.fail(
+                source,
+                "model.scale",
+                f"the scale {x.scale:g} of the input times the largest of the weights, {max(w.scales):g}, "
+                "is infinite in float32",
+                remedy="scale the input or the weights of the network down",
+            )
+        codes = np.rint(source.constant.astype(np.float64) / scales.astype(np.float64))
+        quant = Quant(tuple(float(s) for s in scales), 0, 0)
+        return self.const(codes.astype(np.int32), source, quant)
 
     @staticmethod
     def clamp_codes(quant: Quant, clamp: tuple[float, float] | None) -> tuple[int, int]:
@@ -82,6 +105,13 @@ class Quantizer:
         bounds = np.asarray(clamp, np.float32)
         lo, hi = arithmetic.quantize(bounds, quant.scale, quant.zero_point, low, high)
         return int(lo), int(hi)
+
+
+def _rounded_up(values: NDArray[np.float64]) -> NDArray[np.float32]:
+    """float32 values that are not smaller; what is beyond float32 becomes infinite."""
+    with np.errstate(over="ignore"):
+        nearest = values.astype(np.float32)
+        return np.where(nearest < values, np.nextafter(nearest, np.float32(np.inf)), nearest)
 
 
 Rule = Callable[[Quantizer, Node, list[Node]], Node]

@@ -24,12 +24,15 @@ from compiler.schedule.tiles import (
 )
 from isa.instructions.dma import Fill, Load, OnChip, Store, merge_rows
 from isa.program import Box
-from isa.spec import Instruction
+from isa.spec import Instruction, greatest
 from isa.target import Target
 
-MAX_RUN: Final = 1 << 16
-MAX_ROWS: Final = 1 << 12
-MAX_PLANES: Final = 1 << 10
+MAX_RUN: Final = greatest(Load, "n0")
+MAX_ROWS: Final = greatest(Load, "n1")
+COPY_LEVELS: Final = tuple(
+    tuple(greatest(Load, f"{field}{level}") for field in ("n", "ds", "ls")) for level in (1, 2)
+)
+"""(count, DRAM pitch, pitch on the chip) that the levels of a copy can express, innermost first."""
 ON_CHIP: Final = {Memory.SPM: OnChip.SPM, Memory.ACC: OnChip.ACC, Memory.PRM: OnChip.PRM}
 
 Level = tuple[int, int, int]
@@ -155,23 +158,21 @@ class Builder:
                 )
             yield from self._copies(kind, dram, chip, MAX_RUN, _unmerged(whole, rest))
             return
-        limits = (MAX_ROWS, MAX_PLANES)
+        unit = PRM_GRANULE if chip.buffer.memory is Memory.PRM else 1
         for index, (count, dram_pitch, chip_pitch) in enumerate(rest):
-            limit = limits[index] if index < 2 else 1
+            limit = _copy_limit(index, dram_pitch, chip_pitch // unit)
             if count > limit:
                 for part in spans(count, limit):
                     level = [(part.extent, dram_pitch, chip_pitch)] if part.extent > 1 else []
-                    inner = [*rest[:index], *level, *rest[index + 1 :]]
                     yield from self._copies(
                         kind,
                         dram.shifted(part.start * dram_pitch),
                         chip.shifted(part.start * chip_pitch),
                         run,
-                        inner,
+                        [*rest[:index], *level, *rest[index + 1 :]],
                     )
                 return
         (n1, ds1, ls1), (n2, ds2, ls2) = [*rest, (1, 0, 0), (1, 0, 0)][:2]
-        unit = PRM_GRANULE if chip.buffer.memory is Memory.PRM else 1
         instr = kind(
             space=ON_CHIP[chip.buffer.memory],
             region=REGION[dram.buffer.memory],
@@ -240,6 +241,14 @@ def stored(tensor: Tensor, n: int, h: Span, w: Span, c: Span, operand: str = "ou
 def packed_bytes(values: NDArray[Any]) -> bytes:
     """The bytes of an array in C order."""
     return np.ascontiguousarray(values).tobytes()
+
+
+def _copy_limit(level: int, dram_pitch: int, chip_pitch: int) -> int:
+    """How many rows one copy can have at a level, with these pitches."""
+    if level >= len(COPY_LEVELS):
+        return 1
+    count, dram_most, chip_most = COPY_LEVELS[level]
+    return count if dram_pitch <= dram_most and chip_pitch <= chip_most else 1
 
 
 def _unmerged(count: int, rest: list[Level]) -> list[Level]:

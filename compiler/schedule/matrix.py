@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
@@ -19,18 +20,27 @@ from compiler.ops import conv2d as conv_op
 from compiler.ops import gemm as gemm_op
 from compiler.schedule.builder import Builder, Piece, Span, View, packed_bytes, spans, stored
 from compiler.schedule.tiles import Buffer, Memory, Ref, Stored, Tensor, aligned
-from isa.diagnostics import Diagnostic
+from isa.diagnostics import Diagnostic, Findings
 from isa.instructions.matrix import Conv, Gemm
 from isa.instructions.records import REQUANT_RECORD
 from isa.instructions.vector import Requantize
+from isa.spec import Instruction, greatest
 from isa.target import Target
 
-MAX_EXTENT = 1 << 10
-MAX_INPUT_EXTENT = 1 << 11
-MAX_CHANNELS = 1 << 12
-MAX_GROUP_ROWS = (1 << 12) - 1
-MAX_DEPTH = 1 << 14
-MAX_COLUMNS = 1 << 12
+MAX_EXTENT: Final = greatest(Conv, "oh")
+MAX_INPUT_EXTENT: Final = greatest(Conv, "ih")
+MAX_INPUT_ROW: Final = greatest(Conv, "irs")
+MAX_CHANNELS: Final = greatest(Conv, "cin")
+MAX_GROUP_ROWS: Final = min(greatest(Conv, "ags"), greatest(Requantize, "aws"))
+MAX_DEPTH: Final = greatest(Gemm, "k")
+MAX_COLUMNS: Final = greatest(Requantize, "c")
+WINDOW_LIMITS: Final = (
+    ("kernel", ("kh", "kw")),
+    ("strides", ("sh", "sw")),
+    ("dilations", ("dh", "dw")),
+    ("pads", ("pt", "pl")),
+)
+"""What a model calls the geometry of a window, and the operands that hold it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +120,15 @@ def plan_conv(b: Builder, node: Node, x: View, out: Tensor, budget: int) -> None
     assert isinstance(operation, conv_op.QConv2d)
     weights = node.inputs[1]
     shape = _conv_shape(node, operation, x, out)
-    _check_limits(node, operation)
+    kernel = node.inputs[1].shape[2:]
+    require_expressible(
+        node,
+        Conv,
+        kernel=kernel,
+        strides=operation.strides,
+        dilations=operation.dilations,
+        pads=operation.pads[:2],
+    )
     tile = choose_conv_tile(node, shape, b.target, budget)
     image = _packed_weights(b, weights)
     for channels in spans(shape.cout, tile.cout):
@@ -136,7 +154,7 @@ def choose_conv_tile(node: Node, shape: ConvShape, target: Target, budget: int) 
             best = (cost, tile)
     if best is None:
         least = ConvTile(1, 1, min(shape.cout, target.mx.cols), min(shape.cin, target.mx.rows), 1)
-        raise _does_not_fit(node, shape.bytes_needed(least, target.mx.cols), budget)
+        raise does_not_fit(node, shape.bytes_needed(least, target.mx.cols), budget)
     return best[1]
 
 
@@ -151,7 +169,8 @@ def _conv_tiles(shape: ConvShape, target: Target, budget: int) -> Iterator[ConvT
         _cuts(shape.rows.taps),
     ):
         cout = min(g * cols, shape.cout)
-        if g * ow > acc or shape.columns.reach(ow, shape.columns.taps) > MAX_INPUT_EXTENT:
+        reach = shape.columns.reach(ow, shape.columns.taps)
+        if g * ow > acc or reach > MAX_INPUT_EXTENT or reach * cin > MAX_INPUT_ROW:
             continue
         most = min(shape.oh, acc // (g * ow), MAX_EXTENT)
         for oh in _cuts(most):
@@ -186,23 +205,25 @@ def _conv_shape(node: Node, operation: conv_op.QConv2d, x: View, out: Tensor) ->
     return ConvShape(rows, columns, oh, ow, cin, cout, x.tensor.resident, out.resident)
 
 
-def _check_limits(node: Node, operation: conv_op.QConv2d) -> None:
-    """Geometry that one instruction cannot express."""
-    for name, values, most in (
-        ("kernel", node.inputs[1].shape[2:], 16),
-        ("strides", operation.strides, 16),
-        ("dilations", operation.dilations, 16),
-        ("pads", operation.pads[:2], 31),
-    ):
-        if max(values) > most:
-            raise CompileError(
-                Diagnostic(
+def require_expressible(node: Node, kind: type[Instruction], **geometry: Sequence[int]) -> None:
+    """Refuse a window that one instruction cannot express.
+
+    Raises:
+        CompileError: kernel, strides, dilations or leading pads beyond the operands; all of them.
+    """
+    findings = Findings(CompileError)
+    for name, operands in WINDOW_LIMITS:
+        for value, operand in zip(geometry.get(name, ()), operands, strict=False):
+            most = greatest(kind, operand)
+            if value > most:
+                findings.add(
                     "model.unsupported",
-                    f"{name}={list(values)} is not supported",
+                    f"{name}={list(geometry[name])} of '{node.name}' is not supported",
                     node.loc,
-                    f"at most {most}",
+                    allowed=f"at most {most}",
                 )
-            )
+                break
+    findings.raise_if_any()
 
 
 def _conv_tile(
@@ -319,8 +340,7 @@ def _load_weights(b: Builder, node: Node, image: Buffer, channels: Span, taps: S
 
 def _requant_records(b: Builder, node: Node, channels: Span) -> Ref:
     """The {bias, m} records of a channel range, in PRM."""
-    multipliers = gemm_op.multipliers if isinstance(node.op, gemm_op.QGemm) else conv_op.multipliers
-    m = multipliers([i.type for i in node.inputs], node.type)
+    m = node.op.constants([i.type for i in node.inputs], node.type)
     records = np.zeros(channels.extent, REQUANT_RECORD)
     part = slice(channels.start, channels.stop)
     records["bias"], records["m"] = (
@@ -416,7 +436,9 @@ def choose_gemm_tile(
         if best is None or cost < best[0]:
             best = (cost, tile)
     if best is None:
-        raise _does_not_fit(node, cols * min(depth, target.mx.rows), budget)
+        k = min(depth, target.mx.rows)
+        least = aligned(cols * k) + 128 + (0 if resident else k) + min(cols, columns)
+        raise does_not_fit(node, least, budget)
     return best[1]
 
 
@@ -481,7 +503,8 @@ def _emit_gemm(
     )
 
 
-def _does_not_fit(node: Node, needed: int, budget: int) -> FitError:
+def does_not_fit(node: Node, needed: int, budget: int) -> FitError:
+    """The error of a layer whose smallest tile needs more than there is."""
     return FitError(
         Diagnostic(
             "fit.scratchpad",

@@ -7,6 +7,7 @@ producer to its last user where half of the scratchpad has room for it.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Final
 
 from compiler.errors import CompileError
 from compiler.ir.graph import Const, Graph, Input, Node
@@ -25,11 +26,15 @@ from compiler.schedule.matrix import plan_conv, plan_gemm
 from compiler.schedule.tiles import Buffer, Layer, Memory, Tensor, TileGraph, aligned
 from compiler.schedule.vector import plan_add, plan_pool, plan_softmax, plan_table, plan_transpose
 from isa.diagnostics import Diagnostic
+from isa.instructions.matrix import Conv, Gemm
+from isa.instructions.vector import VectorMove
+from isa.spec import greatest
 from isa.target import Target
 
-MAX_RESIDENT_PIXEL = (1 << 13) - 1
-MAX_RESIDENT_ROW = (1 << 17) - 1
-"""Pitches that every instruction can express."""
+MAX_RESIDENT_PIXEL: Final = greatest(Conv, "ips")
+MAX_RESIDENT_ROW: Final = greatest(VectorMove, "ss1")
+"""Pitches that every instruction on images can express."""
+MAX_RESIDENT_DEPTH: Final = greatest(Gemm, "ap")
 
 
 @dataclass
@@ -172,25 +177,21 @@ class _Planner:
 
     def _may_stay(self, node: Node) -> bool:
         """Results that are not returned, have users, and whose pitches fit into every instruction."""
-        users = self._layers_using(node)
-        _, _, w, c = device_shape(node.shape)
-        around = [node, *(self.layers[i] for i in users)]
+        users = [self.layers[i] for i in self._layers_using(node)]
         return (
             bool(users)
             and node.id not in self.returned
-            and not any(isinstance(n.op, Transpose) for n in around)
-            and c <= MAX_RESIDENT_PIXEL
-            and w * c <= MAX_RESIDENT_ROW
-            and all(self._reshaped_pixel(node, self.layers[i]) <= MAX_RESIDENT_ROW for i in users)
+            and not any(isinstance(n.op, Transpose) for n in (node, *users))
+            and _pitches_fit(node.shape)
+            and all(self._readable(node, user) for user in users)
         )
 
-    def _reshaped_pixel(self, node: Node, user: Node) -> int:
-        """The widest pitch at which a user reads a value under another shape."""
+    def _readable(self, node: Node, user: Node) -> bool:
+        """Whether a user can read a resident value under the shapes at which it sees it."""
         shapes = [i.shape for i in user.inputs if not i.is_constant and self._root(i) is node]
-        pixels = [device_shape(s)[3] for s in shapes if s != node.shape]
-        if pixels and not isinstance(user.op, QGemm):
-            return max(MAX_RESIDENT_ROW + 1 if p > MAX_RESIDENT_PIXEL else p for p in pixels)
-        return max(pixels, default=0)
+        if isinstance(user.op, QGemm):
+            return all(shape[-1] <= MAX_RESIDENT_DEPTH for shape in shapes)
+        return all(map(_pitches_fit, shapes))
 
     @staticmethod
     def _returned_value(node: Node) -> Node:
@@ -220,3 +221,9 @@ class _Planner:
 
     def _held_during(self, layer: int) -> int:
         return self._held(self.resident, layer)
+
+
+def _pitches_fit(shape: Shape) -> bool:
+    """Whether pixel and row pitch of a dense image can be expressed by every instruction on images."""
+    _, _, w, c = device_shape(shape)
+    return c <= MAX_RESIDENT_PIXEL and w * c <= MAX_RESIDENT_ROW

@@ -5,34 +5,40 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator
+from typing import Final
 
 import numpy as np
 
-from compiler.errors import FitError
+from compiler.errors import CompileError
 from compiler.ir.graph import Node
-from compiler.ops import add as add_op
 from compiler.ops.activation import QTable
+from compiler.ops.add import QAdd
 from compiler.ops.average_pool import QAveragePool
 from compiler.ops.max_pool import MaxPool
 from compiler.ops.shapes import Transpose
 from compiler.ops.softmax import QSoftmax, divisor, exponentials
 from compiler.schedule.builder import Builder, Piece, Span, View, spans, stored
-from compiler.schedule.matrix import Window
+from compiler.schedule.matrix import Window, does_not_fit, require_expressible
 from compiler.schedule.tiles import TABLE, Memory, Ref, Stored, Tensor
 from isa.diagnostics import Diagnostic
 from isa.instructions.dma import merge_rows
 from isa.instructions.records import QuantRecord
 from isa.instructions.vector import Pool, Pooling, Softmax, VectorMove
 from isa.instructions.vector_elementwise import Elementwise, VectorElementwise
+from isa.spec import greatest
 
-MAX_POOL_EXTENT = 1 << 9
-MAX_POOL_INPUT = 1 << 10
-MAX_ROWS = 1 << 10
-MAX_CHANNELS = 1 << 12
-MAX_SOFTMAX_CHANNELS = (1 << 16) - 1
-MAX_RUN = 1 << 13
-MAX_MOVE = (1 << 11, 1 << 11, 1 << 8)
-SLACK = 256
+MAX_POOL_EXTENT: Final = greatest(Pooling, "oh")
+MAX_POOL_INPUT: Final = greatest(Pooling, "ih")
+MAX_POOL_ROW: Final = greatest(Pooling, "irs")
+MAX_ROWS: Final = greatest(VectorElementwise, "h")
+MAX_CHANNELS: Final = greatest(VectorElementwise, "c")
+MAX_ROW: Final = greatest(VectorElementwise, "ars")
+MAX_SOFTMAX_CHANNELS: Final = greatest(Softmax, "ips")
+MAX_SOFTMAX_ROW: Final = greatest(Softmax, "irs")
+MAX_RUN: Final = greatest(VectorMove, "n0")
+MAX_MOVE: Final = tuple(greatest(VectorMove, f"n{level}") for level in (1, 2, 3))
+MAX_MOVE_PITCH: Final = greatest(VectorMove, "ss1")
+SLACK: Final = 256
 """Bytes kept for the alignment of a tile's buffers."""
 
 
@@ -41,6 +47,9 @@ def plan_pool(b: Builder, node: Node, x: View, out: Tensor, budget: int) -> None
     operation = node.op
     assert isinstance(operation, (MaxPool, QAveragePool))
     _, h, w, channels = x.shape
+    require_expressible(
+        node, Pooling, kernel=operation.kernel, strides=operation.strides, pads=operation.pads[:2]
+    )
     rows = Window(h, operation.kernel[0], operation.strides[0], 1, operation.pads[0])
     columns = Window(w, operation.kernel[1], operation.strides[1], 1, operation.pads[1])
     _, oh, ow, _ = out.shape
@@ -56,6 +65,7 @@ def plan_pool(b: Builder, node: Node, x: View, out: Tensor, budget: int) -> None
             and tc <= MAX_CHANNELS
             and rows.reach(th, rows.taps) <= MAX_POOL_INPUT
             and columns.reach(tw, columns.taps) <= MAX_POOL_INPUT
+            and max(columns.reach(tw, columns.taps), tw) * tc <= MAX_POOL_ROW
         )
 
     th, tw, tc = _fit_box(node, (oh, ow, channels), needed, allowed, budget)
@@ -93,10 +103,10 @@ def plan_pool(b: Builder, node: Node, x: View, out: Tensor, budget: int) -> None
 def plan_add(b: Builder, node: Node, inputs: list[View], out: Tensor, budget: int) -> None:
     """Addition: tiles over rows, columns and channels."""
     operation = node.op
-    assert isinstance(operation, add_op.QAdd)
-    p = add_op.constants([i.type for i in node.inputs], node.type)
+    assert isinstance(operation, QAdd)
+    p = operation.constants([i.type for i in node.inputs], node.type)
     low, high = operation.bounds
-    record = QuantRecord(tuple(np.float32(v) for v in p), lo=low, hi=high)
+    record = QuantRecord(tuple(p), lo=low, hi=high)
     params = b.parameters(record.pack(), "record")
     _, h, w, c = out.shape
     copies = sum(not v.tensor.resident for v in inputs) + (not out.resident)
@@ -159,6 +169,15 @@ def plan_softmax(b: Builder, node: Node, x: View, out: Tensor, budget: int) -> N
     operation = node.op
     assert isinstance(operation, QSoftmax)
     _, h, w, c = out.shape
+    if c > MAX_SOFTMAX_CHANNELS:
+        raise CompileError(
+            Diagnostic(
+                "model.unsupported",
+                f"softmax over {c} values is not supported",
+                node.loc,
+                f"at most {MAX_SOFTMAX_CHANNELS}",
+            )
+        )
     record = QuantRecord((np.float32(divisor(node.quant.scale)),), zo=node.quant.zero_point)
     table = b.parameters(exponentials(node.inputs[0].quant.scale, c).tobytes(), "exponentials")
     params = b.parameters(record.pack(), "record")
@@ -167,7 +186,7 @@ def plan_softmax(b: Builder, node: Node, x: View, out: Tensor, budget: int) -> N
         node,
         (h, w, c),
         _dense(copies),
-        lambda th, tw, tc: tc == c <= MAX_SOFTMAX_CHANNELS and max(th, tw) <= MAX_ROWS,
+        lambda th, tw, tc: tc == c and max(th, tw) <= MAX_ROWS and tw * c <= MAX_SOFTMAX_ROW,
         budget,
     )
     whole = Span(0, c)
@@ -267,15 +286,15 @@ def _dense(copies: int) -> Callable[[int, int, int], int]:
 
 
 def _elementwise_limits(th: int, tw: int, tc: int) -> bool:
-    return th <= MAX_ROWS and tw <= MAX_ROWS and tc <= MAX_CHANNELS
+    return th <= MAX_ROWS and tw <= MAX_ROWS and tc <= MAX_CHANNELS and tw * tc <= MAX_ROW
 
 
 def _move_limits(th: int, tw: int, tc: int) -> bool:
-    return tc <= MAX_RUN and tw <= MAX_MOVE[0] and th <= MAX_MOVE[1]
+    return tc <= MAX_RUN and tw <= MAX_MOVE[0] and th <= MAX_MOVE[1] and tw * tc <= MAX_MOVE_PITCH
 
 
 def _transpose_limits(th: int, tw: int, tc: int) -> bool:
-    return max(th, tw, tc) <= MAX_MOVE[2] and th * tw * tc < 1 << 17
+    return max(th, tw, tc) <= MAX_MOVE[2] and th * tw * tc <= MAX_MOVE_PITCH
 
 
 def _fit_box(
@@ -298,16 +317,7 @@ def _fit_box(
     ):
         if allowed(th, tw, tc) and needed(th, tw, tc) + SLACK <= budget:
             return th, tw, tc
-    least = needed(1, 1, 1 if allowed(1, 1, 1) else c) + SLACK
-    raise FitError(
-        Diagnostic(
-            "fit.scratchpad",
-            f"the smallest tile of '{node.name}' needs {least} bytes of the "
-            f"scratchpad, {max(least - budget, 0)} more than the {budget} available",
-            node.loc,
-            remedy="choose a target with a larger spm.bytes",
-        )
-    )
+    raise does_not_fit(node, needed(1, 1, 1 if allowed(1, 1, 1) else c) + SLACK, budget)
 
 
 def _pieces(extent: int) -> list[int]:
