@@ -7,10 +7,11 @@ cap on the host, checksums, JSON, instruction words, the interface against the r
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NoReturn
 
-from isa.diagnostics import BinaryError, Diagnostic, Findings, TargetError, did_you_mean
+from isa.diagnostics import BinaryError, Diagnostic, Findings, TargetError
 from isa.elf import (
     FLAG_ALLOC,
     FLAG_EXEC,
@@ -46,6 +47,7 @@ from isa.program import (
     Operators,
     Program,
     Symbol,
+    TensorRow,
     volume,
 )
 from isa.spec import WORD_BYTES
@@ -60,6 +62,10 @@ HOST_CAP: Final = 4 << 30
 """The host never allocates more than this for the regions of one program."""
 TEXT: Final = ".text.core0"
 REQUIRED: Final = (TEXT, ".note.x1", ".x1.target", ".x1.abi", ".x1.map", ".x1.ops", ".symtab", ".strtab")
+DEVICE_DTYPES: Final = ("int8", "uint8", "int32")
+DEVICE_RANK: Final = 4
+MAX_RANK: Final = 16
+MAX_STEPS: Final = 64
 ZERO_DIGEST: Final = "0" * 64
 _DATA_SECTIONS: Final = {".weights": 0, ".params": 5}
 _SIZE_SECTIONS: Final = {".arena": 1, ".input": 2, ".output": 3}
@@ -302,12 +308,13 @@ def _symbols(file: ElfFile) -> list[Symbol]:
     assert strtab is not None
     found: list[Symbol] = []
     for name, _, section, value, size in read_symbols(symtab.data, strtab.data):
+        owner = file.sections[section - 1].name if 1 <= section <= len(file.sections) else ""
         if section == SHN_ABS:
             found.append(Symbol(name, "", value - SCRATCHPAD_ADDRESS, size))
-        elif 1 <= section <= len(file.sections):
-            found.append(Symbol(name, file.sections[section - 1].name, value, size))
+        elif owner in (TEXT, *_DATA_SECTIONS, *_SIZE_SECTIONS):
+            found.append(Symbol(name, owner, value, size))
         else:
-            raise ElfError(f"the symbol {name!r} is of no section")
+            raise ElfError(f"the symbol {name!r} is of no section of the program")
     return found
 
 
@@ -326,20 +333,20 @@ def _check_interface(program: Program) -> None:
 
 def _check_tensor(tensor: Interface, region: int, limit: int, writer: str) -> None:
     what = f"{writer} '{tensor.name}'"
-    for dtype in (tensor.dtype, tensor.device_dtype):
-        if dtype not in HOST_DTYPES:
-            raise PlainError(
-                f"{what} has the dtype {dtype!r}; allowed: {', '.join(HOST_DTYPES)}"
-                f" {did_you_mean(dtype, HOST_DTYPES)}".rstrip()
-            )
-    shapes = (*tensor.shape, *tensor.device_shape)
-    if any(d < 1 or d > 1 << 40 for d in shapes) or len(tensor.device_shape) != 4:
+    if tensor.dtype not in HOST_DTYPES:
+        raise PlainError(f"{what} has the dtype {tensor.dtype!r}; allowed: {', '.join(HOST_DTYPES)}")
+    if tensor.device_dtype not in DEVICE_DTYPES:
+        raise PlainError(
+            f"{what} has the device dtype {tensor.device_dtype!r}; allowed: {', '.join(DEVICE_DTYPES)}"
+        )
+    if len(tensor.device_shape) != DEVICE_RANK:
         raise PlainError(f"{what} has a shape that no device tensor has")
+    _size(tensor.device_shape, what)
     if sorted(tensor.perm) != list(range(len(tensor.perm))) or len(tensor.perm) != len(tensor.shape):
         raise PlainError(f"{what} has a permutation that is none")
     size = 4 if tensor.device_dtype == "int32" else 1
     pixels, channels = volume(tensor.device_shape[:3]), tensor.device_shape[3]
-    if volume(tensor.shape) != pixels * channels or tensor.pixel_stride < channels * size:
+    if _size(tensor.shape, what) != pixels * channels or tensor.pixel_stride < channels * size:
         raise PlainError(f"{what} has different sizes on host and device")
     if tensor.bytes != pixels * tensor.pixel_stride:
         raise PlainError(f"{what} has a byte count that its shape does not give")
@@ -370,24 +377,50 @@ def _check_debug(program: Program) -> None:
             raise PlainError(f".x1.map: the row at {row.first} is of no operator or core")
         if row.tensor is None:
             continue
-        if row.tensor not in tensors or row.box is None or row.operand is None:
+        held = tensors.get(row.tensor)
+        if held is None or held.alias_of is not None or row.box is None or row.operand is None:
             raise PlainError(f".x1.map: the row at {row.first} stores no tensor that is listed")
-        shape = tensors[row.tensor].device_shape
+        shape = held.shape
         if len(row.box) != len(shape) or any(
             not 0 <= a < b <= n for (a, b), n in zip(row.box, shape, strict=True)
         ):
             raise PlainError(f".x1.map: the box at {row.first} leaves its tensor")
     for given in (*program.abi.inputs, *program.abi.outputs):
         if given.tensor is not None and (
-            given.tensor not in tensors or tensors[given.tensor].device_shape != given.device_shape
+            given.tensor not in tensors or tensors[given.tensor].shape != given.device_shape
         ):
             raise PlainError(f".x1.abi: '{given.name}' is not the tensor that it names")
     for tensor in tensors.values():
-        if tensor.alias_of is not None and (
-            tensor.alias_of not in tensors or tensors[tensor.alias_of].alias_of is not None
-        ):
-            raise PlainError(f".x1.ops: tensor '{tensor.name}' is an alias of no tensor with bytes")
-        if sorted(tensor.perm) != list(range(len(tensor.device_shape))):
-            raise PlainError(f".x1.ops: tensor '{tensor.name}' has a permutation that is none")
-        if any(d < 1 for d in tensor.device_shape) or volume(tensor.device_shape) != volume(tensor.shape):
-            raise PlainError(f".x1.ops: tensor '{tensor.name}' has shapes of different sizes")
+        _check_row(tensor, tensors)
+
+
+def _check_row(tensor: TensorRow, tensors: Mapping[int, TensorRow]) -> None:
+    """A device tensor has a shape of four dimensions; any other is such a one taken through its steps."""
+    what = f".x1.ops: tensor '{tensor.name or tensor.id}'"
+    if tensor.dtype not in DEVICE_DTYPES:
+        raise PlainError(f"{what} has the dtype {tensor.dtype!r}; allowed: {', '.join(DEVICE_DTYPES)}")
+    holder = tensors.get(tensor.id if tensor.alias_of is None else tensor.alias_of)
+    if holder is None or holder.alias_of is not None or holder.dtype != tensor.dtype:
+        raise PlainError(f"{what} is an alias of no tensor with bytes")
+    if tensor.alias_of is None and (len(tensor.shape) != DEVICE_RANK or tensor.steps):
+        raise PlainError(f"{what} has a shape that no device tensor has")
+    if len(tensor.steps) > MAX_STEPS:
+        raise PlainError(f"{what} has {len(tensor.steps)} steps; allowed: at most {MAX_STEPS}")
+    size = _size(holder.shape, what)
+    for shape, perm in tensor.steps:
+        if sorted(perm) != list(range(len(shape))):
+            raise PlainError(f"{what} has a permutation that is none")
+        if _size(shape, what) != size:
+            raise PlainError(f"{what} has shapes of different sizes")
+    if _size(tensor.shape, what) != size:
+        raise PlainError(f"{what} has shapes of different sizes")
+
+
+def _size(shape: Sequence[int], what: str) -> int:
+    """The number of elements of a shape that may be allocated."""
+    if len(shape) > MAX_RANK or any(d < 1 for d in shape) or volume(shape) > HOST_CAP:
+        raise PlainError(
+            f"{what} has the shape {list(shape[:MAX_RANK])}; allowed: at most {MAX_RANK} dimensions of at "
+            f"least 1, {HOST_CAP} elements"
+        )
+    return volume(shape)

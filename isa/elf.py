@@ -213,9 +213,14 @@ def read_symbols(symtab: bytes, strings: bytes) -> list[tuple[str, int, int, int
     """
     if len(symtab) % _SYM.size or not symtab:
         raise ElfError("the symbol table is not whole")
+    names: dict[int, str] = {}
     found: list[tuple[str, int, int, int, int]] = []
     for name, info, _, section, value, size in _SYM.iter_unpack(symtab[_SYM.size :]):
-        found.append((_string(strings, name), info & 15, section, value, size))
+        if name not in names:
+            if name and strings[name - 1 : name] != b"\0":  # suffixes of one long name would fill the host
+                raise ElfError("a symbol's name begins inside another")
+            names[name] = _string(strings, name)
+        found.append((names[name], info & 15, section, value, size))
     return found
 
 

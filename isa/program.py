@@ -10,9 +10,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from isa.spec import Instruction
 from isa.target import Target
@@ -33,6 +34,29 @@ REGION_SHIFT: Final = 40
 WRITABLE: Final = frozenset({1, 3, 4, 6, 7})
 HOST_DTYPES: Final = ("float32", "int8", "uint8", "int32", "int64")
 Box = tuple[tuple[int, int], ...]
+
+
+Steps = tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]
+"""How one tensor becomes another: (shape, perm) each, reshape to the shape, then transpose by perm."""
+
+
+def taken_through(value: NDArray[Any], steps: Steps, shape: Sequence[int]) -> NDArray[Any]:
+    """An array after its steps, reshaped to `shape`."""
+    for held, perm in steps:
+        value = value.reshape(held).transpose(perm)
+    return value.reshape(shape)
+
+
+def joined(steps: Steps) -> Steps:
+    """The same steps without those that do nothing; transposes that follow one another become one."""
+    result: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
+    for shape, perm in steps:
+        if result and shape == tuple(result[-1][0][p] for p in result[-1][1]):
+            held, before = result.pop()
+            shape, perm = held, tuple(before[p] for p in perm)
+        if perm != tuple(range(len(perm))):
+            result.append((shape, perm))
+    return tuple(result)
 
 
 def float_bits(value: float | np.float32) -> int:
@@ -125,19 +149,18 @@ class OpRow:
 
 @dataclass(frozen=True, slots=True)
 class TensorRow:
-    """A tensor of the source model and how its bits are found.
+    """A tensor: bytes of the device, or a tensor of the source model that is an alias of such bytes.
 
-    The source tensor is the device tensor transposed by `perm`, then reshaped to `shape`. With
-    `alias_of` the device tensor is that of another row. A row without a name is no source tensor:
-    it holds the bytes of others.
+    A row without `alias_of` is a device tensor (n, h, w, c), which instructions of the debug map
+    store; it has no name. A source tensor is the device tensor `alias_of` taken through `steps`,
+    then reshaped to `shape`.
     """
 
     id: int
     name: str
     dtype: str
     shape: tuple[int, ...]
-    device_shape: tuple[int, ...]
-    perm: tuple[int, ...]
+    steps: Steps
     scale_bits: int | None
     zero_point: int
     alias_of: int | None = None

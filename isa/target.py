@@ -383,7 +383,9 @@ def _check_head(given: Mapping[str, object], places: Places, findings: Findings)
             allowed=repr(ISA_VERSION),
         )
     ext = given.get("ext", [])
-    if not isinstance(ext, list) or not all(e in EXTENSIONS for e in cast("list[object]", ext)):
+    if not isinstance(ext, list) or not all(
+        isinstance(e, str) and e in EXTENSIONS for e in cast("list[object]", ext)
+    ):
         findings.add(
             "target.value",
             f"target.ext={ext!r} is not a list of extension letters",

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from isa.program import MapRow, Program, TensorRow, box_shape
+from isa.program import MapRow, Program, TensorRow, box_shape, taken_through
 from isa.spec import Instruction
 from runtime.machine import Machine
 
@@ -33,8 +33,8 @@ class TensorCapture:
     def reset(self) -> None:
         """Forget what was collected."""
         stored = {r.tensor for rows in self._rows.values() for r in rows if r.tensor is not None}
-        self._device = {t: np.zeros(self._tensors[t].device_shape, self._tensors[t].dtype) for t in stored}
-        self._seen = {t: np.zeros(self._tensors[t].device_shape, np.uint8) for t in stored}
+        self._device = {t: np.zeros(self._tensors[t].shape, self._tensors[t].dtype) for t in stored}
+        self._seen = {t: np.zeros(self._tensors[t].shape, np.uint8) for t in stored}
 
     def __call__(self, pc: int, instr: Instruction) -> None:
         """Collect the tiles that the instruction at pc completes."""
@@ -71,5 +71,4 @@ class TensorCapture:
         return tensor.id if tensor.alias_of is None else tensor.alias_of
 
     def _source_form(self, tensor: TensorRow) -> NDArray[Any]:
-        device = self._device[self._holder(tensor)].reshape(tensor.device_shape)
-        return device.transpose(tensor.perm).reshape(tensor.shape).copy()
+        return taken_through(self._device[self._holder(tensor)], tensor.steps, tensor.shape).copy()

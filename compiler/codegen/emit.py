@@ -197,15 +197,13 @@ def _tensor_rows(graph: Graph, plan: Plan) -> list[TensorRow]:
         quant = node.quant
         if tensor.id not in held:
             held.add(tensor.id)
-            own = (0, 1, 2, 3)
             rows.append(
                 TensorRow(
                     tensor.id,
                     "",
                     node.type.dtype.host_name,
                     tensor.shape,
-                    tensor.shape,
-                    own,
+                    (),
                     float_bits(quant.scale),
                     quant.zero_point,
                 )
@@ -217,8 +215,7 @@ def _tensor_rows(graph: Graph, plan: Plan) -> list[TensorRow]:
                     view.name,
                     node.type.dtype.host_name,
                     view.shape,
-                    view.held,
-                    view.perm,
+                    view.steps,
                     float_bits(quant.scale),
                     quant.zero_point,
                     tensor.id,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar, cast
+from typing import Any, ClassVar, TypeVar, cast
 
 import networkx as nx
 import numpy as np
@@ -17,30 +17,29 @@ from numpy.typing import NDArray
 from compiler.ir.op import Op, op
 from compiler.ir.types import DType, Quant, Shape, TensorType
 from isa.locations import UNKNOWN, Loc
+from isa.program import Steps, taken_through
 
 OpT = TypeVar("OpT", bound=Op)
 
 
 @dataclass(frozen=True, slots=True)
 class SourceView:
-    """A tensor of the source model that a node's value holds.
-
-    The source tensor is the value reshaped to `held`, transposed by `perm`, reshaped to `shape`.
-    """
+    """A tensor of the source model that a node's value holds: the value after `steps`, as `shape`."""
 
     name: str
-    held: Shape
-    perm: tuple[int, ...]
+    steps: Steps
     shape: Shape
 
     def of(self, value: NDArray[Any]) -> NDArray[Any]:
         """The source tensor."""
-        return value.reshape(self.held).transpose(self.perm).reshape(self.shape)
+        return taken_through(value, self.steps, self.shape)
 
 
 @op("input")
 class Input(Op):
     """A graph input; its type is declared, not inferred."""
+
+    interface: ClassVar[bool] = True
 
 
 @op("const")
@@ -195,11 +194,8 @@ class Graph:
     def erase_dead(self) -> None:
         """Remove every node that no graph output needs; graph inputs stay."""
         for node in reversed(self.nodes()):
-            if (
-                self._net.out_degree(node.id) == 0
-                and node not in self.outputs
-                and not isinstance(node.op, Input)
-            ):
+            unused = self._net.out_degree(node.id) == 0 and node not in self.outputs
+            if unused and not node.op.interface:
                 self.erase(node)
 
     def set_outputs(self, outputs: Sequence[Node], names: Sequence[str]) -> None:

@@ -33,6 +33,8 @@ class Op:
     name: ClassVar[str]
     operands: ClassVar[tuple[str, ...]]
     optional: ClassVar[int] = 0
+    interface: ClassVar[bool] = False
+    """Whether the operation is part of the graph's interface: it stays, used or not."""
 
     def infer(self, types: Sequence[TensorType]) -> TensorType:
         """The type of the result; a quantized result gets its Quant from who adds the node.

@@ -6,6 +6,7 @@ import base64
 import binascii
 import dataclasses
 import json
+import math
 from typing import Any, NoReturn, cast, get_type_hints
 
 import numpy as np
@@ -17,12 +18,13 @@ from compiler.errors import CompileError
 from compiler.ir.graph import Graph, Node, SourceView
 from compiler.ir.op import OPS, ShapeError
 from compiler.ir.printer import digest
-from compiler.ir.types import DType, Quant, TensorType
+from compiler.ir.types import DType, Quant, Shape, TensorType
 from compiler.ir.verify import STAGES, VerifyError, verify
 from isa.diagnostics import Diagnostic, did_you_mean
 from isa.locations import UNKNOWN, FileLoc, FusedLoc, Loc, NodeLoc
 from isa.parsing import Parsed, SyntaxProblem, grammar, parse, trees
 from isa.plain import PlainError, from_plain
+from isa.program import Steps
 
 MAX_ELEMENTS = 1 << 40
 
@@ -97,10 +99,7 @@ class _Reader:
         operation = self._operation(tree, name)
         kind, value = self._type(tree, trees(tree, "type")[0])
         label = next(json.loads(c) for c in tree.children if isinstance(c, Token) and c.type == "STRING")
-        views = tuple(
-            SourceView(json.loads(cast("Token", v.children[0])), *(_ints(_value(c)) for c in v.children[1:]))
-            for v in trees(tree, "view")
-        )
+        views = tuple(self._view(tree, v, kind.shape) for v in trees(tree, "view"))
         loc = _loc(trees(tree, "loc")[0])
         if target in self.nodes:
             self._fail(tree, f"{target} is defined twice")
@@ -110,6 +109,22 @@ class _Reader:
             )
         except ShapeError as error:
             self._fail(tree, error.message, error.allowed)
+
+    def _view(self, at: Parsed, tree: Parsed, shape: Shape) -> SourceView:
+        name, (steps, result) = str(tree.children[0]), (_value(c) for c in tree.children[1:])
+        try:
+            view = SourceView(
+                json.loads(name),
+                cast("Steps", from_plain(Steps, steps, "steps")),
+                cast("Shape", from_plain(Shape, result, "shape")),
+            )
+        except PlainError as error:
+            self._fail(at, f"view {name}: {error}")
+        size = math.prod(shape)
+        for each, perm in (*view.steps, (view.shape, range(len(view.shape)))):
+            if min(each, default=1) < 1 or math.prod(each) != size or sorted(perm) != list(range(len(each))):
+                self._fail(at, f"view {name} does not take {list(shape)} to {list(view.shape)}")
+        return view
 
     def _operation(self, tree: Parsed, name: str) -> Any:
         cls = OPS[name]
@@ -177,10 +192,6 @@ def _value(node: Parsed | Token) -> object:
             return [_value(c) for c in node.children]
         case word:
             return {"true": True, "false": False, "none": None}[str(word)]
-
-
-def _ints(value: object) -> tuple[int, ...]:
-    return tuple(int(v) for v in cast("list[int]", value))
 
 
 def _loc(tree: Parsed) -> Loc:

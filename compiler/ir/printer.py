@@ -74,10 +74,7 @@ def _node(node: Node, number: dict[int, int]) -> str:
     if node.is_constant:
         parts.append(f"blob({digest(node.constant)})")
     parts.append(f"name {_quote(node.name)}")
-    parts += [
-        f"view({_quote(v.name)},{print_value(v.held)},{print_value(v.perm)},{print_value(v.shape)})"
-        for v in node.views
-    ]
+    parts += [f"view({_quote(v.name)},{print_value(v.steps)},{print_value(v.shape)})" for v in node.views]
     parts.append(f"loc({print_loc(node.loc)})")
     return " ".join(parts)
 

@@ -47,9 +47,9 @@ class QAdd(Op):
         return TensorType(DType.I8, _same_shape(types))
 
     def evaluate(self, args: Sequence[Array], types: Sequence[TensorType], out: TensorType) -> Array:
-        return arithmetic.add(
-            args[0].astype(np.int32), args[1].astype(np.int32), *self.constants(types, out), *self.bounds
-        )
+        p0, p1, p2 = self.constants(types, out)
+        left, right = (a.astype(np.int32) for a in args)
+        return arithmetic.add(left, right, p0, p1, p2, *self.bounds)
 
     def constants(self, types: Sequence[TensorType], out: TensorType) -> Array:
         """p0, p1, p2 of `vew add`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 from compiler.export.writing import OnnxWriter, written_as_onnx
 from compiler.ir.graph import Node
@@ -14,6 +15,8 @@ from isa import arithmetic
 @op("q.quantize", "x")
 class Quantize(Op):
     """QuantizeLinear to int8."""
+
+    interface: ClassVar[bool] = True
 
     def infer(self, types: Sequence[TensorType]) -> TensorType:
         return TensorType(DType.I8, types[0].shape)

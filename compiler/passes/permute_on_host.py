@@ -46,6 +46,7 @@ def _turn_input(graph: Graph, quantize: Node, users: list[Node]) -> None:
     for user in users:
         made.views += user.views
         graph.replace(user, made)
+    graph.erase(quantize)
 
 
 def _turn_output(graph: Graph, dequantize: Node, turned: Node) -> None:

@@ -59,8 +59,7 @@ class QuantizeGraph(Pass):
             quantized = quantizer.graph.add(
                 Quantize(), (given,), name=node.name, loc=node.loc, quant=quantizer.chosen(node)
             )
-            identity = tuple(range(len(node.shape)))
-            quantized.views = (SourceView(node.name, node.shape, identity, node.shape),)
+            quantized.views = (SourceView(node.name, (), node.shape),)
             return quantized
         inputs = [values[i.id] for i in node.inputs if not i.is_constant]
         return RULES[type(node.op)](quantizer, node, inputs)

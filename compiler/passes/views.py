@@ -5,29 +5,22 @@ A value that is about to disappear leaves its views to the value that it was mad
 
 from __future__ import annotations
 
-from compiler.ir.graph import Graph, Input, Node, SourceView
+from dataclasses import replace
+
+from compiler.ir.graph import Graph, Node, SourceView
 from compiler.ops.shapes import Reshape, Transpose
-
-
-def through_transpose(view: SourceView, old: Node, new: Node, perm: tuple[int, ...]) -> SourceView | None:
-    """The view of `old` = transpose(new, perm), as a view of `new`; None where there is none."""
-    if view.perm == tuple(range(len(view.perm))):
-        view = SourceView(view.name, old.shape, tuple(range(len(old.shape))), view.shape)
-    if view.held != old.shape:
-        return None  # transposed, reshaped, transposed again: more than a view can say
-    return SourceView(view.name, new.shape, tuple(perm[p] for p in view.perm), view.shape)
+from isa.program import joined
 
 
 def turned_views(old: Node, new: Node, perm: tuple[int, ...]) -> tuple[SourceView, ...]:
-    """All views of `old` = transpose(new, perm) that `new` can hold."""
-    found = (through_transpose(v, old, new, perm) for v in old.views)
-    return tuple(v for v in found if v is not None)
+    """The views of `old` = transpose(new, perm), as views of `new`."""
+    return tuple(replace(v, steps=joined(((new.shape, perm), *v.steps))) for v in old.views)
 
 
 def erase_dead_keeping_views(graph: Graph) -> None:
     """Remove what no output needs; transposes and reshapes leave their views to their operands."""
     for node in reversed(graph.nodes()):
-        if graph.users(node) or node in graph.outputs or isinstance(node.op, Input):
+        if graph.users(node) or node in graph.outputs or node.op.interface:
             continue
         match node.op:
             case Transpose(perm=perm):
