@@ -23,14 +23,13 @@ from compiler.frontend.importing import LAYERS, LayerCall
 from compiler.frontend.texts import read_text
 from compiler.ir.graph import Graph, Node
 from compiler.ir.op import ShapeError
-from compiler.ir.types import DType
+from compiler.ir.types import MAX_ELEMENTS, DType
 from isa.diagnostics import Diagnostic, did_you_mean
 from isa.locations import FileLoc
 from isa.parsing import Parsed, SyntaxProblem, grammar, parse
 from isa.paths import is_file, resolved
 
 MAX_TEXT: Final = 1 << 20
-MAX_ELEMENTS: Final = 1 << 31
 MAX_WEIGHTS: Final = 1 << 31
 
 

@@ -15,23 +15,21 @@ import networkx as nx
 import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
-from numpy.typing import NDArray
-from onnx import helper, numpy_helper
+from onnx import helper
 
 import compiler.ops  # noqa: F401  # pyright: ignore[reportUnusedImport]  (declares)
 from compiler.errors import CompileError, Unsupported
 from compiler.frontend.importing import ONNX_OPERATORS, OnnxNode
+from compiler.frontend.onnx_schema import signature_faults
+from compiler.frontend.onnx_tensors import read_tensor
 from compiler.ir.evaluate import folded
 from compiler.ir.graph import Graph, Node
 from compiler.ir.op import ShapeError
-from compiler.ir.types import DType
+from compiler.ir.types import MAX_ELEMENTS, DType
 from isa.diagnostics import Diagnostic, Findings, UsageError, did_you_mean
 from isa.locations import FileLoc, Loc, NodeLoc
-from isa.paths import is_file, resolved
 
 MAX_FILE: Final = (1 << 31) - 1
-MAX_ELEMENTS: Final = 1 << 31
-MAX_RANK: Final = 8
 MAX_VALUE_RANK: Final = 4
 DEFAULT_DOMAINS: Final = ("", "ai.onnx")
 
@@ -80,12 +78,15 @@ class _Importer:
     def __init__(self, proto: onnx.ModelProto, path: Path, shapes: Mapping[str, Sequence[int]]) -> None:
         self.proto, self.path, self.shapes = proto, path, shapes
         self.file = FileLoc(str(path))
+        self.folder = path.resolve().parent
         self.findings = Findings(CompileError)
         self.graph = Graph(path.stem)
         self.values: dict[str, Node] = {}
         self.opset = 0
         self.failed: set[str] = set()
         """Tensors that a refused node would have given; what uses them is not reported again."""
+        self.absent: dict[str, NodeLoc] = {}
+        """Further outputs of nodes, which are not computed."""
 
     def run(self) -> Graph:
         self._check_opset()
@@ -93,8 +94,7 @@ class _Importer:
         if not graph.node or not graph.output:
             self.findings.add("model.empty", "the graph has no nodes or no outputs", self.file)
         self.findings.raise_if_any()
-        for tensor in graph.initializer:
-            self._define(tensor.name, self._initializer(tensor))
+        self._initializers()
         self._inputs()
         for node in self._ordered():
             self._node(node)
@@ -127,84 +127,17 @@ class _Importer:
         else:
             self.values[name] = node
 
-    def _initializer(self, tensor: onnx.TensorProto) -> Node | None:
-        array = self._array(tensor, f"initializer '{tensor.name}'")
-        return None if array is None else self.graph.const(array, tensor.name, self.file)
-
-    def _array(self, tensor: onnx.TensorProto, what: str) -> NDArray[Any] | None:
-        """The values of a tensor, its declaration checked against its bytes."""
-        try:
-            dtype = np.dtype(helper.tensor_dtype_to_np_dtype(tensor.data_type))
-        except (KeyError, TypeError, ValueError):
-            self.findings.add(
-                "model.dtype", f"{what} has the undefined data_type {tensor.data_type}", self.file
-            )
-            return None
-        if DType.of(dtype) is None and dtype != np.bool_:
-            self.findings.add(
-                "model.dtype",
-                f"{what} has the dtype {dtype}, which is not supported",
-                self.file,
-                allowed=", ".join(d.host_name for d in DType),
-            )
-            return None
-        shape, count = tuple(tensor.dims), math.prod(tensor.dims)
-        if len(shape) > MAX_RANK or any(d < 0 for d in shape) or count > MAX_ELEMENTS:
-            self.findings.add(
-                "model.shape",
-                f"{what} has the shape {list(shape)}",
-                self.file,
-                allowed=f"at most {MAX_RANK} dimensions and {MAX_ELEMENTS} elements",
-            )
-            return None
-        if tensor.data_location == onnx.TensorProto.EXTERNAL:
-            return self._external(tensor, what, dtype, shape)
-        if tensor.HasField("raw_data") and len(tensor.raw_data) != count * dtype.itemsize:
-            self.findings.add(
-                "model.data",
-                f"{what} of shape {list(shape)} holds {len(tensor.raw_data)} bytes",
-                self.file,
-                allowed=f"{count * dtype.itemsize}",
-            )
-            return None
-        try:
-            values = np.ascontiguousarray(numpy_helper.to_array(tensor))
-            return values.astype(np.uint8) if values.dtype == np.bool_ else values
-        except (ValueError, TypeError):
-            self.findings.add(
-                "model.data", f"{what} of shape {list(shape)} holds another number of values", self.file
-            )
-            return None
-
-    def _external(
-        self,
-        tensor: onnx.TensorProto,
-        what: str,
-        dtype: np.dtype[Any],
-        shape: tuple[int, ...],
-    ) -> NDArray[Any] | None:
-        """Data beside the model: only a plain file inside its folder."""
-        entries = {e.key: e.value for e in tensor.external_data}
-        folder, name = self.path.resolve().parent, entries.get("location", "")
-        place = resolved(folder / name)
-        if not name or place is None or not place.is_relative_to(folder):
-            self.findings.add(
-                "model.external",
-                f"{what} is external data at '{name}', outside the model's folder",
-                self.file,
-                allowed="files in the folder of the model",
-            )
-            return None
-        size = math.prod(shape) * dtype.itemsize
-        offset = entries.get("offset", "0")
-        if not offset.isdigit() or not is_file(place) or place.stat().st_size < int(offset) + size:
-            self.findings.add(
-                "model.external", f"{what}: '{name}' does not hold {size} bytes at {offset}", self.file
-            )
-            return None
-        with place.open("rb") as file:
-            file.seek(int(offset))
-            return np.frombuffer(file.read(size), dtype).reshape(shape)
+    def _initializers(self) -> None:
+        """The constants that something uses; others may be of any kind."""
+        used = {name for node in self.proto.graph.node for name in node.input}
+        used |= {value.name for value in self.proto.graph.output}
+        for tensor in self.proto.graph.initializer:
+            if tensor.name in used:
+                array = read_tensor(
+                    tensor, f"initializer '{tensor.name}'", self.file, self.folder, self.findings
+                )
+                node = None if array is None else self.graph.const(array, tensor.name, self.file)
+                self._define(tensor.name, node)
 
     def _inputs(self) -> None:
         initialized = {t.name for t in self.proto.graph.initializer}
@@ -318,11 +251,11 @@ class _Importer:
     def _node(self, node: onnx.NodeProto) -> None:
         loc = self._place(node)
         made = self._import(node, loc)
-        for name in node.output[:1]:
+        for name in filter(None, node.output[:1]):
             self._define(name, made)
-        self.failed.update(node.output[1:])
+        self.absent |= {name: loc for name in node.output[1:] if name}
 
-    def _import(self, node: onnx.NodeProto, loc: Loc) -> Node | None:
+    def _import(self, node: onnx.NodeProto, loc: NodeLoc) -> Node | None:
         if node.domain not in DEFAULT_DOMAINS:
             known = (
                 "which the model does not import"
@@ -335,6 +268,9 @@ class _Importer:
                 loc,
                 allowed="the default domain",
             )
+            return None
+        if not node.output or not node.output[0]:
+            self.findings.add("model.format", "the node has no output", loc)
             return None
         if node.op_type == "Constant":
             return self._constant(node, loc)
@@ -349,7 +285,10 @@ class _Importer:
             )
             return None
         operands = self._operands(node, loc)
-        if operands is None:
+        faults = list(signature_faults(node, self.opset))
+        for fault in faults:
+            self.findings.add("model.signature", fault, loc, remedy="export the model again")
+        if operands is None or faults:
             return None
         attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
         request = OnnxNode(
@@ -397,24 +336,36 @@ class _Importer:
                 operands.append(self.values[name])
             else:
                 whole = False
-                if name not in self.failed:
-                    self.failed.add(name)
-                    self.findings.add(
-                        "model.missing",
-                        f"reads '{name}', which nothing defines",
-                        loc,
-                        allowed="a graph input, an initializer, or another node's output",
-                        remedy=did_you_mean(name, self.values),
-                    )
-        if not node.output:
-            self.findings.add("model.format", "the node has no output", loc)
-            return None
+                self._missing(name, f"reads '{name}', which nothing defines", loc)
         return operands if whole else None
+
+    def _missing(self, name: str, message: str, loc: Loc) -> None:
+        """Report a tensor that is not there, once, unless its own refusal has been reported."""
+        if name in self.failed:
+            return
+        self.failed.add(name)
+        if name in self.absent:
+            giver = self.absent[name]
+            self.findings.add(
+                "model.unsupported",
+                f"the output '{name}' is used, and only the first output of {giver.op_type} is supported",
+                giver,
+                allowed="one output",
+            )
+            return
+        self.findings.add(
+            "model.missing",
+            message,
+            loc,
+            allowed="a graph input, an initializer, or another node's output",
+            remedy=did_you_mean(name, self.values),
+        )
 
     def _constant(self, node: onnx.NodeProto, loc: Loc) -> Node | None:
         for attribute in node.attribute:
             if attribute.name == "value":
-                array = self._array(attribute.t, f"the constant '{node.name}'")
+                what = f"the constant '{node.name}'"
+                array = read_tensor(attribute.t, what, self.file, self.folder, self.findings)
                 return None if array is None else self.graph.const(array, node.output[0], loc)
             if attribute.name in ("value_float", "value_floats"):
                 values = np.asarray(helper.get_attribute_value(attribute), np.float32)
@@ -433,32 +384,53 @@ class _Importer:
 
     def _outputs(self) -> None:
         nodes: list[Node] = []
+        names: list[str] = []
         for value in self.proto.graph.output:
+            if not value.name or value.name in names:
+                what = (
+                    f"the graph output '{value.name}' is declared twice"
+                    if value.name
+                    else "an output has no name"
+                )
+                self.findings.add("model.output", what, self.file)
+                continue
             node = self.values.get(value.name)
             if node is None:
-                if value.name not in self.failed:
-                    self.findings.add(
-                        "model.missing", f"the graph output '{value.name}' is computed by nothing", self.file
-                    )
+                self._missing(
+                    value.name, f"the graph output '{value.name}' is computed by nothing", self.file
+                )
                 continue
-            if node.type.dtype is not DType.F32 or node.is_constant or not 1 <= len(node.shape) <= 4:
-                self.findings.add(
-                    "model.output",
-                    f"the graph output '{value.name}' is {node.type}",
-                    self.file,
-                    allowed="a float32 tensor of rank 1 to 4 that depends on an input",
-                )
-            dims = value.type.tensor_type.shape.dim
-            declared = [d.dim_value if d.HasField("dim_value") else None for d in dims]
-            if value.type.tensor_type.HasField("shape") and (
-                len(declared) != len(node.shape)
-                or any(d is not None and d != s for d, s in zip(declared, node.shape, strict=True))
-            ):
-                self.findings.add(
-                    "model.shape",
-                    f"the output '{value.name}' is declared as {declared}; the network "
-                    f"computes {list(node.shape)}",
-                    self.file,
-                )
+            self._output(value, node)
             nodes.append(node)
-        self.graph.set_outputs(nodes, [v.name for v in self.proto.graph.output if v.name in self.values])
+            names.append(value.name)
+        self.graph.set_outputs(nodes, names)
+
+    def _output(self, value: onnx.ValueInfoProto, node: Node) -> None:
+        """Check what the model declares of an output against what it computes."""
+        if node.type.dtype is not DType.F32 or node.is_constant or not 1 <= len(node.shape) <= 4:
+            self.findings.add(
+                "model.output",
+                f"the graph output '{value.name}' is {node.type}",
+                self.file,
+                allowed="a float32 tensor of rank 1 to 4 that depends on an input",
+            )
+        tensor = value.type.tensor_type
+        if tensor.elem_type not in (onnx.TensorProto.UNDEFINED, onnx.TensorProto.FLOAT):
+            self.findings.add(
+                "model.dtype",
+                f"the output '{value.name}' is declared with data_type {tensor.elem_type}",
+                self.file,
+                allowed="float32",
+            )
+        dims = tensor.shape.dim
+        declared = [d.dim_value if d.HasField("dim_value") else None for d in dims]
+        if tensor.HasField("shape") and (
+            len(declared) != len(node.shape)
+            or any(d is not None and d != s for d, s in zip(declared, node.shape, strict=True))
+        ):
+            self.findings.add(
+                "model.shape",
+                f"the output '{value.name}' is declared as {declared}; the network "
+                f"computes {list(node.shape)}",
+                self.file,
+            )

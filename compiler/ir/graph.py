@@ -117,7 +117,7 @@ class Graph:
             ShapeError: the operands do not go together.
         """
         if type_ is None:
-            inferred = operation.infer([i.type for i in inputs])
+            inferred = operation.result([i.type for i in inputs])
             type_ = TensorType(inferred.dtype, inferred.shape, quant or inferred.quant)
         node = Node(self, self._next, operation, type_, name or f"v{self._next}", loc, value, views)
         self._next += 1

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Final, TypeVar, dataclass_transform
 import numpy as np
 from numpy.typing import NDArray
 
-from compiler.ir.types import TensorType
+from compiler.ir.types import DType, TensorType
 
 Array = NDArray[Any]
 
@@ -32,12 +32,30 @@ class Op:
 
     name: ClassVar[str]
     operands: ClassVar[tuple[str, ...]]
+    takes: ClassVar[tuple[tuple[DType, ...], ...]]
+    """The element types that each operand may have; none means any."""
     optional: ClassVar[int] = 0
     interface: ClassVar[bool] = False
     """Whether the operation is part of the graph's interface: it stays, used or not."""
 
+    def result(self, types: Sequence[TensorType]) -> TensorType:
+        """The type of the result on operands of these types, their number and element types checked.
+
+        Raises:
+            ShapeError: the operands do not go together.
+        """
+        if not len(self.operands) - self.optional <= len(types) <= len(self.operands):
+            raise ShapeError(f"{self.name} has {len(types)} operands", f"{len(self.operands)}")
+        for name, allowed, given in zip(self.operands, self.takes, types, strict=False):
+            if allowed and given.dtype not in allowed:
+                raise ShapeError(
+                    f"operand {name} of {self.name.rpartition('.')[2]} is {given.dtype.host_name}",
+                    ", ".join(a.host_name for a in allowed),
+                )
+        return self.infer(types)
+
     def infer(self, types: Sequence[TensorType]) -> TensorType:
-        """The type of the result; a quantized result gets its Quant from who adds the node.
+        """The rule behind `result`; a quantized result gets its Quant from who adds the node.
 
         Raises:
             ShapeError: the operands do not go together.
@@ -60,13 +78,18 @@ OpT = TypeVar("OpT", bound=Op)
 
 @dataclass_transform(frozen_default=True)
 def op(name: str, *operands: str, optional: int = 0) -> Callable[[type[OpT]], type[OpT]]:
-    """Declare an operation by its name and its operands, of which the last may be left out."""
+    """Declare an operation by its name and its operands, of which the last may be left out.
+
+    An operand is written `name:type`, or `name:type|type`, or `name` where any type will do.
+    """
+    names, kinds = zip(*(o.partition(":")[::2] for o in operands), strict=True) if operands else ((), ())
 
     def declare(cls: type[OpT]) -> type[OpT]:
         assert name not in OPS, f"{name} is declared twice"
         assert cls.__doc__, f"{name} has no text"
         made = dataclass(frozen=True)(cls)
-        made.name, made.operands, made.optional = name, operands, optional
+        made.name, made.operands, made.optional = name, names, optional
+        made.takes = tuple(tuple(DType(t) for t in kind.split("|") if t) for kind in kinds)
         OPS[name] = made
         return made
 

@@ -18,15 +18,13 @@ from compiler.errors import CompileError
 from compiler.ir.graph import Graph, Node, SourceView
 from compiler.ir.op import OPS, ShapeError
 from compiler.ir.printer import digest
-from compiler.ir.types import DType, Quant, Shape, TensorType
+from compiler.ir.types import MAX_ELEMENTS, DType, Quant, Shape, TensorType
 from compiler.ir.verify import STAGES, VerifyError, verify
 from isa.diagnostics import Diagnostic, did_you_mean
 from isa.locations import UNKNOWN, FileLoc, FusedLoc, Loc, NodeLoc
 from isa.parsing import Parsed, SyntaxProblem, grammar, parse, trees
 from isa.plain import PlainError, from_plain
 from isa.program import Steps
-
-MAX_ELEMENTS = 1 << 40
 
 
 def parse_graph(text: str, path: str = "<text>") -> Graph:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
 Shape = tuple[int, ...]
+MAX_ELEMENTS: Final = 1 << 28
+"""More elements than this no tensor may have: 1 GiB in float32."""
 
 
 class DType(StrEnum):

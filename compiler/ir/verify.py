@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Final
 
+import numpy as np
+
 from compiler.ir.graph import Const, Graph, Input, Node
 from compiler.ir.op import ShapeError
-from compiler.ir.types import DType
+from compiler.ir.types import DType, Quant
 
 ANY_STAGE: Final = frozenset({"input", "const", "reshape", "transpose", "max_pool"})
 STAGES: Final[dict[str, frozenset[str]]] = {
@@ -42,7 +44,6 @@ def verify(graph: Graph) -> None:
     for node in graph.nodes():
         if node.op.name not in allowed:
             raise VerifyError(f"%{node.id} = {node.op.name} does not belong to stage {graph.stage}")
-        _verify_operands(node)
         _verify_type(node)
         if graph.stage != "nn":
             _verify_quantization(node)
@@ -57,12 +58,6 @@ def verify(graph: Graph) -> None:
         raise VerifyError("a graph output is not part of the graph")
 
 
-def _verify_operands(node: Node) -> None:
-    count, wanted = len(node.inputs), len(node.op.operands)
-    if not wanted - node.op.optional <= count <= wanted:
-        raise VerifyError(f"%{node.id} = {node.op.name} has {count} operands; allowed: {wanted}")
-
-
 def _verify_type(node: Node) -> None:
     if isinstance(node.op, Const):
         if node.value is None or node.value.shape != node.shape or node.value.dtype != node.type.dtype.numpy:
@@ -71,7 +66,7 @@ def _verify_type(node: Node) -> None:
     if isinstance(node.op, Input):
         return
     try:
-        inferred = node.op.infer([i.type for i in node.inputs])
+        inferred = node.op.result([i.type for i in node.inputs])
     except ShapeError as error:
         raise VerifyError(f"%{node.id} = {node.op.name}: {error.message}") from None
     if (inferred.dtype, inferred.shape) != (node.type.dtype, node.type.shape):
@@ -79,10 +74,32 @@ def _verify_type(node: Node) -> None:
 
 
 def _verify_quantization(node: Node) -> None:
-    if node.type.dtype in (DType.I8, DType.U8) and node.type.quant is None and not isinstance(node.op, Const):
+    if node.type.dtype is DType.I8 and node.type.quant is None:
         raise VerifyError(f"%{node.id} = {node.op.name} is 8-bit and not quantized")
     if node.type.dtype is DType.F32 and node.type.quant is not None:
         raise VerifyError(f"%{node.id} = {node.op.name} is float32 and quantized")
+    if node.type.quant is not None:
+        _verify_quant(node, node.type.quant)
     moves = node.op.name in ("reshape", "transpose", "max_pool")
     if moves and node.type.quant != node.inputs[0].type.quant:
         raise VerifyError(f"%{node.id} = {node.op.name} changes the quantization")
+
+
+def _verify_quant(node: Node, quant: Quant) -> None:
+    """Scales are positive finite float32, one or, of a constant, one per index of an axis."""
+    scales = np.asarray(quant.scales, np.float64)
+    with np.errstate(over="ignore"):
+        if not (np.isfinite(scales.astype(np.float32)) & (scales.astype(np.float32) == scales)).all():
+            raise VerifyError(f"%{node.id} = {node.op.name} has a scale that is no finite float32")
+    if (scales <= 0).any():
+        raise VerifyError(f"%{node.id} = {node.op.name} has a scale that is not positive")
+    low, high = node.type.dtype.bounds
+    if not low <= quant.zero_point <= high:
+        raise VerifyError(f"%{node.id} = {node.op.name} has a zero point outside {low}..{high}")
+    if quant.axis is None:
+        many = scales.size != 1
+    else:
+        inside = 0 <= quant.axis < len(node.shape)
+        many = not node.is_constant or not inside or scales.size != node.shape[quant.axis]
+    if many:
+        raise VerifyError(f"%{node.id} = {node.op.name} has scales that do not fit its shape")

@@ -14,7 +14,7 @@ import numpy as np
 from compiler.export.writing import OnnxWriter, written_as_onnx
 from compiler.frontend.importing import LayerCall, OnnxNode, layer, onnx_operator
 from compiler.ir.graph import Node
-from compiler.ir.op import Array, Op, op
+from compiler.ir.op import Array, Op, ShapeError, op
 from compiler.ir.types import DType, Quant, TensorType
 from compiler.quantize.rules import Quantizer, quantization_rule
 from isa import arithmetic
@@ -23,7 +23,12 @@ ACTIVATIONS: Final = ("linear", "relu", "relu6", "softmax")
 REAL_BOUNDS: Final = {"relu": (0.0, math.inf), "relu6": (0.0, 6.0)}
 
 
-@op("nn.clamp", "x")
+def _require_bounds(bounds: Sequence[float]) -> None:
+    if len(bounds) != 2 or not bounds[0] <= bounds[1]:
+        raise ShapeError(f"the bounds {list(bounds)} are not allowed", "low <= high")
+
+
+@op("nn.clamp", "x:f32")
 class Clamp(Op):
     """min(max(x, low), high): Relu is low = 0, high = infinity."""
 
@@ -31,13 +36,14 @@ class Clamp(Op):
     high: float
 
     def infer(self, types: Sequence[TensorType]) -> TensorType:
+        _require_bounds((self.low, self.high))
         return TensorType(DType.F32, types[0].shape)
 
     def evaluate(self, args: Sequence[Array], types: Sequence[TensorType], out: TensorType) -> Array:
         return np.minimum(np.maximum(args[0], np.float32(self.low)), np.float32(self.high))
 
 
-@op("q.table", "x")
+@op("q.table", "x:i8")
 class QTable(Op):
     """A function of one 8-bit value, as a table of 256 codes: literally DQ, function, Q."""
 
@@ -45,6 +51,9 @@ class QTable(Op):
     parameters: tuple[float, ...]
 
     def infer(self, types: Sequence[TensorType]) -> TensorType:
+        if self.function not in FUNCTIONS:
+            raise ShapeError(f"there is no function '{self.function}'", ", ".join(FUNCTIONS))
+        _require_bounds(self.parameters)
         return TensorType(types[0].dtype, types[0].shape)
 
     def evaluate(self, args: Sequence[Array], types: Sequence[TensorType], out: TensorType) -> Array:
@@ -86,13 +95,16 @@ def import_clip(n: OnnxNode) -> Node:
                 bounds[i] = values.item()
     if math.isnan(bounds[0]) or math.isnan(bounds[1]):
         n.fail("a bound is NaN", "finite or infinite bounds")
-    return n.add(Clamp(float(bounds[0]), float(bounds[1])), n.operand(0))
+    low, high = float(bounds[0]), float(bounds[1])
+    return n.add(Clamp(min(low, high), high), n.operand(0))  # where they cross, the upper one wins
 
 
 @layer("ReLU", "max_value")
 def relu_layer(call: LayerCall) -> Node:
     """ReLU(max_value=None)."""
     high = call.take("max_value", math.inf, (int, float), "a number")
+    if not high >= 0:
+        call.fail(f"ReLU: max_value={high} is not allowed", "at least 0")
     call.done()
     if len(call.operands) != 1:
         call.fail("ReLU takes one value")

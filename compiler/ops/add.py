@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,8 +11,8 @@ from compiler.export.writing import MICROSOFT, OnnxWriter, written_as_onnx
 from compiler.frontend.importing import LayerCall, OnnxNode, layer, onnx_operator
 from compiler.ir.graph import Node
 from compiler.ir.op import Array, Op, ShapeError, op
-from compiler.ir.types import DType, TensorType
-from compiler.ops.spatial import Pair, write_clamped
+from compiler.ir.types import MAX_ELEMENTS, DType, Shape, TensorType
+from compiler.ops.spatial import Pair, require_codes, write_clamped
 from compiler.quantize.rules import Quantizer, quantization_rule
 from isa import arithmetic
 
@@ -23,7 +24,7 @@ def _same_shape(types: Sequence[TensorType]) -> tuple[int, ...]:
     return a.shape
 
 
-@op("nn.add", "a", "b")
+@op("nn.add", "a:f32", "b:f32")
 class Add(Op):
     """a + b on equal shapes, then an optional clamp to real bounds."""
 
@@ -37,13 +38,14 @@ class Add(Op):
         return y if self.clamp is None else np.clip(y, *np.asarray(self.clamp, np.float32))
 
 
-@op("q.add", "a", "b")
+@op("q.add", "a:i8", "b:i8")
 class QAdd(Op):
     """QLinearAdd on equal shapes, clamp to codes."""
 
     bounds: Pair = (-128, 127)
 
     def infer(self, types: Sequence[TensorType]) -> TensorType:
+        require_codes(self.bounds)
         return TensorType(DType.I8, _same_shape(types))
 
     def evaluate(self, args: Sequence[Array], types: Sequence[TensorType], out: TensorType) -> Array:
@@ -67,15 +69,20 @@ class QAdd(Op):
 def import_add(n: OnnxNode) -> Node:
     """Equal shapes, or a constant that broadcasts to the other operand's shape."""
     a, b = n.operand(0), n.operand(1)
-    if a.is_constant and not b.is_constant:
-        a, b = b, a
-    if b.is_constant and b.shape != a.shape:
-        try:
-            spread = np.broadcast_to(b.constant, a.shape)
-        except ValueError:
-            n.fail(f"a constant of shape {list(b.shape)} does not broadcast to {list(a.shape)}")
-        b = n.graph.const(np.ascontiguousarray(spread), b.name, b.loc)
-    return n.add(Add(), a, b)
+    try:
+        shape = np.broadcast_shapes(a.shape, b.shape)
+    except ValueError:
+        n.fail(f"the shapes {list(a.shape)} and {list(b.shape)} do not broadcast to one another")
+    if math.prod(shape) > MAX_ELEMENTS:
+        n.fail(f"the sum has the shape {list(shape)}", f"{MAX_ELEMENTS} elements")
+    return n.add(Add(), *(_spread(n, x, shape) for x in (a, b)))
+
+
+def _spread(n: OnnxNode, x: Node, shape: Shape) -> Node:
+    """A constant broadcast to the shape; other nodes as they are."""
+    if not x.is_constant or x.shape == shape:
+        return x
+    return n.graph.const(np.ascontiguousarray(np.broadcast_to(x.constant, shape)), x.name, x.loc)
 
 
 @layer("Add")

@@ -34,7 +34,7 @@ def _tap_counts(shape: Sequence[int], kernel: Pair, strides: Pair, pads: Pads, *
     return windows(ones, kernel, strides, (1, 1), pads, 1 if all_taps else 0).sum(axis=(-2, -1))
 
 
-@op("nn.average_pool", "x")
+@op("nn.average_pool", "x:f32")
 class AveragePool(Op):
     """The mean of every window, over its valid taps or, with count_include_pad, over all."""
 
@@ -56,7 +56,7 @@ class AveragePool(Op):
         return from_nhwc(taken / counts, self.layout)
 
 
-@op("q.average_pool", "x")
+@op("q.average_pool", "x:i8")
 class QAveragePool(Op):
     """QLinearAveragePool: float32 sums in row-major order."""
 

@@ -13,7 +13,7 @@ from compiler.ir.types import DType, TensorType
 from compiler.quantize.rules import Quantizer, quantization_rule
 
 
-@op("nn.batch_norm", "x", "gain", "offset")
+@op("nn.batch_norm", "x:f32", "gain:f32", "offset:f32")
 class BatchNorm(Op):
     """x * gain + offset per channel; gain = scale / sqrt(var + eps), offset = B - mean * gain."""
 

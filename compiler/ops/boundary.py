@@ -12,7 +12,7 @@ from compiler.ir.types import DType, TensorType
 from isa import arithmetic
 
 
-@op("q.quantize", "x")
+@op("q.quantize", "x:f32")
 class Quantize(Op):
     """QuantizeLinear to int8."""
 
@@ -26,7 +26,7 @@ class Quantize(Op):
         return arithmetic.quantize(args[0], out.quant.scale, out.quant.zero_point, -128, 127)
 
 
-@op("q.dequantize", "x")
+@op("q.dequantize", "x:i8")
 class Dequantize(Op):
     """DequantizeLinear to float32."""
 

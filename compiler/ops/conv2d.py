@@ -21,6 +21,9 @@ from compiler.ops.spatial import (
     nhwc,
     onnx_pads,
     onnx_window,
+    require_codes,
+    require_geometry,
+    require_symmetric,
     shape_in,
     window_output,
     windows,
@@ -39,7 +42,10 @@ def _convolved(
     layout: str,
 ) -> tuple[int, ...]:
     x, w, b = types
+    require_geometry(layout, pads, strides, dilations)
     n, h, width, c = image_shape(x.shape, layout)
+    if min(w.shape, default=0) < 1:
+        raise ShapeError(f"the weights have the shape {list(w.shape)}", "dimensions of at least 1")
     if len(w.shape) != 4 or w.shape[1] != c:
         raise ShapeError(
             f"the weights of shape {list(w.shape)} expect {w.shape[1] if len(w.shape) > 1 else 0} "
@@ -53,7 +59,7 @@ def _convolved(
     return shape_in(layout, n, oh, ow, w.shape[0])
 
 
-@op("nn.conv2d", "x", "w", "b")
+@op("nn.conv2d", "x:f32", "w:f32", "b:f32")
 class Conv2d(Op):
     """Convolution with weights (out, in, kh, kw) and bias, then an optional clamp to real bounds."""
 
@@ -78,7 +84,7 @@ class Conv2d(Op):
         return from_nhwc(y, self.layout)
 
 
-@op("q.conv2d", "x", "w", "b")
+@op("q.conv2d", "x:i8", "w:i8", "b:i32")
 class QConv2d(Op):
     """QLinearConv: int8 weights (out, in, kh, kw) per channel, int32 bias, clamp to codes."""
 
@@ -89,6 +95,8 @@ class QConv2d(Op):
     bounds: Pair = (-128, 127)
 
     def infer(self, types: Sequence[TensorType]) -> TensorType:
+        require_codes(self.bounds)
+        require_symmetric(types[1])
         return TensorType(DType.I8, _convolved(types, self.strides, self.pads, self.dilations, self.layout))
 
     def evaluate(self, args: Sequence[Array], types: Sequence[TensorType], out: TensorType) -> Array:

@@ -12,7 +12,7 @@ from compiler.ir.graph import Node
 from compiler.ir.op import Array, Op, ShapeError, op
 from compiler.ir.types import DType, TensorType
 from compiler.ops.activation import ACTIVATIONS, apply_activation
-from compiler.ops.spatial import Pair, write_clamped
+from compiler.ops.spatial import Pair, require_codes, require_symmetric, write_clamped
 from compiler.quantize.rules import Quantizer, quantization_rule
 from isa import arithmetic
 
@@ -23,12 +23,14 @@ def _product(types: Sequence[TensorType]) -> tuple[int, int]:
         raise ShapeError(
             f"a product of {list(a.shape)} and {list(b.shape)} has no meaning", "[m,k] and [k,n]"
         )
+    if min(b.shape) < 1:
+        raise ShapeError(f"the matrix has the shape {list(b.shape)}", "dimensions of at least 1")
     if bias.shape != (b.shape[1],):
         raise ShapeError(f"the bias has the shape {list(bias.shape)}", f"[{b.shape[1]}]")
     return a.shape[0], b.shape[1]
 
 
-@op("nn.gemm", "a", "b", "bias")
+@op("nn.gemm", "a:f32", "b:f32", "bias:f32")
 class Gemm(Op):
     """a (m, k) times b (k, n) plus bias (n), then an optional clamp to real bounds."""
 
@@ -43,13 +45,15 @@ class Gemm(Op):
         return y if self.clamp is None else np.clip(y, *np.asarray(self.clamp, np.float32))
 
 
-@op("q.gemm", "a", "b", "bias")
+@op("q.gemm", "a:i8", "b:i8", "bias:i32")
 class QGemm(Op):
     """QGemm with alpha 1: int8 weights (k, n) per column, int32 bias, clamp to codes."""
 
     bounds: Pair = (-128, 127)
 
     def infer(self, types: Sequence[TensorType]) -> TensorType:
+        require_codes(self.bounds)
+        require_symmetric(types[1])
         return TensorType(DType.I8, _product(types))
 
     def evaluate(self, args: Sequence[Array], types: Sequence[TensorType], out: TensorType) -> Array:
@@ -77,6 +81,8 @@ def import_gemm(n: OnnxNode) -> Node:
     a, b = n.operand(0), n.constant(1, "B")
     if n.integer("transA", 0):
         n.fail("transA=1 is not supported", "transA=0")
+    if b.ndim != 2 or b.dtype != np.float32:
+        n.fail(f"B is {b.dtype}{list(b.shape)}", "a float32 matrix")
     weights = (b.T if n.integer("transB", 0) else b) * np.float32(n.real("alpha", 1.0))
     bias = np.zeros(weights.shape[1], np.float32)
     if n.maybe(2) is not None:
@@ -85,8 +91,12 @@ def import_gemm(n: OnnxNode) -> Node:
 
 
 def _row(n: OnnxNode, values: Array, columns: int) -> Array:
-    if values.size not in (1, columns) or values.shape[-1:] not in ((), (1,), (columns,)):
-        n.fail(f"C has the shape {list(values.shape)}", f"one value per column: [{columns}]")
+    if (
+        values.dtype != np.float32
+        or values.size not in (1, columns)
+        or values.shape[-1:] not in ((), (1,), (columns,))
+    ):
+        n.fail(f"C is {values.dtype}{list(values.shape)}", f"a float32 per column: [{columns}]")
     return np.ascontiguousarray(np.broadcast_to(values.reshape(-1), (columns,)))
 
 
@@ -94,9 +104,10 @@ def _row(n: OnnxNode, values: Array, columns: int) -> Array:
 def import_matmul(n: OnnxNode) -> Node:
     """A matrix times a constant matrix."""
     a, b = n.operand(0), n.constant(1, "the second operand")
-    if len(a.shape) != 2 or b.ndim != 2:
+    if len(a.shape) != 2 or b.ndim != 2 or b.dtype != np.float32:
         n.fail(
-            f"MatMul of {list(a.shape)} and {list(b.shape)} is not supported", "[m,k] times a constant [k,n]"
+            f"MatMul of {list(a.shape)} and {list(b.shape)} is not supported",
+            "[m,k] times a constant float32 [k,n]",
         )
     return n.add(Gemm(), a, n.operand(1), n.const(np.zeros(int(b.shape[1]), np.float32), "bias"))
 

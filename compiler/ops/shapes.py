@@ -107,6 +107,8 @@ def import_squeeze(n: OnnxNode) -> Node:
 
 
 def _squeezed(n: OnnxNode, shape: Shape, axes: list[int] | None) -> Shape:
+    if axes is not None and not all(-len(shape) <= a < len(shape) for a in axes):
+        n.fail(f"axes={axes} are not allowed for rank {len(shape)}", f"{-len(shape)} to {len(shape) - 1}")
     chosen = (
         {a % len(shape) for a in axes} if axes is not None else {i for i, d in enumerate(shape) if d == 1}
     )

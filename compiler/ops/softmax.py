@@ -12,7 +12,7 @@ import numpy as np
 from compiler.export.writing import MICROSOFT, OnnxWriter, written_as_onnx
 from compiler.frontend.importing import LayerCall, OnnxNode, layer, onnx_operator
 from compiler.ir.graph import Node
-from compiler.ir.op import Array, Op, op
+from compiler.ir.op import Array, Op, ShapeError, op
 from compiler.ir.types import DType, Quant, TensorType
 from compiler.quantize.rules import Quantizer, quantization_rule
 from isa import arithmetic
@@ -23,13 +23,19 @@ QLINEAR_SOFTMAX_OPSET: Final = 13
 FLT_MAX: Final = 3.4028234663852886e38
 
 
-@op("nn.softmax", "x")
+def _require_last(axis: int, x: TensorType) -> None:
+    if axis != len(x.shape) - 1 or axis < 0:
+        raise ShapeError(f"softmax over axis {axis} of {list(x.shape)} is not supported", "the last axis")
+
+
+@op("nn.softmax", "x:f32")
 class Softmax(Op):
     """exp(x - max) / sum over one axis."""
 
     axis: int
 
     def infer(self, types: Sequence[TensorType]) -> TensorType:
+        _require_last(self.axis, types[0])
         return TensorType(DType.F32, types[0].shape)
 
     def evaluate(self, args: Sequence[Array], types: Sequence[TensorType], out: TensorType) -> Array:
@@ -37,13 +43,14 @@ class Softmax(Op):
         return e / e.sum(axis=self.axis, keepdims=True)
 
 
-@op("q.softmax", "x")
+@op("q.softmax", "x:i8")
 class QSoftmax(Op):
     """QLinearSoftmax of opset 13 over the last axis."""
 
     axis: int
 
     def infer(self, types: Sequence[TensorType]) -> TensorType:
+        _require_last(self.axis, types[0])
         return TensorType(DType.I8, types[0].shape)
 
     def evaluate(self, args: Sequence[Array], types: Sequence[TensorType], out: TensorType) -> Array:

@@ -13,13 +13,14 @@ from compiler.export.writing import OnnxWriter
 from compiler.frontend.importing import LayerCall, OnnxNode
 from compiler.ir.graph import Node
 from compiler.ir.op import ShapeError
-from compiler.ir.types import Shape
+from compiler.ir.types import Shape, TensorType
 
 Pair = tuple[int, int]
 Pads = tuple[int, int, int, int]
 """Top, left, bottom, right."""
 TO_NHWC: Final = (0, 2, 3, 1)
 MAX_PAD: Final = 4096
+MAX_WINDOW: Final = 1 << 20
 TO_NCHW: Final = (0, 3, 1, 2)
 
 
@@ -34,6 +35,43 @@ def image_shape(shape: Shape, layout: str) -> tuple[int, int, int, int]:
 def shape_in(layout: str, n: int, h: int, w: int, c: int) -> Shape:
     """The shape of an activation in a layout."""
     return (n, c, h, w) if layout == "NCHW" else (n, h, w, c)
+
+
+def require_geometry(layout: str, pads: Pads, *positive: Pair) -> None:
+    """Attributes of an operation with a window that make sense.
+
+    Raises:
+        ShapeError: an unknown layout, a pad outside 0..4096, or a kernel, stride or dilation below 1.
+    """
+    if layout not in ("NCHW", "NHWC"):
+        raise ShapeError(f"the layout '{layout}' is not known", "NCHW, NHWC")
+    if min(pads) < 0 or max(pads) > MAX_PAD:
+        raise ShapeError(f"pads={list(pads)} are not allowed", f"four numbers from 0 to {MAX_PAD}")
+    if any(not 1 <= v <= MAX_WINDOW for pair in positive for v in pair):
+        raise ShapeError(
+            f"kernel, strides or dilations {[list(p) for p in positive]} are not allowed",
+            f"1 to {MAX_WINDOW}",
+        )
+
+
+def require_codes(bounds: Pair) -> None:
+    """Clamp bounds of an int8 result.
+
+    Raises:
+        ShapeError: they are no codes, or in the wrong order.
+    """
+    if not -128 <= bounds[0] <= bounds[1] <= 127:
+        raise ShapeError(f"bounds={list(bounds)} are not allowed", "-128 <= low <= high <= 127")
+
+
+def require_symmetric(weights: TensorType) -> None:
+    """Weights of the device have the zero point 0.
+
+    Raises:
+        ShapeError: they have another.
+    """
+    if weights.quant is not None and weights.quant.zero_point != 0:
+        raise ShapeError(f"weights with the zero point {weights.quant.zero_point} are not supported", "0")
 
 
 def nhwc(x: NDArray[Any], layout: str) -> NDArray[Any]:
@@ -66,6 +104,7 @@ def pooled_shape(shape: Shape, layout: str, kernel: Pair, strides: Pair, pads: P
     Raises:
         ShapeError: a window does not fit or lies in the padding alone.
     """
+    require_geometry(layout, pads, kernel, strides)
     n, h, w, c = image_shape(shape, layout)
     oh = window_output(h, kernel[0], strides[0], 1, pads[0], pads[2])
     ow = window_output(w, kernel[1], strides[1], 1, pads[1], pads[3])

@@ -21,6 +21,6 @@ class InferShapes(Pass):
     def run(self, graph: Graph) -> Graph:
         for node in graph.nodes():
             if not isinstance(node.op, (Const, Input)):
-                inferred = node.op.infer([i.type for i in node.inputs])
+                inferred = node.op.result([i.type for i in node.inputs])
                 node.type = TensorType(inferred.dtype, inferred.shape, node.type.quant or inferred.quant)
         return graph

@@ -1,0 +1,53 @@
+"""Whether a node is one that its operator's definition allows: operands, attributes and their types.
+
+The definitions are those of the onnx package, for the operator set that the model imports.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Final, cast
+
+import onnx
+from onnx import AttributeProto, defs
+
+MAX_SHOWN: Final = 60
+
+
+def signature_faults(node: onnx.NodeProto, opset: int) -> Iterator[str]:
+    """Why the node does not follow its definition, as sentences."""
+    try:
+        schema: Any = defs.get_schema(node.op_type, opset, "")
+    except Exception:  # noqa: BLE001  (SchemaError derives from Exception alone)
+        yield f"'{node.op_type}' is no operator of opset {opset}"
+        return
+    yield from _count("operands", len(node.input), schema.min_input, schema.max_input)
+    yield from _count("outputs", len(node.output), schema.min_output, schema.max_output)
+    for required in range(min(schema.min_input, len(node.input))):
+        if not node.input[required]:
+            yield f"operand {required} is missing"
+    given: dict[str, AttributeProto] = {}
+    for attribute in node.attribute:
+        if attribute.name in given:
+            yield f"the attribute '{attribute.name}' is given twice"
+        given[attribute.name] = attribute
+        yield from _attribute(attribute, schema)
+    for name, declared in cast("dict[str, Any]", schema.attributes).items():
+        if declared.required and name not in given:
+            yield f"the attribute '{name}' is missing"
+
+
+def _count(what: str, found: int, least: int, most: int) -> Iterator[str]:
+    if not least <= found <= most:
+        yield f"the node has {found} {what}; allowed: {least} to {most}"
+
+
+def _attribute(attribute: AttributeProto, schema: Any) -> Iterator[str]:
+    declared = schema.attributes.get(attribute.name)
+    if declared is None:
+        yield f"there is no attribute '{attribute.name[:MAX_SHOWN]}'"
+        return
+    wanted = int(declared.type.value)
+    if attribute.ref_attr_name or attribute.type != wanted:
+        name = AttributeProto.AttributeType.Name(wanted) if wanted else "?"
+        yield f"the attribute '{attribute.name}' is not of type {name}"

@@ -1,0 +1,118 @@
+"""Constant tensors of ONNX models: what they declare is checked against what they hold."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+
+from compiler.ir.types import MAX_ELEMENTS, DType
+from isa.diagnostics import Findings
+from isa.locations import Loc
+from isa.paths import is_file, resolved
+
+MAX_RANK: Final = 8
+
+
+def read_tensor(
+    tensor: onnx.TensorProto, what: str, loc: Loc, folder: Path, findings: Findings
+) -> NDArray[Any] | None:
+    """The values of a tensor; None where it is not sound, with the finding recorded.
+
+    Args:
+        tensor: from a model that is not trusted.
+        what: how messages call it.
+        loc: where it stands.
+        folder: the only place from which external data is read.
+        findings: the collector.
+    """
+    dtype = _dtype(tensor.data_type)
+    if dtype is None:
+        findings.add("model.dtype", f"{what} has the undefined data_type {tensor.data_type}", loc)
+        return None
+    if DType.of(dtype) is None and dtype != np.bool_:
+        findings.add(
+            "model.dtype",
+            f"{what} has the dtype {dtype}, which is not supported",
+            loc,
+            allowed=", ".join(d.host_name for d in DType),
+        )
+        return None
+    shape = tuple(tensor.dims)
+    if len(shape) > MAX_RANK or any(d < 0 for d in shape) or math.prod(shape) > MAX_ELEMENTS:
+        findings.add(
+            "model.shape",
+            f"{what} has the shape {list(shape)}",
+            loc,
+            allowed=f"at most {MAX_RANK} dimensions and {MAX_ELEMENTS} elements",
+        )
+        return None
+    if tensor.data_location == onnx.TensorProto.EXTERNAL:
+        return _external(tensor, what, loc, folder, findings, dtype, shape)
+    size = math.prod(shape) * dtype.itemsize
+    if tensor.HasField("raw_data") and len(tensor.raw_data) != size:
+        findings.add(
+            "model.data",
+            f"{what} of shape {list(shape)} holds {len(tensor.raw_data)} bytes",
+            loc,
+            allowed=f"{size}",
+        )
+        return None
+    try:
+        values = np.ascontiguousarray(numpy_helper.to_array(tensor)).reshape(shape)
+        return values.astype(np.uint8) if values.dtype == np.bool_ else values
+    except (ValueError, TypeError, OverflowError):
+        findings.add("model.data", f"{what} of shape {list(shape)} holds another number of values", loc)
+        return None
+
+
+def _dtype(data_type: int) -> np.dtype[Any] | None:
+    try:
+        return np.dtype(helper.tensor_dtype_to_np_dtype(data_type))
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _external(
+    tensor: onnx.TensorProto,
+    what: str,
+    loc: Loc,
+    folder: Path,
+    findings: Findings,
+    dtype: np.dtype[Any],
+    shape: tuple[int, ...],
+) -> NDArray[Any] | None:
+    """Data beside the model: only a plain file inside its folder."""
+    entries = {e.key: e.value for e in tensor.external_data}
+    name = entries.get("location", "")
+    place = resolved(folder / name)
+    if not name or place is None or not place.is_relative_to(folder):
+        findings.add(
+            "model.external",
+            f"{what} is external data at '{name}', outside the model's folder",
+            loc,
+            allowed="files in the folder of the model",
+        )
+        return None
+    size = math.prod(shape) * dtype.itemsize
+    offset = _offset(entries.get("offset", "0"))
+    if offset is None or not is_file(place) or place.stat().st_size < offset + size:
+        findings.add(
+            "model.external",
+            f"{what}: '{name}' does not hold {size} bytes at {entries.get('offset', '0')}",
+            loc,
+        )
+        return None
+    with place.open("rb") as file:
+        file.seek(offset)
+        return np.frombuffer(file.read(size), dtype).reshape(shape)
+
+
+def _offset(text: str) -> int | None:
+    """A byte offset; None for a text that is none."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 20 else None
