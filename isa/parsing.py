@@ -11,6 +11,7 @@ from lark import Lark, Token, Tree
 from lark.exceptions import UnexpectedCharacters, UnexpectedInput, UnexpectedToken
 
 Parsed = Tree[Token]
+MAX_DIGITS: Final = 18
 
 TERMINALS: Final = {
     "NAME": "a name", "STRING": 'a "text"', "INT": "a number", "SIGNED_INT": "a number",
@@ -47,7 +48,7 @@ def parse(parser: Lark, text: str) -> Parsed:
     try:
         return cast("Parsed", cast("Any", parser).parse(text))
     except UnexpectedInput as error:
-        raise _problem(error, text.splitlines()) from None
+        raise _problem(error, lines_of(text)) from None
     except RecursionError:
         raise SyntaxProblem("the text is nested too deeply", 1, 1, 1, "") from None
 
@@ -56,7 +57,7 @@ def _problem(error: UnexpectedInput, lines: list[str]) -> SyntaxProblem:
     found = cast("Any", error)
     line, column = max(error.line, 1), max(error.column, 1)
     if isinstance(error, UnexpectedCharacters):
-        character = lines[line - 1][column - 1] if line <= len(lines) else ""
+        character = lines[line - 1][column - 1 : column] if line <= len(lines) else ""
         return SyntaxProblem(
             f"unexpected character '{character}'", line, column, 1, _readable(found.allowed or ())
         )
@@ -75,6 +76,16 @@ def _problem(error: UnexpectedInput, lines: list[str]) -> SyntaxProblem:
 
 def _readable(terminals: Any) -> str:
     return ", ".join(sorted({TERMINALS.get(str(t), str(t).lower()) for t in terminals}))
+
+
+def whole_number(text: str) -> int | None:
+    """The value of ASCII digits, at most 18 of them; None for any other text."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= MAX_DIGITS else None
+
+
+def lines_of(text: str) -> list[str]:
+    """The lines of a text as its parser counts them: they end with a line feed and nothing else."""
+    return [line.removesuffix("\r") for line in text.split("\n")]
 
 
 def trees(parent: Parsed, kind: str) -> list[Parsed]:

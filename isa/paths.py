@@ -30,11 +30,14 @@ def read_file(path: str | Path) -> bytes:
     """The bytes of a file that the user named.
 
     Raises:
-        UsageError: there is no such file, or it is too large.
+        UsageError: there is no such file, it is too large, or it cannot be read.
     """
     place = Path(path)
     if not is_file(place):
         raise UsageError(Diagnostic("file.missing", f"there is no file '{path}'"))
     if place.stat().st_size > MAX_FILE:
         raise UsageError(Diagnostic("file.size", f"'{path}' is too large", allowed=f"{MAX_FILE} bytes"))
-    return place.read_bytes()
+    try:
+        return place.read_bytes()
+    except OSError as error:
+        raise UsageError(Diagnostic("file.read", f"cannot read '{path}': {error.strerror}")) from None

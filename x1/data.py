@@ -1,86 +1,25 @@
 """Arrays that the user names: inputs, expected outputs, calibration data.
 
 Of an .npz file, the array of an input's name counts, else the one called `inputs`, else the only
-one; `labels` is never an input. Members are read a sample at a time, in constant memory.
+one; `labels` is never an input.
 """
 
 from __future__ import annotations
 
-import math
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Final, NoReturn
+from typing import Final, NoReturn
 
 import numpy as np
-from numpy.typing import NDArray
 
+from isa.arrays import Array, Member, members
 from isa.diagnostics import Diagnostic, UsageError, did_you_mean
-from isa.paths import is_file
+from isa.parsing import whole_number
 
 LABELS: Final = "labels"
 INPUTS: Final = "inputs"
 SEED: Final = 2024
-Array = NDArray[Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Member:
-    """An array in a file, of which only the header has been read."""
-
-    path: Path
-    name: str
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-
-    def __len__(self) -> int:
-        return self.shape[0] if self.shape else 1
-
-    def read(self) -> Array:
-        """All of it."""
-        return np.concatenate(list(self.blocks(len(self)))) if self.shape else self._whole()
-
-    def blocks(self, size: int) -> Iterator[Array]:
-        """`size` entries along axis 0 at a time."""
-        row = math.prod(self.shape[1:]) * self.dtype.itemsize
-        with _opened(self.path, self.name) as file:
-            _header(file, self.path)
-            for start in range(0, len(self), size):
-                count = min(size, len(self) - start)
-                data = _exactly(file, count * row, self.path)
-                yield np.frombuffer(data, self.dtype).reshape(count, *self.shape[1:])
-
-    def _whole(self) -> Array:
-        with _opened(self.path, self.name) as file:
-            _header(file, self.path)
-            return np.frombuffer(_exactly(file, self.dtype.itemsize, self.path), self.dtype).reshape(())
-
-
-def members(path: Path) -> dict[str, Member]:
-    """The arrays of an .npy or .npz file.
-
-    Raises:
-        UsageError: no such file, or not such a file.
-    """
-    if not is_file(path):
-        _fail("file.missing", f"there is no file '{path}'")
-    if path.suffix == ".npy":
-        names = [""]
-    elif path.suffix == ".npz":
-        try:
-            with zipfile.ZipFile(path) as archive:
-                names = [n.removesuffix(".npy") for n in archive.namelist() if n.endswith(".npy")]
-        except zipfile.BadZipFile:
-            _fail("data.format", f"'{path}' is not an .npz file")
-    else:
-        _fail("data.format", f"'{path}' is no kind of array file", ".npy, .npz")
-    found: dict[str, Member] = {}
-    for name in names:
-        with _opened(path, name) as file:
-            found[name] = Member(path, name, *_header(file, path))
-        _require_bytes(found[name])
-    return found
+MAX_RANDOM: Final = 100_000
 
 
 def input_member(path: Path, name: str) -> Member:
@@ -213,63 +152,14 @@ def _from_file(path: Path, shapes: Mapping[str, Sequence[int]]) -> Iterator[dict
 
 
 def _random(text: str, shapes: Mapping[str, Sequence[int]]) -> Iterator[dict[str, Array]]:
-    if not text.isdigit() or not 1 <= int(text) <= 100_000:
-        _fail("calibrate.random", f"random:{text} is not allowed", "random:1 to random:100000")
+    count = whole_number(text)
+    if count is None or not 1 <= count <= MAX_RANDOM:
+        _fail("calibrate.random", f"random:{text} is not allowed", f"random:1 to random:{MAX_RANDOM}")
     generator = np.random.default_rng(SEED)
     return (
-        {n: generator.standard_normal(tuple(s), np.float32) for n, s in shapes.items()}
-        for _ in range(int(text))
+        {n: generator.standard_normal(tuple(s), np.float32) for n, s in shapes.items()} for _ in range(count)
     )
 
 
 def _fail(code: str, message: str, allowed: str = "", remedy: str = "") -> NoReturn:
     raise UsageError(Diagnostic(code, message, allowed=allowed, remedy=remedy))
-
-
-def _opened(path: Path, name: str) -> IO[bytes]:
-    if not name:
-        return path.open("rb")
-    try:
-        return zipfile.ZipFile(path).open(f"{name}.npy")
-    except (zipfile.BadZipFile, KeyError, NotImplementedError):
-        _fail("data.format", f"'{path}' has no readable array '{name}'")
-
-
-def _header(file: IO[bytes], path: Path) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    try:
-        version = np.lib.format.read_magic(file)
-        read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[
-            version
-        ]
-        shape, fortran, dtype = read(file)
-    except (ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        _fail("data.format", f"'{path}' is not a numpy array file")
-    if fortran and len(shape) > 1:
-        _fail("data.format", f"'{path}' is in Fortran order", "C order", "save np.ascontiguousarray(x)")
-    if dtype.hasobject or dtype.names is not None:
-        _fail("data.format", f"'{path}' holds {dtype}, not numbers")
-    return shape, dtype
-
-
-def _require_bytes(member: Member) -> None:
-    """The file must hold what its header declares, before anything is allocated."""
-    declared = math.prod(member.shape) * member.dtype.itemsize
-    if member.name:
-        with zipfile.ZipFile(member.path) as archive:
-            held = archive.getinfo(f"{member.name}.npy").file_size
-    else:
-        held = member.path.stat().st_size
-    if any(d < 0 for d in member.shape) or declared > held:
-        _fail(
-            "data.format", f"'{member.path}' declares the shape {list(member.shape)} and holds {held} bytes"
-        )
-
-
-def _exactly(file: IO[bytes], size: int, path: Path) -> bytes:
-    try:
-        data = file.read(size)
-    except (zipfile.BadZipFile, EOFError, OSError):
-        data = b""
-    if len(data) != size:
-        _fail("data.format", f"'{path}' ends before its array does")
-    return data

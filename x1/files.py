@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isa.diagnostics import Diagnostic, UsageError
+from isa.paths import resolved
 
 
 def write_atomic(path: str | Path, content: bytes | str) -> None:
@@ -26,15 +27,22 @@ def write_atomic(path: str | Path, content: bytes | str) -> None:
 
 
 def write_with(path: str | Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Let `write` fill a temporary file, then give it its name."""
-    target = Path(path)
+    """Let `write` fill a temporary file, then give it its name; a link is followed, a device written to.
+
+    Raises:
+        UsageError: the place cannot be written.
+    """
+    target = resolved(Path(path)) or Path(path)
+    if _exists(target) and not target.is_file() and not target.is_dir():
+        _write_into(target, path, write)
+        return
     try:
         handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise UsageError(
             Diagnostic(
                 "file.write",
-                f"cannot write '{path}': {error.strerror}",
+                f"cannot write '{path}': {_reason(error)}",
                 remedy="choose a folder that exists and can be written",
             )
         ) from None
@@ -45,9 +53,42 @@ def write_with(path: str | Path, write: Callable[[IO[bytes]], object]) -> None:
         temporary.chmod(0o644)
         temporary.replace(target)
     except OSError as error:
-        raise UsageError(Diagnostic("file.write", f"cannot write '{path}': {error.strerror}")) from None
+        raise UsageError(Diagnostic("file.write", f"cannot write '{path}': {_reason(error)}")) from None
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
+
+
+def _reason(error: OSError | ValueError) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
+
+
+def _write_into(target: Path, path: str | Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Write to what is no plain file, such as /dev/stdout, and cannot be replaced."""
+    try:
+        with target.open("wb") as file:
+            write(file)
+    except (OSError, ValueError) as error:
+        raise UsageError(Diagnostic("file.write", f"cannot write '{path}': {_reason(error)}")) from None
+
+
+def require_another(output: str | Path | None, *inputs: str | Path) -> None:
+    """An output must not be one of the files that it is made from.
+
+    Raises:
+        UsageError: it is.
+    """
+    for given in inputs:
+        if output is not None and resolved(Path(output)) == resolved(Path(given)) is not None:
+            raise UsageError(
+                Diagnostic("file.same", f"'{output}' is the input itself", remedy="give another name with -o")
+            )
 
 
 def write_arrays(path: str | Path, arrays: Mapping[str, NDArray[Any]]) -> None:
@@ -70,7 +111,7 @@ def make_folder(path: Path) -> None:
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise UsageError(
-            Diagnostic("file.write", f"cannot make the folder '{path}': {error.strerror}")
+            Diagnostic("file.write", f"cannot make the folder '{path}': {_reason(error)}")
         ) from None

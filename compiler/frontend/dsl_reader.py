@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import math
 import re
-import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final, NoReturn, cast
+from typing import Final, NoReturn, cast
 
 import numpy as np
 from lark import Token, Tree
@@ -24,13 +23,13 @@ from compiler.frontend.texts import read_text
 from compiler.ir.graph import Graph, Node
 from compiler.ir.op import ShapeError
 from compiler.ir.types import MAX_ELEMENTS, DType
-from isa.diagnostics import Diagnostic, did_you_mean
+from isa.arrays import members
+from isa.diagnostics import Diagnostic, UsageError, did_you_mean
 from isa.locations import FileLoc
-from isa.parsing import Parsed, SyntaxProblem, grammar, parse
+from isa.parsing import Parsed, SyntaxProblem, grammar, lines_of, parse
 from isa.paths import is_file, resolved
 
 MAX_TEXT: Final = 1 << 20
-MAX_WEIGHTS: Final = 1 << 31
 
 
 def read_dsl(path: Path) -> Graph:
@@ -49,7 +48,7 @@ class _Abort(Exception):
 class _Reader:
     def __init__(self, path: Path, text: str) -> None:
         self.path, self.text = path, text
-        self.lines = text.splitlines()
+        self.lines = lines_of(text)
         self.found: list[Diagnostic] = []
         self.graph = Graph(path.stem)
         self.values: dict[str, Node] = {}
@@ -150,8 +149,8 @@ class _Reader:
             self._fail(token, "dsl.weights", f"there is no file {token}")
         try:
             self.weights = _Weights(place)
-        except (zipfile.BadZipFile, OSError):
-            self._fail(token, "dsl.weights", f"{token} is not an .npz file")
+        except UsageError as error:
+            self._fail(token, "dsl.weights", f"{token} cannot be read: {error.diagnostics[0].message}")
 
     def _input(self, statement: Parsed) -> None:
         name, dtype, *dims = cast("list[Token]", statement.children)
@@ -311,40 +310,27 @@ class _Weights:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        with zipfile.ZipFile(path) as archive:
-            self.members = {i.filename.removesuffix(".npy"): i.file_size for i in archive.infolist()}
+        self.members = members(path)
 
     def take(self, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
         """The float32 array of that name and shape."""
-        if name not in self.members:
-            raise Unsupported(
-                Diagnostic(
-                    "dsl.weights",
-                    f"'{self.path.name}' has no array '{name}'",
-                    allowed=", ".join(sorted(self.members)),
-                    remedy=did_you_mean(name, self.members),
-                )
-            )
-        if self.members[name] > MAX_WEIGHTS:
-            raise Unsupported(
-                Diagnostic("dsl.weights", f"the array '{name}' is too large", allowed=f"{MAX_WEIGHTS} bytes")
-            )
+        member = self.members.get(name)
+        if member is None:
+            known = sorted(self.members)
+            _refuse(f"'{self.path.name}' has no array '{name}'", ", ".join(known), did_you_mean(name, known))
+        if member.shape != shape or member.dtype != np.float32:
+            _refuse(f"the array '{name}' is {member.dtype}{list(member.shape)}", f"float32{list(shape)}")
         try:
-            with np.load(self.path, allow_pickle=False) as arrays:
-                value: NDArray[Any] = arrays[name]
-        except (ValueError, EOFError, OSError, zipfile.BadZipFile):
-            raise Unsupported(Diagnostic("dsl.weights", f"the array '{name}' cannot be read")) from None
-        if value.shape != shape or value.dtype != np.float32:
-            raise Unsupported(
-                Diagnostic(
-                    "dsl.weights",
-                    f"the array '{name}' is {value.dtype}{list(value.shape)}",
-                    allowed=f"float32{list(shape)}",
-                )
-            )
+            value: NDArray[np.float32] = member.read()
+        except UsageError as error:
+            _refuse(f"the array '{name}' cannot be read: {error.diagnostics[0].message}")
         if not np.isfinite(value).all():
-            raise Unsupported(Diagnostic("dsl.weights", f"the array '{name}' holds NaN or infinity"))
+            _refuse(f"the array '{name}' holds NaN or infinity")
         return value
+
+
+def _refuse(message: str, allowed: str = "", remedy: str = "") -> NoReturn:
+    raise Unsupported(Diagnostic("dsl.weights", message, allowed=allowed, remedy=remedy)) from None
 
 
 def _tree(parent: Parsed, kind: str) -> Parsed:

@@ -28,6 +28,7 @@ from compiler.ir.op import ShapeError
 from compiler.ir.types import MAX_ELEMENTS, DType
 from isa.diagnostics import Diagnostic, Findings, UsageError, did_you_mean
 from isa.locations import FileLoc, Loc, NodeLoc
+from isa.paths import read_file
 
 MAX_FILE: Final = (1 << 31) - 1
 MAX_VALUE_RANK: Final = 4
@@ -57,7 +58,7 @@ def _parse(path: Path) -> onnx.ModelProto:
         )
     proto = onnx.ModelProto()
     try:
-        proto.ParseFromString(path.read_bytes())
+        proto.ParseFromString(read_file(path))
     except DecodeError:
         raise CompileError(
             Diagnostic(

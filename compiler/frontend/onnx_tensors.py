@@ -14,6 +14,7 @@ from onnx import helper, numpy_helper
 from compiler.ir.types import MAX_ELEMENTS, DType
 from isa.diagnostics import Findings
 from isa.locations import Loc
+from isa.parsing import whole_number
 from isa.paths import is_file, resolved
 
 MAX_RANK: Final = 8
@@ -100,7 +101,7 @@ def _external(
         )
         return None
     size = math.prod(shape) * dtype.itemsize
-    offset = _offset(entries.get("offset", "0"))
+    offset = whole_number(entries.get("offset", "0"))
     if offset is None or not is_file(place) or place.stat().st_size < offset + size:
         findings.add(
             "model.external",
@@ -111,8 +112,3 @@ def _external(
     with place.open("rb") as file:
         file.seek(offset)
         return np.frombuffer(file.read(size), dtype).reshape(shape)
-
-
-def _offset(text: str) -> int | None:
-    """A byte offset; None for a text that is none."""
-    return int(text) if text.isascii() and text.isdigit() and len(text) < 20 else None

@@ -7,18 +7,20 @@ from pathlib import Path
 from compiler.errors import CompileError
 from isa.diagnostics import Diagnostic
 from isa.locations import FileLoc
+from isa.paths import read_file
 
 
 def read_text(path: Path, limit: int, kind: str) -> str:
     """The UTF-8 text of a file; `kind` begins the codes of the diagnostics.
 
     Raises:
+        UsageError: it cannot be read.
         CompileError: more than `limit` bytes, or not UTF-8.
     """
     loc = FileLoc(str(path))
     if path.stat().st_size > limit:
         raise CompileError(Diagnostic(f"{kind}.size", "the text is too large", loc, f"{limit} bytes"))
     try:
-        return path.read_text(encoding="utf-8")
+        return read_file(path).decode("utf-8").replace("\r\n", "\n")
     except UnicodeDecodeError:
         raise CompileError(Diagnostic(f"{kind}.encoding", "the file is not UTF-8 text", loc)) from None

@@ -22,7 +22,7 @@ from compiler.ir.types import MAX_ELEMENTS, DType, Quant, Shape, TensorType
 from compiler.ir.verify import STAGES, VerifyError, verify
 from isa.diagnostics import Diagnostic, did_you_mean
 from isa.locations import UNKNOWN, FileLoc, FusedLoc, Loc, NodeLoc
-from isa.parsing import Parsed, SyntaxProblem, grammar, parse, trees
+from isa.parsing import Parsed, SyntaxProblem, grammar, lines_of, parse, trees
 from isa.plain import PlainError, from_plain
 from isa.program import Steps
 
@@ -46,7 +46,7 @@ class _Reader:
         try:
             tree = parse(grammar("compiler", "ir"), self.text)
         except SyntaxProblem as p:
-            lines = self.text.splitlines()
+            lines = lines_of(self.text)
             loc = FileLoc(self.path, p.line, p.column, p.column + p.width)
             source = lines[p.line - 1] if p.line <= len(lines) else ""
             raise CompileError(

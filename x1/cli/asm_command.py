@@ -15,7 +15,7 @@ from isa.diagnostics import AssemblyError, Diagnostic
 from isa.locations import FileLoc
 from isa.paths import read_file
 from x1.cli.outcome import Outcome, json_option, reported, say
-from x1.files import write_atomic
+from x1.files import require_another, write_atomic
 
 EPILOG: Final = """\b
 Examples:
@@ -31,6 +31,7 @@ Examples:
 @reported("asm")
 def command(source: str, output: str, as_json: bool) -> Outcome:
     """Assemble SOURCE to a binary."""
+    require_another(output, source)
     try:
         text = read_file(source).decode("utf-8")
     except UnicodeDecodeError:

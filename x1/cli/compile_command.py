@@ -17,7 +17,7 @@ from isa.target import Target, load_target
 from x1 import api
 from x1.cli.options import calibration_options, opt_level, parse_shapes, random_warning, target_options
 from x1.cli.outcome import Outcome, json_option, reported, say
-from x1.files import make_folder, write_atomic
+from x1.files import make_folder, require_another, write_atomic
 from x1.schedule_text import schedule_text
 
 FORMS: Final = ("nn", "q", "schedule", "asm", "elf")
@@ -64,6 +64,8 @@ def command(
     machine = load_target(target, overrides)
     log = _log(print_after, stop_after, dump_dir)
     given = parse_shapes(shapes)
+    place = output or str(Path(model).with_suffix(".x1").name)
+    require_another(place if emit == "elf" else output, model)
     try:
         if emit in ("nn", "q", "schedule"):
             network = api.load_network(model, given, log)
@@ -83,7 +85,6 @@ def command(
         return _text(print_graph(stopped.graph, blobs=True), output, warnings)
     if emit == "asm":
         return _text(disassemble(binary.program).text, output, warnings)
-    place = output or str(Path(model).with_suffix(".x1").name)
     binary.save(place)
     if not as_json:
         _report(binary, place)

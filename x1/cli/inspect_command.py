@@ -17,7 +17,7 @@ from isa.program import Program
 from x1 import api
 from x1.cli.options import parse_shapes, shape_option
 from x1.cli.outcome import Outcome, json_option, reported
-from x1.files import write_atomic
+from x1.files import require_another, write_atomic
 from x1.pictures import graph_as_dot, graph_as_onnx, program_as_dot
 
 FORMS: Final = ("text", "json", "dot", "onnx")
@@ -51,6 +51,7 @@ def command(
     as_json: bool,
 ) -> Outcome:
     """Show FILE: a network (.onnx, .net), an IR dump (.x1ir) or a binary (.x1)."""
+    require_another(output, file)
     form = "json" if as_json else form
     if Path(file).suffix in (".onnx", ".net", ".x1ir"):
         if supported:

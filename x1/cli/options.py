@@ -8,6 +8,7 @@ from typing import Any, Final, TypeVar
 import click
 
 from isa.diagnostics import Diagnostic, UsageError
+from isa.parsing import whole_number
 
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
@@ -59,10 +60,10 @@ def parse_shapes(texts: Sequence[str]) -> dict[str, tuple[int, ...]]:
     found: dict[str, tuple[int, ...]] = {}
     for text in texts:
         name, equals, dims = text.rpartition("=")
-        parts = dims.split(",")
-        if not equals or not all(p.strip().isdigit() and 0 < int(p) < MAX_DIMENSION for p in parts):
+        parts = [whole_number(p.strip()) or 0 for p in dims.split(",")]
+        if not equals or not all(0 < p < MAX_DIMENSION for p in parts):
             raise UsageError(Diagnostic("usage.shape", f"--shape {text} is not of the form NAME=1,3,224,224"))
-        found[name] = tuple(int(p) for p in parts)
+        found[name] = tuple(parts)
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -19,6 +20,7 @@ from isa.diagnostics import MAX_SHOWN, Diagnostic, ExitCode, X1Error
 
 P = ParamSpec("P")
 SCHEMA_VERSION: Final = 1
+UNWRITABLE: Final = (errno.ENOSPC, errno.EIO, errno.EFBIG)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,14 +86,31 @@ def run_command(group: click.Command, arguments: list[str]) -> int:
     except click.exceptions.Exit as done:
         return done.exit_code
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _give_up_stdout()
         return ExitCode.OK
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            return _internal(error, arguments)
+        _give_up_stdout()
+        say(f"error: cannot write to stdout: {error.strerror}")
+        return ExitCode.USAGE
     except Exception as error:  # noqa: BLE001  (the last resort: no traceback reaches a person)
         return _internal(error, arguments)
     return ExitCode.OK
 
 
 def _print(name: str, outcome: Outcome, *, as_json: bool) -> None:
+    """Show an outcome; everything is flushed, so that a full disk is found here and not at exit."""
+    _show(name, outcome, as_json=as_json)
+    sys.stdout.flush()
+
+
+def _give_up_stdout() -> None:
+    """Let what is still buffered go nowhere, so that the interpreter does not fail on it at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _show(name: str, outcome: Outcome, *, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(envelope(name, outcome), indent=1))
         return

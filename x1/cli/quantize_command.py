@@ -9,6 +9,7 @@ import click
 from x1 import api
 from x1.cli.options import parse_shapes, random_warning, shape_option
 from x1.cli.outcome import Outcome, json_option, reported, say
+from x1.files import require_another
 
 EPILOG: Final = """\b
 Examples:
@@ -34,6 +35,7 @@ def command(
     model: str, calibrate: str, method: str, shapes: tuple[str, ...], form: str, output: str, as_json: bool
 ) -> Outcome:
     """Quantize MODEL to int8 and write it as ONNX, for ONNX Runtime to compute the same bits."""
+    require_another(output, model)
     network = api.quantize(model, calibrate, method=method, shapes=parse_shapes(shapes))
     network.save_onnx(output, form)
     tensors = sum(len(n.views) for n in network.integers().nodes())

@@ -18,7 +18,7 @@ from x1 import data
 from x1.api import Binary
 from x1.cli.options import with_progress
 from x1.cli.outcome import Outcome, json_option, reported, say
-from x1.files import make_folder, write_arrays, write_with
+from x1.files import make_folder, require_another, write_arrays, write_with
 from x1.session import Session
 
 EPILOG: Final = """\b
@@ -28,6 +28,7 @@ Examples:
   x1 run net.x1 --input @digit.npy --expected @golden.npy --rtol 0 --atol 0
   x1 run net.x1 --input @digit.npy --dump-tensors tensors
 """
+MAX_NAME: Final = 100
 Arrays = dict[str, NDArray[Any]]
 
 
@@ -64,6 +65,7 @@ def command(
     as_json: bool,
 ) -> Outcome:
     """Run BINARY on inputs from files."""
+    require_another(output, binary)
     machine = load_target(target) if target else None
     loaded = Binary.load(binary)
     session = Session(loaded, target=machine, poison=poison)
@@ -112,8 +114,16 @@ def _runs(
 def _dump(folder: Path, tensors: Arrays, sample: int | None) -> None:
     place = folder if sample is None else folder / f"{sample:05d}"
     make_folder(place)
+    taken: set[str] = set()
     for name, values in tensors.items():
-        file = "".join(c if c.isalnum() or c in "-_." else "_" for c in name.strip("/")) or "tensor"
+        plain = (
+            "".join(c if c.isalnum() or c in "-_." else "_" for c in name.strip("/"))[:MAX_NAME] or "tensor"
+        )
+        file, number = plain, 0
+        while file.lower() in taken:  # there are file systems on which case makes no difference
+            number += 1
+            file = f"{plain}.{number}"
+        taken.add(file.lower())
         write_with(place / f"{file}.npy", lambda f, values=values: np.save(f, values))
 
 
