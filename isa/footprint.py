@@ -16,7 +16,7 @@ def same_memory(a: Access, b: Access) -> bool:
 
 
 def overlaps(a: Access, b: Access) -> bool:
-    """Whether two accesses name a common byte: intervals first, then byte by byte."""
+    """Whether two accesses name a common byte: intervals first, then run by run."""
     if not same_memory(a, b):
         return False
     (a_low, a_high), (b_low, b_high) = a.span(), b.span()
@@ -24,10 +24,9 @@ def overlaps(a: Access, b: Access) -> bool:
         return False
     if is_contiguous(a) and is_contiguous(b):
         return True
-    low = min(a_low, b_low)
-    marks = np.zeros(max(a_high, b_high) - low, np.bool_)
-    box(marks, a, low)[...] = True
-    return bool(box(marks, b, low).any())
+    starts, others = run_starts(a), np.sort(run_starts(b))
+    first = np.searchsorted(others, starts - b.dims[-1][0], "right")
+    return bool((first < np.searchsorted(others, starts + a.dims[-1][0], "left")).any())
 
 
 def is_contiguous(a: Access) -> bool:
@@ -57,8 +56,13 @@ def box(memory: NDArray[Any], a: Access, origin: int = 0) -> NDArray[Any]:
     )
 
 
+def run_starts(a: Access) -> NDArray[np.int64]:
+    """The first bytes of the runs that the innermost dimension makes."""
+    starts = np.array([a.base], np.int64)
+    for count, pitch in a.dims[:-1]:
+        starts = (starts[:, None] + np.arange(count, dtype=np.int64) * pitch).ravel()
+    return starts
+
+
 def _repeats_exactly(a: Access) -> bool:
-    low, high = a.span()
-    marks = np.zeros(high - low, np.bool_)
-    box(marks, a, low)[...] = True
-    return int(marks.sum()) < a.size()
+    return bool((np.diff(np.sort(run_starts(a))) < a.dims[-1][0]).any())

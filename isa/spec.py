@@ -25,6 +25,8 @@ WORD_BITS: Final = 256
 WORD_BYTES: Final = WORD_BITS // 8
 MAX_WAITS: Final = 2
 MAX_SIGNALS: Final = 2
+MAX_ACCESS: Final = 1 << 24
+"""No operand names more bytes than this, repeats by small pitches counted."""
 
 
 class Engine(IntEnum):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from isa.encoding import operand_faults
 from isa.footprint import overlaps, repeats
-from isa.spec import RANGE_TRAP, Access, Fault, Instruction, Space, Trap
+from isa.spec import MAX_ACCESS, RANGE_TRAP, Access, Fault, Instruction, Space, Trap
 from isa.target import Target
 
 
@@ -48,6 +48,11 @@ def instruction_faults(instr: Instruction, t: Target, regions: Mapping[int, Regi
 def access_faults(a: Access, t: Target, regions: Mapping[int, Region]) -> Iterator[Fault]:
     """Whether an access stays inside its memory and may be made at all."""
     low, high = a.span()
+    if a.size() > MAX_ACCESS:
+        yield Fault(
+            Trap.LIMIT, a.operand, f"{a.operand} names {a.size()} bytes; allowed: at most {MAX_ACCESS}"
+        )
+        return
     if a.space is not Space.DRAM:
         size, name = memory_size(t, a.space), a.space.name
     else:

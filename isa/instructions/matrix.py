@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -35,8 +36,21 @@ from isa.spec import (
 )
 from isa.target import Target
 
+DENSE_SLACK = 1 << 20
+DENSE_LIMIT = 1 << 26
+"""Elements up to which the windows of a tile are laid out side by side."""
 SAFE_DEPTH = 33_025
 """Sums of this many 9 x 9 bit products stay within int32."""
+
+
+def _seen(outputs: int, stride: int, offset: int, extent: int) -> tuple[slice, slice]:
+    """The outputs whose position y*stride + offset lies in 0..extent, and those positions."""
+    first = max(0, -(offset // stride))
+    last = min(outputs - 1, (extent - 1 - offset) // stride)
+    if last < first:
+        return slice(0, 0), slice(0, 0)
+    start = first * stride + offset
+    return slice(first, last + 1), slice(start, start + (last - first) * stride + 1, stride)
 
 
 def _magnitude(element: ElementType, zero_point: int) -> int:
@@ -154,15 +168,9 @@ class Conv(Instruction):
         return read.operand == write.operand == "acc"
 
     def execute(self, m: MachineState) -> None:
-        # Raw input codes are multiplied (8-bit operands keep more products exact in float32);
-        # the zero point's share, zx * sum(W - zw), is subtracted per channel.
         kernel = self._kernel(m)
-        image = self._padded(m.read(self._input(), self.xt.dtype))
-        depth = exact_depth(max(map(abs, self.xt.bounds)), _magnitude(self.wt, self.zw))
-        total = self._product(image, kernel, depth)
-        if self.zx:
-            share = kernel.sum(axis=(0, 1, 2), dtype=np.float64).astype(np.int64) * self.zx
-            total = total - share.astype(total.dtype)  # modulo 2^32 where total is int32: exact
+        box = m.read(self._input(), self.xt.dtype)
+        total = self._sparse_sum(box, kernel) if self._is_mostly_padding() else self._dense_sum(box, kernel)
         _store(
             m,
             self._targets(m.target, write=True),
@@ -171,6 +179,47 @@ class Conv(Instruction):
             self.kh * self.kw * self.cin,
             accumulate=bool(self.accum),
         )
+
+    def _extent(self) -> tuple[int, int]:
+        """Rows and columns from the first tap of the first window to the last tap of the last."""
+        return (
+            (self.oh - 1) * self.sh + (self.kh - 1) * self.dh + 1,
+            (self.ow - 1) * self.sw + (self.kw - 1) * self.dw + 1,
+        )
+
+    def _is_mostly_padding(self) -> bool:
+        """Whether the padded image, or its windows side by side, would be far larger than the input."""
+        height, width = self._extent()
+        return (
+            height * width * self.cin > 4 * self.ih * self.iw * self.cin + DENSE_SLACK
+            or height * self.ow * self.kw * self.cin > DENSE_LIMIT
+        )
+
+    def _dense_sum(self, box: NDArray[Any], kernel: NDArray[np.float32]) -> NDArray[Any]:
+        """The sum over taps and channels, (oh*ow, cout), on the padded image.
+
+        Raw input codes are multiplied (8-bit operands keep more products exact in float32); the zero
+        point's share, zx * sum(W - zw), is subtracted per channel.
+        """
+        depth = exact_depth(max(map(abs, self.xt.bounds)), _magnitude(self.wt, self.zw))
+        total = self._product(self._padded(box), kernel, depth)
+        if self.zx:
+            share = kernel.sum(axis=(0, 1, 2), dtype=np.float64).astype(np.int64) * self.zx
+            total = total - share.astype(total.dtype)  # modulo 2^32 where total is int32: exact
+        return total
+
+    def _sparse_sum(self, box: NDArray[Any], kernel: NDArray[np.float32]) -> NDArray[Any]:
+        """The same, tap by tap, on the outputs that see the input through each."""
+        depth = exact_depth(_magnitude(self.xt, self.zx), _magnitude(self.wt, self.zw))
+        total = np.zeros((self.oh, self.ow, self.cout), np.int64)
+        for ky, kx in itertools.product(range(self.kh), range(self.kw)):
+            outs, ins = _seen(self.oh, self.sh, ky * self.dh - self.pt, self.ih)
+            out_columns, in_columns = _seen(self.ow, self.sw, kx * self.dw - self.pl, self.iw)
+            taps = box[ins, in_columns].astype(np.float32) - np.float32(self.zx)
+            if taps.size:
+                product = matmul(taps.reshape(-1, self.cin), kernel[ky, kx], depth)
+                total[outs, out_columns] += product.reshape(*taps.shape[:2], self.cout)
+        return total.reshape(-1, self.cout)
 
     def _kernel(self, m: MachineState) -> NDArray[np.float32]:
         """W - zw as float32 (kh, kw, cin, cout)."""
@@ -182,8 +231,7 @@ class Conv(Instruction):
 
     def _padded(self, box: NDArray[Any]) -> NDArray[np.float32]:
         """The input as float32, extended by the zero point to every position that a tap visits."""
-        height = (self.oh - 1) * self.sh + (self.kh - 1) * self.dh + 1
-        width = (self.ow - 1) * self.sw + (self.kw - 1) * self.dw + 1
+        height, width = self._extent()
         if box.shape[:2] == (height, width):
             return box.astype(np.float32)
         image = np.full((height, width, self.cin), self.zx, np.float32)
