@@ -36,8 +36,9 @@ def wrap32(value: Array) -> Int:
 
 
 def add_wrapping(a: ArrayLike, b: ArrayLike) -> Int:
-    """int32 addition modulo 2^32."""
-    return wrap32(np.add(a, b, dtype=np.int64))
+    """int32 addition modulo 2^32; unsigned, because there numpy promises to wrap."""
+    left, right = (np.asarray(v, np.int32).view(np.uint32) for v in (a, b))
+    return np.add(left, right).view(np.int32)
 
 
 def round_half_even(v: Float) -> Float:
@@ -67,9 +68,18 @@ def requantize(acc: Array, bias: ArrayLike, m: ArrayLike, zero_point: int, low: 
         low: the least output value.
         high: the greatest output value.
     """
-    v = f32(add_wrapping(acc, bias)) * f32(m)
-    v = np.minimum(np.maximum(v, F32(low - zero_point)), F32(high - zero_point))
-    return round_half_even(v).astype(np.int32) + np.int32(zero_point)
+    v = f32(add_wrapping(acc, bias))
+    v *= f32(m)
+    return _clamped_then_rounded(v, zero_point, low, high)
+
+
+def _clamped_then_rounded(v: Float, zero_point: int, low: int, high: int) -> Int:
+    """rne(clamp(v, low - zp, high - zp)) + zp; v is used up."""
+    np.maximum(v, F32(low - zero_point), out=v)
+    np.minimum(v, F32(high - zero_point), out=v)
+    rounded = round_half_even(v).astype(np.int32)
+    rounded += np.int32(zero_point)
+    return rounded
 
 
 def requantize_zero_point_first(
@@ -103,9 +113,7 @@ def gemm_multiplier(alpha: float, a_scale: ArrayLike, b_scale: ArrayLike, y_scal
 
 def quantize(x: Array, scale: ArrayLike, zero_point: int, low: int, high: int) -> Int:
     """QuantizeLinear: true division, clamp, round, then the zero point."""
-    v = f32(x) / f32(scale)
-    v = np.minimum(np.maximum(v, F32(low - zero_point)), F32(high - zero_point))
-    return round_half_even(v).astype(np.int32) + np.int32(zero_point)
+    return _clamped_then_rounded(np.atleast_1d(f32(x) / f32(scale)), zero_point, low, high).reshape(x.shape)
 
 
 def dequantize(q: Array, scale: ArrayLike, zero_point: int) -> Float:

@@ -82,7 +82,7 @@ def _store(
                 m.accumulators_overflow()
         parts.append(part)
     for part, (_, access) in zip(parts, targets, strict=True):
-        m.write(access, part.astype(np.int32), WORD)
+        m.write(access, part.astype(np.int32, copy=False), WORD)
 
 
 @instruction("conv", opcode=0x62, engine=Engine.MX)

@@ -12,23 +12,23 @@ import pytest
 
 PLANTED = {
     "double product": (
-        "v = f32(add_wrapping(acc, bias)) * f32(m)\n    v = np.minimum",
-        "v = f32(add_wrapping(acc, bias).astype(np.float64) * f32(m).astype(np.float64))\n    v = np.minimum",
+        "v = f32(add_wrapping(acc, bias))\n    v *= f32(m)",
+        "v = f32(add_wrapping(acc, bias).astype(np.float64) * f32(m).astype(np.float64))",
     ),
     "other order of the scales": (
         "return (f32(x_scale) * f32(w_scale)) / f32(y_scale)",
         "return f32(x_scale) * (f32(w_scale) / f32(y_scale))",
     ),
     "zero point before rounding": (
-        "return round_half_even(v).astype(np.int32) + np.int32(zero_point)\n\n\ndef requantize_zero",
-        "return round_half_even(v + F32(zero_point)).astype(np.int32)\n\n\ndef requantize_zero",
+        "rounded = round_half_even(v).astype(np.int32)\n    rounded += np.int32(zero_point)",
+        "rounded = round_half_even(v + F32(zero_point)).astype(np.int32)",
     ),
     "half away from zero": (
         "return np.rint(v)",
         "return np.copysign(np.floor(np.abs(v) + F32(0.5)), v)",
     ),
     "saturating bias": (
-        "return wrap32(np.add(a, b, dtype=np.int64))",
+        "return np.add(left, right).view(np.int32)",
         "return np.clip(np.add(a, b, dtype=np.int64), INT32_MIN, INT32_MAX).astype(np.int32)",
     ),
     "alpha multiplied last": (
@@ -36,8 +36,8 @@ PLANTED = {
         "return (F32(alpha) * (f32(a_scale) * f32(b_scale))) / f32(y_scale)",
     ),
     "reciprocal in quantize": (
-        "v = f32(x) / f32(scale)",
-        "v = f32(x) * (F32(1) / f32(scale))",
+        "np.atleast_1d(f32(x) / f32(scale))",
+        "np.atleast_1d(f32(x) * (F32(1) / f32(scale)))",
     ),
     "sum without fma": (
         "return to_integer(fma(a, p0, fma(b, p1, p2)), low, high)",
