@@ -81,7 +81,7 @@ def check(program: Program, *, limit: int = 20) -> CheckReport:
 
 
 def _check_halt(stream: Sequence[Instruction], findings: _Findings) -> None:
-    halts = [pc for pc, i in enumerate(stream) if i.mnemonic == "halt"]
+    halts = [pc for pc, i in enumerate(stream) if i.ends]
     if halts != [len(stream) - 1]:
         findings.add(Trap.NO_HALT, max(len(stream) - 1, 0), "the stream does not end in its only halt")
 
@@ -146,8 +146,7 @@ def _clocks(stream: Sequence[Instruction], matches: dict[int, list[int]]) -> lis
     clocks: list[Clock] = []
     latest: list[list[int]] = [[-1] * ENGINES for _ in Engine]
     for pc, instr in enumerate(stream):
-        if instr.engine is Engine.CTL and not _is_carrier(instr):
-            # fence and halt complete after everything before them; nothing later is dispatched earlier
+        if instr.drains:
             clock = [pc if e is Engine.CTL else _last_of(latest, e) for e in Engine]
         else:
             clock = list(latest[instr.engine])
@@ -160,11 +159,6 @@ def _clocks(stream: Sequence[Instruction], matches: dict[int, list[int]]) -> lis
         if instr.engine is Engine.CTL:  # dispatch waits for it: it happens before every later instruction
             latest = [[max(a, b) for a, b in zip(own, frozen, strict=True)] for own in latest]
     return clocks
-
-
-def _is_carrier(instr: Instruction) -> bool:
-    """Control instructions that do not wait for the other engines."""
-    return instr.mnemonic not in ("fence", "halt")
 
 
 def _last_of(latest: list[list[int]], engine: Engine) -> int:
@@ -272,7 +266,8 @@ def _check_outputs(program: Program, findings: _Findings) -> None:
             if access.space is Space.DRAM and access.region == 3 and access.write:
                 box(written, access)[...] = True
     for tensor in program.abi.outputs:
-        if not written[tensor.offset : tensor.offset + tensor.bytes].all():
+        pixels = written[tensor.offset : tensor.offset + tensor.bytes].reshape(-1, tensor.pixel_stride)
+        if not pixels[:, : tensor.device_shape[3] * tensor.element_bytes].all():
             findings.add(
                 Trap.UNINIT_READ,
                 len(program.instructions) - 1,

@@ -344,7 +344,7 @@ def _check_tensor(tensor: Interface, region: int, limit: int, writer: str) -> No
     _size(tensor.device_shape, what)
     if sorted(tensor.perm) != list(range(len(tensor.perm))) or len(tensor.perm) != len(tensor.shape):
         raise PlainError(f"{what} has a permutation that is none")
-    size = 4 if tensor.device_dtype == "int32" else 1
+    size = tensor.element_bytes
     pixels, channels = volume(tensor.device_shape[:3]), tensor.device_shape[3]
     if _size(tensor.shape, what) != pixels * channels or tensor.pixel_stride < channels * size:
         raise PlainError(f"{what} has different sizes on host and device")

@@ -7,6 +7,7 @@ sees every mistake of a file at once. The exit codes are those of the command li
 from __future__ import annotations
 
 import difflib
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -43,18 +44,18 @@ class Diagnostic:
 
     def render(self) -> str:
         """The finding as lines of text: place, fact, a caret where there is a column, notes."""
-        place = self.loc.describe()
+        place = one_line(self.loc.describe())
         lines = [f"{place}: {self.severity}: {self.message}" if place else f"{self.severity}: {self.message}"]
         if self.source_line and isinstance(self.loc, FileLoc) and self.loc.column:
             number = f"{self.loc.line:5d}"
             width = max(1, self.loc.end_column - self.loc.column)
-            lines.append(f"{number} | {self.source_line}")
+            lines.append(f"{number} | {self.source_line.expandtabs(1)}")
             lines.append(f"{' ' * len(number)} | {' ' * (self.loc.column - 1)}{'^' * width}")
         if self.allowed:
             lines.append(f"  allowed: {self.allowed}")
         if self.remedy:
             lines.append(f"  remedy: {self.remedy}")
-        return "\n".join(lines)
+        return "\n".join(one_line(line) for text in lines for line in text.split("\n"))
 
     def as_json(self) -> dict[str, object]:
         """The finding as the `diagnostics` entry of every `--json` envelope."""
@@ -111,13 +112,20 @@ class BinaryError(X1Error):
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """The remedy sentence for a misspelt word, or an empty string where nothing is near."""
-    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    if len(word) > MAX_WORD:
+        return ""
+    near = difflib.get_close_matches(word, list(itertools.islice(known, MAX_KNOWN)), n=1, cutoff=0.6)
     return f"did you mean '{near[0]}'?" if near else ""
+
+
+def one_line(text: str) -> str:
+    """A name from a file, safe to print: what is not printable is escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 @dataclass
 class Findings:
-    """A collector: add findings, then raise them all together."""
+    """A collector: add findings, then raise them all together; a file with very many is given up."""
 
     error: type[X1Error]
     found: list[Diagnostic] = field(default_factory=list[Diagnostic])
@@ -127,6 +135,8 @@ class Findings:
     ) -> None:
         """Record one error."""
         self.found.append(Diagnostic(code, message, loc, allowed, remedy))
+        if len(self.found) >= MAX_FOUND:
+            self.raise_if_any()
 
     def raise_if_any(self) -> None:
         """Raise the collected findings, if there are any."""
@@ -134,5 +144,10 @@ class Findings:
             raise self.error(self.found)
 
 
+MAX_WORD: Final = 100
+MAX_KNOWN: Final = 500
+"""Longer words, and words after so many, are not compared: a hostile file must not take long."""
+MAX_FOUND: Final = 200
+"""A stage stops after so many findings."""
 MAX_SHOWN: Final = 50
 """More findings of one stage than this are counted, not printed."""

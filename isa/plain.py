@@ -82,8 +82,15 @@ def from_plain(kind: Any, value: object, where: str) -> object:
     if kind in (str, bool):
         if not isinstance(value, kind):
             raise PlainError(f"{where} is not a {'text' if kind is str else 'truth value'}")
+        if isinstance(value, str) and not is_unicode(value):
+            raise PlainError(f"{where} holds half of a surrogate pair")
         return value
     raise AssertionError(f"{where}: no JSON form for {kind}")
+
+
+def is_unicode(text: str) -> bool:
+    """Whether a text from JSON can be written as UTF-8: no lone surrogates."""
+    return not any("\ud800" <= c <= "\udfff" for c in text)
 
 
 def _unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:

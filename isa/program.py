@@ -92,6 +92,11 @@ class Interface:
     tensor: int | None = None
 
     @property
+    def element_bytes(self) -> int:
+        """Bytes of an element on the device."""
+        return np.dtype(self.device_dtype).itemsize
+
+    @property
     def scale(self) -> np.float32 | None:
         """The scale of the device tensor; None where the host gives its integers untouched."""
         return None if self.scale_bits is None else bits_float(self.scale_bits)

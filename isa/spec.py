@@ -240,6 +240,10 @@ class Instruction:
     engine: ClassVar[Engine]
     operands: ClassVar[tuple[Operand, ...]]
     shorthands: ClassVar[tuple[str, ...]] = ()
+    drains: ClassVar[bool] = False
+    """Whether it completes only when every earlier instruction of its core has."""
+    ends: ClassVar[bool] = False
+    """Whether it ends the stream."""
 
     def unused(self) -> frozenset[str]:
         """Operands that this function or mode does not use; they must be stored as 0."""

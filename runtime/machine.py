@@ -95,7 +95,7 @@ class Machine:
             instr.execute(self)
         except TrapError as error:
             raise trap_at(self.program, self.pc, error) from None
-        self.halted = instr.mnemonic == "halt"
+        self.halted = instr.ends
         self.pc += 1
         self.retired += 1
         return instr
@@ -119,7 +119,7 @@ class Machine:
             return
         for fault in instruction_faults(instr, self.target, self.program.regions()):
             raise TrapError(fault.trap, fault.operand, fault.message)
-        if instr.mnemonic == "halt" and self.pc != len(self.program.instructions) - 1:
+        if instr.ends and self.pc != len(self.program.instructions) - 1:
             raise TrapError(Trap.NO_HALT, "", "halt is not the last instruction of the stream")
         self._legal[self.pc] = True
 

@@ -232,11 +232,16 @@ def _symbols(plan: Plan, order: Sequence[TileOp], synchronized: Synchronized) ->
         home = tensor.home
         assert home.address is not None
         section = "" if home.memory is Memory.SPM else REGION_NAMES[REGION[home.memory]]
-        found.append(Symbol(tensor.name, section, home.address, home.size))
+        found.append(Symbol(_symbol(tensor.name), section, home.address, home.size))
     names = {layer.id: layer.name for layer in plan.tiles.layers}
     seen: set[int] = set()
     for pc, index in enumerate(synchronized.origin):
         if index < len(order) and order[index].layer not in seen:
             seen.add(order[index].layer)
-            found.append(Symbol(f"layer.{names[order[index].layer]}", TEXT, pc * WORD_BYTES, 0))
+            found.append(Symbol(_symbol(f"layer.{names[order[index].layer]}"), TEXT, pc * WORD_BYTES, 0))
     return found
+
+
+def _symbol(name: str) -> str:
+    """A name as a string table can hold it: NUL ends one there."""
+    return name.replace("\0", "\\0")

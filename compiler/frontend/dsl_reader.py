@@ -24,7 +24,7 @@ from compiler.ir.graph import Graph, Node
 from compiler.ir.op import ShapeError
 from compiler.ir.types import MAX_ELEMENTS, DType
 from isa.arrays import members
-from isa.diagnostics import Diagnostic, UsageError, did_you_mean
+from isa.diagnostics import MAX_FOUND, Diagnostic, UsageError, did_you_mean
 from isa.locations import FileLoc
 from isa.parsing import Parsed, SyntaxProblem, grammar, lines_of, parse
 from isa.paths import is_file, resolved
@@ -60,6 +60,8 @@ class _Reader:
 
     def run(self) -> Graph:
         for statement in self._parse().children:
+            if len(self.found) >= MAX_FOUND:
+                break
             try:
                 getattr(self, f"_{cast('Parsed', statement).data}")(cast("Parsed", statement))
             except _Abort:

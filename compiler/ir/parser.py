@@ -23,7 +23,7 @@ from compiler.ir.verify import STAGES, VerifyError, verify
 from isa.diagnostics import Diagnostic, did_you_mean
 from isa.locations import UNKNOWN, FileLoc, FusedLoc, Loc, NodeLoc
 from isa.parsing import Parsed, SyntaxProblem, grammar, lines_of, parse, trees
-from isa.plain import PlainError, from_plain
+from isa.plain import PlainError, from_plain, is_unicode
 from isa.program import Steps
 
 
@@ -52,19 +52,25 @@ class _Reader:
             raise CompileError(
                 Diagnostic("ir.syntax", p.message, loc, p.expected, source_line=source)
             ) from None
+        try:
+            return self._graph(tree)
+        except PlainError as error:
+            self._fail(tree, str(error))
+        except RecursionError:
+            self._fail(tree, "the text is nested too deeply")
+
+    def _graph(self, tree: Parsed) -> Graph:
         children = tree.children
         for blob in trees(tree, "blob"):
             self._blob(blob)
-        name, stage = json.loads(str(children[0])), str(children[1])
+        name, stage = _string(children[0]), str(children[1])
         if stage not in STAGES:
             self._fail(tree, f"there is no stage '{stage}'", ", ".join(STAGES))
         graph = Graph(name, stage)
         for node in trees(tree, "node"):
             self._node(graph, node)
         results = [c.children for r in trees(tree, "results") for c in trees(r, "result")]
-        graph.set_outputs(
-            [self._use(tree, str(v)) for v, _ in results], [json.loads(str(n)) for _, n in results]
-        )
+        graph.set_outputs([self._use(tree, str(v)) for v, _ in results], [_string(n) for _, n in results])
         try:
             verify(graph)
         except VerifyError as error:
@@ -78,7 +84,7 @@ class _Reader:
         ) from None
 
     def _blob(self, tree: Parsed) -> None:
-        name, content = str(tree.children[0]), json.loads(str(tree.children[1]))
+        name, content = str(tree.children[0]), _string(tree.children[1])
         try:
             self.blobs[name] = base64.b64decode(content, validate=True)
         except binascii.Error:
@@ -96,7 +102,7 @@ class _Reader:
         inputs = [self._use(tree, str(v)) for o in trees(tree, "operands") for v in o.children]
         operation = self._operation(tree, name)
         kind, value = self._type(tree, trees(tree, "type")[0])
-        label = next(json.loads(c) for c in tree.children if isinstance(c, Token) and c.type == "STRING")
+        label = next(_string(c) for c in tree.children if isinstance(c, Token) and c.type == "STRING")
         views = tuple(self._view(tree, v, kind.shape) for v in trees(tree, "view"))
         loc = _loc(trees(tree, "loc")[0])
         if target in self.nodes:
@@ -112,7 +118,7 @@ class _Reader:
         name, (steps, result) = str(tree.children[0]), (_value(c) for c in tree.children[1:])
         try:
             view = SourceView(
-                json.loads(name),
+                _string(tree.children[0]),
                 cast("Steps", from_plain(Steps, steps, "steps")),
                 cast("Shape", from_plain(Shape, result, "shape")),
             )
@@ -177,6 +183,21 @@ class _Reader:
             self._fail(at, str(error))
 
 
+def _string(token: Parsed | Token) -> str:
+    """The text of a quoted string.
+
+    Raises:
+        PlainError: an escape that JSON does not have, or half a surrogate pair.
+    """
+    try:
+        text = str(json.loads(str(token)))
+    except ValueError:
+        raise PlainError(f"{token} is no string as JSON has them") from None
+    if not is_unicode(text):
+        raise PlainError(f"{token} holds half of a surrogate pair")
+    return text
+
+
 def _value(node: Parsed | Token) -> object:
     assert isinstance(node, Tree)
     match node.data:
@@ -185,7 +206,7 @@ def _value(node: Parsed | Token) -> object:
         case "integer":
             return int(str(node.children[0]))
         case "text":
-            return json.loads(cast("Token", node.children[0]))
+            return _string(node.children[0])
         case "list":
             return [_value(c) for c in node.children]
         case word:
@@ -200,8 +221,8 @@ def _place(tree: Parsed) -> Loc:
     words = [c for c in tree.children if isinstance(c, Token)]
     if tree.data == "file":
         path, line, column, end = words
-        return FileLoc(json.loads(path), int(line), int(column), int(end))
+        return FileLoc(_string(path), int(line), int(column), int(end))
     if tree.data == "model_node":
-        model, node, op_type = (json.loads(w) for w in words)
+        model, node, op_type = (_string(w) for w in words)
         return NodeLoc(model, node, op_type)
     return FusedLoc(tuple(_place(cast("Parsed", c)) for c in tree.children))

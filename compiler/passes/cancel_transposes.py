@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import ClassVar
 
 import numpy as np
@@ -26,14 +27,19 @@ class CancelTransposes(Pass):
     name: ClassVar[str] = "cancel-transposes"
 
     def run(self, graph: Graph) -> Graph:
-        while any(_rewrite(graph, node) for node in graph.nodes() if graph.alive(node)):
-            erase_dead_keeping_views(graph)
+        pending = deque(graph.nodes())
+        while pending:
+            node = pending.popleft()
+            if graph.alive(node) and (graph.users(node) or node in graph.outputs):
+                made = _rewrite(graph, node)
+                if made is not None:
+                    pending += [made, *graph.users(made)]
         erase_dead_keeping_views(graph)
         return graph
 
 
-def _rewrite(graph: Graph, node: Node) -> bool:
-    """Apply the first rule that fits."""
+def _rewrite(graph: Graph, node: Node) -> Node | None:
+    """Apply the first rule that fits; gives what stands in the node's place, to be looked at again."""
     match node.op:
         case Transpose():
             return _merge(graph, node) or _free(graph, node)
@@ -44,53 +50,52 @@ def _rewrite(graph: Graph, node: Node) -> bool:
         case QGemm():
             return _permute_weights(graph, node)
         case _:
-            return False
+            return None
 
 
-def _merge(graph: Graph, node: Node) -> bool:
+def _merge(graph: Graph, node: Node) -> Node | None:
     """transpose(transpose(x)) is one transpose, or x."""
     (inner,) = node.inputs
     if not isinstance(inner.op, Transpose) or not isinstance(node.op, Transpose):
-        return False
+        return None
     (x,) = inner.inputs
     perm = tuple(inner.op.perm[p] for p in node.op.perm)
     if perm == tuple(range(len(perm))):
         x.views += node.views
         graph.replace(node, x)
-        return True
+        return x
     merged = graph.add(Transpose(perm), (x,), name=node.name, loc=node.loc)
     merged.views = node.views
     graph.replace(node, merged)
-    return True
+    return merged
 
 
-def _free(graph: Graph, node: Node) -> bool:
+def _free(graph: Graph, node: Node) -> Node | None:
     """A transpose that only moves dimensions of extent 1 is a reshape."""
     (x,) = node.inputs
     assert isinstance(node.op, Transpose)
     moved = [p for p in node.op.perm if x.shape[p] != 1]
     if moved != sorted(moved):
-        return False
+        return None
     made = graph.add(Reshape(node.shape), (x,), name=node.name, loc=node.loc)
     made.views = node.views
     graph.replace(node, made)
-    return True
+    return made
 
 
-def _push_unary(graph: Graph, node: Node) -> bool:
+def _push_unary(graph: Graph, node: Node) -> Node | None:
     (turned,) = node.inputs
     if not isinstance(turned.op, Transpose):
-        return False
+        return None
     (x,) = turned.inputs
-    _replace_below(graph, node, (x,), turned.op.perm)
-    return True
+    return _replace_below(graph, node, (x,), turned.op.perm)
 
 
-def _push_binary(graph: Graph, node: Node) -> bool:
+def _push_binary(graph: Graph, node: Node) -> Node | None:
     a, b = node.inputs
     turned = next((i for i in (a, b) if isinstance(i.op, Transpose)), None)
     if turned is None or not isinstance(turned.op, Transpose):
-        return False
+        return None
     perm = turned.op.perm
     operands: list[Node] = []
     for operand in (a, b):
@@ -100,26 +105,27 @@ def _push_binary(graph: Graph, node: Node) -> bool:
         elif isinstance(operand.op, Transpose) and operand.op.perm == perm:
             operands.append(operand.inputs[0])
         else:
-            return False
-    _replace_below(graph, node, tuple(operands), perm)
-    return True
+            return None
+    return _replace_below(graph, node, tuple(operands), perm)
 
 
-def _replace_below(graph: Graph, node: Node, operands: tuple[Node, ...], perm: tuple[int, ...]) -> None:
+def _replace_below(graph: Graph, node: Node, operands: tuple[Node, ...], perm: tuple[int, ...]) -> Node:
     """op(transpose(x)) becomes transpose(op(x))."""
     made = graph.add(node.op, operands, name=node.name, loc=node.loc, quant=node.type.quant)
     made.views = turned_views(node, made, perm)
-    graph.replace(node, graph.add(Transpose(perm), (made,), name=f"{node.name}/turned", loc=node.loc))
+    turned = graph.add(Transpose(perm), (made,), name=f"{node.name}/turned", loc=node.loc)
+    graph.replace(node, turned)
+    return turned
 
 
-def _permute_weights(graph: Graph, node: Node) -> bool:
+def _permute_weights(graph: Graph, node: Node) -> Node | None:
     """gemm(flatten(transpose(x))) reads x as it lies, with the rows of its weights reordered."""
     flat, weights, bias = node.inputs
     if not isinstance(flat.op, Reshape):
-        return False
+        return None
     (turned,) = flat.inputs
     if not isinstance(turned.op, Transpose) or turned.op.perm[0] != 0 or turned.shape[0] != flat.shape[0]:
-        return False
+        return None
     (x,) = turned.inputs
     order = np.arange(flat.shape[1]).reshape(turned.shape[1:])
     inner = np.argsort(turned.op.perm[1:])
@@ -131,4 +137,4 @@ def _permute_weights(graph: Graph, node: Node) -> bool:
     made = graph.add(node.op, (dense, permuted, bias), name=node.name, loc=node.loc, quant=node.type.quant)
     made.views = node.views
     graph.replace(node, made)
-    return True
+    return made

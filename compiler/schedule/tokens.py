@@ -69,10 +69,11 @@ def required_edges(stream: Sequence[Instruction], target: Target, dram_sizes: di
     latest: list[tuple[int, ...]] = [BEFORE_ALL for _ in Engine]
     edges: list[Edge] = []
     for index, instr in enumerate(stream):
-        if instr.engine is Engine.CTL:  # fence and halt wait for everything; later ones for dispatch
+        if instr.drains:  # after everything before it, and before everything after it
             latest = [(index,) * len(Engine)] * len(Engine)
             clocks.append(latest[0])
             continue
+        assert instr.engine is not Engine.CTL, "the compiler emits no other control instructions"
         clock = list(latest[instr.engine])
         for producer in sorted(hazards.conflicts(index, instr, clock), reverse=True):
             if producer >= 0 and clock[stream[producer].engine] < producer:

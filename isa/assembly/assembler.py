@@ -25,10 +25,10 @@ from isa.assembly.state import (
     data_section,
     define,
 )
-from isa.diagnostics import AssemblyError, Diagnostic, X1Error, did_you_mean
+from isa.diagnostics import MAX_FOUND, AssemblyError, Diagnostic, X1Error, did_you_mean
 from isa.locations import FileLoc
 from isa.parsing import Parsed as Node
-from isa.parsing import SyntaxProblem, grammar, parse
+from isa.parsing import SyntaxProblem, grammar, lines_of, parse
 from isa.program import Abi, DebugMap, MapRow, Note, Operators, Program, Symbol
 from isa.spec import INSTRUCTIONS, WORD_BYTES, Instruction
 from isa.target import load_target
@@ -51,9 +51,11 @@ def assemble(text: str, path: str = "<text>", folder: Path | None = None) -> Ass
             )
         )
     parser = grammar("isa", "assembly")
-    for number, content in enumerate(text.splitlines(), 1):
+    for number, content in enumerate(lines_of(text), 1):
         if content.strip() and not content.lstrip().startswith(";"):
             _read_line(state, parser, Line(number, content))
+        if len(state.diagnostics) >= MAX_FOUND:
+            raise AssemblyError(state.diagnostics)
     program = _finish(state)
     if state.diagnostics:
         raise AssemblyError(sorted(state.diagnostics, key=_order))
@@ -89,6 +91,11 @@ def _read_line(state: Assembly, parser: Lark, line: Line) -> None:
             else:
                 DIRECTIVES[str(child.data)](state, child)
         except Mistake as mistake:
+            state.diagnostics.append(_place(state, line, mistake))
+        except RecursionError:
+            mistake = Mistake(
+                "the expression is nested too deeply", child, remedy="name parts of it with .equ"
+            )
             state.diagnostics.append(_place(state, line, mistake))
         except X1Error as error:
             state.diagnostics += [replace(d, loc=FileLoc(state.path, line.number)) for d in error.diagnostics]
@@ -157,6 +164,16 @@ def read_instruction(text: str) -> Instruction:
 def _finish(state: Assembly) -> Program | None:
     target = state.target or load_target("edge32")
     instrs = _built(state)
+    if not state.diagnostics and [i for i, instr in enumerate(instrs) if instr.ends] != [len(instrs) - 1]:
+        last = state.pending[-1].line.number if state.pending else 1
+        state.diagnostics.append(
+            Diagnostic(
+                "asm.halt",
+                "the program does not end in its only halt",
+                FileLoc(state.path, last),
+                remedy="end it with halt",
+            )
+        )
     if state.diagnostics:
         return None
     sizes = {r: state.sizes.get(r, _needed(state, r)) for r in SIZED_REGIONS}
@@ -189,6 +206,11 @@ def _built(state: Assembly) -> list[Instruction]:
             instrs.append(build_instruction(state, pending.tree))
         except Mistake as mistake:
             state.diagnostics.append(_place(state, pending.line, mistake))
+        except RecursionError:
+            mistake = Mistake("an expression is nested too deeply", pending.tree)
+            state.diagnostics.append(_place(state, pending.line, mistake))
+        if len(state.diagnostics) >= MAX_FOUND:
+            break
     return instrs
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Callable
 from typing import Final, cast
@@ -21,7 +22,7 @@ from isa.assembly.state import (
 )
 from isa.parsing import Parsed as Node
 from isa.paths import is_file, resolved
-from isa.program import REGION_SHIFT, Interface, OpRow, Symbol, float_bits, volume
+from isa.program import REGION_SHIFT, Interface, OpRow, Symbol, bits_float, float_bits, volume
 from isa.spec import Engine, Space
 from isa.target import load_target
 from isa.versions import ISA_VERSION
@@ -201,6 +202,17 @@ def _tensor(state: Assembly, tree: Node) -> None:
     element = 4 if device_dtype == "int32" else 1
     if dtype == "float32" and scale is None:
         raise Mistake("a float32 tensor needs scale= and zp=", tree)
+    low, high = (-128, 127) if device_dtype == "int8" else (0, 255)
+    if (
+        not low <= zero <= high
+        or zero != int(zero)
+        or not 0 < bits_float(float_bits(scale or 1.0)) < math.inf
+    ):
+        raise Mistake(
+            "the tensor has a scale or zero point that its type does not allow",
+            tree,
+            allowed=f"a positive finite scale, a whole zero point from {low} to {high}",
+        )
     plain = str(name)[1:-1] if name.type == "STRING" else str(name)
     state.tensors.append(
         (

@@ -13,10 +13,11 @@ from typing import Final, cast
 from isa.assembly.assembler import Assembled
 from isa.assembly.text import format_instruction
 from isa.container import TEXT, assemble_sections, program_sections, save
-from isa.diagnostics import AssemblyError, Diagnostic
+from isa.diagnostics import AssemblyError, Diagnostic, one_line
 from isa.locations import FileLoc
 from isa.plain import PlainError, from_json, to_json
 from isa.program import Note, Program
+from isa.spec import WORD_BYTES
 from isa.target import Target, load_target, shipped_targets
 from isa.versions import ISA_VERSION
 
@@ -105,14 +106,14 @@ def _toml(value: object) -> str:
 def _instruction_lines(program: Program) -> Iterator[str]:
     rows = {r.first: r for r in program.debug.rows}
     ops = {o.id: o for o in program.operators.ops}
-    labels = {s.value // 32: s.name for s in program.symbols if s.section == TEXT}
+    labels = {s.value // WORD_BYTES: s.name for s in program.symbols if s.section == TEXT}
     current: int | None = None
     for pc, instr in enumerate(program.instructions):
         row = rows.get(pc)
         if row is not None and row.op != current:
             current = row.op
-            yield f"; {ops[current].name}: {' + '.join(ops[current].nodes)}"
-        note = f"  ; {row.phase} {list(row.tile)}" if row is not None and row.tile else ""
+            yield one_line(f"; {ops[current].name}: {' + '.join(ops[current].nodes)}")
+        note = one_line(f"  ; {row.phase} {list(row.tile)}") if row is not None and row.tile else ""
         if pc in labels:
-            yield f"; {labels[pc]}:"
+            yield one_line(f"; {labels[pc]}:")
         yield f"        {format_instruction(instr)}{note}"

@@ -94,7 +94,7 @@ def symbol_value(state: Assembly, name: Token) -> int:
     Raises:
         Mistake: nothing defines it.
     """
-    if len(name) == 2 and name[0] == "R" and name[1].isdigit() and int(name[1]) < 8:
+    if len(name) == 2 and name[0] == "R" and name[1] in "01234567":
         return int(name[1]) << REGION_SHIFT
     if name in state.symbols:
         return state.symbols[name]

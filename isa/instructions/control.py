@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from isa.spec import Engine, Instruction, instruction, operand
 
 
@@ -13,6 +15,9 @@ class Halt(Instruction):
     word.
     """
 
+    drains: ClassVar[bool] = True
+    ends: ClassVar[bool] = True
+
 
 @instruction("nop", opcode=0x03, engine=Engine.CTL)
 class Nop(Instruction):
@@ -22,6 +27,8 @@ class Nop(Instruction):
 @instruction("fence", opcode=0x04, engine=Engine.CTL)
 class Fence(Instruction):
     """Hold back every later instruction until every earlier one of the core has completed."""
+
+    drains: ClassVar[bool] = True
 
     mask: int = operand(16, doc="free for tools; does not change the effect")
 

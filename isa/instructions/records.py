@@ -88,3 +88,13 @@ def require_scale(operand: str, scales: NDArray[Any]) -> None:
     """
     if not np.isfinite(scales).all() or np.signbit(scales).any():
         raise TrapError(Trap.FP_INVALID, operand, "a multiplier or scale is NaN, infinite or negative")
+
+
+def require_finite(operand: str, values: NDArray[Any]) -> None:
+    """Offsets, slopes and gains are finite.
+
+    Raises:
+        TrapError: FP_INVALID.
+    """
+    if not np.isfinite(values).all():
+        raise TrapError(Trap.FP_INVALID, operand, "an offset or a table entry is NaN or infinite")

@@ -19,7 +19,7 @@ from isa.instructions.footprints import (
     granules,
     pixels,
 )
-from isa.instructions.records import QuantRecord
+from isa.instructions.records import QuantRecord, require_finite
 from isa.spec import (
     Access,
     ElementType,
@@ -172,6 +172,7 @@ class VectorElementwise(Instruction):
     def _binary(self, a: NDArray[Any], b: NDArray[Any], q: QuantRecord) -> NDArray[Any]:
         match self.fn:
             case F.ADD:
+                require_finite("prm", np.array(q.p[2]))
                 return arithmetic.add(a, b, q.p[0], q.p[1], q.p[2], q.lo, q.hi)
             case F.MUL:
                 return arithmetic.multiply(a, q.za, b, q.zb, q.p[0], q.zo, q.lo, q.hi)
@@ -189,6 +190,7 @@ class VectorElementwise(Instruction):
     def _unary(self, m: MachineState, a: NDArray[Any], q: QuantRecord) -> NDArray[Any]:
         v = arithmetic.dequantize(a, q.p[0], q.za)
         table = m.read(self._table(), FLOAT)
+        require_finite("prm", table[: self.c * (2 if self.fn is F.AFFINE else 1)])
         if self.fn is F.PRELU:
             v = np.where(v < 0, v * table[: self.c], v)
         else:
@@ -212,7 +214,7 @@ class VectorElementwise(Instruction):
     def cycles(self, t: Target) -> int:
         pitches = [(self.aps, self.ars), (self.ops, self.ors)]
         if self.fn not in UNARY:
-            pitches.append((self.bps, self.brs))
+            pitches.append((self.aps if self.fn in LERP else self.bps, self.brs))
         beats = element_wise_cycles(t, self.h, self.w, self.c, pitches)
         weight = 4 if self.fn is F.FDIV else 2 if self.fn in FLOAT_BINARY or self.fn in UNARY | LERP else 1
         return t.ctl.issue + t.vx.startup + weight * beats

@@ -90,7 +90,12 @@ def test_swapped_dependent_instructions_are_rejected() -> None:
 
 
 def text_program(body: str) -> Program:
-    return assemble(".target tiny8\n.region 1 256\n.region 2 256\n.region 3 64\n" + body).program
+    """The program of a text; the assembler would refuse one without halt, so that it is cut off here."""
+    head = ".target tiny8\n.region 1 256\n.region 2 256\n.region 3 64\n"
+    if body.endswith("halt"):
+        return assemble(head + body).program
+    whole = assemble(f"{head}{body}\nhalt").program
+    return with_stream(whole, list(whole.instructions[:-1]))
 
 
 REJECTED = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -84,6 +85,15 @@ def test_a_divisor_of_zero_and_a_table_without_end_trap() -> None:
     assert trapped(softmax.run).record.code == "FP_INVALID"
 
 
+@pytest.mark.parametrize("fn", [Elementwise.ADD, Elementwise.PRELU, Elementwise.AFFINE])
+def test_offsets_and_tables_that_are_not_finite_trap(fn: Elementwise) -> None:
+    record = QuantRecord((np.float32(1), np.float32(1), np.float32(np.nan if fn is Elementwise.ADD else 1)))
+    table = np.full(2, np.inf, np.float32)
+    instr = VectorElementwise(fn=fn, b=8 if fn is Elementwise.ADD else 0, out=16)
+    bench = Bench(instr).put(Space.PRM, 0, record.pack()).put(Space.PRM, 40, table)
+    assert trapped(bench.run).record.code == "FP_INVALID"
+
+
 def test_accumulators_wrap_and_the_flag_says_so() -> None:
     instr = Gemm(a=0, b=64, k=1, n=1, accum=1)
     bench = (
@@ -102,11 +112,14 @@ def test_accumulators_wrap_and_the_flag_says_so() -> None:
 
 
 def test_a_stream_without_halt_traps() -> None:
-    assert trapped(Machine(program("nop")).run).record.code == "NO_HALT"
+    whole = program("nop\nhalt")
+    assert trapped(Machine(replace(whole, instructions=whole.instructions[:1])).run).record.code == "NO_HALT"
 
 
 def test_an_interrupted_stream_traps_at_a_halt_in_its_middle() -> None:
-    assert trapped(Machine(program("halt\nnop\nhalt")).run).record.code == "NO_HALT"
+    whole = program("nop\nhalt")
+    stream = (whole.instructions[1], *whole.instructions)
+    assert trapped(Machine(replace(whole, instructions=stream)).run).record.code == "NO_HALT"
 
 
 def test_regions_that_are_read_only_cannot_be_stored_to() -> None:

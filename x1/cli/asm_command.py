@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -11,7 +12,7 @@ import click
 from isa.assembly.assembler import assemble
 from isa.assembly.disassembler import binary_of
 from isa.container import load
-from isa.diagnostics import AssemblyError, Diagnostic
+from isa.diagnostics import AssemblyError, BinaryError, Diagnostic
 from isa.locations import FileLoc
 from isa.paths import read_file
 from x1.cli.outcome import Outcome, json_option, reported, say
@@ -39,7 +40,10 @@ def command(source: str, output: str, as_json: bool) -> Outcome:
             Diagnostic("asm.encoding", "the file is not UTF-8 text", FileLoc(source))
         ) from None
     content = binary_of(assemble(text, source, Path(source).parent), source)
-    program = load(content, output)
+    try:
+        program = load(content, source)
+    except BinaryError as error:  # what the text declares does not go together
+        raise AssemblyError([replace(d, remedy="") for d in error.diagnostics]) from None
     write_atomic(output, content)
     digest = hashlib.sha256(content).hexdigest()
     if not as_json:

@@ -1,0 +1,179 @@
+"""Layers beyond the fields of an instruction are cut or refused with a reason; scales stay computable."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from compiler import driver
+from compiler.errors import CompileError
+from compiler.ir.evaluate import outputs
+from compiler.ir.graph import Graph, Node
+from compiler.ir.types import DType
+from compiler.ops.activation import Clamp
+from compiler.ops.add import Add
+from compiler.ops.average_pool import AveragePool
+from compiler.ops.conv2d import Conv2d
+from compiler.ops.gemm import Gemm
+from compiler.ops.max_pool import MaxPool
+from compiler.ops.shapes import Reshape, Transpose
+from compiler.ops.softmax import Softmax
+from isa.target import load_target
+from tests.networks import compiled_and_verified, random_inputs
+from x1 import api
+from x1.session import Session
+from x1.verification import verify
+
+WIDE = load_target(
+    "edge64",
+    [
+        "spm.bytes=8388608",
+        "acc.rows=16384",
+        "prm.bytes=524288",
+        "mx.cols=256",
+        "mx.rows=256",
+        "spm.port_bytes=256",
+    ],
+)
+
+
+class Layers:
+    """Layers on NHWC values with seeded weights."""
+
+    def __init__(self, *shape: int) -> None:
+        self.random = np.random.default_rng(0)
+        self.graph = Graph("limits")
+        self.x = self.graph.input("x", DType.F32, shape)
+
+    def weights(self, *shape: int) -> Node:
+        fan = np.float32(np.sqrt(max(1, np.prod(shape[1:]))))
+        return self.graph.const(self.random.standard_normal(shape).astype(np.float32) / fan)
+
+    def conv(self, x: Node, cout: int, kh: int, kw: int, pad: int = 0, dilation: int = 1) -> Node:
+        operation = Conv2d((1, 1), (pad, pad, pad, pad), (dilation, dilation), "NHWC")
+        return self.graph.add(operation, (x, self.weights(cout, x.shape[3], kh, kw), self.weights(cout)))
+
+    def pool(
+        self,
+        kernel: tuple[int, int],
+        strides: tuple[int, int] = (2, 2),
+        pads: tuple[int, int, int, int] = (1, 1, 1, 1),
+    ) -> Node:
+        return self.graph.add(MaxPool(kernel, strides, pads, "NHWC"), (self.x,))
+
+    def dense(self, x: Node, columns: int) -> Node:
+        depth = x.type.elements // x.shape[0]
+        flat = self.graph.add(Reshape((x.shape[0], depth)), (x,))
+        return self.graph.add(Gemm(), (flat, self.weights(depth, columns), self.weights(columns)))
+
+
+Build = tuple[tuple[int, ...], Callable[[Layers], Node]]
+CUT: dict[str, Build] = {
+    "rows of 800,000 bytes": ((1, 2, 4000, 200), lambda net: net.conv(net.x, 8, 1, 3)),
+    "resident rows": ((1, 2, 2040, 16), lambda net: net.conv(net.conv(net.x, 64, 1, 1), 8, 1, 1)),
+    "wide sum": ((1, 2, 1100, 400), lambda net: net.graph.add(Add(), (net.x, net.x))),
+    "wide table": ((1, 3, 2100, 100), lambda net: net.graph.add(Clamp(-1, 0.5), (net.x,))),
+    "wide pool": ((1, 5, 1030, 300), lambda net: net.pool((3, 3))),
+    "wide average": ((1, 5, 1030, 30), lambda net: net.graph.add(
+        AveragePool((3, 3), (2, 2), (1, 1, 1, 1), count_include_pad=False, layout="NHWC"), (net.x,))),
+    "wide softmax": ((1, 2, 40, 70), lambda net: net.graph.add(Softmax(3), (net.x,))),
+    "deep product": ((1, 25088), lambda net: net.dense(net.x, 128)),
+    "tall product": ((3000, 40), lambda net: net.dense(net.x, 300)),
+    "many input channels": ((1, 4, 4, 4100), lambda net: net.conv(net.x, 9, 3, 3, pad=1)),
+    "many output channels": ((1, 3, 3, 5), lambda net: net.conv(net.x, 4100, 1, 1)),
+    "dilation 16": ((1, 20, 20, 5), lambda net: net.conv(net.x, 4, 3, 3, pad=16, dilation=16)),
+    "product of a reshaped resident": ((3, 9, 100, 3), lambda net: net.dense(net.conv(net.x, 10, 1, 1), 3)),
+    "turned": ((1, 100, 90, 3), lambda net: net.graph.add(Clamp(-1, 0.5), (
+        net.graph.add(Transpose((0, 2, 1, 3)), (net.conv(net.x, 9, 1, 1),)),))),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("target", ["wide", "edge32"])
+@pytest.mark.parametrize("name", CUT)
+def test_what_exceeds_a_field_is_cut(name: str, target: str) -> None:
+    shape, build = CUT[name]
+    layers = Layers(*shape)
+    layers.graph.set_outputs([build(layers)], ["y"])
+    samples = random_inputs(layers.graph, 1)
+    model = api.quantize(api.Model("limits", driver.prepare(layers.graph)), samples)
+    result = verify(model, api.compile(model, WIDE if target == "wide" else target), samples)
+    assert result.mismatches == 0
+
+
+REFUSED: dict[str, tuple[Build, str]] = {
+    "kernel of a pool": (((1, 80, 30, 3), lambda net: net.pool((70, 3))), "at most 64"),
+    "stride of a pool": (((1, 80, 30, 3), lambda net: net.pool((3, 3), (17, 2))), "at most 16"),
+    "pad of a pool": (((1, 80, 30, 3), lambda net: net.pool((60, 3), pads=(40, 1, 1, 1))), "at most 31"),
+    "kernel of a convolution": (((1, 20, 20, 5), lambda net: net.conv(net.x, 4, 17, 3)), "at most 16"),
+    "pad of a convolution": (((1, 20, 20, 5), lambda net: net.conv(net.x, 4, 3, 3, pad=40)), "at most 31"),
+    "length of a softmax": (((1, 70000), lambda net: net.graph.add(Softmax(1), (net.x,))), "at most 65535"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_no_instruction_expresses_is_refused_with_the_limit(name: str) -> None:
+    (shape, build), limit = REFUSED[name]
+    layers = Layers(*shape)
+    layers.graph.set_outputs([build(layers)], ["y"])
+    with pytest.raises(CompileError) as refused:
+        compiled_and_verified(layers.graph, "edge32", samples=1)
+    assert refused.value.diagnostics[0].allowed == limit
+
+
+def convolution(weight_scale: float, bias_scale: float) -> Graph:
+    """A convolution of which a channel has no weights, and another next to none."""
+    layers = Layers(1, 6, 6, 3)
+    w = layers.random.standard_normal((5, 3, 3, 3)) * weight_scale
+    w[1], w[2] = 0, w[2] * 1e-12
+    b = layers.random.standard_normal(5) * bias_scale
+    graph = layers.graph
+    constants = (graph.const(v.astype(np.float32)) for v in (w, b))
+    operation = Conv2d((1, 1), (0, 0, 0, 0), (1, 1), "NHWC")
+    graph.set_outputs([graph.add(operation, (layers.x, *constants))], ["y"])
+    return graph
+
+
+@pytest.mark.parametrize(
+    ("weight_scale", "bias_scale"), [(1, 1), (1e-30, 1), (1e30, 1), (1, 1e20), (1e36, 1e38), (1, 0), (1e-20, 1e-20), (0, 1)]
+)  # fmt: skip
+def test_small_weights_beside_a_large_bias_keep_the_bias(weight_scale: float, bias_scale: float) -> None:
+    """The bias is int32 at the scale of input times weights: dead channels must not saturate it."""
+    graph = convolution(weight_scale, bias_scale)
+    binary, result = compiled_and_verified(graph, "edge32", samples=1)
+    assert result.mismatches == 0
+    (sample,) = random_inputs(graph, 1, seed=2)
+    expected = outputs(graph, sample)["y"]
+    (got,) = Session(binary).run(None, sample)
+    assert np.abs(expected - got).max() < 0.02 * np.abs(expected).max()
+
+
+def test_scales_whose_product_overflows_are_refused() -> None:
+    layers = Layers(1, 4)
+    first = layers.graph.add(
+        Gemm(), (layers.x, layers.graph.const(np.full((4, 4), 1e37, np.float32)), layers.weights(4))
+    )
+    second = layers.graph.add(
+        Gemm(), (first, layers.graph.const(np.full((4, 4), 1e-30, np.float32)), layers.weights(4))
+    )
+    third = layers.graph.add(Add(), (second, layers.graph.const(np.full((1, 4), 1e-30, np.float32))))
+    layers.graph.set_outputs([third], ["y"])
+    compiled_and_verified(layers.graph, "edge32", samples=1)
+    layers = Layers(1, 4)
+    huge = layers.graph.const(np.full((1, 4), 3e38, np.float32))
+    tiny = layers.graph.const(np.full((1, 4), 1e-37, np.float32))
+    total = layers.graph.add(Add((0.0, 1e-30)), (layers.x, huge))
+    layers.graph.set_outputs([layers.graph.add(Add((0.0, 1e-36)), (total, tiny))], ["y"])
+    with pytest.raises(CompileError, match="infinite in float32"):
+        compiled_and_verified(layers.graph, "edge32", samples=1)
+
+
+def test_weights_that_are_not_finite_are_refused_by_name() -> None:
+    layers = Layers(1, 4)
+    bad = np.ones((4, 4), np.float32)
+    bad[1, 2] = np.nan
+    y = layers.graph.add(Gemm(), (layers.x, layers.graph.const(bad, "w"), layers.weights(4)))
+    layers.graph.set_outputs([y], ["y"])
+    with pytest.raises(CompileError, match="1 of 16 elements of the constant 'w' are NaN or infinite"):
+        driver.prepare(layers.graph)
