@@ -112,7 +112,7 @@ def _instruction_lines(program: Program) -> Iterator[str]:
         row = rows.get(pc)
         if row is not None and row.op != current:
             current = row.op
-            yield one_line(f"; {ops[current].name}: {' + '.join(ops[current].nodes)}")
+            yield one_line(f"; {ops[current].name}: {' + '.join(ops[current].source or ops[current].nodes)}")
         note = one_line(f"  ; {row.phase} {list(row.tile)}") if row is not None and row.tile else ""
         if pc in labels:
             yield one_line(f"; {labels[pc]}:")
