@@ -8,6 +8,7 @@ Rounding is half to even throughout.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Final
 
 import numpy as np
@@ -177,21 +178,39 @@ def affine(v: Float, gain: Float, offset: Float) -> Float:
 # --- windows -------------------------------------------------------------------------------------
 
 
-def average(windows: Float, count: Array, scale: Real, zero_point: int, low: int, high: int) -> Int:
-    """QLinearAveragePool: float32 sum in order of axis 0, / count, / sy, zero point, then round.
+def average(taps: Iterable[Float], count: Array, scale: Real, zero_point: int, low: int, high: int) -> Int:
+    """QLinearAveragePool: float32 sum in the order of the taps, / count, / sy, zero point, then round.
 
     Args:
-        windows: (taps, ...) float32, F(x-zx)*sx, 0 for taps in the padding.
-        count: how many taps divide the sum, broadcasting to the shape of a tap.
+        taps: float32 each, F(x-zx)*sx, 0 where a tap lies in the padding.
+        count: how many taps divide the sum, of the shape of a tap.
         scale: of the output.
         zero_point: of the output.
         low: the least output value.
         high: the greatest output value.
     """
-    total = np.zeros(windows.shape[1:], np.float32)
-    for tap in windows:
+    total = np.zeros(count.shape, np.float32)
+    for tap in taps:
         total = total + tap
     return to_integer((total / f32(count)) / F32(scale) + F32(zero_point), low, high)
+
+
+def mean_real(entries: Iterable[Float], count: int, scale: Real, zero_point: int, low: int, high: int) -> Int:
+    """DQ, ReduceMean, Q: float32 sum in the order of the entries, / n, then quantized.
+
+    Args:
+        entries: float32 each, F(x-zx)*sx, in ascending index of the axis.
+        count: n, how many there are.
+        scale: of the output.
+        zero_point: of the output.
+        low: the least output value.
+        high: the greatest output value.
+    """
+    total: Float | None = None
+    for entry in entries:
+        total = entry if total is None else total + entry
+    assert total is not None
+    return quantize_real(np.atleast_1d(total / F32(count)), scale, zero_point, low, high)
 
 
 def softmax(x: Array, table: Float, divisor: Real, zero_point: int, low: int, high: int) -> Int:

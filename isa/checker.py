@@ -24,7 +24,7 @@ from isa.target import Target
 from isa.validate import instruction_faults, memory_size
 
 ENGINES: Final = len(Engine)
-GRAIN: Final = {Space.SPM: 1, Space.ACC: 4, Space.PRM: 8, Space.DRAM: 1}
+GRAIN: Final = {Space.SPM: 1, Space.ACC: 4, Space.PRM: 8, Space.DRAM: 1, Space.SREG: 4}
 """Bytes that are always accessed together, and share one entry of a shadow memory."""
 Clock = tuple[int, ...]
 
@@ -192,6 +192,8 @@ class _Shadows:
             # -1: nothing has written it; -2: it is there from the start
             known = access.space is Space.DRAM and access.region in (0, 2, 4, 5)
             self.written[key] = np.full(self._entries(access), -2 if known else -1, np.int32)
+            if access.space is Space.SREG:
+                self.written[key][0] = -2  # s0 reads 0
         return self.written[key]
 
     def _entries(self, access: Access) -> int:

@@ -25,6 +25,8 @@ WORD_BITS: Final = 256
 WORD_BYTES: Final = WORD_BITS // 8
 MAX_WAITS: Final = 2
 MAX_SIGNALS: Final = 2
+SREGS: Final = 64
+"""Scalar registers of a core, int32 each; s0 reads 0 and is never written."""
 MAX_ACCESS: Final = 1 << 24
 """No operand names more bytes than this, repeats by small pitches counted."""
 
@@ -47,6 +49,7 @@ class Space(IntEnum):
     ACC = 1
     PRM = 2
     DRAM = 3
+    SREG = 4
 
 
 class ElementType(IntEnum):
@@ -92,6 +95,7 @@ class Trap(Enum):
     ACC_OVF = "an accumulator left the range of int32"
     FP_INVALID = "a scale is NaN, infinite or negative, or a divisor is zero"
     NO_HALT = "a stream does not end in its only halt"
+    ASSERT = "an assert does not hold"
 
 
 RANGE_TRAP: Final = {
@@ -99,6 +103,7 @@ RANGE_TRAP: Final = {
     Space.ACC: Trap.ACC_RANGE,
     Space.PRM: Trap.PRM_RANGE,
     Space.DRAM: Trap.DRAM_RANGE,
+    Space.SREG: Trap.LIMIT,
 }
 
 Dims = tuple[tuple[int, int], ...]
@@ -158,6 +163,10 @@ class MachineState(Protocol):
 
     def accumulators_overflow(self) -> None:
         """Note that a sum leaves int32; called before the instruction writes, and may trap."""
+        ...
+
+    def mark(self, tag: int) -> None:
+        """Note that a mark has been passed."""
         ...
 
     def read(self, access: Access, dtype: np.dtype[Any]) -> NDArray[Any]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from isa.encoding import operand_faults
 from isa.footprint import overlaps, repeats
-from isa.spec import MAX_ACCESS, RANGE_TRAP, Access, Fault, Instruction, Space, Trap
+from isa.spec import MAX_ACCESS, RANGE_TRAP, SREGS, Access, Fault, Instruction, Space, Trap
 from isa.target import Target
 
 
@@ -25,7 +25,13 @@ class Region:
 
 def memory_size(t: Target, space: Space) -> int:
     """Bytes of a memory on the chip."""
-    return {Space.SPM: t.spm.bytes, Space.ACC: t.acc.rows * t.mx.cols * 4, Space.PRM: t.prm.bytes}[space]
+    sizes = {
+        Space.SPM: t.spm.bytes,
+        Space.ACC: t.acc.rows * t.mx.cols * 4,
+        Space.PRM: t.prm.bytes,
+        Space.SREG: SREGS * 4,
+    }
+    return sizes[space]
 
 
 def instruction_faults(instr: Instruction, t: Target, regions: Mapping[int, Region]) -> list[Fault]:

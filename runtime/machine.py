@@ -7,7 +7,7 @@ what is computed, so this machine ignores them; the checker proves that they may
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from isa.validate import instruction_faults, memory_size
 from runtime.faults import trap_at
 from runtime.memory import Memory, space_name
 
+MAX_MARKS: Final = 1 << 16
 Observer = Callable[[int, Instruction], None]
 
 
@@ -35,12 +36,15 @@ class Machine:
         self.target = program.target
         self.trap_on_overflow = trap_on_overflow
         self.accumulator_overflow = False
+        self.marks: list[tuple[int, int]] = []
+        """(instruction, tag) of the marks that have been passed."""
         self.pc = 0
         self.halted = False
         self.retired = 0
         self.chip = {
             s: Memory(space_name(s, 0), memory_size(self.target, s), poison=poison)
-            for s in (Space.SPM, Space.ACC, Space.PRM)
+            for s in Space
+            if s is not Space.DRAM
         }
         self.dram = {
             r: Memory(space_name(Space.DRAM, r), n, poison=poison, writable=r in WRITABLE)
@@ -56,6 +60,8 @@ class Machine:
         for region, content in ((0, self.program.weights), (5, self.program.params)):
             if content:
                 self.dram[region].preload(content)
+        self.chip[Space.SREG].preload(bytes(4))  # s0 reads 0
+        self.marks.clear()
         self.pc = self.retired = 0
         self.halted = self.accumulator_overflow = False
 
@@ -72,6 +78,11 @@ class Machine:
         self.accumulator_overflow = True
         if self.trap_on_overflow:
             raise TrapError(Trap.ACC_OVF, "acc", "a sum leaves the range of int32")
+
+    def mark(self, tag: int) -> None:
+        """Note that the present instruction is a mark."""
+        if len(self.marks) < MAX_MARKS:
+            self.marks.append((self.pc, tag))
 
     def read(self, access: Access, dtype: np.dtype[Any]) -> NDArray[Any]:
         """The elements of an access, as a view that must not be written."""

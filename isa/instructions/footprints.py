@@ -13,6 +13,7 @@ RECORD_BYTES = 8
 Q_GRANULES = 5
 """Granules of a quantization record Q."""
 TABLE_BYTES = 256
+SREG_BYTES = 4
 
 
 def channel_groups(channels: int, cols: int) -> Iterator[tuple[int, int, int]]:
@@ -73,6 +74,11 @@ def table(operand: str, number: int) -> Access:
     return Access(operand, Space.PRM, number * TABLE_BYTES, ((TABLE_BYTES, 1),))
 
 
+def register(operand: str, number: int, *, write: bool = False) -> Access:
+    """A scalar register."""
+    return Access(operand, Space.SREG, number * SREG_BYTES, ((SREG_BYTES, 1),), write=write)
+
+
 def run(operand: str, space: Space, base: int, size: int, *, write: bool = False) -> Access:
     """A contiguous run of bytes."""
     return Access(operand, space, base, ((size, 1),), write=write)
@@ -90,6 +96,16 @@ def ordered(low: int, high: int) -> Iterator[Fault]:
     """Clamp bounds that leave at least one value."""
     if low > high:
         yield Fault(Trap.BAD_ENUM, "lo", f"lo={low} is above hi={high}")
+
+
+def seen(outputs: int, stride: int, offset: int, extent: int) -> tuple[slice, slice]:
+    """The outputs whose position y*stride + offset lies in 0..extent, and those positions."""
+    first = max(0, -(offset // stride))
+    last = min(outputs - 1, (extent - 1 - offset) // stride)
+    if last < first:
+        return slice(0, 0), slice(0, 0)
+    start = first * stride + offset
+    return slice(first, last + 1), slice(start, start + (last - first) * stride + 1, stride)
 
 
 def window_box(

@@ -19,6 +19,7 @@ from isa.instructions.footprints import (
     eight_bit,
     pixels,
     run,
+    seen,
     window_box,
 )
 from isa.spec import (
@@ -41,16 +42,6 @@ DENSE_LIMIT = 1 << 26
 """Elements up to which the windows of a tile are laid out side by side."""
 SAFE_DEPTH = 33_025
 """Sums of this many 9 x 9 bit products stay within int32."""
-
-
-def _seen(outputs: int, stride: int, offset: int, extent: int) -> tuple[slice, slice]:
-    """The outputs whose position y*stride + offset lies in 0..extent, and those positions."""
-    first = max(0, -(offset // stride))
-    last = min(outputs - 1, (extent - 1 - offset) // stride)
-    if last < first:
-        return slice(0, 0), slice(0, 0)
-    start = first * stride + offset
-    return slice(first, last + 1), slice(start, start + (last - first) * stride + 1, stride)
 
 
 def _magnitude(element: ElementType, zero_point: int) -> int:
@@ -213,8 +204,8 @@ class Conv(Instruction):
         depth = exact_depth(_magnitude(self.xt, self.zx), _magnitude(self.wt, self.zw))
         total = np.zeros((self.oh, self.ow, self.cout), np.int64)
         for ky, kx in itertools.product(range(self.kh), range(self.kw)):
-            outs, ins = _seen(self.oh, self.sh, ky * self.dh - self.pt, self.ih)
-            out_columns, in_columns = _seen(self.ow, self.sw, kx * self.dw - self.pl, self.iw)
+            outs, ins = seen(self.oh, self.sh, ky * self.dh - self.pt, self.ih)
+            out_columns, in_columns = seen(self.ow, self.sw, kx * self.dw - self.pl, self.iw)
             taps = box[ins, in_columns].astype(np.float32) - np.float32(self.zx)
             if taps.size:
                 product = matmul(taps.reshape(-1, self.cin), kernel[ky, kx], depth)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isa.instructions.footprints import Q_GRANULES, granules
-from isa.spec import MachineState, Trap, TrapError
+from isa.spec import ElementType, MachineState, Trap, TrapError
 
 REQUANT_RECORD: Final = np.dtype([("bias", "<i4"), ("m", "<f4")])
 """One granule: what `vreq` adds to and multiplies a channel with."""
@@ -56,11 +56,14 @@ class QuantRecord:
         *,
         scales: tuple[int, ...] = (),
         divisors: tuple[int, ...] = (),
+        output: ElementType | None = None,
     ) -> QuantRecord:
         """The record at a granule; constants used as scales or divisors are checked.
 
+        `output` is the type that lo..hi must lie within, where values are clamped to it.
+
         Raises:
-            TrapError: FP_INVALID, or BAD_ENUM where lo is above hi.
+            TrapError: FP_INVALID, or BAD_ENUM where lo..hi is empty or leaves the output type.
         """
         raw = m.read(granules(operand, granule, Q_GRANULES), QUANT_RECORD)[0]
         record = QuantRecord(
@@ -75,8 +78,14 @@ class QuantRecord:
         require_scale(operand, np.array([record.p[i] for i in scales], np.float32))
         if any(record.p[i] == 0 for i in divisors):
             raise TrapError(Trap.FP_INVALID, operand, "a divisor of the record is 0")
-        if record.lo > record.hi:
-            raise TrapError(Trap.BAD_ENUM, operand, f"the record has lo={record.lo} above hi={record.hi}")
+        if output is not None:
+            low, high = output.bounds
+            if not low <= record.lo <= record.hi <= high:
+                raise TrapError(
+                    Trap.BAD_ENUM,
+                    operand,
+                    f"the record clamps to {record.lo}..{record.hi}; allowed: within {low}..{high}",
+                )
         return record
 
 

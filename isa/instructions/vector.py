@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from enum import IntEnum
@@ -18,6 +19,8 @@ from isa.instructions.footprints import (
     granules,
     ordered,
     pixels,
+    register,
+    seen,
     table,
     window_box,
 )
@@ -118,8 +121,8 @@ class Requantize(Instruction):
         del t
         if self.mode is Requant.FIX:
             yield Fault(Trap.EXT_MISSING, "mode", "mode=fix needs extension F")
-        if self.obs or self.sreg:
-            yield Fault(Trap.EXT_MISSING, "obs" if self.obs else "sreg", "scalar registers need extension T")
+        if self.obs:
+            yield Fault(Trap.EXT_MISSING, "obs", "observing the maximum needs extension T")
         if self.mode is Requant.RAW:
             if self.ot is not ElementType.S32:
                 yield Fault(Trap.BAD_ENUM, "ot", "mode=raw writes int32; allowed: ot=s32")
@@ -148,6 +151,8 @@ class Requantize(Instruction):
         yield self._records()
         if self.lut:
             yield table("lut", self.lut)
+        if self.sreg:
+            yield register("sreg", self.sreg)
         yield self._output()
 
     def execute(self, m: MachineState) -> None:
@@ -158,7 +163,8 @@ class Requantize(Instruction):
         if self.mode is Requant.RAW:
             m.write(self._output(), arithmetic.add_wrapping(acc, records["bias"]), WORD)
             return
-        values = self._requantize(acc, records)
+        shift = int(m.read(register("sreg", self.sreg), WORD)[0]) if self.sreg else self.shift
+        values = self._requantize(acc, records, shift)
         codes = values.astype(self.ot.dtype)
         if self.lut:
             m.write(self._output(), look_up(m, table("lut", self.lut), codes), BYTE)
@@ -176,7 +182,7 @@ class Requantize(Instruction):
             acc[..., channels] = np.moveaxis(part, 0, 2).reshape(self.h, self.w, -1)
         return acc
 
-    def _requantize(self, acc: NDArray[np.int32], records: NDArray[Any]) -> NDArray[np.int32]:
+    def _requantize(self, acc: NDArray[np.int32], records: NDArray[Any], shift: int) -> NDArray[np.int32]:
         bias, scale = records["bias"], records["m"]
         match self.mode:
             case Requant.F32:
@@ -185,7 +191,7 @@ class Requantize(Instruction):
                 return arithmetic.requantize_zero_point_first(acc, bias, scale, self.zp, self.lo, self.hi)
             case _:
                 summed = arithmetic.add_wrapping(acc, bias)
-                shifted = arithmetic.shift_right_rounding(summed, self.shift)
+                shifted = arithmetic.shift_right_rounding(summed, shift)
                 return np.clip(shifted, self.lo, self.hi).astype(np.int32)
 
     def cycles(self, t: Target) -> int:
@@ -259,31 +265,39 @@ class Pooling(Instruction):
     def execute(self, m: MachineState) -> None:
         box = m.read(self._input(), self.xt.dtype)
         if self.fn is Pool.MAX:
-            windows = self._windows(box, self.xt.bounds[0])
-            m.write(self._output(), np.maximum.reduce(windows), self.ot.dtype)
+            best = np.full((self.oh, self.ow, self.c), self.xt.bounds[0], box.dtype)
+            for outs, ins in self._taps():
+                np.maximum(best[outs], box[ins], out=best[outs])
+            m.write(self._output(), best, self.ot.dtype)
             return
-        q = QuantRecord.read(m, "prm", self.prm, scales=(0, 1), divisors=(1,))
+        q = QuantRecord.read(m, "prm", self.prm, scales=(0, 1), divisors=(1,), output=self.ot)
         real = arithmetic.dequantize(box, q.p[0], q.za)
-        windows = self._windows(real, 0)
-        counts = self._windows(np.ones_like(real), 1 if self.cip else 0)
-        averaged = arithmetic.average(np.stack(windows), np.sum(counts, axis=0), q.p[1], q.zo, q.lo, q.hi)
+        taps = (self._laid_out(real, outs, ins) for outs, ins in self._taps())
+        averaged = arithmetic.average(taps, self._counts(), q.p[1], q.zo, q.lo, q.hi)
         m.write(self._output(), averaged, self.ot.dtype)
 
-    def _windows(self, box: NDArray[Any], padding: int) -> list[NDArray[Any]]:
-        """One (oh, ow, c) array per tap, row-major."""
-        height, width = (self.oh - 1) * self.sh + self.kh, (self.ow - 1) * self.sw + self.kw
-        image = box
-        if box.shape[:2] != (height, width):
-            image = np.full((height, width, self.c), padding, box.dtype)
-            image[self.pt : self.pt + self.ih, self.pl : self.pl + self.iw] = box
-        return [
-            image[
-                ky : ky + (self.oh - 1) * self.sh + 1 : self.sh,
-                kx : kx + (self.ow - 1) * self.sw + 1 : self.sw,
-            ]
-            for ky in range(self.kh)
-            for kx in range(self.kw)
-        ]
+    def _taps(self) -> Iterator[tuple[tuple[slice, slice], tuple[slice, slice]]]:
+        """For every tap, row-major: the outputs that see the input through it, and what they see."""
+        for ky, kx in itertools.product(range(self.kh), range(self.kw)):
+            rows, row_ins = seen(self.oh, self.sh, ky - self.pt, self.ih)
+            columns, column_ins = seen(self.ow, self.sw, kx - self.pl, self.iw)
+            yield (rows, columns), (row_ins, column_ins)
+
+    def _laid_out(
+        self, real: NDArray[np.float32], outs: tuple[slice, slice], ins: tuple[slice, slice]
+    ) -> NDArray[np.float32]:
+        """One tap of every output, 0 where it lies in the padding."""
+        tap = np.zeros((self.oh, self.ow, self.c), np.float32)
+        tap[outs] = real[ins]
+        return tap
+
+    def _counts(self) -> NDArray[np.float32]:
+        """How many taps count in each output, (oh, ow, c)."""
+        counts = np.full((self.oh, self.ow), self.kh * self.kw if self.cip else 0, np.float32)
+        if not self.cip:
+            for outs, _ in self._taps():
+                counts[outs] += 1
+        return np.broadcast_to(counts[..., None], (self.oh, self.ow, self.c))
 
     def cycles(self, t: Target) -> int:
         beats = math.ceil(self.c / t.vx.lanes) * self.oh * self.ow * self.kh * self.kw
@@ -411,7 +425,7 @@ class Softmax(Instruction):
             raise TrapError(
                 Trap.FP_INVALID, "tab", "the table is not finite, non-negative, and positive at its end"
             )
-        q = QuantRecord.read(m, "prm", self.prm, scales=(0,))
+        q = QuantRecord.read(m, "prm", self.prm, scales=(0,), output=self.ot)
         codes = m.read(self._input(), self.xt.dtype).astype(np.int32) - self.xt.bounds[0]
         y = arithmetic.softmax(codes, entries, q.p[0], q.zo, q.lo, q.hi)
         m.write(self._output(), y, self.ot.dtype)

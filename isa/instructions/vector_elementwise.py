@@ -159,7 +159,9 @@ class VectorElementwise(Instruction):
         return (read.base, read.dims) == (write.base, write.dims)
 
     def execute(self, m: MachineState) -> None:
-        q = QuantRecord.read(m, "prm", self.prm, scales=_SCALES[self.fn], divisors=_DIVISOR.get(self.fn, ()))
+        q = QuantRecord.read(
+            m, "prm", self.prm, scales=_SCALES[self.fn], divisors=_DIVISOR.get(self.fn, ()), output=self.ot
+        )
         a = m.read(self._left(), self.at.dtype).astype(np.int32)
         if self.fn in UNARY:
             y = self._unary(m, a, q)
