@@ -19,7 +19,8 @@ def run(
     nodes: Nodes, inputs: dict[str, NDArray[Any]], constants: dict[str, NDArray[Any]], output: str
 ) -> Any:
     """The value of a tensor of a model; operators that begin with Q come from com.microsoft."""
-    microsoft = {"QGemm", "QLinearAdd", "QLinearMul", "QLinearAveragePool", "QLinearSoftmax"}
+    microsoft = {"QGemm", "QLinearAdd", "QLinearMul", "QLinearAveragePool", "QLinearGlobalAveragePool",
+                 "QLinearSoftmax", "QLinearConcat", "QLinearLeakyRelu", "QLinearSigmoid"}  # fmt: skip
     made = [
         helper.make_node(op, ins, [out], domain="com.microsoft" if op in microsoft else None, **attributes)
         for op, ins, out, attributes in nodes
