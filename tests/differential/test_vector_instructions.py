@@ -164,7 +164,7 @@ def test_mean_over_rows_and_columns_is_qlinearglobalaveragepool(h: int, w: int, 
     np.testing.assert_array_equal(got, expected)
 
 
-AXES = {Axis.HW: (0, 1), Axis.C: (2,), Axis.W: (1,), Axis.H: (0,)}
+AXES: dict[Axis, tuple[int, ...]] = {Axis.HW: (0, 1), Axis.C: (2,), Axis.W: (1,), Axis.H: (0,)}
 
 
 @given(
