@@ -1,40 +1,24 @@
 """Assembly text to programs.
 
-The text is read line by line, so that every mistake of a file is reported. Directives act in
-order; instructions are put together at the end, so that a symbol may be used before its line.
+Every mistake of a text is reported. Instructions are put together at the end, so that a symbol may
+be used before its line.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, cast
 
-from lark import Lark, Token, Tree
-
-from isa.assembly.directives import DIRECTIVES
 from isa.assembly.operands import build_instruction
-from isa.assembly.state import (
-    SIZED_REGIONS,
-    TEXT_SECTION,
-    Assembly,
-    Line,
-    Mistake,
-    Pending,
-    data_section,
-    define,
-)
-from isa.diagnostics import MAX_FOUND, AssemblyError, Diagnostic, X1Error, did_you_mean
+from isa.assembly.reader import MAX_TEXT, Reader, ordered, placed
+from isa.assembly.state import SIZED_REGIONS, Assembly, Line, Mistake
+from isa.diagnostics import MAX_FOUND, AssemblyError, Diagnostic
 from isa.locations import FileLoc
-from isa.parsing import Parsed as Node
-from isa.parsing import SyntaxProblem, grammar, lines_of, parse
-from isa.program import Abi, DebugMap, MapRow, Note, Operators, Program, Symbol
-from isa.spec import INSTRUCTIONS, WORD_BYTES, Instruction
+from isa.program import Abi, DebugMap, MapRow, Note, Operators, Program
+from isa.spec import Instruction
 from isa.target import load_target
 from isa.validate import instruction_faults
-
-MAX_TEXT: Final = 64 << 20
 
 
 def assemble(text: str, path: str = "<text>", folder: Path | None = None) -> Assembled:
@@ -43,22 +27,18 @@ def assemble(text: str, path: str = "<text>", folder: Path | None = None) -> Ass
     Raises:
         AssemblyError: every mistake of the text.
     """
-    state = Assembly(path, folder or Path())
+    place = folder or Path()
+    state = Assembly(path, place, place)
     if len(text) > MAX_TEXT:
         raise AssemblyError(
             Diagnostic(
                 "asm.size", f"the text has {len(text)} characters", FileLoc(path), f"at most {MAX_TEXT}"
             )
         )
-    parser = grammar("isa", "assembly")
-    for number, content in enumerate(lines_of(text), 1):
-        if content.strip() and not content.lstrip().startswith(";"):
-            _read_line(state, parser, Line(number, content))
-        if len(state.diagnostics) >= MAX_FOUND:
-            raise AssemblyError(state.diagnostics)
+    Reader(state).read_text(text, path)
     program = _finish(state)
     if state.diagnostics:
-        raise AssemblyError(sorted(state.diagnostics, key=_order))
+        raise AssemblyError(ordered(state))
     assert program is not None
     return Assembled(program, state.raw)
 
@@ -71,90 +51,14 @@ class Assembled:
     raw: Mapping[str, bytes]
 
 
-def _order(d: Diagnostic) -> tuple[int, int]:
-    return (d.loc.line, d.loc.column) if isinstance(d.loc, FileLoc) else (0, 0)
-
-
-def _read_line(state: Assembly, parser: Lark, line: Line) -> None:
-    try:
-        tree = parse(parser, line.text)
-    except SyntaxProblem as problem:
-        state.diagnostics.append(_syntax(state, line, problem))
-        return
-    for child in tree.children:
-        assert isinstance(child, Tree)
-        try:
-            if child.data == "label":
-                _label(state, cast("Token", child.children[0]))
-            elif child.data == "instruction":
-                _instruction_line(state, line, child)
-            else:
-                DIRECTIVES[str(child.data)](state, child)
-        except Mistake as mistake:
-            state.diagnostics.append(_place(state, line, mistake))
-        except RecursionError:
-            mistake = Mistake(
-                "the expression is nested too deeply", child, remedy="name parts of it with .equ"
-            )
-            state.diagnostics.append(_place(state, line, mistake))
-        except X1Error as error:
-            state.diagnostics += [replace(d, loc=FileLoc(state.path, line.number)) for d in error.diagnostics]
-
-
-def _syntax(state: Assembly, line: Line, problem: SyntaxProblem) -> Diagnostic:
-    loc = FileLoc(state.path, line.number, problem.column, problem.column + problem.width)
-    message = problem.message.replace("the text ends", "the line ends")
-    allowed = "label:, mnemonic name=value, ..., wait(n), signal(n), or a directive"
-    return Diagnostic("asm.syntax", message, loc, allowed, source_line=line.text)
-
-
-def _place(state: Assembly, line: Line, mistake: Mistake) -> Diagnostic:
-    column = end = 0
-    at = mistake.at
-    if isinstance(at, Token):
-        column, end = at.column or 0, at.end_column or 0
-    elif at is not None and not at.meta.empty:
-        column, end = at.meta.column, at.meta.end_column
-    return Diagnostic(
-        "asm.error",
-        mistake.message,
-        FileLoc(state.path, line.number, column, end),
-        mistake.allowed,
-        mistake.remedy,
-        source_line=line.text,
-    )
-
-
-def _label(state: Assembly, name: Token) -> None:
-    if state.section == TEXT_SECTION:
-        value, section = len(state.pending) * WORD_BYTES, ".text.core0"
-    else:
-        value, section = len(data_section(state, name)), state.section
-    define(state, name, value)
-    state.listed.append(Symbol(str(name), section, value, 0))
-
-
-def _instruction_line(state: Assembly, line: Line, tree: Node) -> None:
-    name = cast("Token", tree.children[0])
-    if state.section != TEXT_SECTION:
-        raise Mistake(f"instructions belong into .text, not {state.section}", name)
-    if name not in INSTRUCTIONS:
-        raise Mistake(
-            f"there is no instruction '{name}'",
-            name,
-            remedy=did_you_mean(name, INSTRUCTIONS) or "docs/isa lists them",
-        )
-    state.pending.append(Pending(line, tree, state.current_op))
-
-
 def read_instruction(text: str) -> Instruction:
     """The instruction of one line that uses no symbols.
 
     Raises:
         AssemblyError: the line is no instruction.
     """
-    state, line = Assembly("<text>", Path()), Line(1, text)
-    _read_line(state, grammar("isa", "assembly"), line)
+    state = Assembly("<text>", Path(), Path())
+    Reader(state).read_text(text, "<text>")
     instrs = _built(state)
     if state.diagnostics or len(instrs) != 1:
         raise AssemblyError(state.diagnostics or Diagnostic("asm.error", "the line is no instruction"))
@@ -165,12 +69,12 @@ def _finish(state: Assembly) -> Program | None:
     target = state.target or load_target("edge32")
     instrs = _built(state)
     if not state.diagnostics and [i for i, instr in enumerate(instrs) if instr.ends] != [len(instrs) - 1]:
-        last = state.pending[-1].line.number if state.pending else 1
+        last = state.pending[-1].line if state.pending else Line(state.path, 1, "")
         state.diagnostics.append(
             Diagnostic(
                 "asm.halt",
                 "the program does not end in its only halt",
-                FileLoc(state.path, last),
+                FileLoc(last.path, last.number),
                 remedy="end it with halt",
             )
         )
@@ -202,13 +106,14 @@ def _built(state: Assembly) -> list[Instruction]:
     """The instructions of all lines, their symbols resolved; mistakes are noted."""
     instrs: list[Instruction] = []
     for pending in state.pending:
+        state.variables = pending.variables
         try:
             instrs.append(build_instruction(state, pending.tree))
         except Mistake as mistake:
-            state.diagnostics.append(_place(state, pending.line, mistake))
+            state.diagnostics.append(placed(pending.line, mistake))
         except RecursionError:
             mistake = Mistake("an expression is nested too deeply", pending.tree)
-            state.diagnostics.append(_place(state, pending.line, mistake))
+            state.diagnostics.append(placed(pending.line, mistake))
         if len(state.diagnostics) >= MAX_FOUND:
             break
     return instrs
@@ -224,7 +129,7 @@ def _validate(state: Assembly, program: Program) -> None:
     for pending, instr in zip(state.pending, program.instructions, strict=True):
         for fault in instruction_faults(instr, program.target, regions):
             mistake = Mistake(f"{fault.trap.name}: {fault.message}", pending.tree)
-            state.diagnostics.append(_place(state, pending.line, mistake))
+            state.diagnostics.append(placed(pending.line, mistake))
 
 
 def _map_rows(state: Assembly) -> Iterator[MapRow]:

@@ -12,6 +12,7 @@ from lark import Token, Tree
 
 from isa.assembly.state import (
     DATA_REGION,
+    MAX_DATA,
     SIZED_REGIONS,
     TEXT_SECTION,
     Assembly,
@@ -19,15 +20,15 @@ from isa.assembly.state import (
     data_section,
     define,
     evaluate,
+    named_file,
 )
 from isa.parsing import Parsed as Node
-from isa.paths import is_file, resolved
+from isa.paths import read_file
 from isa.program import REGION_SHIFT, Interface, OpRow, Symbol, bits_float, float_bits, volume
 from isa.spec import Engine, Space
 from isa.target import load_target
 from isa.versions import ISA_VERSION
 
-MAX_DATA: Final = 1 << 32
 _FLOAT_WORDS: Final = {"inf": float("inf"), "nan": float("nan")}
 
 
@@ -107,15 +108,7 @@ def _section(state: Assembly, tree: Node) -> None:
 
 def _incbin(state: Assembly, tree: Node) -> None:
     name = _strings(tree)[0]
-    path = state.folder / name
-    place = resolved(path)
-    if place is None or not place.is_relative_to(state.folder.resolve()):
-        raise Mistake(f"'{name}' lies outside the folder of the text", tree)
-    if not is_file(path):
-        raise Mistake(f"there is no file '{name}'", tree)
-    if path.stat().st_size > MAX_DATA:
-        raise Mistake(f"'{name}' is too large", tree, allowed=f"at most {MAX_DATA} bytes")
-    content = path.read_bytes()
+    content = read_file(named_file(state, name, tree))
     if state.section in DATA_REGION:
         data_section(state, tree).extend(content)
     elif state.section == TEXT_SECTION:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, cast
@@ -10,12 +11,14 @@ from lark import Token, Tree
 
 from isa.diagnostics import Diagnostic, did_you_mean
 from isa.parsing import Parsed as Node
+from isa.paths import is_file, resolved
 from isa.program import REGION_SHIFT, Interface, OpRow, Symbol
 from isa.target import Target
 
 TEXT_SECTION: Final = ".text"
 DATA_REGION: Final = {".weights": 0, ".params": 5}
 SIZED_REGIONS: Final = (1, 2, 3)
+MAX_DATA: Final = 1 << 32
 
 
 class Mistake(Exception):
@@ -30,8 +33,9 @@ class Mistake(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A line of the text; numbers count from 1."""
+    """A line of a text; numbers count from 1."""
 
+    path: str
     number: int
     text: str
 
@@ -43,6 +47,7 @@ class Pending:
     line: Line
     tree: Node
     op: int | None
+    variables: Mapping[str, int]
 
 
 @dataclass
@@ -51,6 +56,12 @@ class Assembly:
 
     path: str
     folder: Path
+    here: Path
+    """The folder of the file that is being read; it lies in `folder`, and so do the files that it names."""
+    variables: Mapping[str, int] = field(default_factory=dict[str, int])
+    """The counters of the repetitions around the present line."""
+    files: list[str] = field(default_factory=list[str])
+    lines_read: int = 0
     target: Target | None = None
     symbols: dict[str, int] = field(default_factory=dict[str, int])
     listed: list[Symbol] = field(default_factory=list[Symbol])
@@ -96,6 +107,8 @@ def symbol_value(state: Assembly, name: Token) -> int:
     """
     if len(name) == 2 and name[0] == "R" and name[1] in "01234567":
         return int(name[1]) << REGION_SHIFT
+    if name in state.variables:
+        return state.variables[name]
     if name in state.symbols:
         return state.symbols[name]
     raise Mistake(f"the symbol '{name}' is not defined", name, remedy=did_you_mean(name, state.symbols))
@@ -121,3 +134,19 @@ def data_section(state: Assembly, at: Node | Token) -> bytearray:
     if state.section not in DATA_REGION:
         raise Mistake(f"data belongs into .weights or .params, not {state.section}", at)
     return state.sections.setdefault(state.section, bytearray())
+
+
+def named_file(state: Assembly, name: str, at: Node | Token) -> Path:
+    """The file that a directive names, relative to the file in which it stands.
+
+    Raises:
+        Mistake: it lies outside the project's folder, is not there, or is too large.
+    """
+    place = resolved(state.here / name)
+    if place is None or not place.is_relative_to(state.folder.resolve()):
+        raise Mistake(f"'{name}' lies outside the folder of the text", at)
+    if not is_file(place):
+        raise Mistake(f"there is no file '{name}'", at)
+    if place.stat().st_size > MAX_DATA:
+        raise Mistake(f"'{name}' is too large", at, allowed=f"at most {MAX_DATA} bytes")
+    return place

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -73,6 +74,66 @@ def test_op_directive_sets_the_debug_map() -> None:
     assert row is not None
     assert (row.op, row.first, row.count) == (3, 0, 3)
     assert program.operators.ops[0].nodes == ("conv1", "relu1")
+
+
+def test_repetitions_count_from_0_and_may_be_nested() -> None:
+    text = (
+        ".equ base 64\n.rep t, 2\n.rep u, 1+2\n  vmov base+8*(3*t+u) <- 0, n=4 ; copy\n.endrep\nnop\n.endrep\n"
+        ".rep 0\n bla bla\n.endrep\n.rep 2\nnop\n.endrep\nhalt"
+    )
+    instrs = assembled(text)
+    assert [i.mnemonic for i in instrs] == [*["vmov"] * 3, "nop", *["vmov"] * 3, "nop", "nop", "nop", "halt"]
+    assert [getattr(i, "dst", None) for i in instrs if i.mnemonic == "vmov"] == [64 + 8 * n for n in range(6)]
+
+
+def test_includes_are_read_in_place_relative_to_their_file(tmp_path: Path) -> None:
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "parts" / "a.inc").write_text('.include "b.inc"\nvmov place <- 0, n=4\n')
+    (tmp_path / "parts" / "b.inc").write_text(".equ place 96\n")
+    program = assemble('.include "parts/a.inc"\nhalt', "main.x1s", tmp_path).program
+    assert program.instructions[0] == VectorMove(dst=96, n0=4)
+
+
+def test_mistakes_in_repetitions_and_includes_name_their_own_line(
+    tmp_path: Path, golden: Callable[[str, str], None]
+) -> None:
+    (tmp_path / "self.inc").write_text('nop\n.include "self.inc"\n')
+    (tmp_path / "wrong.inc").write_text("nop\nfrob 3\n")
+    text = (
+        '.include "wrong.inc"\n.include "../outside.inc"\n.include "none.inc"\n.include "self.inc"\n.rep 3\nbla\n'
+        ".endrep\n.rep i, 2\n.rep i, 2\nnop\n.endrep\n.endrep\n.endrep\n.rep -1\n.endrep\nx: .rep 2\n.endrep\n"
+        ".rep 1\nvmov i <- 0, n=4\n.endrep\n.rep 99999999\n.endrep\nhalt\n.rep 2\nnop\n"
+    )
+    with pytest.raises(AssemblyError) as refused:
+        assemble(text, "main.x1s", tmp_path)
+    golden("errors/expansion.txt", str(refused.value) + "\n")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "".join(f".rep {10**5}\n" for _ in range(5)) + "nop\n" + ".endrep\n" * 5,
+        ".rep 2\n" * 40 + ".endrep\n" * 40,
+        "vmov dst=" + "+".join(["1"] * 5000) + ", n=1\nhalt",
+        "bla\n" * 5000,
+        "vmov dst=a{0}, n=1\n" * 300,
+        ".equ " + "a" * 100_000 + " 1\nvmov dst=" + "a" * 99_999 + "b\nhalt",
+    ],
+)
+def test_texts_that_would_grow_without_bound_are_given_up(text: str) -> None:
+    with pytest.raises(AssemblyError):
+        assemble(text)
+
+
+def test_names_that_hold_line_ends_stay_in_their_comment() -> None:
+    from isa.assembly.disassembler import disassemble
+
+    program = assemble(
+        '.region 3 8\n.op 0 "a\u2028b\x1b[31m"\nldf spm 0, n=8 signal(0)\nst spm 0, R3, n=8 wait(0)\nhalt'
+    ).program
+    text = disassemble(program).text
+    assert "\\u2028b\\x1b[31m" in text
+    assert assemble(text).program.instructions == program.instructions
 
 
 MISTAKES = """\
