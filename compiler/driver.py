@@ -24,6 +24,7 @@ from compiler.schedule.plan import Plan, plan
 from compiler.schedule.tiles import Memory, TileOp
 from compiler.schedule.tokens import insert_tokens
 from isa.checker import check
+from isa.container import HOST_CAP
 from isa.diagnostics import Diagnostic
 from isa.program import Note, Program
 from isa.target import Target
@@ -82,12 +83,7 @@ def quantize_with(graph: Graph, scheme: Mapping[str, Quant], log: PassLog | None
 
 
 def lower(graph: Graph, log: PassLog | None = None) -> Graph:
-    """The integer graph in the device's layout; the graph that is given stays as it is.
-
-    Raises:
-        CompileError: scales that the device cannot compute with.
-    """
-    require_finite_scales(graph)
+    """The integer graph in the device's layout; the graph that is given stays as it is."""
     return run_passes(graph.copy(), TO_DEVICE, log)
 
 
@@ -96,7 +92,10 @@ def schedule(graph: Graph, target: Target) -> Schedule:
 
     Raises:
         FitError: the target is too small for a layer.
+        CompileError: scales that the device cannot compute with.
     """
+    require_finite_scales(graph)
+    _require_dram(graph, target)
     try:
         return _schedule(graph, target, keep_resident=True)
     except (AllocationError, FitError):
@@ -123,12 +122,13 @@ def generate(graph: Graph, scheduled: Schedule, target: Target, note: Note) -> P
     used = scheduled.allocation.used
     dram = {1: used[Memory.ARENA], 3: used[Memory.OUTPUT]}
     total = sum(used[m] for m in (Memory.WEIGHTS, Memory.PARAMS, Memory.INPUT, Memory.OUTPUT, Memory.ARENA))
-    if total > target.dram.size:
+    allowed = min(target.dram.size, HOST_CAP)
+    if total > allowed:
         raise FitError(
             Diagnostic(
                 "fit.dram",
-                f"the program needs {total} bytes of DRAM, {total - target.dram.size} more "
-                f"than the {target.dram.size} available",
+                f"the program needs {total} bytes of DRAM, {total - allowed} more than the "
+                f"{allowed} available",
                 remedy="choose a larger dram.size",
             )
         )
@@ -137,6 +137,22 @@ def generate(graph: Graph, scheduled: Schedule, target: Target, note: Note) -> P
     report = check(program)
     assert not report.violations, f"the compiler made an unsafe program: {report.violations[0]}"
     return program
+
+
+def _require_dram(graph: Graph, target: Target) -> None:
+    """A tensor that is larger than the memory is found before it is cut into tiles."""
+    allowed = min(target.dram.size, HOST_CAP)
+    for node in graph.nodes():
+        if node.type.dtype.is_integer and node.type.elements > allowed:
+            raise FitError(
+                Diagnostic(
+                    "fit.dram",
+                    f"'{node.name}' has {node.type.elements} bytes, {node.type.elements - allowed} more than "
+                    f"the {allowed} of DRAM available",
+                    node.loc,
+                    remedy="choose a larger dram.size, or a smaller input",
+                )
+            )
 
 
 def _schedule(graph: Graph, target: Target, *, keep_resident: bool) -> Schedule:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from isa.assembly.text import format_instruction
 from isa.footprint import box
-from isa.program import Program
+from isa.program import WRITABLE, Program
 from isa.spec import Access, Engine, Instruction, Space, Trap
 from isa.target import Target
 from isa.validate import instruction_faults, memory_size
@@ -26,6 +26,11 @@ from isa.validate import instruction_faults, memory_size
 ENGINES: Final = len(Engine)
 GRAIN: Final = {Space.SPM: 1, Space.ACC: 4, Space.PRM: 8, Space.DRAM: 1, Space.SREG: 4}
 """Bytes that are always accessed together, and share one entry of a shadow memory."""
+GIVEN: Final = 1
+"""The writer of what is there from the start."""
+INPUT_REGION: Final = 2
+OUTPUT_REGION: Final = 3
+STATE_REGION: Final = 4
 Clock = tuple[int, ...]
 
 
@@ -166,7 +171,11 @@ def _last_of(latest: list[list[int]], engine: Engine) -> int:
 
 
 class _Shadows:
-    """Shadow memories: the last writer of every entry, and the last reader by engine."""
+    """Shadow memories: the last writer of every entry, and the last reader by engine.
+
+    A writer is its index + 2, a reader its index + 1; 0 means none. Memories of zeros cost nothing where
+    they are not touched, however large a region a file declares.
+    """
 
     def __init__(self, program: Program, clocks: list[Clock], findings: _Findings) -> None:
         self.program, self.clocks, self.findings = program, clocks, findings
@@ -174,6 +183,7 @@ class _Shadows:
         self.written: dict[tuple[Space, int], NDArray[np.int32]] = {}
         self.read: dict[tuple[Space, int, Engine], NDArray[np.int32]] = {}
         self.sizes = program.region_sizes()
+        self.placed: NDArray[np.bool_] | None = None
 
     def run(self) -> None:
         target = self.program.target
@@ -189,11 +199,11 @@ class _Shadows:
     def _writers(self, access: Access) -> NDArray[np.int32]:
         key = (access.space, access.region)
         if key not in self.written:
-            # -1: nothing has written it; -2: it is there from the start
-            known = access.space is Space.DRAM and access.region in (0, 2, 4, 5)
-            self.written[key] = np.full(self._entries(access), -2 if known else -1, np.int32)
+            self.written[key] = np.zeros(self._entries(access), np.int32)
+            if access.space is Space.DRAM and access.region == STATE_REGION:
+                self.written[key].fill(GIVEN)
             if access.space is Space.SREG:
-                self.written[key][0] = -2  # s0 reads 0
+                self.written[key][0] = GIVEN  # s0 reads 0
         return self.written[key]
 
     def _entries(self, access: Access) -> int:
@@ -202,32 +212,45 @@ class _Shadows:
         return memory_size(self.program.target, access.space) // GRAIN[access.space]
 
     def _check(self, pc: int, instr: Instruction, access: Access) -> None:
-        if access.space is Space.DRAM and access.region in (0, 2, 5):
-            return  # read-only: nothing can conflict, and all of it is defined
+        if access.space is Space.DRAM and access.region not in WRITABLE:
+            if access.region == INPUT_REGION and not self._given(access):
+                self._undefined(pc, instr, access, "that belong to no input")
+            return  # nothing can conflict where nothing is written
         last = box(self._writers(access), access)
-        if not access.write and (last == -1).any():
-            self.findings.add(
-                Trap.UNINIT_READ,
-                pc,
-                f"{access.operand} of '{format_instruction(instr)}' reads "
-                f"{_place(access)} that nothing has written",
-            )
+        if not access.write and not last.all():
+            self._undefined(pc, instr, access, "that nothing has written")
         self._require_order(pc, instr, access, self._unordered_writers(pc, instr, last), "writes")
         if access.write:
             for engine in Engine:
                 shadow = self.read.get((access.space, access.region, engine))
                 if shadow is not None and engine is not instr.engine:
-                    reader = int(box(shadow, access).max())
+                    reader = int(box(shadow, access).max()) - 1
                     if reader > self.clocks[pc][engine]:
                         self._require_order(pc, instr, access, reader, "reads")
+
+    def _given(self, access: Access) -> bool:
+        """Whether the host places every byte of an access to the input region."""
+        low, high = access.span()
+        inputs = [(t.offset, t.offset + t.bytes) for t in self.program.abi.inputs]
+        if any(start <= low and high <= stop for start, stop in inputs):
+            return True
+        if self.placed is None:
+            self.placed = np.zeros(self.sizes[INPUT_REGION], np.bool_)
+            for start, stop in inputs:
+                self.placed[start:stop] = True
+        return bool(box(self.placed, access).all())
+
+    def _undefined(self, pc: int, instr: Instruction, access: Access, why: str) -> None:
+        text = f"{access.operand} of '{format_instruction(instr)}' reads {_place(access)} {why}"
+        self.findings.add(Trap.UNINIT_READ, pc, text)
 
     def _unordered_writers(self, pc: int, instr: Instruction, last: NDArray[Any]) -> int:
         """The last writer that this instruction does not come after, or -1."""
         clock = np.array(self.clocks[pc], np.int32)
-        newest = int(last.max())
+        newest = int(last.max()) - GIVEN - 1
         if newest < 0 or newest <= int(clock.min()):
             return -1
-        writers = np.unique(last)
+        writers = np.unique(last).astype(np.int64) - GIVEN - 1
         writers = writers[writers >= 0]
         engines = self.engine_of[writers]
         late = writers[(writers > clock[engines]) & (engines != instr.engine)]
@@ -247,15 +270,15 @@ class _Shadows:
         )
 
     def _record(self, pc: int, instr: Instruction, access: Access) -> None:
-        if access.space is Space.DRAM and access.region in (0, 2, 5):
+        if access.space is Space.DRAM and access.region not in WRITABLE:
             return
         if access.write:
-            box(self._writers(access), access)[...] = pc
+            box(self._writers(access), access)[...] = pc + GIVEN + 1
             return
         key = (access.space, access.region, instr.engine)
         if key not in self.read:
-            self.read[key] = np.full(self._entries(access), -1, np.int32)
-        box(self.read[key], access)[...] = pc
+            self.read[key] = np.zeros(self._entries(access), np.int32)
+        box(self.read[key], access)[...] = pc + 1
 
 
 def _check_outputs(program: Program, findings: _Findings) -> None:
@@ -265,7 +288,7 @@ def _check_outputs(program: Program, findings: _Findings) -> None:
     written = np.zeros(program.output_bytes, np.bool_)
     for instr in program.instructions:
         for access in instr.accesses(program.target):
-            if access.space is Space.DRAM and access.region == 3 and access.write:
+            if access.space is Space.DRAM and access.region == OUTPUT_REGION and access.write:
                 box(written, access)[...] = True
     for tensor in program.abi.outputs:
         pixels = written[tensor.offset : tensor.offset + tensor.bytes].reshape(-1, tensor.pixel_stride)

@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NoReturn
 
+import numpy as np
+
 from isa.diagnostics import BinaryError, Diagnostic, Findings, TargetError
 from isa.elf import (
     FLAG_ALLOC,
@@ -37,7 +39,6 @@ from isa.locations import FileLoc
 from isa.plain import PlainError, from_json, to_json
 from isa.program import (
     HOST_DTYPES,
-    REGION_NAMES,
     REGION_SHIFT,
     WRITABLE,
     Abi,
@@ -48,6 +49,8 @@ from isa.program import (
     Program,
     Symbol,
     TensorRow,
+    box_shape,
+    stored_access,
     volume,
 )
 from isa.spec import WORD_BYTES
@@ -179,7 +182,7 @@ def load(data: bytes, name: str = "binary") -> Program:
         if missing:
             raise ElfError(f"the section {missing[0]} is missing")
         note = _check_note(file, data)
-        return _program(file, note, name)
+        return _program(file, data, note, name)
     except (ElfError, PlainError) as error:
         _refuse(name, "binary.format", str(error))
     except TargetError as error:
@@ -223,8 +226,9 @@ def _check_note(file: ElfFile, data: bytes) -> NoteRecord:
             f"the note says ISA {record.isa}, container {record.container}; this tool "
             f"knows {ISA_VERSION} and {CONTAINER_VERSION}"
         )
-    if unknown := [e for e in record.extensions if e not in EXTENSIONS]:
-        raise ElfError(f"the extension {unknown[0]!r} is unknown")
+    for letter in record.extensions:
+        what = f"needs extension {letter} ({EXTENSIONS[letter]})" if letter in EXTENSIONS else "is unknown"
+        raise ElfError(f"the extension {letter!r} {what}; this tool has none")
     digests = tuple((s.name, _sha256(s.data)) for s in file.sections if s.kind == PROGBITS)
     for (name, found), (listed, expected) in zip(digests, record.sections_sha256, strict=False):
         if name != listed or found != expected:
@@ -238,7 +242,7 @@ def _check_note(file: ElfFile, data: bytes) -> NoteRecord:
     return record
 
 
-def _program(file: ElfFile, note: NoteRecord, name: str) -> Program:
+def _program(file: ElfFile, content: bytes, note: NoteRecord, name: str) -> Program:
     def data(section: str) -> bytes:
         found = file.find(section)
         return found.data if found else b""
@@ -280,12 +284,17 @@ def _program(file: ElfFile, note: NoteRecord, name: str) -> Program:
     )
     _check_interface(program)
     _check_debug(program)
-    if [s for s in file.sections if s.name in REQUIRED or s.name in REGION_NAMES.values()] != [
-        *program_sections(program),
-        *(s for s in file.sections if s.name == ".note.x1"),
-    ]:
-        raise ElfError("the sections are not in canonical form")
+    _require_canonical(file, content, program)
     return program
+
+
+def _require_canonical(file: ElfFile, data: bytes, program: Program) -> None:
+    """Writing the program again gives the same file; sections of other names stay as they are."""
+    known = iter(program_sections(program))
+    names = {s.name for s in program_sections(program)}
+    sections = [next(known) if s.name in names else s for s in file.sections if s.name != ".note.x1"]
+    if next(known, None) is not None or assemble_sections(sections, program.note) != data:
+        raise ElfError("the file is not written canonically")
 
 
 def _text(data: bytes) -> str:
@@ -358,7 +367,11 @@ def _check_tensor(tensor: Interface, region: int, limit: int, writer: str) -> No
     low, high = (0, 255) if tensor.device_dtype == "uint8" else (-128, 127)
     if not low <= tensor.zero_point <= high:
         raise PlainError(f"{what} has a zero point outside {low}..{high}")
-    if (scale is None) != (tensor.dtype == tensor.device_dtype or tensor.dtype == "int64"):
+    exact = scale is None and (
+        tensor.dtype == tensor.device_dtype or (tensor.dtype, tensor.device_dtype) == ("int64", "int32")
+    )
+    real = scale is not None and tensor.dtype == "float32" and tensor.device_dtype in ("int8", "uint8")
+    if not exact and not real:
         raise PlainError(f"{what} has no conversion from {tensor.dtype} to {tensor.device_dtype}")
 
 
@@ -385,6 +398,10 @@ def _check_debug(program: Program) -> None:
             not 0 <= a < b <= n for (a, b), n in zip(row.box, shape, strict=True)
         ):
             raise PlainError(f".x1.map: the box at {row.first} leaves its tensor")
+        last = row.first + row.count - 1
+        access = stored_access(program.instructions[last], program.target, row)
+        if access is None or access.size() != volume(box_shape(row.box)) * np.dtype(held.dtype).itemsize:
+            raise PlainError(f".x1.map: the instruction at {last} holds no such box in '{row.operand}'")
     for given in (*program.abi.inputs, *program.abi.outputs):
         if given.tensor is not None and (
             given.tensor not in tensors or tensors[given.tensor].shape != given.device_shape

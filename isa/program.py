@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from isa.spec import Instruction
+from isa.spec import Access, Instruction
 from isa.target import Target
 from isa.validate import Region
 
@@ -252,6 +252,15 @@ class Program:
         """The fused operator that an instruction belongs to."""
         row = self.row_of(pc)
         return next((o for o in self.operators.ops if row and o.id == row.op), None)
+
+
+def stored_access(instr: Instruction, target: Target, row: MapRow) -> Access | None:
+    """The footprint in which an instruction holds the box of its row; None where it does not hold it."""
+    if row.box is None:
+        return None
+    elements = volume(box_shape(row.box))
+    found = (a for a in instr.accesses(target) if a.write and a.operand == row.operand)
+    return next((a for a in found if a.size() in (elements, 4 * elements)), None)
 
 
 def box_shape(box: Sequence[tuple[int, int]]) -> tuple[int, ...]:

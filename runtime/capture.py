@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from isa.program import MapRow, Program, TensorRow, box_shape, taken_through
+from isa.program import MapRow, Program, TensorRow, box_shape, stored_access, taken_through
 from isa.spec import Instruction
 from runtime.machine import Machine
 
@@ -43,9 +43,8 @@ class TensorCapture:
             assert row.box is not None
             place = tuple(slice(a, b) for a, b in row.box)
             dtype = self._device[row.tensor].dtype
-            access = next(
-                a for a in instr.accesses(self._machine.target) if a.write and a.operand == row.operand
-            )
+            access = stored_access(instr, self._machine.target, row)
+            assert access is not None, "the loader has checked it"
             values = self._machine.read(access, dtype)
             self._device[row.tensor][place] = values.reshape(box_shape(row.box))
             self._seen[row.tensor][place] += 1

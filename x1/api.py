@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -187,8 +187,9 @@ def quantize(
             )
         )
     samples, described = _samples(calibrate, network.input_shapes)
-    scheme = driver.calibrate(network.float_graph, samples)
-    return with_scheme(network, scheme, f"{method} on {described}", log)
+    counted = _Counted(samples)
+    scheme = driver.calibrate(network.float_graph, counted)
+    return with_scheme(network, scheme, f"{method} on {described or f'{counted.count} samples'}", log)
 
 
 def with_scheme(
@@ -248,9 +249,24 @@ def check(binary: str | Path | Binary) -> CheckReport:
     return check_program(loaded.program)
 
 
+class _Counted:
+    """Samples, counted as they are taken."""
+
+    def __init__(self, samples: Iterable[Sample]) -> None:
+        self.samples, self.count = samples, 0
+
+    def __iter__(self) -> Iterator[Sample]:
+        for sample in self.samples:
+            self.count += 1
+            yield sample
+
+
 def _samples(calibrate: Calibration, shapes: Mapping[str, Sequence[int]]) -> tuple[Iterable[Sample], str]:
-    """The samples, and how the binary describes them: never by a path."""
+    """The samples, and how the binary describes them where that is not their number.
+
+    A binary says nothing of files: what they are called must not change its bytes.
+    """
     if isinstance(calibrate, (str, Path)):
         text = str(calibrate)
-        return data.calibration(text, shapes), text if text.startswith("random:") else Path(text).name
-    return calibrate, "given samples"
+        return data.calibration(text, shapes), text if text.startswith("random:") else ""
+    return calibrate, ""

@@ -6,7 +6,7 @@ none by name.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
@@ -32,6 +32,8 @@ class OnnxNode:
     output: str
     loc: Loc
     outputs: int = 1
+    taken: Set[str] = frozenset()
+    """The names of all tensors of the model."""
 
     def fail(self, message: str, allowed: str = "", remedy: str = "") -> NoReturn:
         """Refuse the node."""
@@ -75,6 +77,14 @@ class OnnxNode:
     def add(self, operation: Op, *operands: Node) -> Node:
         """The node's result: an operation under the name of its output."""
         return self.graph.add(operation, operands, name=self.output, loc=self.loc)
+
+    def before(self, operation: Op, *operands: Node, suffix: str) -> Node:
+        """A value on the way to the result, under a name that no tensor of the model has."""
+        name, number = f"{self.output}.{suffix}", 0
+        while name in self.taken:
+            number += 1
+            name = f"{self.output}.{suffix}.{number}"
+        return self.graph.add(operation, operands, name=name, loc=self.loc)
 
     def const(self, value: NDArray[Any], suffix: str) -> Node:
         """A constant that the importer derives."""

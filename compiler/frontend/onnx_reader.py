@@ -82,6 +82,9 @@ class _Importer:
         self.folder = path.resolve().parent
         self.findings = Findings(CompileError)
         self.graph = Graph(path.stem)
+        self.names = {o for node in proto.graph.node for o in node.output} | {
+            i.name for i in proto.graph.input
+        }
         self.values: dict[str, Node] = {}
         self.opset = 0
         self.failed: set[str] = set()
@@ -301,6 +304,7 @@ class _Importer:
             node.output[0],
             loc,
             sum(1 for o in node.output if o),
+            self.names,
         )
         try:
             made = rule(request)

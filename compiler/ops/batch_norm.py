@@ -10,7 +10,11 @@ from compiler.frontend.importing import LayerCall, OnnxNode, layer, onnx_operato
 from compiler.ir.graph import Node
 from compiler.ir.op import Array, Op, ShapeError, op
 from compiler.ir.types import DType, TensorType
+from compiler.ops.shapes import INFERENCE_OPSET
 from compiler.quantize.rules import Quantizer, quantization_rule
+
+SPATIAL_OPSET = 9
+"""Since this opset statistics are per channel."""
 
 
 @op("nn.batch_norm", "x:f32", "gain:f32", "offset:f32")
@@ -45,6 +49,10 @@ def import_batch_norm(n: OnnxNode) -> Node:
     """Inference with constant statistics."""
     if n.integer("training_mode", 0) or n.outputs > 1:
         n.fail("training_mode=1 is not supported", "training_mode=0 and one output")
+    if n.opset < INFERENCE_OPSET and not n.integer("is_test", 0):
+        n.fail("is_test=0 is not supported", "is_test=1")
+    if n.opset < SPATIAL_OPSET and not n.integer("spatial", 1):
+        n.fail("spatial=0 is not supported", "spatial=1")
     constants = [n.constant(i, what) for i, what in enumerate(("scale", "B", "mean", "var"), 1)]
     channels = n.operand(0).shape[1:2]
     if any(c.shape != channels for c in constants):

@@ -12,9 +12,12 @@ from compiler.ir.graph import Node
 from compiler.ir.op import Array, Op, ShapeError, op
 from compiler.ir.types import DType, TensorType
 from compiler.ops.activation import ACTIVATIONS, apply_activation
+from compiler.ops.add import Add
 from compiler.ops.spatial import Pair, require_codes, require_symmetric, write_clamped
 from compiler.quantize.rules import Quantizer, quantization_rule
 from isa import arithmetic
+
+RANK = 2
 
 
 def _product(types: Sequence[TensorType]) -> tuple[int, int]:
@@ -77,27 +80,31 @@ class QGemm(Op):
 
 @onnx_operator("Gemm")
 def import_gemm(n: OnnxNode) -> Node:
-    """alpha * A * B + beta * C with constant B and C; alpha and beta go into the constants."""
+    """alpha * A * B + beta * C with constant B and C; alpha and beta go into the constants.
+
+    A C with one value per column is the bias, any other is added afterwards.
+    """
     a, b = n.operand(0), n.constant(1, "B")
     if n.integer("transA", 0):
         n.fail("transA=1 is not supported", "transA=0")
-    if b.ndim != 2 or b.dtype != np.float32:
+    if b.ndim != RANK or b.dtype != np.float32:
         n.fail(f"B is {b.dtype}{list(b.shape)}", "a float32 matrix")
+    if len(a.shape) != RANK:
+        n.fail(f"A has the shape {list(a.shape)}", "a matrix")
     weights = (b.T if n.integer("transB", 0) else b) * np.float32(n.real("alpha", 1.0))
-    bias = np.zeros(weights.shape[1], np.float32)
-    if n.maybe(2) is not None:
-        bias = _row(n, n.constant(2, "C"), weights.shape[1]) * np.float32(n.real("beta", 1.0))
-    return n.add(Gemm(), a, n.const(weights, "weight"), n.const(bias, "bias"))
-
-
-def _row(n: OnnxNode, values: Array, columns: int) -> Array:
-    if (
-        values.dtype != np.float32
-        or values.size not in (1, columns)
-        or values.shape[-1:] not in ((), (1,), (columns,))
-    ):
-        n.fail(f"C is {values.dtype}{list(values.shape)}", f"a float32 per column: [{columns}]")
-    return np.ascontiguousarray(np.broadcast_to(values.reshape(-1), (columns,)))
+    rows, columns = a.shape[0], weights.shape[1]
+    c = np.zeros(1, np.float32) if n.maybe(2) is None else n.constant(2, "C")
+    try:
+        spread = np.broadcast_to(c, (rows, columns)) * np.float32(n.real("beta", 1.0))
+    except ValueError:
+        n.fail(f"C of shape {list(c.shape)} does not broadcast to {[rows, columns]}")
+    if c.dtype != np.float32:
+        n.fail(f"C is {c.dtype}", "float32")
+    if (spread == spread[0]).all() or not np.isfinite(spread).all():
+        return n.add(Gemm(), a, n.const(weights, "weight"), n.const(spread[0].copy(), "bias"))
+    zero = n.const(np.zeros(columns, np.float32), "bias")
+    product = n.before(Gemm(), a, n.const(weights, "weight"), zero, suffix="product")
+    return n.add(Add(), product, n.const(spread.copy(), "c"))
 
 
 @onnx_operator("MatMul")

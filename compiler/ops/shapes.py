@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
 
@@ -13,6 +14,9 @@ from compiler.ir.graph import Node
 from compiler.ir.op import Array, Op, ShapeError, op
 from compiler.ir.types import Shape, TensorType
 from compiler.quantize.rules import Quantizer, quantization_rule
+
+INFERENCE_OPSET: Final = 7
+"""Since this opset Dropout and BatchNormalization mean inference unless they say otherwise."""
 
 
 @op("reshape", "x")
@@ -62,6 +66,12 @@ class Identity(Op):
 @onnx_operator("Identity", "Dropout")
 def import_identity(n: OnnxNode) -> Node:
     """Identity, and Dropout at inference."""
+    if n.op_type == "Dropout":
+        training = n.maybe(2)
+        if training is not None and n.constant(2, "training_mode").any():
+            n.fail("training_mode=true is not supported", "training_mode=false")
+        if n.opset < INFERENCE_OPSET and not n.integer("is_test", 0):
+            n.fail("is_test=0 is not supported", "is_test=1")
     return n.add(Identity(), n.operand(0))
 
 

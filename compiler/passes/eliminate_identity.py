@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from compiler.ir.graph import Graph
+from compiler.ir.graph import Graph, SourceView
 from compiler.ops.shapes import Identity, Reshape, Transpose
 from compiler.passes.base import Pass
 
@@ -26,6 +26,7 @@ class EliminateIdentity(Pass):
                 or (isinstance(node.op, Transpose) and node.op.perm == tuple(range(len(node.shape))))
             )
             if idle:
-                node.inputs[0].views += node.views  # the same value under the same shape
+                own = () if node.views else (SourceView(node.name, (), node.shape),)
+                node.inputs[0].views += (*own, *node.views)  # the same value under the same shape
                 graph.replace(node, node.inputs[0])
         return graph

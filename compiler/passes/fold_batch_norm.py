@@ -24,20 +24,23 @@ class FoldBatchNorm(Pass):
     name: ClassVar[str] = "fold-batch-norm"
 
     def run(self, graph: Graph) -> Graph:
-        for norm, _ in graph.of(BatchNorm):
+        for norm, operation in graph.of(BatchNorm):
             producer, gain, offset = norm.inputs
-            if graph.sole_user(producer) is norm and _foldable(producer):
+            if graph.sole_user(producer) is norm and operation.axis == _channel_axis(producer):
                 _fold(graph, norm, producer, gain, offset)
         graph.erase_dead()
         return graph
 
 
-def _foldable(producer: Node) -> bool:
+def _channel_axis(producer: Node) -> int | None:
+    """The axis of the output channels of what a normalization can be folded into."""
     match producer.op:
-        case Conv2d(clamp=None) | Gemm(clamp=None):
-            return True
+        case Conv2d(clamp=None, layout=layout):
+            return 1 if layout == "NCHW" else 3
+        case Gemm(clamp=None):
+            return 1
         case _:
-            return False
+            return None
 
 
 def _fold(graph: Graph, norm: Node, producer: Node, gain: Node, offset: Node) -> None:
@@ -54,5 +57,6 @@ def _fold(graph: Graph, norm: Node, producer: Node, gain: Node, offset: Node) ->
         ),
         name=norm.name,
         loc=fuse(producer.loc, norm.loc),
+        views=norm.views,
     )
     graph.replace(norm, folded)

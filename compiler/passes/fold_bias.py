@@ -35,7 +35,13 @@ class FoldBias(Pass):
                 bias = graph.const((b.constant + row).astype(np.float32), b.name, b.loc)
                 graph.replace(
                     total,
-                    graph.add(producer.op, (x, w, bias), name=total.name, loc=fuse(producer.loc, total.loc)),
+                    graph.add(
+                        producer.op,
+                        (x, w, bias),
+                        name=total.name,
+                        loc=fuse(producer.loc, total.loc),
+                        views=total.views,
+                    ),
                 )
         graph.erase_dead()
         return graph

@@ -36,6 +36,7 @@ class FuseActivation(Pass):
                 producer.inputs,
                 name=clamp.name,
                 loc=fuse(producer.loc, clamp.loc),
+                views=clamp.views,
             )
             graph.replace(clamp, fused)
         graph.erase_dead()

@@ -59,7 +59,7 @@ class QuantizeGraph(Pass):
             quantized = quantizer.graph.add(
                 Quantize(), (given,), name=node.name, loc=node.loc, quant=quantizer.chosen(node)
             )
-            quantized.views = (SourceView(node.name, (), node.shape),)
+            quantized.views = (SourceView(node.name, (), node.shape), *node.views)
             return quantized
         inputs = [values[i.id] for i in node.inputs if not i.is_constant]
         return RULES[type(node.op)](quantizer, node, inputs)

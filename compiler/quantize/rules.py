@@ -42,7 +42,7 @@ class Quantizer:
     def add(self, operation: Op, inputs: list[Node], source: Node, quant: Quant | None) -> Node:
         """An operation that computes what `source` does, under its name and place."""
         made = self.graph.add(operation, inputs, name=source.name, loc=source.loc, quant=quant)
-        made.views = (SourceView(source.name, (), made.shape),)
+        made.views = (SourceView(source.name, (), made.shape), *source.views)
         return made
 
     def const(self, value: NDArray[Any], source: Node, quant: Quant | None = None) -> Node:

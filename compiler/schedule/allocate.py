@@ -62,10 +62,22 @@ def allocate(order: list[TileOp], tensors: list[Tensor], target: Target) -> Allo
             used[memory] = _line_up(mine)
         if used[memory] > limits.get(memory, used[memory]):
             raise AllocationError(memory, used[memory], limits[memory])
+        _require_disjoint(mine)
         for slot in mine:
             for buffer in slot.buffers:
                 buffer.address = slot.address
     return Allocation(used)
+
+
+def _require_disjoint(slots: list[Slot]) -> None:
+    """Check, apart from how they were placed, that slots held at the same time share no address."""
+    active: list[Slot] = []
+    for slot in sorted(slots, key=lambda s: s.first):
+        active = [s for s in active if s.last >= slot.first]
+        for other in active:
+            apart = other.address + other.size <= slot.address or slot.address + slot.size <= other.address
+            assert apart, f"{other.buffers[0].name} and {slot.buffers[0].name} share memory"
+        active.append(slot)
 
 
 def _slots(order: list[TileOp], tensors: list[Tensor]) -> list[Slot]:
@@ -85,6 +97,7 @@ def _extend(slots: dict[str, Slot], buffer: Buffer, time: int) -> None:
     if slot is None:
         slots[buffer.slot] = Slot(buffer.memory, [buffer], buffer.size, buffer.align, time, time)
         return
+    assert slot.memory is buffer.memory, f"{buffer.name} is in two memories"
     if time < len(slot.buffers) or not any(b is buffer for b in slot.buffers[-4:]):
         slot.buffers.append(buffer)
     slot.size, slot.align = max(slot.size, buffer.size), max(slot.align, buffer.align)

@@ -98,7 +98,8 @@ class Builder:
         """Read-only bytes in DRAM; equal bytes are kept once."""
         key = (memory, hashlib.sha256(content).hexdigest())
         if key not in self._images:
-            self._images[key] = Buffer(name, memory, len(content), f"{name}.{key[1][:12]}", content=content)
+            slot = f"{memory.value}.{key[1]}"
+            self._images[key] = Buffer(name, memory, len(content), slot, content=content)
         return self._images[key]
 
     def emit(

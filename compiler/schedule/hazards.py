@@ -58,7 +58,7 @@ class HazardMap:
         last = NONE
         for shadow, kind in ((self._written, True), (self._read, False)):
             if (kind or access.write) and self._top.get((key, engine, kind), NONE) > known:
-                last = max(last, int(box(shadow[key, engine], access).max()))
+                last = max(last, int(box(shadow[key, engine], access).max()) - 1)
         return last
 
     def _record(self, access: Access, engine: Engine, index: int) -> None:
@@ -70,6 +70,8 @@ class HazardMap:
                 if access.space is Space.DRAM
                 else memory_size(self._target, access.space)
             )
-            shadows[key, engine] = np.full(size, NONE, np.int32)
-        box(shadows[key, engine], access)[...] = index
+            shadows[key, engine] = np.zeros(
+                size, np.int32
+            )  # 0: none; memory that is not touched costs nothing
+        box(shadows[key, engine], access)[...] = index + 1
         self._top[key, engine, access.write] = index

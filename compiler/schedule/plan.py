@@ -103,7 +103,7 @@ class _Planner:
     def _input(self, node: Node) -> None:
         """A graph input, as the host has permuted and quantized it."""
         name = self._host_value(node.inputs[0]).name
-        home = Buffer(name, Memory.INPUT, node.type.elements, f"input.{name}")
+        home = Buffer(name, Memory.INPUT, node.type.elements, f"input.{node.id}")
         tensor = self._tensor(node, node.shape, home)
         self.plan.inputs.append((node, tensor))
         self.plan.views[node.id] = View(tensor, device_shape(node.shape))
@@ -152,13 +152,16 @@ class _Planner:
         return tensor
 
     def _home(self, node: Node) -> Buffer:
-        """Where a layer's result lives: the output region, the scratchpad, or the arena."""
+        """Where a layer's result lives: the output region, the scratchpad, or the arena.
+
+        Slots are told apart by the node's number: names come from models and need not differ.
+        """
         size = node.type.elements
         if node.id in self.returned:
-            return Buffer(node.name, Memory.OUTPUT, size, f"output.{node.name}")
+            return Buffer(node.name, Memory.OUTPUT, size, f"output.{node.id}")
         if node.id in self.resident:
-            return Buffer(node.name, Memory.SPM, size, f"resident.{node.name}")
-        return Buffer(node.name, Memory.ARENA, size, f"arena.{node.name}")
+            return Buffer(node.name, Memory.SPM, size, f"resident.{node.id}")
+        return Buffer(node.name, Memory.ARENA, size, f"arena.{node.id}")
 
     # --- residency -------------------------------------------------------------------------------
 

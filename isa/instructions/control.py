@@ -210,6 +210,8 @@ class ScalarOperation(ScalarFormat):
     ra. sel gives rb where ra is not 0, else imm. s0 reads 0, so that any of them may be left out.
     """
 
+    shorthands = ("{fn}",)
+
     def unused(self) -> frozenset[str]:
         match self.fn:
             case Scalar.MOV:

@@ -90,10 +90,10 @@ class VectorElementwise(Instruction):
 
     add is QLinearAdd: rne(fma(a, p0, fma(b, p1, p2))). mul is QLinearMul: zero point added before
     rounding. imax, imin, isub and iadd are integer. The functions that begin with f dequantize
-    both sides by p0 and p1, compute in float32 and quantize by p2. prelu and affine take slopes, or
-    gains and offsets, per channel from PRM behind the record. lerp0 and lerp1 weigh A[i], A[i+d],
-    B[i], B[i+d] by p1..p4, with d = 0 or aps, and quantize by p5. bc=1 reads one channel of B for
-    all; a pitch of 0 broadcasts rows or pixels.
+    both sides by p0 and p1, compute in float32 and quantize by p2; 0/0 becomes lo. prelu and affine
+    take slopes, or gains and offsets, per channel from PRM behind the record. lerp0 and lerp1 weigh
+    A[i], A[i+d], B[i], B[i+d] by p1..p4, with d = 0 or aps, and quantize by p5. bc=1 reads one channel
+    of B for all; a pitch of 0 broadcasts rows or pixels.
     """
 
     a: int = operand(23, doc="first byte of A in SPM")
@@ -186,7 +186,7 @@ class VectorElementwise(Instruction):
                 with np.errstate(divide="ignore", invalid="ignore"):
                     v = FLOAT_BINARY[fn](left, right)
                 return arithmetic.quantize_real(
-                    np.nan_to_num(v, nan=0.0, posinf=np.inf, neginf=-np.inf), q.p[2], q.zo, q.lo, q.hi
+                    np.where(np.isnan(v), np.float32(-np.inf), v), q.p[2], q.zo, q.lo, q.hi
                 )
 
     def _unary(self, m: MachineState, a: NDArray[Any], q: QuantRecord) -> NDArray[Any]:

@@ -91,7 +91,7 @@ def test_swapped_dependent_instructions_are_rejected() -> None:
 
 def text_program(body: str) -> Program:
     """The program of a text; the assembler would refuse one without halt, so that it is cut off here."""
-    head = ".target tiny8\n.region 1 256\n.region 2 256\n.region 3 64\n"
+    head = ".target tiny8\n.region 1 256\n.region 3 64\n.tensor in x int8 [256] R2\n"
     if body.endswith("halt"):
         return assemble(head + body).program
     whole = assemble(f"{head}{body}\nhalt").program
@@ -135,6 +135,24 @@ def test_interleaved_writes_do_not_race() -> None:
     )
     assert not check(text_program(body.format(dst=1))).violations
     assert check(text_program(body.format(dst=2))).violations
+
+
+def test_bytes_of_the_input_region_that_no_input_has_are_undefined() -> None:
+    text = ".target tiny8\n.region 2 64\n.tensor in a int8 [8] R2\n.tensor in b int8 [8] R2+16\n"
+    for count, sound in ((8, True), (9, False), (24, False)):
+        program = assemble(f"{text}ld spm 0, R2, n={count}\nhalt").program
+        assert (not check(program).violations) == sound
+    both = assemble(f"{text}ld spm 0, R2, n=8, n1=2, ds1=16, ls1=8\nhalt").program
+    assert not check(both).violations
+
+
+def test_registers_are_defined_and_ordered_like_any_memory() -> None:
+    absmax = "ldf spm 0, n=8, fill=3 signal(0)\nvred absmax, 1x1x8, sreg=5, ips=8 irs=8 wait(0) {signal}\n"
+    assert check(text_program(absmax.format(signal="") + "sop mov rd=2, rb=5\nhalt")).violations
+    ordered = absmax.format(signal="signal(1)") + "sop mov rd=2, rb=5 wait(1)\nhalt"
+    assert not check(text_program(ordered)).violations
+    assert check(text_program("sop mov rd=2, rb=7\nhalt")).violations
+    assert not check(text_program("sop mov rd=2, rb=0, imm=4\nassert eq ra=2, imm=4\nhalt")).violations
 
 
 def test_control_waits_hold_back_later_instructions() -> None:

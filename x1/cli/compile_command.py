@@ -71,7 +71,9 @@ def command(
             network = api.load_network(model, given, log)
             if calibrate is not None and emit != "nn":
                 network = api.quantize(network, calibrate, method=method, log=log)
-            return _text(_form(network, emit, machine), output, warnings)
+            text = _form(network, emit, machine, log)
+            _require_reached(log)
+            return _text(text, output, warnings)
         binary = api.compile(
             model,
             machine,
@@ -83,6 +85,7 @@ def command(
         )
     except StopHere as stopped:
         return _text(print_graph(stopped.graph, blobs=True), output, warnings)
+    _require_reached(log)
     if emit == "asm":
         return _text(disassemble(binary.program).text, output, warnings)
     binary.save(place)
@@ -91,11 +94,25 @@ def command(
     return Outcome({"output": place, **binary.summary()}, diagnostics=warnings)
 
 
-def _form(network: api.Model, emit: str, machine: Target) -> str:
+def _require_reached(log: PassLog) -> None:
+    """The pass to stop after must have been one that this compilation has."""
+    if log.stop_after is not None:
+        raise UsageError(
+            Diagnostic(
+                "usage.pass",
+                f"--stop-after {log.stop_after}: the pass is not part of this compilation",
+                allowed=", ".join(log.seconds),
+            )
+        )
+
+
+def _form(network: api.Model, emit: str, machine: Target, log: PassLog) -> str:
     """The network in one of the forms that are text."""
     if emit == "nn":
         return print_graph(network.float_graph or network.integers(), blobs=True)
-    return print_graph(network.integers(), blobs=True) if emit == "q" else schedule_text(network, machine)
+    return (
+        print_graph(network.integers(), blobs=True) if emit == "q" else schedule_text(network, machine, log)
+    )
 
 
 def _text(text: str, output: str | None, warnings: list[Diagnostic]) -> Outcome:
@@ -115,14 +132,17 @@ def _report(binary: api.Binary, place: str) -> None:
 
 
 def _log(print_after: str | None, stop_after: str | None, dump_dir: str | None) -> PassLog:
-    for option, name in (("--print-after", print_after), ("--stop-after", stop_after)):
-        if name is not None and name not in (*PASS_NAMES, "all"):
+    for option, name, known in (
+        ("--print-after", print_after, (*PASS_NAMES, "all")),
+        ("--stop-after", stop_after, PASS_NAMES),
+    ):
+        if name is not None and name not in known:
             raise UsageError(
                 Diagnostic(
                     "usage.pass",
                     f"{option} {name}: there is no such pass",
-                    allowed=", ".join(PASS_NAMES),
-                    remedy=did_you_mean(name, PASS_NAMES),
+                    allowed=", ".join(known),
+                    remedy=did_you_mean(name, known),
                 )
             )
     folder = Path(dump_dir) if dump_dir is not None else None

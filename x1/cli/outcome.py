@@ -94,6 +94,8 @@ def run_command(group: click.Command, arguments: list[str]) -> int:
         _give_up_stdout()
         say(f"error: cannot write to stdout: {error.strerror}")
         return ExitCode.USAGE
+    except MemoryError:
+        return _out_of_memory(arguments)
     except Exception as error:  # noqa: BLE001  (the last resort: no traceback reaches a person)
         return _internal(error, arguments)
     return ExitCode.OK
@@ -141,6 +143,15 @@ def _usage(error: click.ClickException, arguments: list[str]) -> int:
     command = next((a for a in arguments if not a.startswith("-")), "x1")
     _print(command, Outcome({}, ExitCode.USAGE, "", [diagnostic]), as_json="--json" in arguments)
     return ExitCode.USAGE
+
+
+def _out_of_memory(arguments: list[str]) -> int:
+    diagnostic = Diagnostic(
+        "fit.host", "the host has too little memory for this", remedy="use a machine with more memory"
+    )
+    command = next((a for a in arguments if not a.startswith("-")), "x1")
+    _print(command, Outcome({}, ExitCode.DOES_NOT_FIT, "", [diagnostic]), as_json="--json" in arguments)
+    return ExitCode.DOES_NOT_FIT
 
 
 def _internal(error: Exception, arguments: list[str]) -> int:
