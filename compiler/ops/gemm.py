@@ -95,16 +95,16 @@ def import_gemm(n: OnnxNode) -> Node:
     rows, columns = a.shape[0], weights.shape[1]
     c = np.zeros(1, np.float32) if n.maybe(2) is None else n.constant(2, "C")
     try:
-        spread = np.broadcast_to(c, (rows, columns)) * np.float32(n.real("beta", 1.0))
+        spread: Array = np.broadcast_to(c, (rows, columns)) * np.float32(n.real("beta", 1.0))
     except ValueError:
         n.fail(f"C of shape {list(c.shape)} does not broadcast to {[rows, columns]}")
     if c.dtype != np.float32:
         n.fail(f"C is {c.dtype}", "float32")
     if (spread == spread[0]).all() or not np.isfinite(spread).all():
-        return n.add(Gemm(), a, n.const(weights, "weight"), n.const(spread[0].copy(), "bias"))
+        return n.add(Gemm(), a, n.const(weights, "weight"), n.const(np.array(spread[0]), "bias"))
     zero = n.const(np.zeros(columns, np.float32), "bias")
     product = n.before(Gemm(), a, n.const(weights, "weight"), zero, suffix="product")
-    return n.add(Add(), product, n.const(spread.copy(), "c"))
+    return n.add(Add(), product, n.const(np.array(spread), "c"))
 
 
 @onnx_operator("MatMul")

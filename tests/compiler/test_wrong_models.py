@@ -75,6 +75,8 @@ WRONG: dict[str, tuple[Nodes, Constants, str, str]] = {
     "constant output": ([node("Relu", "x", "y")], {"c": np.ones(3, np.float32)}, "y c", "depends on an input"),
     "huge sum": ([node("Add", "a b", "c"), node("Relu", "x", "y")], {"a": np.ones((1 << 15, 1), np.float32),
                                                                    "b": np.ones((1, 1 << 15), np.float32)}, "y c", "elements"),
+    "dropout in training": ([node("Dropout", "x r t", "y")], {"r": np.array(0.5, np.float32), "t": np.ones((), np.bool_)}, "y",
+                            "training_mode=true is not supported"),
     "window beyond its image": ([node("AveragePool", "x", "y", kernel_shape=[2000, 2000])], {}, "y", "does not fit"),
 }  # fmt: skip
 
@@ -114,6 +116,74 @@ def test_interfaces_of_every_shape_are_kept(nodes: Nodes, outputs: str, inputs: 
     result = verify(model, binary, samples)
     assert result.mismatches == 0
     assert all(t.comparable for t in result.tensors)
+
+
+@pytest.mark.parametrize("name", ["a", "x/nhwc", "c/nchw", "c/turned"])
+def test_names_that_passes_use_are_free_for_models(name: str, tmp_path: Path) -> None:
+    """Two live tensors of one name must not share memory."""
+    nodes = [node("Softmax", "x", name, axis=3), node("Conv", "x w", "c"), node("Add", f"c {name}", "y")]
+    weights = np.random.default_rng(1).standard_normal((3, 3, 1, 1)).astype(np.float32)
+    network = api.load_network(save(tmp_path, nodes, {"w": weights}))
+    assert network.float_graph is not None
+    samples = random_inputs(network.float_graph, 1)
+    model = api.quantize(network, samples)
+    for target in ("tiny8", "edge32"):
+        assert verify(model, api.compile(model, target), samples).mismatches == 0
+
+
+@pytest.mark.parametrize("shape", [(3,), (1, 3), (1,), (2, 1), (2, 3), (1, 1), ()])
+def test_c_of_a_gemm_broadcasts_as_onnx_says(shape: tuple[int, ...], tmp_path: Path) -> None:
+    from compiler.ir.evaluate import outputs
+    from tests.oracle import ort
+
+    generator = np.random.default_rng(2)
+    w, c = (
+        generator.standard_normal((96, 3)).astype(np.float32),
+        generator.standard_normal(shape).astype(np.float32),
+    )
+    nodes = [node("Reshape", "x s", "f"), node("Gemm", "f w c", "y", beta=3.0)]
+    path = save(tmp_path, nodes, {"w": w, "c": np.asarray(c), "s": np.array([2, 96])})
+    network = api.load_network(path)
+    assert network.float_graph is not None
+    (sample,) = samples = random_inputs(network.float_graph, 1)
+    expected = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"]).run(None, sample)[0]
+    np.testing.assert_allclose(outputs(network.float_graph, sample)["y"], expected, rtol=1e-5, atol=1e-4)
+    model = api.quantize(network, samples)
+    assert verify(model, api.compile(model), samples).mismatches == 0
+
+
+def test_values_that_vanish_in_identities_are_still_shown(tmp_path: Path) -> None:
+    nodes = [
+        node("Conv", "x w", "c"), node("Identity", "c", "i"), node("Relu", "i", "r"), node("Identity", "r", "j"),
+        node("MaxPool", "j", "p", kernel_shape=[2, 2]), node("Dropout", "p", "y"),
+    ]  # fmt: skip
+    network = api.load_network(save(tmp_path, nodes, {"w": ONES}))
+    assert network.float_graph is not None
+    samples = random_inputs(network.float_graph, 1)
+    model = api.quantize(network, samples)
+    result = verify(model, api.compile(model), samples)
+    assert {t.name for t in result.tensors} == {"x", "r", "j", "p", "y"}, "c and i are fused into r"
+    assert result.mismatches == 0
+
+
+def test_a_normalization_along_another_axis_is_not_folded() -> None:
+    from compiler.ir.evaluate import outputs
+    from compiler.ir.graph import Graph
+    from compiler.ir.types import DType
+    from compiler.ops.batch_norm import BatchNorm
+    from compiler.ops.conv2d import Conv2d
+
+    graph = Graph("axis")
+    x = graph.input("x", DType.F32, (1, 3, 3, 3))
+    generator = np.random.default_rng(3)
+    constants = [
+        graph.const(generator.standard_normal(s).astype(np.float32)) for s in ((3, 3, 1, 1), (3,), (3,), (3,))
+    ]
+    y = graph.add(Conv2d((1, 1), (0, 0, 0, 0), (1, 1), "NCHW"), (x, *constants[:2]))
+    graph.set_outputs([graph.add(BatchNorm(2), (y, *constants[2:]))], ["y"])
+    (sample,) = random_inputs(graph, 1)
+    expected = outputs(graph, sample)["y"]
+    np.testing.assert_allclose(outputs(driver.prepare(graph), sample)["y"], expected, rtol=1e-5, atol=1e-5)
 
 
 # --- the network language -----------------------------------------------------------------------------
