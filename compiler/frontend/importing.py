@@ -72,7 +72,7 @@ class OnnxNode:
     def text(self, name: str, default: str) -> str:
         """A text attribute."""
         value = self.attributes.get(name, default)
-        return value.decode() if isinstance(value, bytes) else str(value)
+        return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
 
     def add(self, operation: Op, *operands: Node) -> Node:
         """The node's result: an operation under the name of its output."""

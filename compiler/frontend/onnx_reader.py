@@ -7,7 +7,7 @@ only from the model's own folder, and nothing is left to the protobuf's good man
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -68,11 +68,42 @@ def _parse(path: Path) -> onnx.ModelProto:
                 remedy="export the model again, or copy it in binary mode",
             )
         ) from None
+    if not _is_text(proto):
+        raise CompileError(
+            Diagnostic("model.format", "a name in the model is not UTF-8 text", FileLoc(str(path)))
+        )
     if not proto.HasField("graph") or proto.ir_version < 1:
         raise CompileError(
             Diagnostic("model.format", "the file is not an ONNX model: it has no graph", FileLoc(str(path)))
         )
     return proto
+
+
+def _is_text(proto: onnx.ModelProto) -> bool:
+    """Whether every name is UTF-8; the protobuf library takes others, and gives them as bytes or fails."""
+    try:
+        return all(isinstance(cast("object", text), str) for text in _texts(proto))
+    except UnicodeDecodeError:
+        return False
+
+
+def _texts(proto: onnx.ModelProto) -> Iterator[str]:
+    graph = proto.graph
+    yield from (graph.name, *(d.domain for d in proto.opset_import))
+    for node in graph.node:
+        yield from (node.name, node.op_type, node.domain, *node.input, *node.output)
+        for attribute in node.attribute:
+            yield from (attribute.name, attribute.ref_attr_name, *_tensor_texts(attribute.t))
+    for tensor in graph.initializer:
+        yield from _tensor_texts(tensor)
+    for value in (*graph.input, *graph.output):
+        yield from (value.name, *(d.dim_param for d in value.type.tensor_type.shape.dim))
+
+
+def _tensor_texts(tensor: onnx.TensorProto) -> Iterator[str]:
+    yield tensor.name
+    for entry in tensor.external_data:
+        yield from (entry.key, entry.value)
 
 
 class _Importer:

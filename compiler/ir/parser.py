@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import dataclasses
 import json
 import math
@@ -87,7 +86,7 @@ class _Reader:
         name, content = str(tree.children[0]), _string(tree.children[1])
         try:
             self.blobs[name] = base64.b64decode(content, validate=True)
-        except binascii.Error:
+        except ValueError:
             self._fail(tree, f"the blob {name} is not base64")
 
     def _use(self, at: Parsed, name: str) -> Node:

@@ -305,3 +305,18 @@ def test_a_missing_file_and_an_unknown_kind_are_usage_errors(tmp_path: Path) -> 
     for name in ("none.onnx", "m.txt", "nul\0.onnx", "x" * 5000 + ".onnx"):
         with pytest.raises(UsageError):
             load_model(tmp_path / name)
+
+
+def test_names_that_are_not_utf8_are_refused(tmp_path: Path) -> None:
+    """The protobuf library takes any bytes for a text."""
+    content = save(tmp_path, [node("Conv", "x w", "y", auto_pad="VALID")], {"w": ONES}).read_bytes()
+    for good in (b"Conv_1", b"VALID", b"Conv", b"auto_pad"):
+        assert good in content
+        (tmp_path / "m.onnx").write_bytes(content.replace(good, b"\xff" * len(good)))
+        with pytest.raises(CompileError):
+            load_model(tmp_path / "m.onnx")
+
+
+def test_a_blob_with_letters_of_other_alphabets_is_refused() -> None:
+    with pytest.raises(CompileError, match="is not base64"):
+        parse_graph(quantized_text().removesuffix('"\n') + 'é"\n')
