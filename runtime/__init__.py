@@ -2,7 +2,17 @@
 
 from runtime.capture import TensorCapture
 from runtime.faults import MachineTrap, TrapRecord
+from runtime.interleave import Interleaving
 from runtime.machine import Machine
 from runtime.session import Argument, RunResult, Session
 
-__all__ = ["Argument", "Machine", "MachineTrap", "RunResult", "Session", "TensorCapture", "TrapRecord"]
+__all__ = [
+    "Argument",
+    "Interleaving",
+    "Machine",
+    "MachineTrap",
+    "RunResult",
+    "Session",
+    "TensorCapture",
+    "TrapRecord",
+]

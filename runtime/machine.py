@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isa.program import WRITABLE, Program
-from isa.spec import Access, Instruction, Space, Trap, TrapError
+from isa.spec import Access, Instruction, MachineState, Space, Trap, TrapError
 from isa.validate import instruction_faults, memory_size
 from runtime.faults import trap_at
 from runtime.memory import Memory, space_name
@@ -100,16 +100,29 @@ class Machine:
         """
         if self.pc >= len(self.program.instructions):
             raise trap_at(self.program, self.pc - 1, TrapError(Trap.NO_HALT, "", "the stream has no halt"))
-        instr = self.program.instructions[self.pc]
-        try:
-            self._require_legal(instr)
-            instr.execute(self)
-        except TrapError as error:
-            raise trap_at(self.program, self.pc, error) from None
-        self.halted = instr.ends
-        self.pc += 1
-        self.retired += 1
+        instr = self.execute_at(self.pc, self)
+        self.retire(self.pc)
         return instr
+
+    def execute_at(self, pc: int, state: MachineState) -> Instruction:
+        """Execute the instruction at an index upon a state: this machine, or one that defers its writes.
+
+        Raises:
+            MachineTrap: it is not legal, or its execution traps.
+        """
+        instr = self.program.instructions[pc]
+        try:
+            self._require_legal(pc, instr)
+            instr.execute(state)
+        except TrapError as error:
+            raise trap_at(self.program, pc, error) from None
+        return instr
+
+    def retire(self, pc: int) -> None:
+        """The instruction at an index has completed."""
+        self.halted = self.program.instructions[pc].ends
+        self.pc = pc + 1
+        self.retired += 1
 
     def run(self, observer: Observer | None = None) -> None:
         """Execute to the halt; the observer sees every instruction after it has executed.
@@ -124,15 +137,15 @@ class Machine:
                 if observer is not None:
                     observer(pc, instr)
 
-    def _require_legal(self, instr: Instruction) -> None:
+    def _require_legal(self, pc: int, instr: Instruction) -> None:
         """Static legality is checked the first time an instruction is executed."""
-        if self._legal[self.pc]:
+        if self._legal[pc]:
             return
         for fault in instruction_faults(instr, self.target, self.program.regions()):
             raise TrapError(fault.trap, fault.operand, fault.message)
-        if instr.ends and self.pc != len(self.program.instructions) - 1:
+        if instr.ends and pc != len(self.program.instructions) - 1:
             raise TrapError(Trap.NO_HALT, "", "halt is not the last instruction of the stream")
-        self._legal[self.pc] = True
+        self._legal[pc] = True
 
     def _memory(self, access: Access) -> Memory:
         if access.space is not Space.DRAM:

@@ -17,6 +17,7 @@ from isa.program import Interface, Program
 from isa.target import Target, capability_shortfalls
 from runtime.capture import TensorCapture
 from runtime.host import device_values, from_bytes, host_values, to_bytes
+from runtime.interleave import Interleaving
 from runtime.machine import Machine
 
 ORT_TYPES: Final = {
@@ -103,8 +104,14 @@ class Session:
         outputs = self.execute(inputs).outputs
         return [outputs[name] for name in wanted]
 
-    def execute(self, inputs: Mapping[str, NDArray[Any]], *, tensors: bool = False) -> RunResult:
-        """Run once; with `tensors`, rebuild every tensor of the source model as well."""
+    def execute(
+        self, inputs: Mapping[str, NDArray[Any]], *, tensors: bool = False, seed: int | None = None
+    ) -> RunResult:
+        """Run once; with `tensors`, rebuild every tensor of the source model as well.
+
+        Instructions execute in program order; with `seed`, in an interleaving of the engines that it
+        chooses.
+        """
         _check_names(self.program, inputs)
         machine = self._machine
         machine.reset()
@@ -114,7 +121,10 @@ class Session:
             machine.place(tensor.region, tensor.offset, to_bytes(tensor, values))
             if capture is not None and tensor.tensor is not None:
                 capture.given(tensor.tensor, values)
-        machine.run(capture)
+        if seed is None:
+            machine.run(capture)
+        else:
+            Interleaving(machine, seed, capture).run()
         outputs = {
             t.name: host_values(t, from_bytes(t, machine.fetch(t.region, t.offset, t.bytes)))
             for t in self.program.abi.outputs

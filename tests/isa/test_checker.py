@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 
@@ -14,6 +14,7 @@ from isa.checker import check
 from isa.program import Program
 from isa.spec import Engine, Instruction
 from tests.networks import compiled_and_verified, random_graph
+from tests.tokens import token_pairs, with_stream, without, without_pair
 
 
 @cache
@@ -25,40 +26,18 @@ def compiled(seed: int, target: str) -> Program:
 PROGRAMS = [(seed, target) for seed in range(6) for target in ("tiny8", "edge32")]
 
 
-def with_stream(program: Program, stream: list[Instruction]) -> Program:
-    """The program with another stream; its debug map no longer fits and is dropped."""
-    return replace(program, instructions=tuple(stream), debug=replace(program.debug, rows=()))
-
-
 @pytest.mark.parametrize(("seed", "target"), PROGRAMS)
 def test_compiled_programs_are_accepted(seed: int, target: str) -> None:
     assert check(compiled(seed, target)).violations == ()
-
-
-def token_pairs(stream: tuple[Instruction, ...]) -> Iterator[tuple[int, int, int]]:
-    """(signalling instruction, waiting instruction, semaphore) of every token."""
-    waiting: dict[int, list[int]] = {}
-    for pc, instr in enumerate(stream):
-        for semaphore in instr.waits:
-            yield waiting[semaphore].pop(0), pc, semaphore
-        for semaphore in instr.signals:
-            waiting.setdefault(semaphore, []).append(pc)
-
-
-def without(slots: tuple[int, ...], semaphore: int) -> tuple[int, ...]:
-    return tuple(s for s in slots if s != semaphore)
 
 
 @pytest.mark.parametrize(("seed", "target"), PROGRAMS)
 def test_every_dropped_pair_of_signal_and_wait_is_rejected(seed: int, target: str) -> None:
     """The token pass keeps only edges that nothing else implies, so that each drop is a race."""
     program = compiled(seed, target)
-    for signaller, waiter, semaphore in list(token_pairs(program.instructions))[:40]:
-        stream = list(program.instructions)
-        stream[signaller] = replace(stream[signaller], signals=without(stream[signaller].signals, semaphore))
-        stream[waiter] = replace(stream[waiter], waits=without(stream[waiter].waits, semaphore))
-        report = check(with_stream(program, stream))
-        assert any(v.rule == "RACE" for v in report.violations), (signaller, waiter)
+    for pair in list(token_pairs(program.instructions))[:40]:
+        report = check(without_pair(program, pair))
+        assert any(v.rule == "RACE" for v in report.violations), pair
 
 
 @pytest.mark.parametrize(("seed", "target"), PROGRAMS[:4])

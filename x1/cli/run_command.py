@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isa.diagnostics import Diagnostic, ExitCode, UsageError
+from isa.parsing import whole_number
 from isa.target import load_target
 from x1 import data
 from x1.api import Binary
@@ -27,6 +28,7 @@ Examples:
   x1 run net.x1 --input image=@digits.npz --samples -o out.npz
   x1 run net.x1 --input @digit.npy --expected @golden.npy --rtol 0 --atol 0
   x1 run net.x1 --input @digit.npy --dump-tensors tensors
+  x1 run net.x1 --input @digit.npy --schedule random:7
 """
 MAX_NAME: Final = 100
 Arrays = dict[str, NDArray[Any]]
@@ -48,6 +50,11 @@ Arrays = dict[str, NDArray[Any]]
 @click.option(
     "--target", metavar="NAME|F.toml", help="Run on another machine than the one that the binary carries."
 )
+@click.option(
+    "--schedule",
+    metavar="random:SEED",
+    help="Run the engines in an interleaving that the seed chooses, not in program order.",
+)
 @click.option("--poison", is_flag=True, help="Trap on reads of bytes that nothing has written.")
 @json_option
 @reported("run")
@@ -61,11 +68,13 @@ def command(
     atol: float,
     dump_tensors: str | None,
     target: str | None,
+    schedule: str | None,
     poison: bool,
     as_json: bool,
 ) -> Outcome:
     """Run BINARY on inputs from files."""
     require_another(output, binary)
+    seed = _seed(schedule)
     machine = load_target(target) if target else None
     loaded = Binary.load(binary)
     session = Session(loaded, target=machine, poison=poison)
@@ -76,7 +85,7 @@ def command(
     instructions = 0
     runs = _runs(members, shapes, samples=samples)
     for given in with_progress(runs, "running", len(next(iter(members.values()))) if samples else 1):
-        result = session.execute(given, tensors=dump_tensors is not None)
+        result = session.execute(given, tensors=dump_tensors is not None, seed=seed)
         collected.append(result.outputs)
         instructions += result.instructions
         if dump_tensors is not None:
@@ -99,6 +108,19 @@ def command(
         "expected": comparisons,
     }
     return Outcome(body, ExitCode.MISMATCH if wrong else ExitCode.OK)
+
+
+def _seed(schedule: str | None) -> int | None:
+    """The seed of `random:SEED`."""
+    if schedule is None:
+        return None
+    word, _, number = schedule.partition(":")
+    seed = whole_number(number)
+    if word != "random" or seed is None:
+        raise UsageError(
+            Diagnostic("usage.schedule", f"--schedule {schedule} is not allowed", allowed="random:SEED")
+        )
+    return seed
 
 
 def _runs(
