@@ -7,6 +7,7 @@ memory.
 from __future__ import annotations
 
 import math
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -26,6 +27,8 @@ MAX_MEMBERS: Final = 1 << 16
 MAX_RANK: Final = 32
 _UNREADABLE: Final = (OSError, EOFError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error)
 """What zipfile and zlib raise on files that are damaged, encrypted or compressed in other ways."""
+_UNPARSABLE: Final = (TypeError, SyntaxError, MemoryError, RecursionError, tokenize.TokenError)
+"""What numpy's parser of headers, which is Python's own, raises besides."""
 Array = NDArray[Any]
 
 
@@ -115,7 +118,7 @@ def _header(file: IO[bytes], path: Path) -> tuple[tuple[int, ...], np.dtype[Any]
             version
         ]
         shape, fortran, dtype = read(file)
-    except (*_UNREADABLE, TypeError, SyntaxError, MemoryError):
+    except (*_UNREADABLE, *_UNPARSABLE):
         _fail("data.format", f"'{path}' is not a numpy array file")
     if fortran and len(shape) > 1:
         _fail("data.format", f"'{path}' is in Fortran order", "C order", "save np.ascontiguousarray(x)")
