@@ -60,7 +60,25 @@ class Model:
             raise UsageError(
                 Diagnostic("usage.format", f"the format '{format}' is not supported", allowed="qoperator")
             )
-        write_atomic(path, to_qoperator(self.integers()).SerializeToString(deterministic=True))
+        write_atomic(path, to_qoperator(self.source_form()).SerializeToString(deterministic=True))
+
+    def source_form(self) -> Graph:
+        """The quantized graph in the layout of its source, as it can be written to ONNX.
+
+        Raises:
+            UsageError: the network is not quantized, or is in the device's layout already.
+        """
+        graph = self.integers()
+        if graph.stage != "q":
+            raise UsageError(
+                Diagnostic(
+                    "usage.stage",
+                    f"'{self.name}' is a graph of stage {graph.stage}, which has no ONNX form",
+                    allowed="stage q",
+                    remedy="dump it earlier: --stop-after quantize",
+                )
+            )
+        return graph
 
     def integers(self) -> Graph:
         """The quantized graph, which must be there.

@@ -57,9 +57,16 @@ class TensorComparison:
         self._dot += float(r @ g)
         self._power += float(g @ g)
 
+    @property
+    def sqnr_db(self) -> float | None:
+        """Signal to quantization noise in dB; infinite without noise, None where nothing was compared."""
+        if self._signal == 0:
+            return None
+        return 10 * math.log10(self._signal / self._noise) if self._noise > 0 else math.inf
+
     def as_json(self) -> dict[str, object]:
         """The row of `x1 verify --json`."""
-        sqnr = 10 * math.log10(self._signal / self._noise) if self._noise > 0 and self._signal > 0 else None
+        sqnr = self.sqnr_db
         size = math.sqrt(self._signal * self._power)
         return {
             "name": self.name,
@@ -69,7 +76,7 @@ class TensorComparison:
             "mismatches": self.mismatches,
             "evaluator_mismatches": self.evaluator_mismatches,
             "max_lsb": self.max_lsb,
-            "sqnr_db": None if sqnr is None else round(sqnr, 2),
+            "sqnr_db": None if sqnr is None or math.isinf(sqnr) else round(sqnr, 2),
             "cosine": round(self._dot / size, 6) if size > 0 else None,
             "comparable": self.comparable,
         }
@@ -112,7 +119,7 @@ def verify(model: Model, binary: Binary, samples: Iterable[Mapping[str, NDArray[
     Raises:
         UsageError: ONNX Runtime is not installed, or there is no sample.
     """
-    graph = model.integers()
+    graph = model.source_form()
     oracle = Oracle(graph)
     session = Session(binary)
     rows = {v.name: _row(v.name, node, oracle.version) for node in graph.nodes() for v in node.views}
@@ -154,4 +161,6 @@ def _float_tensors(model: Model, sample: Mapping[str, NDArray[Any]]) -> dict[str
     if graph is None:
         return {}
     values = evaluate(graph, sample)
-    return {n.name: values[n.id] for n in graph.nodes() if n.type.dtype is DType.F32 and not n.is_constant}
+    nodes = [n for n in graph.nodes() if n.type.dtype is DType.F32 and not n.is_constant]
+    named = {v.name: v.of(values[n.id]) for n in nodes for v in n.views}
+    return {**named, **{n.name: values[n.id] for n in nodes}}

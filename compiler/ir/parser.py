@@ -197,11 +197,18 @@ def _string(token: Parsed | Token) -> str:
     return text
 
 
+def _real(text: str) -> float:
+    try:
+        return float.fromhex(text)
+    except OverflowError:
+        raise PlainError(f"{text} is beyond float64") from None
+
+
 def _value(node: Parsed | Token) -> object:
     assert isinstance(node, Tree)
     match node.data:
         case "real":
-            return float.fromhex(str(node.children[0]))
+            return _real(str(node.children[0]))
         case "integer":
             return int(str(node.children[0]))
         case "text":

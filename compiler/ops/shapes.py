@@ -160,8 +160,10 @@ def reshape_layer(call: LayerCall) -> Node:
     call.done()
     if target is None or len(call.operands) != 1:
         call.fail("Reshape takes a shape and one value")
+    if any(isinstance(d, bool) or not isinstance(d, int) for d in target):
+        call.fail(f"Reshape: target_shape={target!r} is not allowed", "whole numbers")
     x = call.operands[0]
-    return call.add(Reshape((x.shape[0], *(int(d) for d in target))), x)
+    return call.add(Reshape((x.shape[0], *target)), x)
 
 
 @layer("Dropout", "rate")

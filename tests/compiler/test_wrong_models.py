@@ -206,6 +206,7 @@ def dsl(folder: Path, text: str = DSL) -> Path:
         DSL.replace("(x)\n", "(x)\f\v\x1c$\n"),
         DSL.replace("float32[1, 4, 4, 1]", "float32[1, 4, 4, 99999999999999999999]"),
         DSL.replace("Conv2D(2, 3)", "ReLU(max_value=-1)"),
+        DSL.replace("Conv2D(2, 3)", 'Reshape((4, "a\\0b"))'),
         DSL + "z = ReLU()(q)\n" * 5000,
         "",
         "output y",
@@ -262,6 +263,7 @@ REPLACED = [
     ('layout="NCHW"', 'layout="NWHC"'),
     ("bounds=[-128,", "bounds=[-129,"),
     ("stage q", "stage nn"),
+    ("q([0x1.", "q([0x1.0p+99999"),
     (' name "', ' name "\\ud800'),
     (' name "', ' name "\\q'),
     (' name "', ' name "\t'),
@@ -298,6 +300,17 @@ def test_deep_lists_in_a_dump_are_refused() -> None:
     deep = quantized_text().replace("strides=[", "strides=[" + "[" * 20_000 + "]" * 20_000, 1)
     with pytest.raises(CompileError):
         parse_graph(deep)
+
+
+def test_a_graph_of_the_device_compiles_and_cannot_be_compared(tmp_path: Path) -> None:
+    graph = random_graph(0)
+    samples = random_inputs(graph, 1)
+    model = api.quantize(api.Model("r", driver.prepare(graph)), samples)
+    (tmp_path / "d.x1ir").write_text(print_graph(driver.lower(model.integers()), blobs=True))
+    device = api.load_network(tmp_path / "d.x1ir")
+    assert api.compile(device).program.instructions == api.compile(model).program.instructions
+    with pytest.raises(UsageError, match="stage device"):
+        verify(device, api.compile(device), samples)
 
 
 def test_a_missing_file_and_an_unknown_kind_are_usage_errors(tmp_path: Path) -> None:

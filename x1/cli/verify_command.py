@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
 import click
 
-from isa.diagnostics import ExitCode
+from isa.diagnostics import ExitCode, one_line
 from isa.target import load_target
 from x1 import api, data
 from x1.cli.options import calibration_options, parse_shapes, random_warning, target_options, with_progress
@@ -62,17 +63,16 @@ def command(
 
 def comparison_table(result: Verification) -> str:
     """One line per tensor, and what they add up to."""
-    rows = [t.as_json() for t in result.tensors]
-    width = max(len(str(r["name"])) for r in rows)
+    width = max(len(t.name) for t in result.tensors)
     lines = [
         f"{'tensor':{width}}  {'elements':>12}  {'differ':>8}  {'max LSB':>7}  {'SQNR dB':>7}  operation"
     ]
-    for row in rows:
-        note = "" if row["comparable"] else "  (not comparable here)"
-        sqnr = "exact" if row["sqnr_db"] is None else f"{row['sqnr_db']:.1f}"
+    for row in result.tensors:
+        note = "" if row.comparable else "  (not comparable here)"
+        sqnr = "-" if row.sqnr_db is None else "exact" if math.isinf(row.sqnr_db) else f"{row.sqnr_db:.1f}"
         lines.append(
-            f"{row['name']:{width}}  {row['elements']:>12,}  {row['mismatches']:>8}  {row['max_lsb']:>7}  "
-            f"{sqnr:>7}  {row['op']}{note}"
+            f"{one_line(row.name):{width}}  {row.elements:>12,}  {row.mismatches:>8}  {row.max_lsb:>7}  "
+            f"{sqnr:>7}  {row.op}{note}"
         )
     oracle = result.oracle
     lines.append(f"ONNX Runtime {oracle['version']}, {oracle['mode']}, {oracle['cpu']}")
