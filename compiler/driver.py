@@ -26,6 +26,7 @@ from compiler.schedule.tokens import insert_tokens
 from isa.checker import check
 from isa.container import HOST_CAP
 from isa.diagnostics import Diagnostic
+from isa.locations import UNKNOWN
 from isa.program import Note, Program
 from isa.target import Target
 
@@ -68,16 +69,18 @@ def prepare(graph: Graph, log: PassLog | None = None) -> Graph:
 
 def quantize(graph: Graph, samples: Iterable[Sample], log: PassLog | None = None) -> Graph:
     """The integer graph of a prepared float graph, with ranges from samples."""
-    return quantize_with(graph, calibrate(graph, samples), log)
+    return quantize_with(graph, calibrate(graph, samples), log=log)
 
 
-def quantize_with(graph: Graph, scheme: Mapping[str, Quant], log: PassLog | None = None) -> Graph:
+def quantize_with(
+    graph: Graph, scheme: Mapping[str, Quant], provenance: str = "", log: PassLog | None = None
+) -> Graph:
     """The integer graph of a prepared float graph, with given scales.
 
     Raises:
         CompileError: operations that the device does not have, or scales that it cannot compute with.
     """
-    quantized = run_passes(graph, [QuantizeGraph(scheme)], log)
+    quantized = run_passes(graph, [QuantizeGraph(scheme, provenance)], log)
     require_finite_scales(quantized)
     return quantized
 
@@ -103,12 +106,14 @@ def schedule(graph: Graph, target: Target) -> Schedule:
     try:
         return _schedule(graph, target, keep_resident=False)
     except AllocationError as error:
+        node = next((n for n in graph.nodes() if n.name == error.layer), None)
         raise FitError(
             Diagnostic(
                 "fit.memory",
-                f"{error.memory.value} needs {error.needed} of {error.available}, "
-                f"{error.needed - error.available} too many",
-                remedy="choose a larger target",
+                f"'{error.layer}' needs {error.needed} {error.unit} of {error.memory.value}, "
+                f"{error.needed - error.available} more than the {error.available} available",
+                node.loc if node is not None else UNKNOWN,
+                remedy=f"choose a target with more {error.memory.value}",
             )
         ) from None
 
@@ -160,4 +165,5 @@ def _schedule(graph: Graph, target: Target, *, keep_resident: bool) -> Schedule:
     ops = planned.tiles.ops
     order = serial(ops)
     assert respects(ops, order)
-    return Schedule(planned, order, allocate(order, planned.tiles.tensors, target))
+    names = {layer.id: layer.name for layer in planned.tiles.layers}
+    return Schedule(planned, order, allocate(order, planned.tiles.tensors, names, target))

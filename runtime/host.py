@@ -22,9 +22,9 @@ def device_values(tensor: Interface, array: NDArray[Any]) -> NDArray[Any]:
     """The quantized, permuted device tensor of a host array.
 
     Raises:
-        UsageError: the array has another dtype or shape than the input.
+        UsageError: the array has another dtype or shape than the input, or holds NaN.
     """
-    _check(tensor, array)
+    require_form(tensor, array.dtype, array.shape)
     scale = tensor.scale
     if scale is None:
         values = array
@@ -67,22 +67,27 @@ def host_values(tensor: Interface, values: NDArray[Any]) -> NDArray[Any]:
     return values.astype(tensor.dtype)
 
 
-def _check(tensor: Interface, array: NDArray[Any]) -> None:
+def require_form(tensor: Interface, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
+    """An input has the dtype and the shape that the program takes.
+
+    Raises:
+        UsageError: it has others.
+    """
     found: list[Diagnostic] = []
-    if array.dtype != np.dtype(tensor.dtype):
+    if dtype != np.dtype(tensor.dtype):
         found.append(
             Diagnostic(
                 "run.dtype",
-                f"input '{tensor.name}' is {array.dtype}",
+                f"input '{tensor.name}' is {dtype}",
                 allowed=tensor.dtype,
                 remedy=f"convert it: x.astype('{tensor.dtype}')",
             )
         )
-    if array.shape != tensor.shape:
+    if shape != tensor.shape:
         found.append(
             Diagnostic(
                 "run.shape",
-                f"input '{tensor.name}' has the shape {list(array.shape)}",
+                f"input '{tensor.name}' has the shape {list(shape)}",
                 allowed=str(list(tensor.shape)),
                 remedy="--samples loops over the first axis in steps of the model's batch",
             )

@@ -41,7 +41,11 @@ class Model:
     name: str
     float_graph: Graph | None
     quantized: Graph | None = None
-    calibration: str = ""
+
+    @property
+    def calibration(self) -> str:
+        """How the scales came to be."""
+        return "" if self.quantized is None else self.quantized.provenance
 
     @property
     def input_shapes(self) -> dict[str, tuple[int, ...]]:
@@ -215,8 +219,8 @@ def with_scheme(
 ) -> Model:
     """The network quantized with given scales."""
     assert network.float_graph is not None
-    integers = driver.quantize_with(network.float_graph, scheme, log)
-    return Model(network.name, network.float_graph, integers, described)
+    integers = driver.quantize_with(network.float_graph, scheme, described, log)
+    return Model(network.name, network.float_graph, integers)
 
 
 def compile(
@@ -251,7 +255,7 @@ def compile(
     times.done("lower")
     scheduled = driver.schedule(device, machine)
     times.done("schedule")
-    options = (("method", method), ("opt_level", str(opt_level)))
+    options = (("opt_level", str(opt_level)),)
     program = driver.generate(
         device, scheduled, machine, Note(f"x1 {__version__}", options, network.calibration)
     )

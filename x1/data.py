@@ -47,7 +47,10 @@ def labels(path: Path) -> Array:
     arrays = members(path)
     if LABELS not in arrays:
         _fail("data.labels", f"'{path}' has no array '{LABELS}'", ", ".join(sorted(arrays)))
-    return arrays[LABELS].read()
+    found = arrays[LABELS]
+    if found.dtype.kind not in "iu":
+        _fail("data.labels", f"the labels are {found.dtype}", "whole numbers")
+    return found.read()
 
 
 def named_files(options: Sequence[str], names: Sequence[str], option: str) -> dict[str, Path]:
@@ -69,8 +72,12 @@ def named_files(options: Sequence[str], names: Sequence[str], option: str) -> di
         if name:
             if name not in names:
                 _fail("usage.input", f"there is no '{name}'", ", ".join(names), did_you_mean(name, names))
+            if name in found:
+                _fail("usage.input", f"{option} for '{name}' is given twice")
             found[name] = Path(place)
         elif len(names) == 1 or place.endswith(".npz"):
+            if found:
+                _fail("usage.input", f"{option} {text} comes besides another {option}", remedy="name each")
             found |= dict.fromkeys(names, Path(place))
         else:
             _fail("usage.input", f"{option} {text} needs a name", ", ".join(f"{n}=@FILE" for n in names))

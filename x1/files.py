@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isa.diagnostics import Diagnostic, UsageError
-from isa.paths import resolved
+from isa.paths import is_file, resolved
 
 
 def write_atomic(path: str | Path, content: bytes | str) -> None:
@@ -32,6 +32,8 @@ def write_with(path: str | Path, write: Callable[[IO[bytes]], object]) -> None:
     Raises:
         UsageError: the place cannot be written.
     """
+    if not str(path):
+        raise UsageError(Diagnostic("file.write", "the name of the file to write is empty"))
     target = resolved(Path(path)) or Path(path)
     if _exists(target) and not target.is_file() and not target.is_dir():
         _write_into(target, path, write)
@@ -78,14 +80,17 @@ def _write_into(target: Path, path: str | Path, write: Callable[[IO[bytes]], obj
         raise UsageError(Diagnostic("file.write", f"cannot write '{path}': {_reason(error)}")) from None
 
 
-def require_another(output: str | Path | None, *inputs: str | Path) -> None:
+def require_another(output: str | Path | None, *inputs: str | Path | None) -> None:
     """An output must not be one of the files that it is made from.
 
     Raises:
         UsageError: it is.
     """
+    if output is None:
+        return
+    place = resolved(Path(output))
     for given in inputs:
-        if output is not None and resolved(Path(output)) == resolved(Path(given)) is not None:
+        if given is not None and is_file(Path(given)) and place == resolved(Path(given)):
             raise UsageError(
                 Diagnostic("file.same", f"'{output}' is the input itself", remedy="give another name with -o")
             )

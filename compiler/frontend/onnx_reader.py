@@ -189,8 +189,8 @@ class _Importer:
                     )
                 )
         for value in self.proto.graph.input:
-            if not value.name:
-                self.findings.add("model.format", "a graph input has no name", self.file)
+            if not value.name or "\0" in value.name:
+                self.findings.add("model.format", "a graph input has no name, or NUL in it", self.file)
             elif value.name not in initialized:
                 self._define(value.name, self._input(value))
 
@@ -422,9 +422,9 @@ class _Importer:
         nodes: list[Node] = []
         names: list[str] = []
         for value in self.proto.graph.output:
-            if not value.name or value.name in names:
+            if not value.name or "\0" in value.name or value.name in names:
                 what = (
-                    f"the graph output '{value.name}' is declared twice"
+                    f"the graph output '{value.name}' is declared twice, or has NUL in its name"
                     if value.name
                     else "an output has no name"
                 )

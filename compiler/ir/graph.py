@@ -94,6 +94,8 @@ class Graph:
 
     name: str
     stage: str = "nn"
+    provenance: str = ""
+    """How an integer graph got its scales; a binary says so too."""
     outputs: list[Node] = field(default_factory=list[Node])
     output_names: list[str] = field(default_factory=list[str])
     _net: Any = field(default_factory=nx.MultiDiGraph)
@@ -204,7 +206,7 @@ class Graph:
 
     def copy(self) -> Graph:
         """A graph with the same nodes under the same numbers; constants are shared."""
-        twin = Graph(self.name, self.stage, _next=self._next)
+        twin = Graph(self.name, self.stage, self.provenance, _next=self._next)
         made: dict[int, Node] = {}
         for node in self.nodes():
             copied = Node(twin, node.id, node.op, node.type, node.name, node.loc, node.value, node.views)
@@ -235,4 +237,4 @@ class Graph:
             for n in self.nodes()
         ]
         outputs = tuple(number[n.id] for n in self.outputs)
-        return self.name, self.stage, tuple(rows), outputs, tuple(self.output_names)
+        return self.name, self.stage, self.provenance, tuple(rows), outputs, tuple(self.output_names)

@@ -26,7 +26,8 @@ def print_graph(graph: Graph, *, blobs: bool = False) -> str:
     """The canonical text of a graph."""
     nodes = graph.nodes()
     number = {node.id: index for index, node in enumerate(nodes)}
-    lines = [f"graph {_quote(graph.name)} stage {graph.stage} {{"]
+    scales = f" scales {_quote(graph.provenance)}" if graph.provenance else ""
+    lines = [f"graph {_quote(graph.name)} stage {graph.stage}{scales} {{"]
     lines += [f"  {_node(node, number)}" for node in nodes]
     results = (
         f"%{number[n.id]} as {_quote(name)}"

@@ -47,6 +47,7 @@ def verify(graph: Graph) -> None:
         _verify_type(node)
         if graph.stage != "nn":
             _verify_quantization(node)
+            _verify_edge(graph, node)
         if graph.stage == "device" and getattr(node.op, "layout", "NHWC") != "NHWC":
             raise VerifyError(f"%{node.id} = {node.op.name} is not in the device's layout")
     names = [node.name for node in graph.nodes() if not isinstance(node.op, (Const, Input))]
@@ -56,6 +57,25 @@ def verify(graph: Graph) -> None:
         raise VerifyError("two graph outputs have the same name")
     if any(not graph.alive(n) for n in graph.outputs):
         raise VerifyError("a graph output is not part of the graph")
+
+
+def _verify_edge(graph: Graph, node: Node) -> None:
+    """Real numbers stand at the edges of an integer graph only; on the device they may be turned there."""
+    turned = node.op.name == "transpose" and graph.stage == "device" and node.type.dtype is DType.F32
+    sources = ("input",) if node.op.name == "q.quantize" else ("input", "q.dequantize") if turned else None
+    if sources is not None:
+        before = node.inputs[0]
+        if node.op.name == "q.quantize" and graph.stage == "device" and before.op.name == "transpose":
+            (before,) = before.inputs
+        if before.op.name not in sources:
+            raise VerifyError(
+                f"%{node.id} = {node.op.name} reads {before.op.name}, which is no edge of the graph"
+            )
+    elif node.type.dtype is DType.F32 and node.op.name not in ("input", "const", "q.dequantize"):
+        raise VerifyError(f"%{node.id} = {node.op.name} computes real numbers in a graph of integers")
+    returned = node.op.name == "q.dequantize" or (turned and node.inputs[0].op.name == "q.dequantize")
+    if node in graph.outputs and not returned:
+        raise VerifyError(f"%{node.id} = {node.op.name} is returned and is not dequantized")
 
 
 def _verify_type(node: Node) -> None:

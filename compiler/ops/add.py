@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
 
@@ -15,6 +16,9 @@ from compiler.ir.types import MAX_ELEMENTS, DType, Shape, TensorType
 from compiler.ops.spatial import Pair, require_codes, write_clamped
 from compiler.quantize.rules import Quantizer, quantization_rule
 from isa import arithmetic
+
+BROADCAST_OPSET: Final = 7
+"""Since this opset operands broadcast to one another as in numpy."""
 
 
 def _same_shape(types: Sequence[TensorType]) -> tuple[int, ...]:
@@ -69,6 +73,8 @@ class QAdd(Op):
 def import_add(n: OnnxNode) -> Node:
     """Equal shapes, or a constant that broadcasts to the other operand's shape."""
     a, b = n.operand(0), n.operand(1)
+    if n.opset < BROADCAST_OPSET:
+        b = _legacy_operand(n, a, b)
     try:
         shape = np.broadcast_shapes(a.shape, b.shape)
     except ValueError:
@@ -76,6 +82,25 @@ def import_add(n: OnnxNode) -> Node:
     if math.prod(shape) > MAX_ELEMENTS:
         n.fail(f"the sum has the shape {list(shape)}", f"{MAX_ELEMENTS} elements")
     return n.add(Add(), *(_spread(n, x, shape) for x in (a, b)))
+
+
+def _legacy_operand(n: OnnxNode, a: Node, b: Node) -> Node:
+    """B before opset 7: of the shape of A, or with broadcast=1 laid along A's dimensions from `axis` on."""
+    if not n.integer("broadcast", 0):
+        if a.shape != b.shape:
+            n.fail(
+                f"the shapes {list(a.shape)} and {list(b.shape)} differ without broadcast=1", "equal shapes"
+            )
+        return b
+    axis = n.integer("axis", len(a.shape) - len(b.shape))
+    axis += len(a.shape) if axis < 0 else 0
+    if not b.is_constant or axis < 0 or a.shape[axis : axis + len(b.shape)] != b.shape:
+        n.fail(
+            f"B of shape {list(b.shape)} along axis {axis} of {list(a.shape)} is not supported",
+            "a constant of the extents of A from that axis on",
+        )
+    spread = b.constant.reshape(*b.shape, *(1,) * (len(a.shape) - axis - len(b.shape)))
+    return n.graph.const(spread, b.name, b.loc)
 
 
 def _spread(n: OnnxNode, x: Node, shape: Shape) -> Node:

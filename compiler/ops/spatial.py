@@ -132,6 +132,8 @@ def windows(
 def onnx_pads(n: OnnxNode, extents: Pair, kernel: Pair, strides: Pair, dilations: Pair) -> Pads:
     """The pads of an ONNX node, `auto_pad` resolved; negative pads are refused."""
     mode = n.text("auto_pad", "NOTSET")
+    if mode != "NOTSET" and any(n.integers("pads", ())):
+        n.fail(f"auto_pad={mode} and pads={list(n.integers('pads', ()))} are both given", "one of them")
     if mode == "VALID":
         return (0, 0, 0, 0)
     if mode in ("SAME_UPPER", "SAME_LOWER"):

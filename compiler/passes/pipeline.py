@@ -6,6 +6,7 @@ from typing import Final
 
 from compiler.passes.base import Pass
 from compiler.passes.cancel_transposes import CancelTransposes
+from compiler.passes.copy_returned_inputs import CopyReturnedInputs
 from compiler.passes.eliminate_dead import EliminateDead
 from compiler.passes.eliminate_identity import EliminateIdentity
 from compiler.passes.fold_batch_norm import FoldBatchNorm
@@ -31,6 +32,7 @@ TO_DEVICE: Final[tuple[Pass, ...]] = (
     CancelTransposes(),  # takes them out
     PermuteOnHost(),  # what is left at the edges costs nothing there
     EliminateIdentity(),
+    CopyReturnedInputs(),  # when nothing moves values to the edges any more
     EliminateDead(),
 )
 PASS_NAMES: Final = tuple(dict.fromkeys(p.name for p in (*PREPARE, QuantizeGraph(), *TO_DEVICE)))

@@ -28,9 +28,10 @@ class QuantizeGraph(Pass):
     name: ClassVar[str] = "quantize"
     changes_values: ClassVar[bool] = True
     scheme: Mapping[str, Quant] = field(default_factory=dict[str, Quant])
+    provenance: str = ""
 
     def run(self, graph: Graph) -> Graph:
-        made = Graph(graph.name, "q")
+        made = Graph(graph.name, "q", self.provenance)
         quantizer = Quantizer(made, self.scheme)
         values: dict[int, Node] = {}
         refused: list[Diagnostic] = []

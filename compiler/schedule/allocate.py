@@ -7,6 +7,7 @@ at the lowest address that is free for all of its time.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -18,11 +19,16 @@ DRAM_ALIGN: Final = 64
 
 
 class AllocationError(Exception):
-    """A memory on the chip is too small for what is held at the same time."""
+    """A memory on the chip is too small for what is held at the same time, during a layer."""
 
-    def __init__(self, memory: Memory, needed: int, available: int) -> None:
+    def __init__(self, memory: Memory, needed: int, available: int, layer: str) -> None:
         super().__init__(f"{memory.value}: {needed} of {available}")
-        self.memory, self.needed, self.available = memory, needed, available
+        self.memory, self.needed, self.available, self.layer = memory, needed, available, layer
+
+    @property
+    def unit(self) -> str:
+        """What is counted."""
+        return "rows" if self.memory is Memory.ACC else "bytes"
 
 
 @dataclass(slots=True)
@@ -45,8 +51,10 @@ class Allocation:
     used: dict[Memory, int]
 
 
-def allocate(order: list[TileOp], tensors: list[Tensor], target: Target) -> Allocation:
-    """Give every buffer its address.
+def allocate(
+    order: list[TileOp], tensors: list[Tensor], layers: Mapping[int, str], target: Target
+) -> Allocation:
+    """Give every buffer its address; `layers` are the names of the operations' layers.
 
     Raises:
         AllocationError: a memory on the chip is too small.
@@ -61,7 +69,8 @@ def allocate(order: list[TileOp], tensors: list[Tensor], target: Target) -> Allo
         else:
             used[memory] = _line_up(mine)
         if used[memory] > limits.get(memory, used[memory]):
-            raise AllocationError(memory, used[memory], limits[memory])
+            highest = max(mine, key=lambda s: s.address + s.size)
+            raise AllocationError(memory, used[memory], limits[memory], layers[order[highest.first].layer])
         _require_disjoint(mine)
         for slot in mine:
             for buffer in slot.buffers:

@@ -6,13 +6,13 @@ be used before its line.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from isa.assembly.operands import build_instruction
 from isa.assembly.reader import MAX_TEXT, Reader, ordered, placed
-from isa.assembly.state import SIZED_REGIONS, Assembly, Line, Mistake
+from isa.assembly.state import DATA_REGION, SIZED_REGIONS, Assembly, Line, Mistake
 from isa.diagnostics import MAX_FOUND, AssemblyError, Diagnostic
 from isa.locations import FileLoc
 from isa.program import Abi, DebugMap, MapRow, Note, Operators, Program
@@ -40,7 +40,7 @@ def assemble(text: str, path: str = "<text>", folder: Path | None = None) -> Ass
     if state.diagnostics:
         raise AssemblyError(ordered(state))
     assert program is not None
-    return Assembled(program, state.raw)
+    return Assembled(program, state.raw, state.taken)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +49,8 @@ class Assembled:
 
     program: Program
     raw: Mapping[str, bytes]
+    files: Sequence[Path]
+    """The files that it was made from, besides the text itself."""
 
 
 def read_instruction(text: str) -> Instruction:
@@ -84,8 +86,8 @@ def _finish(state: Assembly) -> Program | None:
     program = Program(
         target,
         tuple(instrs),
-        bytes(state.sections.get(".weights", b"")),
-        bytes(state.sections.get(".params", b"")),
+        _data(state, ".weights"),
+        _data(state, ".params"),
         sizes[1],
         sizes[2],
         sizes[3],
@@ -117,6 +119,11 @@ def _built(state: Assembly) -> list[Instruction]:
         if len(state.diagnostics) >= MAX_FOUND:
             break
     return instrs
+
+
+def _data(state: Assembly, section: str) -> bytes:
+    """The bytes of a data section, zeros after them up to the size that `.region` gives."""
+    return bytes(state.sections.get(section, b"")).ljust(state.sizes.get(DATA_REGION[section], 0), b"\0")
 
 
 def _needed(state: Assembly, region: int) -> int:

@@ -87,7 +87,9 @@ def _region(state: Assembly, tree: Node) -> None:
     number, size = (evaluate(state, c) for c in tree.children)
     if number not in SIZED_REGIONS:
         raise Mistake(
-            f"the size of region {number} is not declared", tree, allowed="1 (arena), 2 (input), 3 (output)"
+            f"the size of region {number} is not declared",
+            tree,
+            allowed="0 (weights), 1 (arena), 2 (input), 3 (output), 5 (params)",
         )
     if not 0 <= size <= MAX_DATA:
         raise Mistake(f"the size {size} is outside 0..{MAX_DATA}", tree)

@@ -41,7 +41,7 @@ def disassemble(program: Program, *, with_sections: bool = False) -> Disassembly
     lines += [
         f".region {region} {size}"
         for region, size in program.region_sizes().items()
-        if region in SIZE_SECTIONS.values()
+        if region in SIZE_SECTIONS.values() or not with_sections
     ]
     if with_sections:
         for name, content in _section_files(program):

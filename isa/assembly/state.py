@@ -17,7 +17,7 @@ from isa.target import Target
 
 TEXT_SECTION: Final = ".text"
 DATA_REGION: Final = {".weights": 0, ".params": 5}
-SIZED_REGIONS: Final = (1, 2, 3)
+SIZED_REGIONS: Final = (0, 1, 2, 3, 5)
 MAX_DATA: Final = 1 << 32
 
 
@@ -62,6 +62,8 @@ class Assembly:
     """The counters of the repetitions around the present line."""
     files: list[str] = field(default_factory=list[str])
     lines_read: int = 0
+    taken: list[Path] = field(default_factory=list[Path])
+    """Files that directives have named."""
     target: Target | None = None
     symbols: dict[str, int] = field(default_factory=dict[str, int])
     listed: list[Symbol] = field(default_factory=list[Symbol])
@@ -86,7 +88,8 @@ def evaluate(state: Assembly, node: Node | Token) -> int:
     assert isinstance(node, Tree)
     match node.data:
         case "number":
-            value = int(cast("Token", node.children[0]), 0)
+            text = str(node.children[0])
+            value = int(text, 16) if text.startswith("0x") else int(text)
         case "symbol":
             value = symbol_value(state, cast("Token", node.children[0]))
         case "neg":
@@ -149,4 +152,5 @@ def named_file(state: Assembly, name: str, at: Node | Token) -> Path:
         raise Mistake(f"there is no file '{name}'", at)
     if place.stat().st_size > MAX_DATA:
         raise Mistake(f"'{name}' is too large", at, allowed=f"at most {MAX_DATA} bytes")
+    state.taken.append(place)
     return place

@@ -101,6 +101,25 @@ def test_constants_that_nothing_uses_may_be_of_any_kind(tmp_path: Path) -> None:
         ([node("Relu", "x", "y"), node("Identity", "y", "z"), node("Relu", "y", "r")], "y z r", "x"),
         ([node("Relu", "x", "y"), node("Flatten", "y", "z")], "z y", "x"),
         ([node("Clip", "x hi lo", "y")], "y", "x"),
+        ([node("Identity", "x", "y")], "y", "x"),
+        (
+            [
+                node("Flatten", "x", "y"),
+                node("Transpose", "x", "t", perm=[0, 2, 3, 1]),
+                node("Relu", "x", "r"),
+            ],
+            "t y r",
+            "x",
+        ),
+        (
+            [
+                node("Transpose", "x", "t", perm=[0, 3, 1, 2]),
+                node("Flatten", "t", "y"),
+                node("MaxPool", "x", "p", kernel_shape=[2, 2]),
+            ],
+            "y p",
+            "x",
+        ),
     ],
 )
 def test_interfaces_of_every_shape_are_kept(nodes: Nodes, outputs: str, inputs: str, tmp_path: Path) -> None:
@@ -311,6 +330,43 @@ def test_a_graph_of_the_device_compiles_and_cannot_be_compared(tmp_path: Path) -
     assert api.compile(device).program.instructions == api.compile(model).program.instructions
     with pytest.raises(UsageError, match="stage device"):
         verify(device, api.compile(device), samples)
+
+
+def test_real_numbers_inside_an_integer_graph_are_refused() -> None:
+    text = quantized_text()
+    last = text[: text.index("  return")].rsplit("\n", 2)[-2]
+    number = int(last.split()[0][1:])
+    with pytest.raises(CompileError, match="is returned and is not dequantized"):
+        parse_graph(text.replace(f"return %{number} as", "return %1 as"))
+
+
+def test_a_dump_compiles_to_the_same_bytes(tmp_path: Path) -> None:
+    path = save(tmp_path, [node("Conv", "x w", "c"), node("Relu", "c", "y")], {"w": ONES})
+    np.savez(tmp_path / "c.npz", x=np.random.default_rng(1).random((2, 3, 8, 8), np.float32))
+    model = api.quantize(path, tmp_path / "c.npz")
+    whole = api.compile(path, calibrate=tmp_path / "c.npz")
+    assert whole.program.note.calibration == "minmax on 2 samples"
+    for graph in (model.integers(), driver.lower(model.integers())):
+        (tmp_path / "d.x1ir").write_text(print_graph(graph, blobs=True))
+        assert api.compile(tmp_path / "d.x1ir").data == whole.data
+
+
+@pytest.mark.parametrize(("axis", "shape"), [(1, (3,)), (2, (8,)), (1, (3, 8)), (3, (8,)), (-1, (8,))])
+def test_additions_before_opset_7_lay_b_along_an_axis(
+    axis: int, shape: tuple[int, ...], tmp_path: Path
+) -> None:
+    from compiler.ir.evaluate import outputs
+
+    b = np.random.default_rng(1).standard_normal(shape).astype(np.float32)
+    content = save(tmp_path, [node("Add", "x b", "y", broadcast=1, axis=axis)], {"b": b})
+    model = onnx.ModelProto.FromString(content.read_bytes())
+    model.opset_import[0].version = 6
+    content.write_bytes(model.SerializeToString())
+    graph = load_model(content)
+    (sample,) = random_inputs(graph, 1)
+    first = axis % 4
+    expected = sample["x"] + b.reshape((1,) * first + shape + (1,) * (4 - first - len(shape)))
+    np.testing.assert_array_equal(outputs(graph, sample)["y"], expected)
 
 
 def test_a_missing_file_and_an_unknown_kind_are_usage_errors(tmp_path: Path) -> None:

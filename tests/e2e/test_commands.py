@@ -218,3 +218,19 @@ def test_version_does_not_import_numpy(work: Path) -> None:
     code = "import sys; from x1.cli.main import main; main(['--version'], standalone_mode=False); print('numpy' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=work, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "False"
+
+
+def test_inspect_writes_the_form_that_was_asked_for(work: Path) -> None:
+    """--format decides the form, -o where it goes, --json what stdout says of it."""
+    for source in (NETWORK, "mnist.x1"):
+        printed = x1("inspect", source, "--format", "json", folder=work).stdout
+        assert json.loads(printed)["schema"] == "x1.inspect/1"
+        assert json.loads(x1("inspect", source, "--json", folder=work).stdout)["kind"]
+        x1("inspect", source, "--format", "json", "-o", "form.json", folder=work)
+        assert json.loads((work / "form.json").read_text())["kind"]
+        written = as_json("inspect", source, "--format", "dot", "-o", "form.dot", folder=work)
+        assert written["output"] == "form.dot"
+        assert (work / "form.dot").read_text().startswith("digraph")
+        assert as_json("inspect", source, "--format", "dot", folder=work)["text"].startswith("digraph")
+    as_json("inspect", NETWORK, "--format", "onnx", "-o", "form.onnx", folder=work)
+    assert (work / "form.onnx").stat().st_size > 100_000

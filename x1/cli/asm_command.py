@@ -39,7 +39,9 @@ def command(source: str, output: str, as_json: bool) -> Outcome:
         raise AssemblyError(
             Diagnostic("asm.encoding", "the file is not UTF-8 text", FileLoc(source))
         ) from None
-    content = binary_of(assemble(text, source, Path(source).parent), source)
+    assembled = assemble(text, source, Path(source).parent)
+    require_another(output, *assembled.files)
+    content = binary_of(assembled, source)
     try:
         program = load(content, source)
     except BinaryError as error:  # what the text declares does not go together

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Final
 
 import click
@@ -64,8 +64,8 @@ def command(
     machine = load_target(target, overrides)
     log = _log(print_after, stop_after, dump_dir)
     given = parse_shapes(shapes)
-    place = output or str(Path(model).with_suffix(".x1").name)
-    require_another(place if emit == "elf" else output, model)
+    place = f"{PurePath(model).stem}.x1" if output is None else output
+    require_another(place if emit == "elf" else output, model, calibrate, target)
     try:
         if emit in ("nn", "q", "schedule"):
             network = api.load_network(model, given, log)

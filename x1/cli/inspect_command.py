@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Final
 
 import click
 
+from compiler.errors import FitError
 from compiler.frontend.load import load_model
 from compiler.ir.graph import Graph
 from compiler.ir.printer import print_graph
@@ -16,7 +18,7 @@ from isa.plain import to_plain
 from isa.program import Program
 from x1 import api
 from x1.cli.options import parse_shapes, shape_option
-from x1.cli.outcome import Outcome, json_option, reported
+from x1.cli.outcome import Outcome, envelope, json_option, reported
 from x1.files import require_another, write_atomic
 from x1.pictures import graph_as_dot, graph_as_onnx, program_as_dot
 
@@ -33,7 +35,7 @@ Examples:
 @click.command(epilog=EPILOG)
 @click.argument("file")
 @click.option(
-    "--format", "form", type=click.Choice(FORMS), default="text", show_default=True, help="The form to print."
+    "--format", "form", type=click.Choice(FORMS), help="The form to print; text, or json with --json."
 )
 @click.option(
     "--supported", is_flag=True, help="Say whether x1 can compile the network, before any calibration."
@@ -44,7 +46,7 @@ Examples:
 @reported("inspect")
 def command(
     file: str,
-    form: str,
+    form: str | None,
     supported: bool,
     shapes: tuple[str, ...],
     output: str | None,
@@ -52,26 +54,33 @@ def command(
 ) -> Outcome:
     """Show FILE: a network (.onnx, .net), an IR dump (.x1ir) or a binary (.x1)."""
     require_another(output, file)
-    form = "json" if as_json else form
-    if Path(file).suffix in (".onnx", ".net", ".x1ir"):
-        if supported:
-            return _supported(file, shapes)
-        graph = load_model(file, parse_shapes(shapes))
-        return _as_onnx(graph, output) if form == "onnx" else _shown(_graph(graph, form), output)
+    form = form or ("json" if as_json else "text")
+    network = Path(file).suffix in (".onnx", ".net", ".x1ir")
     if supported:
-        raise UsageError(
-            Diagnostic("usage.supported", "--supported is for networks", allowed=".onnx, .net, .x1ir")
-        )
-    return _shown(_binary(api.Binary.load(file), form), output)
+        if not network:
+            raise UsageError(
+                Diagnostic("usage.supported", "--supported is for networks", allowed=".onnx, .net, .x1ir")
+            )
+        return _shown(_supported(file, shapes), form, output)
+    if not network:
+        return _shown(_binary(api.Binary.load(file), form), form, output)
+    graph = load_model(file, parse_shapes(shapes))
+    if form == "onnx":
+        return _as_onnx(graph, output, as_json=as_json)
+    return _shown(_graph(graph, form), form, output)
 
 
 def _supported(file: str, shapes: tuple[str, ...]) -> Outcome:
-    """Load, simplify and quantize with made-up ranges: whatever is refused is refused here."""
+    """Compile with made-up ranges for the default machine: whatever is refused is refused here."""
     network = api.load_network(file, parse_shapes(shapes))
     nodes = len((network.float_graph or network.integers()).nodes())
-    if network.float_graph is not None:
-        api.quantize(network, "random:1")
-    return Outcome({"supported": True, "nodes": nodes}, text=f"{file}: supported, {nodes} nodes")
+    fits = True
+    try:
+        api.compile(network, calibrate="random:1" if network.float_graph is not None else None)
+    except FitError:
+        fits = False  # the operators are supported; another machine may be large enough
+    text = f"{file}: supported, {nodes} nodes" + ("" if fits else "; it does not fit the default target")
+    return Outcome({"supported": True, "fits": fits, "nodes": nodes}, text=text)
 
 
 def _graph(graph: Graph, form: str) -> Outcome:
@@ -101,9 +110,13 @@ def _graph(graph: Graph, form: str) -> Outcome:
             return Outcome({}, text=print_graph(graph))
 
 
-def _as_onnx(graph: Graph, output: str | None) -> Outcome:
+def _as_onnx(graph: Graph, output: str | None, *, as_json: bool) -> Outcome:
     """ONNX is not text: it goes to a file, or as it is to stdout."""
     content = graph_as_onnx(graph)
+    if output is None and as_json:
+        raise UsageError(
+            Diagnostic("usage.format", "ONNX is no text that JSON could hold", remedy="give a file with -o")
+        )
     if output is None:
         sys.stdout.buffer.write(content)
         return Outcome()
@@ -155,8 +168,13 @@ def _summary(binary: api.Binary, program: Program) -> str:
     return "\n".join(lines)
 
 
-def _shown(outcome: Outcome, output: str | None) -> Outcome:
+def _shown(outcome: Outcome, form: str, output: str | None) -> Outcome:
+    """The outcome with its text: to stdout, or into a file; as JSON it is the envelope itself."""
+    text = outcome.text
+    if form == "json":
+        text = json.dumps(envelope("inspect", outcome), indent=1) + "\n"
     if output is None:
-        return outcome
-    write_atomic(output, outcome.text)
-    return Outcome({**outcome.body, "output": output})
+        body = outcome.body if form in ("json", "text") else {**outcome.body, "text": text}
+        return Outcome(body, outcome.exit_code, text)
+    write_atomic(output, text)
+    return Outcome({**outcome.body, "output": output}, outcome.exit_code)

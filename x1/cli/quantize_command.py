@@ -35,7 +35,7 @@ def command(
     model: str, calibrate: str, method: str, shapes: tuple[str, ...], form: str, output: str, as_json: bool
 ) -> Outcome:
     """Quantize MODEL to int8 and write it as ONNX, for ONNX Runtime to compute the same bits."""
-    require_another(output, model)
+    require_another(output, model, calibrate)
     network = api.quantize(model, calibrate, method=method, shapes=parse_shapes(shapes))
     network.save_onnx(output, form)
     tensors = sum(len(n.views) for n in network.integers().nodes())

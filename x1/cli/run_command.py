@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,7 +15,9 @@ from numpy.typing import NDArray
 
 from isa.diagnostics import Diagnostic, ExitCode, UsageError
 from isa.parsing import whole_number
+from isa.program import Interface
 from isa.target import load_target
+from runtime.host import require_form
 from x1 import data
 from x1.api import Binary
 from x1.cli.options import with_progress
@@ -31,6 +34,7 @@ Examples:
   x1 run net.x1 --input @digit.npy --schedule random:7
 """
 MAX_NAME: Final = 100
+MAX_REAL: Final = sys.float_info.max
 Arrays = dict[str, NDArray[Any]]
 
 
@@ -73,17 +77,19 @@ def command(
     as_json: bool,
 ) -> Outcome:
     """Run BINARY on inputs from files."""
-    require_another(output, binary)
+    named = [text.rpartition("@")[2] for text in (*inputs, *expected)]
+    require_another(output, binary, target, *named)
+    _require_tolerances(rtol, atol)
     seed = _seed(schedule)
     machine = load_target(target) if target else None
     loaded = Binary.load(binary)
     session = Session(loaded, target=machine, poison=poison)
-    shapes = {i.name: i.shape for i in session.get_inputs()}
-    members = data.input_members(inputs, list(shapes))
+    interface = loaded.program.abi.inputs
+    members = data.input_members(inputs, [t.name for t in interface])
     start = time.perf_counter()
     collected: list[Arrays] = []
     instructions = 0
-    runs = _runs(members, shapes, samples=samples)
+    runs = _runs(members, interface, samples=samples)
     for given in with_progress(runs, "running", len(next(iter(members.values()))) if samples else 1):
         result = session.execute(given, tensors=dump_tensors is not None, seed=seed)
         collected.append(result.outputs)
@@ -110,6 +116,16 @@ def command(
     return Outcome(body, ExitCode.MISMATCH if wrong else ExitCode.OK)
 
 
+def _require_tolerances(*values: float) -> None:
+    """Tolerances are finite and not negative."""
+    if any(not 0 <= v <= MAX_REAL for v in values):
+        raise UsageError(
+            Diagnostic(
+                "usage.tolerance", "a tolerance is not allowed", allowed="finite numbers of at least 0"
+            )
+        )
+
+
 def _seed(schedule: str | None) -> int | None:
     """The seed of `random:SEED`."""
     if schedule is None:
@@ -124,12 +140,15 @@ def _seed(schedule: str | None) -> int | None:
 
 
 def _runs(
-    members: Mapping[str, data.Member], shapes: Mapping[str, list[int]], *, samples: bool
+    members: Mapping[str, data.Member], interface: Sequence[Interface], *, samples: bool
 ) -> list[Arrays] | Any:
+    shapes = {t.name: t.shape for t in interface}
     if samples:
         if data.sample_count(members, shapes) == 0:
             raise UsageError(Diagnostic("data.shape", "there are no samples"))
         return data.samples(members, shapes)
+    for tensor in interface:
+        require_form(tensor, members[tensor.name].dtype, members[tensor.name].shape)
     return [{name: member.read() for name, member in members.items()}]
 
 
@@ -157,16 +176,16 @@ def _described(name: str, values: NDArray[Any]) -> dict[str, object]:
 def _compare(outputs: Arrays, expected: tuple[str, ...], rtol: float, atol: float) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for name, path in data.named_files(expected, list(outputs), "--expected").items():
-        wanted = data.input_member(path, name).read()
-        got = outputs[name]
-        if wanted.shape != got.shape:
+        member, got = data.input_member(path, name), outputs[name]
+        if member.shape != got.shape:
             raise UsageError(
                 Diagnostic(
                     "run.expected",
-                    f"the expected '{name}' has the shape {list(wanted.shape)}",
+                    f"the expected '{name}' has the shape {list(member.shape)}",
                     allowed=str(list(got.shape)),
                 )
             )
+        wanted = member.read()
         difference = np.abs(got.astype(np.float64) - wanted.astype(np.float64))
         outside = ~(difference <= atol + rtol * np.abs(wanted.astype(np.float64)))
         rows.append(
@@ -174,7 +193,7 @@ def _compare(outputs: Arrays, expected: tuple[str, ...], rtol: float, atol: floa
                 "name": name,
                 "elements": int(got.size),
                 "mismatches": int(outside.sum()),
-                "max_abs": float(difference.max(initial=0.0)),
+                "max_abs": float(np.nan_to_num(difference, nan=np.inf).max(initial=0.0).clip(0, MAX_REAL)),
             }
         )
     return rows
