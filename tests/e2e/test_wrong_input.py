@@ -49,6 +49,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "cycle": model([helper.make_node("Relu", ["b"], ["a"], "one"), helper.make_node("Relu", ["a"], ["b"], "two"),
                         helper.make_node("Relu", ["a"], ["y"], "three")]),
     }  # fmt: skip
+    cases["wide"] = model(
+        [helper.make_node("MaxPool", ["x"], ["y"], "pool", kernel_shape=[70, 70], pads=[69] * 4)]
+    )
     for name, proto in cases.items():
         (place / f"{name}.onnx").write_bytes(proto.SerializeToString())
     (place / "text.onnx").write_text("this is not a model\n")
@@ -113,6 +116,14 @@ CASES = {
     "run: misspelt input": (["run", "good.x1", "--input", "xx=@x.npy"], 2),
     "run: missing input file": (["run", "good.x1", "--input", "@none.npy"], 2),
     "run: not an array": (["run", "good.x1", "--input", "@text.onnx"], 2),
+    "run: input given twice": (["run", "good.x1", "--input", "x=@x.npy", "--input", "x=@shape.npy"], 2),
+    "run: negative tolerance": (["run", "good.x1", "--input", "@x.npy", "--expected", "@x.npy", "--atol", "-1"], 2),
+    "run: onto its input": (["run", "good.x1", "--input", "@x.npy", "-o", "x.npy"], 2),
+    "run: onto nothing": (["run", "good.x1", "--input", "@x.npy", "-o", ""], 2),
+    "run: schedule": (["run", "good.x1", "--input", "@x.npy", "--schedule", "random:x"], 2),
+    "compile: a folder": (["compile", ".", "--calibrate", "random:1"], 2),
+    "compile: onto its calibration data": (["compile", "sound.onnx", "--calibrate", "data.npz", "-o", "data.npz"], 2),
+    "inspect: kernel beyond the machine": (["inspect", "wide.onnx", "--supported"], 3),
     "run: other target": (["run", "good.x1", "--input", "@x.npy", "--target", "edge32"], 2),
     "eval: missing file": (["eval", "none.onnx", "good.x1", "--data", "data.npz"], 2),
     "eval: another network's binary": (["eval", "sound.onnx", "good.x1", "--data", "data.npz"], 2),

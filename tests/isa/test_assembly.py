@@ -174,6 +174,20 @@ def test_illegal_instructions_are_reported_at_their_line(golden: Callable[[str, 
     golden("errors/illegal.txt", str(refused.value) + "\n")
 
 
+def test_numbers_may_begin_with_zeros() -> None:
+    assert assembled("vmov dst=0064, n0=0x0004\nhalt")[0] == VectorMove(dst=64, n0=4)
+
+
+def test_text_alone_stands_for_its_data_by_their_size() -> None:
+    from isa.assembly.disassembler import disassemble
+
+    data = ".region 2 64\n.section .weights\n.byte 1,2,3,4\n.section .params\n.int 1,2\n.section .text\n"
+    program = assemble(f"{data}ld spm 0, R0, n=4\nld prm 0, R5, n=8\nhalt").program
+    again = assemble(disassemble(program).text).program
+    assert again.instructions == program.instructions
+    assert again.region_sizes() == program.region_sizes()
+
+
 def test_text_alone_gives_the_words_of_a_program_back() -> None:
     from isa.assembly.disassembler import disassemble
     from isa.encoding import encode_all
