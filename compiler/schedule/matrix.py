@@ -14,17 +14,16 @@ from typing import Final
 
 import numpy as np
 
-from compiler.errors import CompileError, FitError
 from compiler.ir.graph import Node
 from compiler.ops import conv2d as conv_op
 from compiler.ops import gemm as gemm_op
 from compiler.schedule.builder import Builder, Piece, Span, View, packed_bytes, spans, stored
+from compiler.schedule.limits import Window, does_not_fit, require_expressible
 from compiler.schedule.tiles import Buffer, Memory, Ref, Stored, Tensor, aligned
-from isa.diagnostics import Diagnostic, Findings
 from isa.instructions.matrix import Conv, Gemm
 from isa.instructions.records import REQUANT_RECORD
 from isa.instructions.vector import Requantize
-from isa.spec import Instruction, greatest
+from isa.spec import greatest
 from isa.target import Target
 
 MAX_EXTENT: Final = greatest(Conv, "oh")
@@ -34,34 +33,6 @@ MAX_CHANNELS: Final = greatest(Conv, "cin")
 MAX_GROUP_ROWS: Final = min(greatest(Conv, "ags"), greatest(Requantize, "aws"))
 MAX_DEPTH: Final = greatest(Gemm, "k")
 MAX_COLUMNS: Final = greatest(Requantize, "c")
-WINDOW_LIMITS: Final = (
-    ("kernel", ("kh", "kw")),
-    ("strides", ("sh", "sw")),
-    ("dilations", ("dh", "dw")),
-    ("pads", ("pt", "pl")),
-)
-"""What a model calls the geometry of a window, and the operands that hold it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Window:
-    """The geometry of a sliding window along one dimension."""
-
-    extent: int
-    taps: int
-    stride: int
-    dilation: int
-    pad: int
-
-    def valid(self, out: Span, taps: Span) -> tuple[Span, int]:
-        """The input that these outputs read through these taps, and the padding before it."""
-        first = out.start * self.stride + taps.start * self.dilation - self.pad
-        last = (out.stop - 1) * self.stride + (taps.stop - 1) * self.dilation - self.pad
-        return Span(max(first, 0), min(last + 1, self.extent)), max(-first, 0)
-
-    def reach(self, outputs: int, taps: int) -> int:
-        """The most input that so many outputs and taps read."""
-        return min((outputs - 1) * self.stride + (taps - 1) * self.dilation + 1, self.extent)
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,27 +174,6 @@ def _conv_shape(node: Node, operation: conv_op.QConv2d, x: View, out: Tensor) ->
     columns = Window(w, kernel[1], operation.strides[1], operation.dilations[1], operation.pads[1])
     _, oh, ow, cout = out.shape
     return ConvShape(rows, columns, oh, ow, cin, cout, x.tensor.resident, out.resident)
-
-
-def require_expressible(node: Node, kind: type[Instruction], **geometry: Sequence[int]) -> None:
-    """Refuse a window that one instruction cannot express.
-
-    Raises:
-        CompileError: kernel, strides, dilations or leading pads beyond the operands; all of them.
-    """
-    findings = Findings(CompileError)
-    for name, operands in WINDOW_LIMITS:
-        for value, operand in zip(geometry.get(name, ()), operands, strict=False):
-            most = greatest(kind, operand)
-            if value > most:
-                findings.add(
-                    "model.unsupported",
-                    f"{name}={list(geometry[name])} of '{node.name}' is not supported",
-                    node.loc,
-                    allowed=f"at most {most}",
-                )
-                break
-    findings.raise_if_any()
 
 
 def _conv_tile(
@@ -500,17 +450,4 @@ def _emit_gemm(
         {"a": piece.ref, "b": Ref(weights), "acc": Ref(acc)},
         ("acc",),
         extra_reads=(acc,) if accum else (),
-    )
-
-
-def does_not_fit(node: Node, needed: int, budget: int) -> FitError:
-    """The error of a layer whose smallest tile needs more than there is."""
-    return FitError(
-        Diagnostic(
-            "fit.scratchpad",
-            f"the smallest tile of '{node.name}' needs {needed} bytes of the "
-            f"scratchpad, {needed - budget} more than the {budget} available",
-            node.loc,
-            remedy="choose a target with a larger spm.bytes",
-        )
     )

@@ -18,7 +18,7 @@ from compiler.ops.max_pool import MaxPool
 from compiler.ops.shapes import Transpose
 from compiler.ops.softmax import QSoftmax, divisor, exponentials
 from compiler.schedule.builder import Builder, Piece, Span, View, spans, stored
-from compiler.schedule.matrix import Window, does_not_fit, require_expressible
+from compiler.schedule.limits import Window, does_not_fit, require_expressible
 from compiler.schedule.tiles import TABLE, Memory, Ref, Stored, Tensor
 from isa.diagnostics import Diagnostic
 from isa.instructions.dma import merge_rows
