@@ -76,8 +76,7 @@ def requantize(acc: Array, bias: ArrayLike, m: ArrayLike, zero_point: int, low: 
 
 def _clamped_then_rounded(v: Float, zero_point: int, low: int, high: int) -> Int:
     """rne(clamp(v, low - zp, high - zp)) + zp; v is used up."""
-    np.maximum(v, F32(low - zero_point), out=v)
-    np.minimum(v, F32(high - zero_point), out=v)
+    np.clip(v, F32(low - zero_point), F32(high - zero_point), out=v)
     rounded = round_half_even(v).astype(np.int32)
     rounded += np.int32(zero_point)
     return rounded

@@ -195,8 +195,10 @@ class Conv(Instruction):
         depth = exact_depth(max(map(abs, self.xt.bounds)), _magnitude(self.wt, self.zw))
         total = self._product(self._padded(box), kernel, depth)
         if self.zx:
-            share = kernel.sum(axis=(0, 1, 2), dtype=np.float64).astype(np.int64) * self.zx
-            total = total - share.astype(total.dtype)  # modulo 2^32 where total is int32: exact
+            taps = kernel.reshape(-1, self.cout)
+            ones = np.ones((1, len(taps)), np.float32)
+            share = matmul(ones, taps, exact_depth(1, _magnitude(self.wt, self.zw)))[0].astype(np.int64)
+            total -= (share * self.zx).astype(total.dtype)  # modulo 2^32 where total is int32: exact
         return total
 
     def _sparse_sum(self, box: NDArray[Any], kernel: NDArray[np.float32]) -> NDArray[Any]:

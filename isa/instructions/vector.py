@@ -178,8 +178,8 @@ class Requantize(Instruction):
             return m.read(sources[0][1], WORD)[0]
         acc = np.empty((self.h, self.w, self.c), np.int32)
         for channels, access in sources:
-            part = m.read(access, WORD)
-            acc[..., channels] = np.moveaxis(part, 0, 2).reshape(self.h, self.w, -1)
+            part = np.moveaxis(m.read(access, WORD), 0, 2)
+            acc[..., channels].reshape(part.shape)[...] = part  # a view: only the last axis is split
         return acc
 
     def _requantize(self, acc: NDArray[np.int32], records: NDArray[Any], shift: int) -> NDArray[np.int32]:
