@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -73,6 +74,15 @@ def evaluate(
                 "eval.labels",
                 f"there are {expected.size} labels for {len(classes)} samples",
                 allowed="as many as samples, at least one",
+            )
+        )
+    count = session.program.abi.outputs[0].shape[1:]
+    if int(expected.min()) < 0 or int(expected.max()) >= math.prod(count):
+        raise UsageError(
+            Diagnostic(
+                "eval.labels",
+                f"the labels run from {expected.min()} to {expected.max()}",
+                allowed=f"0 to {math.prod(count) - 1}",
             )
         )
     found = np.array(classes)

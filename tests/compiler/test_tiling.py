@@ -9,6 +9,7 @@ from collections import defaultdict
 from typing import Any
 
 import numpy as np
+import pytest
 
 from compiler.ir.graph import Graph
 from compiler.ir.types import DType
@@ -155,3 +156,15 @@ def test_memory_is_used_again_when_a_tensor_has_been_read() -> None:
         assert binary.program.arena_bytes <= 2 * 16 * 16 * 32
         if target == "edge32":
             assert binary.program.arena_bytes == 0
+
+
+def test_an_allocator_that_lets_slots_overlap_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Planted: every slot at address 0. The check after placement must object."""
+    from compiler.schedule import allocate
+
+    def pack(slots: list[allocate.Slot]) -> int:
+        return max((s.size for s in slots), default=0)
+
+    monkeypatch.setattr(allocate, "_pack", pack)
+    with pytest.raises(AssertionError, match="share memory"):
+        tiny_program(conv_network(size=8, cin=4, cout=8, kernel=3, stride=1, pad=1))

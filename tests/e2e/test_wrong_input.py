@@ -66,6 +66,19 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (place / "bad.x1s").write_text("  conv oh=2000\n  frob 3\nhalt\n")
     binary = compiled_and_verified(random_graph(3), "tiny8", samples=1)[0]
     binary.save(place / "good.x1")
+    from x1 import api
+
+    (place / "classes.onnx").write_bytes(
+        model(
+            [
+                helper.make_node("Flatten", ["x"], ["y"], "flat"),
+            ]
+        ).SerializeToString()
+    )
+    images = np.ones((2, 3, 8, 8), np.float32)
+    api.compile(place / "classes.onnx", calibrate=[{"x": images[:1]}]).save(place / "classes.x1")
+    np.savez(place / "labels.npz", inputs=images, labels=np.array([3, 192]))
+    np.savez(place / "texts.npz", inputs=images, labels=np.array(["a", "b"]))
     (place / "truncated.x1").write_bytes(binary.data[: len(binary.data) // 2])
     shape = binary.program.abi.inputs[0].shape
     np.save(place / "double.npy", np.zeros(shape))
@@ -127,6 +140,8 @@ CASES = {
     "run: other target": (["run", "good.x1", "--input", "@x.npy", "--target", "edge32"], 2),
     "eval: missing file": (["eval", "none.onnx", "good.x1", "--data", "data.npz"], 2),
     "eval: another network's binary": (["eval", "sound.onnx", "good.x1", "--data", "data.npz"], 2),
+    "eval: labels beyond the classes": (["eval", "classes.onnx", "classes.x1", "--data", "labels.npz"], 2),
+    "eval: labels that are no numbers": (["eval", "classes.onnx", "classes.x1", "--data", "texts.npz"], 2),
     "verify: missing file": (["verify", "none.onnx", "--calibrate", "random:1", "--input", "@x.npy"], 2),
     "verify: no calibration": (["verify", "sound.onnx", "--input", "@x.npy"], 2),
     "verify: wrong shape": (["verify", "sound.onnx", "--calibrate", "random:1", "--input", "@shape.npy"], 2),
