@@ -69,7 +69,8 @@ def prepare(graph: Graph, log: PassLog | None = None) -> Graph:
 
 def quantize(graph: Graph, samples: Iterable[Sample], log: PassLog | None = None) -> Graph:
     """The integer graph of a prepared float graph, with ranges from samples."""
-    return quantize_with(graph, calibrate(graph, samples), log=log)
+    scheme, _ = calibrate(graph, samples)
+    return quantize_with(graph, scheme, log=log)
 
 
 def quantize_with(

@@ -177,6 +177,14 @@ def affine(v: Float, gain: Float, offset: Float) -> Float:
 # --- windows -------------------------------------------------------------------------------------
 
 
+def sequential_sum(terms: Iterable[Float], shape: tuple[int, ...]) -> Float:
+    """float32 terms of one shape, added one after another: each addition is rounded."""
+    total = np.zeros(shape, np.float32)
+    for term in terms:
+        total = total + term
+    return total
+
+
 def average(taps: Iterable[Float], count: Array, scale: Real, zero_point: int, low: int, high: int) -> Int:
     """QLinearAveragePool: float32 sum in the order of the taps, / count, / sy, zero point, then round.
 
@@ -188,28 +196,22 @@ def average(taps: Iterable[Float], count: Array, scale: Real, zero_point: int, l
         low: the least output value.
         high: the greatest output value.
     """
-    total = np.zeros(count.shape, np.float32)
-    for tap in taps:
-        total = total + tap
+    total = sequential_sum(taps, count.shape)
     return to_integer((total / f32(count)) / F32(scale) + F32(zero_point), low, high)
 
 
-def mean_real(entries: Iterable[Float], count: int, scale: Real, zero_point: int, low: int, high: int) -> Int:
-    """DQ, ReduceMean, Q: float32 sum in the order of the entries, / n, then quantized.
+def mean_real(entries: Float, scale: Real, zero_point: int, low: int, high: int) -> Int:
+    """DQ, ReduceMean, Q over axis 0: float32 sum in ascending index, / n, then quantized.
 
     Args:
-        entries: float32 each, F(x-zx)*sx, in ascending index of the axis.
-        count: n, how many there are.
+        entries: (n, ...) float32, F(x-zx)*sx.
         scale: of the output.
         zero_point: of the output.
         low: the least output value.
         high: the greatest output value.
     """
-    total: Float | None = None
-    for entry in entries:
-        total = entry if total is None else total + entry
-    assert total is not None
-    return quantize_real(np.atleast_1d(total / F32(count)), scale, zero_point, low, high)
+    mean = sequential_sum(entries, entries.shape[1:]) / F32(len(entries))
+    return quantize_real(mean, scale, zero_point, low, high)
 
 
 def softmax(x: Array, table: Float, divisor: Real, zero_point: int, low: int, high: int) -> Int:
@@ -229,9 +231,7 @@ def softmax(x: Array, table: Float, divisor: Real, zero_point: int, low: int, hi
     """
     codes = x.astype(np.int32)
     entries = table[codes + (255 - codes.max(axis=-1, keepdims=True))]
-    total = np.zeros(entries.shape[:-1], np.float32)
-    for j in range(entries.shape[-1]):
-        total = total + entries[..., j]
+    total = sequential_sum((entries[..., j] for j in range(entries.shape[-1])), entries.shape[:-1])
     quotient = (entries.astype(np.float64) * np.float64(divisor)) / total[..., None].astype(np.float64)
     return np.clip(np.rint(quotient) + zero_point, low, high).astype(np.int32)
 

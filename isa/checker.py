@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from isa.assembly.text import format_instruction
 from isa.footprint import box
-from isa.program import WRITABLE, Program
+from isa.program import Program, is_read_only
 from isa.spec import Access, Engine, Instruction, Space, Trap
 from isa.target import Target
 from isa.validate import instruction_faults, memory_size
@@ -212,10 +212,10 @@ class _Shadows:
         return memory_size(self.program.target, access.space) // GRAIN[access.space]
 
     def _check(self, pc: int, instr: Instruction, access: Access) -> None:
-        if access.space is Space.DRAM and access.region not in WRITABLE:
+        if is_read_only(access):
             if access.region == INPUT_REGION and not self._given(access):
                 self._undefined(pc, instr, access, "that belong to no input")
-            return  # nothing can conflict where nothing is written
+            return
         last = box(self._writers(access), access)
         if not access.write and not last.all():
             self._undefined(pc, instr, access, "that nothing has written")
@@ -270,7 +270,7 @@ class _Shadows:
         )
 
     def _record(self, pc: int, instr: Instruction, access: Access) -> None:
-        if access.space is Space.DRAM and access.region not in WRITABLE:
+        if is_read_only(access):
             return
         if access.write:
             box(self._writers(access), access)[...] = pc + GIVEN + 1

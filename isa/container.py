@@ -290,10 +290,11 @@ def _program(file: ElfFile, content: bytes, note: NoteRecord, name: str) -> Prog
 
 def _require_canonical(file: ElfFile, data: bytes, program: Program) -> None:
     """Writing the program again gives the same file; sections of other names stay as they are."""
-    known = iter(program_sections(program))
-    names = {s.name for s in program_sections(program)}
-    sections = [next(known) if s.name in names else s for s in file.sections if s.name != ".note.x1"]
-    if next(known, None) is not None or assemble_sections(sections, program.note) != data:
+    known = {s.name: s for s in program_sections(program)}
+    found = [s for s in file.sections if s.name != ".note.x1"]
+    sections = [known.get(s.name, s) for s in found]
+    in_order = [s.name for s in found if s.name in known] == list(known)
+    if not in_order or assemble_sections(sections, program.note) != data:
         raise ElfError("the file is not written canonically")
 
 

@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from isa.spec import Access, Instruction
+from isa.spec import Access, Instruction, Space
 from isa.target import Target
 from isa.validate import Region
 
@@ -261,6 +261,11 @@ def stored_access(instr: Instruction, target: Target, row: MapRow) -> Access | N
     elements = volume(box_shape(row.box))
     found = (a for a in instr.accesses(target) if a.write and a.operand == row.operand)
     return next((a for a in found if a.size() in (elements, 4 * elements)), None)
+
+
+def is_read_only(access: Access) -> bool:
+    """Whether an access is to a region that no instruction may write: nothing can conflict there."""
+    return access.space is Space.DRAM and access.region not in WRITABLE
 
 
 def box_shape(box: Sequence[tuple[int, int]]) -> tuple[int, ...]:

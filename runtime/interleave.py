@@ -10,18 +10,17 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Callable, Sequence
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from isa.encoding import SEMAPHORES
 from isa.program import Program
 from isa.spec import Access, Engine, Instruction, Trap, TrapError
 from runtime.faults import trap_at
 from runtime.machine import Machine, Observer
-
-SEMAPHORES: Final = 32
 
 
 class _Writes:
@@ -81,14 +80,14 @@ class Interleaving:
         """
         with np.errstate(all="ignore"):
             while not self.machine.halted:
-                moves = list(self._moves())
+                moves = self._moves()
                 if not moves:
                     self._stuck()
                 weights = [self.eagerness[engine] for engine, _ in moves]
                 (_, move), *_ = self.random.choices(moves, weights)
                 move()
 
-    def _moves(self) -> Sequence[tuple[Engine, Callable[[], None]]]:
+    def _moves(self) -> list[tuple[Engine, Callable[[], None]]]:
         moves: list[tuple[Engine, Callable[[], None]]] = []
         if self.next < len(self.program.instructions) and self._dispatchable():
             moves.append((Engine.CTL, self._dispatch))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -209,9 +209,8 @@ def quantize(
             )
         )
     samples, described = _samples(calibrate, network.input_shapes)
-    counted = _Counted(samples)
-    scheme = driver.calibrate(network.float_graph, counted)
-    return with_scheme(network, scheme, f"{method} on {described or f'{counted.count} samples'}", log)
+    scheme, count = driver.calibrate(network.float_graph, samples)
+    return with_scheme(network, scheme, f"{method} on {described or f'{count} samples'}", log)
 
 
 def with_scheme(
@@ -269,18 +268,6 @@ def check(binary: str | Path | Binary) -> CheckReport:
     """Races, deadlocks, bounds and definedness of a binary, from its decoded form alone."""
     loaded = binary if isinstance(binary, Binary) else Binary.load(binary)
     return check_program(loaded.program)
-
-
-class _Counted:
-    """Samples, counted as they are taken."""
-
-    def __init__(self, samples: Iterable[Sample]) -> None:
-        self.samples, self.count = samples, 0
-
-    def __iter__(self) -> Iterator[Sample]:
-        for sample in self.samples:
-            self.count += 1
-            yield sample
 
 
 def _samples(calibrate: Calibration, shapes: Mapping[str, Sequence[int]]) -> tuple[Iterable[Sample], str]:

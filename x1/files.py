@@ -41,13 +41,7 @@ def write_with(path: str | Path, write: Callable[[IO[bytes]], object]) -> None:
     try:
         handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     except (OSError, ValueError) as error:
-        raise UsageError(
-            Diagnostic(
-                "file.write",
-                f"cannot write '{path}': {_reason(error)}",
-                remedy="choose a folder that exists and can be written",
-            )
-        ) from None
+        raise _unwritable(path, error, remedy="choose a folder that exists and can be written") from None
     temporary = Path(name)
     try:
         with os.fdopen(handle, "wb") as file:
@@ -55,7 +49,7 @@ def write_with(path: str | Path, write: Callable[[IO[bytes]], object]) -> None:
         temporary.chmod(0o644)
         temporary.replace(target)
     except OSError as error:
-        raise UsageError(Diagnostic("file.write", f"cannot write '{path}': {_reason(error)}")) from None
+        raise _unwritable(path, error) from None
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -71,13 +65,17 @@ def _reason(error: OSError | ValueError) -> str:
     return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
+def _unwritable(path: str | Path, error: OSError | ValueError, remedy: str = "") -> UsageError:
+    return UsageError(Diagnostic("file.write", f"cannot write '{path}': {_reason(error)}", remedy=remedy))
+
+
 def _write_into(target: Path, path: str | Path, write: Callable[[IO[bytes]], object]) -> None:
     """Write to what is no plain file, such as /dev/stdout, and cannot be replaced."""
     try:
         with target.open("wb") as file:
             write(file)
     except (OSError, ValueError) as error:
-        raise UsageError(Diagnostic("file.write", f"cannot write '{path}': {_reason(error)}")) from None
+        raise _unwritable(path, error) from None
 
 
 def require_another(output: str | Path | None, *inputs: str | Path | None) -> None:

@@ -61,21 +61,27 @@ def verify(graph: Graph) -> None:
 
 def _verify_edge(graph: Graph, node: Node) -> None:
     """Real numbers stand at the edges of an integer graph only; on the device they may be turned there."""
-    turned = node.op.name == "transpose" and graph.stage == "device" and node.type.dtype is DType.F32
-    sources = ("input",) if node.op.name == "q.quantize" else ("input", "q.dequantize") if turned else None
-    if sources is not None:
-        before = node.inputs[0]
-        if node.op.name == "q.quantize" and graph.stage == "device" and before.op.name == "transpose":
-            (before,) = before.inputs
-        if before.op.name not in sources:
-            raise VerifyError(
-                f"%{node.id} = {node.op.name} reads {before.op.name}, which is no edge of the graph"
-            )
-    elif node.type.dtype is DType.F32 and node.op.name not in ("input", "const", "q.dequantize"):
+    on_device, real = graph.stage == "device", node.type.dtype is DType.F32
+    turned = on_device and real and node.op.name == "transpose"
+    if node.op.name == "q.quantize":
+        (source,) = node.inputs
+        if on_device and source.op.name == "transpose":
+            (source,) = source.inputs
+        _require_source(node, source, "input")
+    elif turned:
+        _require_source(node, node.inputs[0], "input", "q.dequantize")
+    elif real and node.op.name not in ("input", "const", "q.dequantize"):
         raise VerifyError(f"%{node.id} = {node.op.name} computes real numbers in a graph of integers")
     returned = node.op.name == "q.dequantize" or (turned and node.inputs[0].op.name == "q.dequantize")
     if node in graph.outputs and not returned:
         raise VerifyError(f"%{node.id} = {node.op.name} is returned and is not dequantized")
+
+
+def _require_source(node: Node, source: Node, *allowed: str) -> None:
+    if source.op.name not in allowed:
+        raise VerifyError(
+            f"%{node.id} = {node.op.name} reads {source.op.name}, which is no edge of the graph"
+        )
 
 
 def _verify_type(node: Node) -> None:

@@ -52,6 +52,13 @@ class Transpose(Op):
         return np.ascontiguousarray(args[0].transpose(self.perm))
 
 
+def unreshaped(node: Node) -> Node:
+    """The node whose elements these are, in the same order: reshapes are looked through."""
+    while isinstance(node.op, Reshape):
+        (node,) = node.inputs
+    return node
+
+
 @op("nn.identity", "x")
 class Identity(Op):
     """The operand."""

@@ -10,10 +10,10 @@ from __future__ import annotations
 import math
 from typing import ClassVar
 
-from compiler.ir.graph import Graph, Node
+from compiler.ir.graph import Graph
 from compiler.ops.activation import QTable
 from compiler.ops.boundary import Dequantize, Quantize
-from compiler.ops.shapes import Reshape
+from compiler.ops.shapes import unreshaped
 from compiler.passes.base import Pass
 
 
@@ -25,7 +25,7 @@ class CopyReturnedInputs(Pass):
     def run(self, graph: Graph) -> Graph:
         for dequantize, operation in graph.of(Dequantize):
             (value,) = dequantize.inputs
-            if isinstance(_root(value).op, Quantize):
+            if isinstance(unreshaped(value).op, Quantize):
                 copy = graph.add(
                     QTable("clamp", (-math.inf, math.inf)),
                     (value,),
@@ -36,9 +36,3 @@ class CopyReturnedInputs(Pass):
                 made = graph.add(operation, (copy,), name=dequantize.name, loc=dequantize.loc)
                 graph.replace(dequantize, made)
         return graph
-
-
-def _root(node: Node) -> Node:
-    while isinstance(node.op, Reshape):
-        (node,) = node.inputs
-    return node

@@ -34,8 +34,8 @@ class Range:
         self.low, self.high = min(self.low, low), max(self.high, high)
 
 
-def calibrate(graph: Graph, samples: Iterable[Mapping[str, NDArray[Any]]]) -> dict[str, Quant]:
-    """The scheme: the quantization of every float tensor by name, min-max over the samples.
+def calibrate(graph: Graph, samples: Iterable[Mapping[str, NDArray[Any]]]) -> tuple[dict[str, Quant], int]:
+    """The scheme (the quantization of every float tensor by name, min-max) and the number of samples.
 
     Raises:
         UsageError: there is no sample, or a tensor was not finite.
@@ -60,7 +60,7 @@ def calibrate(graph: Graph, samples: Iterable[Mapping[str, NDArray[Any]]]) -> di
                     remedy="check the preprocessing of the samples",
                 )
             )
-    return {name: parameters(r.low, r.high) for name, r in ranges.items()}
+    return {name: parameters(r.low, r.high) for name, r in ranges.items()}, count
 
 
 def constant_parameters(values: NDArray[Any]) -> Quant:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isa.footprint import box
-from isa.program import WRITABLE
+from isa.program import is_read_only
 from isa.spec import Access, Engine, Instruction, Space
 from isa.target import Target
 from isa.validate import memory_size
@@ -38,7 +38,7 @@ class HazardMap:
         are recorded under `index`.
         """
         latest = [NONE] * len(Engine)
-        accesses = [a for a in instr.accesses(self._target) if self._shared(a)]
+        accesses = [a for a in instr.accesses(self._target) if not is_read_only(a)]
         for access in accesses:
             for other in Engine:
                 if other is not instr.engine:
@@ -46,11 +46,6 @@ class HazardMap:
         for access in accesses:
             self._record(access, instr.engine, index)
         return latest
-
-    @staticmethod
-    def _shared(access: Access) -> bool:
-        """Read-only regions cannot be part of a conflict."""
-        return access.space is not Space.DRAM or access.region in WRITABLE
 
     def _last(self, access: Access, engine: Engine, known: int) -> int:
         """The last write, and for a write the last read too, of these bytes by an engine."""

@@ -19,7 +19,7 @@ from compiler.ops.boundary import Dequantize, Quantize
 from compiler.ops.conv2d import QConv2d
 from compiler.ops.gemm import QGemm
 from compiler.ops.max_pool import MaxPool
-from compiler.ops.shapes import Reshape, Transpose
+from compiler.ops.shapes import Reshape, Transpose, unreshaped
 from compiler.ops.softmax import QSoftmax
 from compiler.schedule.builder import Builder, View, packed_bytes
 from compiler.schedule.matrix import plan_conv, plan_gemm
@@ -73,7 +73,7 @@ class _Planner:
         ]
         self.layers = [n for n in self.nodes if not isinstance(n.op, (Quantize, Reshape))]
         self.index = {n.id: i for i, n in enumerate(self.layers)}
-        self.returned = {self._root(self._returned_value(n)).id for n in graph.outputs}
+        self.returned = {unreshaped(self._returned_value(n)).id for n in graph.outputs}
         self.resident = self._choose_resident() if keep_resident else {}
 
     def run(self) -> Plan:
@@ -191,7 +191,7 @@ class _Planner:
 
     def _readable(self, node: Node, user: Node) -> bool:
         """Whether a user can read a resident value under the shapes at which it sees it."""
-        shapes = [i.shape for i in user.inputs if not i.is_constant and self._root(i) is node]
+        shapes = [i.shape for i in user.inputs if not i.is_constant and unreshaped(i) is node]
         if isinstance(user.op, QGemm):
             return all(shape[-1] <= MAX_RESIDENT_DEPTH for shape in shapes)
         return all(map(_pitches_fit, shapes))
@@ -202,11 +202,6 @@ class _Planner:
         while not isinstance(node.op, Dequantize):
             (node,) = node.inputs
         return node.inputs[0]
-
-    def _root(self, node: Node) -> Node:
-        while isinstance(node.op, Reshape):
-            (node,) = node.inputs
-        return node
 
     def _layers_using(self, node: Node) -> list[int]:
         """The layers that read a value, through reshapes too."""

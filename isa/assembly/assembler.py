@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from isa.assembly.operands import build_instruction
-from isa.assembly.reader import MAX_TEXT, Reader, ordered, placed
+from isa.assembly.reader import MAX_TEXT, Reader, noted, ordered, placed
 from isa.assembly.state import DATA_REGION, SIZED_REGIONS, Assembly, Line, Mistake
 from isa.diagnostics import MAX_FOUND, AssemblyError, Diagnostic
 from isa.locations import FileLoc
@@ -109,13 +109,8 @@ def _built(state: Assembly) -> list[Instruction]:
     instrs: list[Instruction] = []
     for pending in state.pending:
         state.variables = pending.variables
-        try:
+        with noted(state, pending.line, pending.tree):
             instrs.append(build_instruction(state, pending.tree))
-        except Mistake as mistake:
-            state.diagnostics.append(placed(pending.line, mistake))
-        except RecursionError:
-            mistake = Mistake("an expression is nested too deeply", pending.tree)
-            state.diagnostics.append(placed(pending.line, mistake))
         if len(state.diagnostics) >= MAX_FOUND:
             break
     return instrs

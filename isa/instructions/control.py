@@ -12,6 +12,7 @@ from typing import ClassVar, Final
 import numpy as np
 
 from isa.arithmetic import INT32_MAX, INT32_MIN
+from isa.instructions.dma import WORD
 from isa.instructions.footprints import register
 from isa.spec import (
     Access,
@@ -27,7 +28,6 @@ from isa.spec import (
 )
 from isa.target import Target
 
-WORD: Final = np.dtype("<i4")
 BAR_CYCLES: Final = 20
 
 

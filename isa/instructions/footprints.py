@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 
 from isa.spec import Access, Dims, ElementType, Fault, Space, Trap
 from isa.target import Target
 
+Pair = tuple[int, int]
 RECORD_BYTES = 8
 """A requantization record {i32 bias, f32 m}, the granule of the parameter memory."""
 Q_GRANULES = 5
@@ -106,6 +108,18 @@ def seen(outputs: int, stride: int, offset: int, extent: int) -> tuple[slice, sl
         return slice(0, 0), slice(0, 0)
     start = first * stride + offset
     return slice(first, last + 1), slice(start, start + (last - first) * stride + 1, stride)
+
+
+def visible_taps(
+    kernel: Pair, out: Pair, stride: Pair, dilation: Pair, pad: Pair, extent: Pair
+) -> Iterator[tuple[Pair, tuple[slice, slice], tuple[slice, slice]]]:
+    """Every tap of a window, row by row: (ky, kx), the outputs that see input through it, and what they see.
+
+    Each pair is (rows, columns). Padding is nowhere laid out, so that memory does not grow with it.
+    """
+    for tap in itertools.product(range(kernel[0]), range(kernel[1])):
+        rows, columns = (seen(out[i], stride[i], tap[i] * dilation[i] - pad[i], extent[i]) for i in (0, 1))
+        yield tap, (rows[0], columns[0]), (rows[1], columns[1])
 
 
 def window_box(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -19,7 +18,7 @@ from isa.instructions.footprints import (
     eight_bit,
     pixels,
     run,
-    seen,
+    visible_taps,
     window_box,
 )
 from isa.spec import (
@@ -205,13 +204,18 @@ class Conv(Instruction):
         """The same, tap by tap, on the outputs that see the input through each."""
         depth = exact_depth(_magnitude(self.xt, self.zx), _magnitude(self.wt, self.zw))
         total = np.zeros((self.oh, self.ow, self.cout), np.int64)
-        for ky, kx in itertools.product(range(self.kh), range(self.kw)):
-            outs, ins = seen(self.oh, self.sh, ky * self.dh - self.pt, self.ih)
-            out_columns, in_columns = seen(self.ow, self.sw, kx * self.dw - self.pl, self.iw)
-            taps = box[ins, in_columns].astype(np.float32) - np.float32(self.zx)
+        for (ky, kx), outs, ins in visible_taps(
+            (self.kh, self.kw),
+            (self.oh, self.ow),
+            (self.sh, self.sw),
+            (self.dh, self.dw),
+            (self.pt, self.pl),
+            (self.ih, self.iw),
+        ):
+            taps = box[ins].astype(np.float32) - np.float32(self.zx)
             if taps.size:
                 product = matmul(taps.reshape(-1, self.cin), kernel[ky, kx], depth)
-                total[outs, out_columns] += product.reshape(*taps.shape[:2], self.cout)
+                total[outs] += product.reshape(*taps.shape[:2], self.cout)
         return total.reshape(-1, self.cout)
 
     def _kernel(self, m: MachineState) -> NDArray[np.float32]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterator
 from enum import IntEnum
@@ -12,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isa import arithmetic
+from isa.instructions.dma import BYTE, WORD
 from isa.instructions.footprints import (
     Q_GRANULES,
     accumulators,
@@ -20,8 +20,8 @@ from isa.instructions.footprints import (
     ordered,
     pixels,
     register,
-    seen,
     table,
+    visible_taps,
     window_box,
 )
 from isa.instructions.records import REQUANT_RECORD, QuantRecord, require_scale
@@ -41,9 +41,8 @@ from isa.spec import (
 )
 from isa.target import Target
 
-BYTE: Final = np.dtype(np.uint8)
+Slices = tuple[slice, slice]
 FLOAT: Final = np.dtype("<f4")
-WORD: Final = np.dtype("<i4")
 SOFTMAX_TABLE_GRANULES: Final = 128
 
 
@@ -74,6 +73,11 @@ def look_up(m: MachineState, access: Access, codes: NDArray[Any]) -> NDArray[np.
     """Table entries of raw bytes."""
     entries = m.read(access, BYTE)
     return entries[codes.astype(np.uint8)]
+
+
+def write_codes(m: MachineState, output: Access, codes: NDArray[Any], lut: int) -> None:
+    """Write 8-bit results, through the table of that number if one is named."""
+    m.write(output, look_up(m, table("lut", lut), codes) if lut else codes.view(BYTE), BYTE)
 
 
 @instruction("vreq", opcode=0x82, engine=Engine.VX)
@@ -165,11 +169,7 @@ class Requantize(Instruction):
             return
         shift = int(m.read(register("sreg", self.sreg), WORD)[0]) if self.sreg else self.shift
         values = self._requantize(acc, records, shift)
-        codes = values.astype(self.ot.dtype)
-        if self.lut:
-            m.write(self._output(), look_up(m, table("lut", self.lut), codes), BYTE)
-        else:
-            m.write(self._output(), codes, self.ot.dtype)
+        write_codes(m, self._output(), values.astype(self.ot.dtype), self.lut)
 
     def _gather(self, m: MachineState) -> NDArray[np.int32]:
         """The accumulators as (h, w, c)."""
@@ -276,16 +276,19 @@ class Pooling(Instruction):
         averaged = arithmetic.average(taps, self._counts(), q.p[1], q.zo, q.lo, q.hi)
         m.write(self._output(), averaged, self.ot.dtype)
 
-    def _taps(self) -> Iterator[tuple[tuple[slice, slice], tuple[slice, slice]]]:
+    def _taps(self) -> Iterator[tuple[Slices, Slices]]:
         """For every tap, row-major: the outputs that see the input through it, and what they see."""
-        for ky, kx in itertools.product(range(self.kh), range(self.kw)):
-            rows, row_ins = seen(self.oh, self.sh, ky - self.pt, self.ih)
-            columns, column_ins = seen(self.ow, self.sw, kx - self.pl, self.iw)
-            yield (rows, columns), (row_ins, column_ins)
+        geometry = (
+            (self.kh, self.kw),
+            (self.oh, self.ow),
+            (self.sh, self.sw),
+            (1, 1),
+            (self.pt, self.pl),
+            (self.ih, self.iw),
+        )
+        return ((outs, ins) for _, outs, ins in visible_taps(*geometry))
 
-    def _laid_out(
-        self, real: NDArray[np.float32], outs: tuple[slice, slice], ins: tuple[slice, slice]
-    ) -> NDArray[np.float32]:
+    def _laid_out(self, real: NDArray[np.float32], outs: Slices, ins: Slices) -> NDArray[np.float32]:
         """One tap of every output, 0 where it lies in the padding."""
         tap = np.zeros((self.oh, self.ow, self.c), np.float32)
         tap[outs] = real[ins]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -11,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isa import arithmetic
-from isa.instructions.footprints import Q_GRANULES, granules, pixels, run, seen, table, window_box
+from isa.instructions.footprints import Q_GRANULES, granules, pixels, run, table, visible_taps, window_box
 from isa.instructions.records import REQUANT_RECORD, QuantRecord, require_scale
-from isa.instructions.vector import BYTE, look_up
+from isa.instructions.vector import write_codes
 from isa.spec import (
     Access,
     ElementType,
@@ -100,11 +99,7 @@ class DepthwiseConv(Instruction):
         records = m.read(self._records(), REQUANT_RECORD)
         require_scale("prm", records["m"])
         y = arithmetic.requantize(self._sum(m, q), records["bias"], records["m"], q.zo, q.lo, q.hi)
-        codes = y.astype(self.ot.dtype)
-        if self.lut:
-            m.write(self._output(), look_up(m, table("lut", self.lut), codes), BYTE)
-        else:
-            m.write(self._output(), codes, self.ot.dtype)
+        write_codes(m, self._output(), y.astype(self.ot.dtype), self.lut)
 
     def _sum(self, m: MachineState, q: QuantRecord) -> NDArray[Any]:
         """int32 sums, (oh, ow, c); at most 256 products of 9 x 9 bits, far from overflow."""
@@ -112,10 +107,15 @@ class DepthwiseConv(Instruction):
         raw = m.read(self._weights(), self.wt.dtype).astype(np.int32) - q.zb
         kernel = raw.reshape(self.kh, self.kw, self.c)
         total = np.zeros((self.oh, self.ow, self.c), np.int32)
-        for ky, kx in itertools.product(range(self.kh), range(self.kw)):
-            rows, row_ins = seen(self.oh, self.sh, ky * self.d - self.pt, self.ih)
-            columns, column_ins = seen(self.ow, self.sw, kx * self.d - self.pl, self.iw)
-            total[rows, columns] += box[row_ins, column_ins] * kernel[ky, kx]
+        for (ky, kx), outs, ins in visible_taps(
+            (self.kh, self.kw),
+            (self.oh, self.ow),
+            (self.sh, self.sw),
+            (self.d, self.d),
+            (self.pt, self.pl),
+            (self.ih, self.iw),
+        ):
+            total[outs] += box[ins] * kernel[ky, kx]
         return total
 
     def macs(self) -> int:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isa import arithmetic
+from isa.instructions.dma import WORD
 from isa.instructions.footprints import (
     Q_GRANULES,
     eight_bit,
@@ -33,8 +34,6 @@ from isa.spec import (
     operand,
 )
 from isa.target import Target
-
-WORD: Final = np.dtype("<i4")
 
 
 class Reduction(IntEnum):
@@ -236,8 +235,7 @@ class Reduce(Instruction):
     def _mean_real(self, m: MachineState, x: NDArray[Any]) -> NDArray[Any]:
         q = QuantRecord.read(m, "prm", self.prm, scales=(0, 1), divisors=(1,), output=self.ot)
         real = arithmetic.dequantize(x, q.p[0], q.za)
-        entries = self._flattened(real)
-        mean = arithmetic.mean_real(iter(entries), len(entries), q.p[1], q.zo, q.lo, q.hi)
+        mean = arithmetic.mean_real(self._flattened(real), q.p[1], q.zo, q.lo, q.hi)
         return mean.reshape(self._shape())
 
     def _argmax(self, x: NDArray[Any]) -> NDArray[Any]:

@@ -135,23 +135,26 @@ def envelope(name: str, outcome: Outcome) -> dict[str, object]:
     }
 
 
+def _end(arguments: list[str], exit_code: ExitCode, diagnostic: Diagnostic) -> int:
+    """Report what ended the run outside a command; which one was meant is read from the arguments."""
+    command = next((a for a in arguments if not a.startswith("-")), "x1")
+    _print(command, Outcome({}, exit_code, "", [diagnostic]), as_json="--json" in arguments)
+    return exit_code
+
+
 def _usage(error: click.ClickException, arguments: list[str]) -> int:
     message = error.format_message()
     context = getattr(error, "ctx", None)
     remedy = f"{context.command_path} --help" if context is not None else "x1 --help"
     diagnostic = Diagnostic("usage.option", message[:1].lower() + message[1:].rstrip("."), remedy=remedy)
-    command = next((a for a in arguments if not a.startswith("-")), "x1")
-    _print(command, Outcome({}, ExitCode.USAGE, "", [diagnostic]), as_json="--json" in arguments)
-    return ExitCode.USAGE
+    return _end(arguments, ExitCode.USAGE, diagnostic)
 
 
 def _out_of_memory(arguments: list[str]) -> int:
     diagnostic = Diagnostic(
         "fit.host", "the host has too little memory for this", remedy="use a machine with more memory"
     )
-    command = next((a for a in arguments if not a.startswith("-")), "x1")
-    _print(command, Outcome({}, ExitCode.DOES_NOT_FIT, "", [diagnostic]), as_json="--json" in arguments)
-    return ExitCode.DOES_NOT_FIT
+    return _end(arguments, ExitCode.DOES_NOT_FIT, diagnostic)
 
 
 def _internal(error: Exception, arguments: list[str]) -> int:
@@ -165,6 +168,4 @@ def _internal(error: Exception, arguments: list[str]) -> int:
         f"internal error: {type(error).__name__}: {error}",
         remedy=f"please report it with the file {Path(name)}",
     )
-    command = next((a for a in arguments if not a.startswith("-")), "x1")
-    _print(command, Outcome({}, ExitCode.INTERNAL, "", [diagnostic]), as_json="--json" in arguments)
-    return ExitCode.INTERNAL
+    return _end(arguments, ExitCode.INTERNAL, diagnostic)
