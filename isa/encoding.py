@@ -7,8 +7,10 @@ numpy, one opcode at a time.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import Any, Final
 
 import numpy as np
@@ -21,6 +23,7 @@ from isa.spec import (
     RESERVED_OPCODES,
     WORD_BITS,
     WORD_BYTES,
+    ElementType,
     Fault,
     Instruction,
     Operand,
@@ -28,6 +31,9 @@ from isa.spec import (
 )
 
 SLOT_SHIFTS: Final = {"waits": (8, 14), "signals": (20, 26)}
+Slots = tuple[tuple[int, ...], tuple[int, ...]]
+"""The semaphores that an instruction waits for, and those that it signals."""
+SLOT_BITS: Final = 6
 SLOT_VALID: Final = 0x20
 SEMAPHORES: Final = 32
 WORD_LANES: Final = WORD_BITS // 64
@@ -78,9 +84,13 @@ def operand_faults(instr: Instruction) -> list[Fault]:
                     f"{spec.name}={value} is not used here; allowed: {spec.low}",
                 )
             )
-    for slots, name in ((instr.waits, "wait"), (instr.signals, "signal")):
-        found += _slot_faults(slots, name)
-    return found
+    return found + slot_faults((instr.waits, instr.signals))
+
+
+def slot_faults(slots: Slots) -> list[Fault]:
+    """Why waits and signals do not fit the header."""
+    waits, signals = slots
+    return _slot_faults(waits, "wait") + _slot_faults(signals, "signal")
 
 
 def encode(instr: Instruction) -> bytes:
@@ -180,63 +190,76 @@ def _decode_class(
     decoded: list[Instruction | None],
     bad: list[BadWord],
 ) -> None:
-    columns: dict[str, Any] = {}
-    for spec in cls.operands:
-        stored = _field(lanes, spec.offset, spec.width)
-        complement = stored - ((stored >> (spec.width - 1)) << spec.width)
-        plain = stored * spec.scale + spec.low
-        if spec.signed:
-            columns[spec.name] = complement
-        elif spec.type_field:
-            columns[spec.name] = (stored, complement)  # the type field may follow: resolved below
-        else:
-            columns[spec.name] = plain
-    for spec in cls.operands:
-        if spec.type_field:
-            stored, complement = columns[spec.name]
-            columns[spec.name] = np.where(columns[spec.type_field] == 0, complement, stored)
-    slots = {
-        kind: [_field(lanes, shift, 6).tolist() for shift in shifts] for kind, shifts in SLOT_SHIFTS.items()
+    """The words of one opcode; of several faults of a word the first is kept."""
+    faults: dict[int, Fault] = {
+        index: Fault(Trap.RESERVED_BITS, "word", "a reserved bit is set")
+        for index in np.flatnonzero(_reserved_bits(cls, lanes)).tolist()
     }
-    reserved = _reserved_bits(cls, lanes)
+    columns = _columns(cls, lanes)
     names = [s.name for s in cls.operands]
-    enums = [(i, s) for i, s in enumerate(cls.operands) if s.enum is not None]
-    rows = zip(*(columns[n].tolist() for n in names), strict=True) if names else iter([()] * len(places))
+    values = [_meanings(s, columns[s.name], faults) for s in cls.operands]
+    waits, signals = (_slot_column(lanes, kind, faults) for kind in SLOT_SHIFTS)
+    rows = zip(*values, strict=True) if names else itertools.repeat((), len(places))
+    defaults = {s.name: s.low for s in cls.operands}
     for index, (pc, row) in enumerate(zip(places, rows, strict=True)):
-        values: list[Any] = list(row)
-        fault = Fault(Trap.RESERVED_BITS, "word", "a reserved bit is set") if reserved[index] else None
-        for position, spec in enums:
-            assert spec.enum is not None
-            try:
-                values[position] = spec.enum(values[position])
-            except ValueError:
-                fault = fault or Fault(
-                    Trap.BAD_ENUM,
-                    spec.name,
-                    f"{spec.name}={values[position]} has no meaning; allowed: {enum_names(spec)}",
-                )
-        waits, wait_fault = _slots([s[index] for s in slots["waits"]], "wait")
-        signals, signal_fault = _slots([s[index] for s in slots["signals"]], "signal")
-        fault = fault or wait_fault or signal_fault
+        fault = faults.get(index)
         if fault is None:
-            instr = cls(waits=waits, signals=signals, **dict(zip(names, values, strict=True)))
-            for name in instr.unused():
-                if getattr(instr, name) != _default(cls, name):
-                    fault = Fault(
-                        Trap.RESERVED_BITS, name, f"{name}={int(getattr(instr, name))} is not used here"
-                    )
-                    break
-            else:
-                decoded[pc] = instr
+            instr = cls(waits=waits[index], signals=signals[index], **dict(zip(names, row, strict=True)))
+            fault = _unused_fault(instr, defaults)
+            decoded[pc] = None if fault else instr
         if fault is not None:
             bad.append(BadWord(pc, fault))
 
 
-def _default(cls: type[Instruction], name: str) -> int:
-    return next(s.low for s in cls.operands if s.name == name)
+def _columns(cls: type[Instruction], lanes: NDArray[np.uint64]) -> dict[str, NDArray[np.int64]]:
+    """The operands of many words, as numbers."""
+    columns: dict[str, NDArray[np.int64]] = {}
+    complements: dict[str, NDArray[np.int64]] = {}
+    for spec in cls.operands:
+        stored = _field(lanes, spec.offset, spec.width)
+        complements[spec.name] = stored - ((stored >> (spec.width - 1)) << spec.width)
+        columns[spec.name] = complements[spec.name] if spec.signed else stored * spec.scale + spec.low
+    for spec in cls.operands:
+        if spec.type_field:
+            signed = columns[spec.type_field] == ElementType.S8
+            columns[spec.name] = np.where(signed, complements[spec.name], columns[spec.name])
+    return columns
 
 
-def _slots(stored: list[int], name: str) -> tuple[tuple[int, ...], Fault | None]:
+def _meanings(spec: Operand, column: NDArray[np.int64], faults: dict[int, Fault]) -> list[Any]:
+    """The values of an operand; numbers without a meaning become faults of their words."""
+    values: list[int] = column.tolist()
+    if spec.enum is None:
+        return values
+    members: dict[int, IntEnum] = {int(m): m for m in spec.enum}
+    for index in np.flatnonzero(~np.isin(column, list(members))).tolist():
+        text = f"{spec.name}={values[index]} has no meaning; allowed: {enum_names(spec)}"
+        faults.setdefault(index, Fault(Trap.BAD_ENUM, spec.name, text))
+    return [members.get(v) for v in values]
+
+
+def _slot_column(lanes: NDArray[np.uint64], kind: str, faults: dict[int, Fault]) -> list[tuple[int, ...]]:
+    """The waits or the signals of many words; what is not canonical becomes a fault of its word."""
+    first, second = (_field(lanes, shift, SLOT_BITS) for shift in SLOT_SHIFTS[kind])
+    stored = (first << SLOT_BITS | second).tolist()
+    known = {pair: _slots(divmod(pair, 1 << SLOT_BITS), kind.removesuffix("s")) for pair in set(stored)}
+    if any(fault for _, fault in known.values()):
+        for index, pair in enumerate(stored):
+            fault = known[pair][1]
+            if fault is not None:
+                faults.setdefault(index, fault)
+    return [known[pair][0] for pair in stored]
+
+
+def _unused_fault(instr: Instruction, defaults: dict[str, int]) -> Fault | None:
+    unused = instr.unused()
+    if all(getattr(instr, name) == defaults[name] for name in unused):
+        return None
+    name = min(n for n in unused if getattr(instr, n) != defaults[n])
+    return Fault(Trap.RESERVED_BITS, name, f"{name}={int(getattr(instr, name))} is not used here")
+
+
+def _slots(stored: tuple[int, int], name: str) -> tuple[tuple[int, ...], Fault | None]:
     """The semaphores of two slots, and why they are not canonical."""
     valid = [bool(s & SLOT_VALID) for s in stored]
     indices = [s & (SLOT_VALID - 1) for s in stored]
@@ -250,10 +273,10 @@ def _slots(stored: list[int], name: str) -> tuple[tuple[int, ...], Fault | None]
     return used, None
 
 
-def _reserved_bits(cls: type[Instruction], lanes: NDArray[np.uint64]) -> list[bool]:
+def _reserved_bits(cls: type[Instruction], lanes: NDArray[np.uint64]) -> NDArray[np.bool_]:
     used = (1 << HEADER_BITS) - 1
     for spec in cls.operands:
         used |= ((1 << spec.width) - 1) << spec.offset
     free = ~used & ((1 << WORD_BITS) - 1)
     masks = np.array([(free >> (64 * i)) & ((1 << 64) - 1) for i in range(WORD_LANES)], np.uint64)
-    return ((lanes & masks) != 0).any(axis=1).tolist()
+    return ((lanes & masks) != 0).any(axis=1)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from isa.spec import Access
+from isa.spec import Access, Space
+
+GRAIN: Final = {Space.SPM: 1, Space.ACC: 4, Space.PRM: 8, Space.DRAM: 1, Space.SREG: 4}
+"""Bytes that are always accessed together, and share one entry of a shadow memory."""
 
 
 def same_memory(a: Access, b: Access) -> bool:
@@ -54,6 +57,16 @@ def box(memory: NDArray[Any], a: Access, origin: int = 0) -> NDArray[Any]:
         offset=(a.base - origin) * memory.itemsize,
         strides=tuple(p * memory.itemsize for _, p in a.dims),
     )
+
+
+def coarse(access: Access) -> Access:
+    """The access counted in entries of its shadow memory."""
+    grain = GRAIN[access.space]
+    if grain == 1:
+        return access
+    *outer, (run, _) = access.dims
+    dims = (*((n, p // grain) for n, p in outer), (run // grain, 1))
+    return Access(access.operand, access.space, access.base // grain, dims, access.write, access.region)
 
 
 def run_starts(a: Access) -> NDArray[np.int64]:

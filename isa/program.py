@@ -31,6 +31,9 @@ REGION_NAMES: Final = {
 }
 REGION_SHIFT: Final = 40
 """An address across regions is region << 40 plus the byte within: in ELF files and in assembly."""
+INPUT_REGION: Final = 2
+OUTPUT_REGION: Final = 3
+STATE_REGION: Final = 4
 WRITABLE: Final = frozenset({1, 3, 4, 6, 7})
 HOST_DTYPES: Final = ("float32", "int8", "uint8", "int32", "int64")
 Box = tuple[tuple[int, int], ...]

@@ -52,6 +52,15 @@ class Space(IntEnum):
     SREG = 4
 
 
+GRANULE_BYTES: Final = 8
+"""The granule of the parameter memory: a requantization record {i32 bias, f32 m}."""
+
+
+def address_unit(t: Target, space: Space) -> int:
+    """Bytes from one address of a space to the next."""
+    return {Space.ACC: t.mx.cols * 4, Space.PRM: GRANULE_BYTES}.get(space, 1)
+
+
 class ElementType(IntEnum):
     """The type of an operand's elements."""
 
@@ -184,6 +193,8 @@ class Operand:
 
     The stored number is (value - low) / scale for unsigned fields and two's complement for signed
     ones. `type_field` names the operand that decides the sign: two's complement where it is S8.
+    An `address` does nothing but place accesses: `accesses` names it in each access that it places, that
+    access moves with it by `address_unit` bytes, and neither `check` nor `unused` looks at it.
     """
 
     name: str
@@ -194,6 +205,7 @@ class Operand:
     scale: int
     type_field: str | None
     enum: type[IntEnum] | None
+    address: bool
     doc: str
 
     def is_signed(self, element: int) -> bool:
@@ -219,6 +231,7 @@ def operand(
     scale: int = 1,
     type_field: str | None = None,
     enum: type[IntEnum] | None = None,
+    address: bool = False,
     doc: str,
 ) -> Any:
     """Declare a field; its default is the value that is stored as 0."""
@@ -232,6 +245,7 @@ def operand(
             "scale": scale,
             "type_field": type_field,
             "enum": enum,
+            "address": address,
             "doc": doc,
         },
     )

@@ -5,10 +5,11 @@ All addresses are static, so everything but values is known here.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from isa.encoding import operand_faults
+from isa.encoding import Slots, operand_faults
 from isa.footprint import overlaps, repeats
 from isa.spec import MAX_ACCESS, RANGE_TRAP, SREGS, Access, Fault, Instruction, Space, Trap
 from isa.target import Target
@@ -38,17 +39,20 @@ def instruction_faults(instr: Instruction, t: Target, regions: Mapping[int, Regi
     """Every reason why the instruction is not legal on this target with these regions."""
     if found := operand_faults(instr):
         return found
-    found = list(instr.check(t))
-    found += [
-        Fault(Trap.LIMIT, "semaphore", f"semaphore {s} is above the target's ctl.sems={t.ctl.sems}")
-        for s in (*instr.waits, *instr.signals)
-        if s >= t.ctl.sems
-    ]
+    found = [*instr.check(t), *semaphore_faults((instr.waits, instr.signals), t.ctl.sems)]
     if found:
         return found
     accesses = list(instr.accesses(t))
     found = [f for a in accesses for f in access_faults(a, t, regions)]
     return found or list(_overlap_faults(instr, accesses))
+
+
+def semaphore_faults(slots: Slots, sems: int) -> Iterator[Fault]:
+    """Waits and signals of semaphores that the target does not have."""
+    for semaphore in itertools.chain(*slots):
+        if semaphore >= sems:
+            text = f"semaphore {semaphore} is above the target's ctl.sems={sems}"
+            yield Fault(Trap.LIMIT, "semaphore", text)
 
 
 def access_faults(a: Access, t: Target, regions: Mapping[int, Region]) -> Iterator[Fault]:
@@ -78,20 +82,31 @@ def access_faults(a: Access, t: Target, regions: Mapping[int, Region]) -> Iterat
         )
 
 
+def clash(instr: Instruction, write: Access, other: Access) -> Fault | None:
+    """Why a write may not lie as it does to another access of the instruction, where they overlap."""
+    if other.write:
+        return _twice(write) if overlaps(write, other) else None
+    if instr.may_overlap(other, write) or not overlaps(other, write):
+        return None
+    return Fault(
+        Trap.LIMIT,
+        write.operand,
+        f"{write.operand} overlaps what {other.operand} reads; allowed: the same "
+        "address and pitches in vew and vmov, and accum",
+    )
+
+
 def _overlap_faults(instr: Instruction, accesses: list[Access]) -> Iterator[Fault]:
     """A write may not name a byte twice, nor touch what the instruction reads, except in place."""
+    reads = [a for a in accesses if not a.write]
     writes = [a for a in accesses if a.write]
-    for write in writes:
-        if repeats(write):
-            yield Fault(Trap.LIMIT, write.operand, f"{write.operand} writes a byte twice")
-        for read in (a for a in accesses if not a.write):
-            if not instr.may_overlap(read, write) and overlaps(read, write):
-                yield Fault(
-                    Trap.LIMIT,
-                    write.operand,
-                    f"{write.operand} overlaps what {read.operand} reads; allowed: the same "
-                    "address and pitches in vew and vmov, and accum",
-                )
     for index, write in enumerate(writes):
-        if any(overlaps(write, other) for other in writes[index + 1 :]):
-            yield Fault(Trap.LIMIT, write.operand, f"{write.operand} writes a byte twice")
+        if repeats(write):
+            yield _twice(write)
+        for other in (*reads, *writes[index + 1 :]):
+            if fault := clash(instr, write, other):
+                yield fault
+
+
+def _twice(write: Access) -> Fault:
+    return Fault(Trap.LIMIT, write.operand, f"{write.operand} writes a byte twice")

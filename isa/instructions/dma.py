@@ -9,8 +9,8 @@ from typing import Final, TypeVar
 
 import numpy as np
 
-from isa.instructions.footprints import RECORD_BYTES
 from isa.spec import (
+    GRANULE_BYTES,
     Access,
     Engine,
     Fault,
@@ -18,6 +18,7 @@ from isa.spec import (
     MachineState,
     Space,
     Trap,
+    address_unit,
     instruction,
     instruction_format,
     operand,
@@ -73,8 +74,8 @@ class Copy(Instruction):
 
     space: OnChip = operand(2, enum=OnChip, doc="the memory on the chip")
     region: int = operand(3, doc="DRAM region, R0 to R7")
-    dram: int = operand(37, doc="first byte within the region")
-    loc: int = operand(23, doc="first address on the chip: byte, accumulator row or granule")
+    dram: int = operand(37, address=True, doc="first byte within the region")
+    loc: int = operand(23, address=True, doc="first address on the chip: byte, accumulator row or granule")
     n0: int = operand(16, low=1, doc="bytes of a row")
     n1: int = operand(12, low=1, doc="rows")
     n2: int = operand(10, low=1, doc="planes of rows")
@@ -99,7 +100,7 @@ class Copy(Instruction):
     def check(self, t: Target) -> Iterator[Fault]:
         if self.cmask:
             yield Fault(Trap.EXT_MISSING, "cmask", "cmask needs several cores")
-        if self.space is OnChip.PRM and self.n0 % RECORD_BYTES:
+        if self.space is OnChip.PRM and self.n0 % GRANULE_BYTES:
             yield Fault(Trap.MISALIGN, "n0", f"n0={self.n0} is not whole granules of 8 bytes")
         if self.space is OnChip.ACC and (self.n0 % 4 or self.n0 > 4 * t.mx.cols):
             yield Fault(
@@ -111,7 +112,7 @@ class Copy(Instruction):
 
     def unit(self, t: Target) -> int:
         """Bytes per address unit of the memory on the chip."""
-        return {OnChip.SPM: 1, OnChip.ACC: t.mx.cols * 4, OnChip.PRM: RECORD_BYTES}[self.space]
+        return address_unit(t, Space(self.space))
 
     def on_chip(self, t: Target, *, write: bool) -> Access:
         """The bytes on the chip."""

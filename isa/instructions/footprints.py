@@ -6,12 +6,10 @@ import itertools
 import math
 from collections.abc import Iterator
 
-from isa.spec import Access, Dims, ElementType, Fault, Space, Trap
+from isa.spec import GRANULE_BYTES, Access, Dims, ElementType, Fault, Space, Trap, address_unit
 from isa.target import Target
 
 Pair = tuple[int, int]
-RECORD_BYTES = 8
-"""A requantization record {i32 bias, f32 m}, the granule of the parameter memory."""
 Q_GRANULES = 5
 """Granules of a quantization record Q."""
 TABLE_BYTES = 256
@@ -37,7 +35,7 @@ def accumulators(
 
     `rows` lists (count, pitch in accumulator rows), outermost first.
     """
-    row_bytes = t.mx.cols * 4
+    row_bytes = address_unit(t, Space.ACC)
     for first, groups, lanes in channel_groups(channels, t.mx.cols):
         base = (row + first // t.mx.cols * group_pitch) * row_bytes
         dims = ((groups, group_pitch * row_bytes), *((n, p * row_bytes) for n, p in rows), (lanes * 4, 1))
@@ -68,7 +66,7 @@ def pixels(
 
 def granules(operand: str, first: int, count: int) -> Access:
     """A run of granules of the parameter memory."""
-    return Access(operand, Space.PRM, first * RECORD_BYTES, ((count * RECORD_BYTES, 1),))
+    return Access(operand, Space.PRM, first * GRANULE_BYTES, ((count * GRANULE_BYTES, 1),))
 
 
 def table(operand: str, number: int) -> Access:

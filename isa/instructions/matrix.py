@@ -85,9 +85,9 @@ class Conv(Instruction):
     ih x iw contribute nothing. Weights lie as `[group][kh][kw][cin][C]`. The sum wraps to int32.
     """
 
-    inp: int = operand(23, doc="first input byte in SPM: pixel (0, 0) of the tile")
-    wgt: int = operand(20, scale=8, doc="first weight byte in SPM, a multiple of 8")
-    acc: int = operand(14, doc="first accumulator row")
+    inp: int = operand(23, address=True, doc="first input byte in SPM: pixel (0, 0) of the tile")
+    wgt: int = operand(20, scale=8, address=True, doc="first weight byte in SPM, a multiple of 8")
+    acc: int = operand(14, address=True, doc="first accumulator row")
     oh: int = operand(10, low=1, doc="output rows")
     ow: int = operand(10, low=1, doc="output columns")
     cin: int = operand(12, low=1, doc="input channels")
@@ -290,9 +290,9 @@ class Gemm(Instruction):
     or n*bp + k with tb=1.
     """
 
-    a: int = operand(23, doc="first byte of A in SPM")
-    b: int = operand(23, doc="first byte of B in SPM")
-    acc: int = operand(14, doc="first accumulator row")
+    a: int = operand(23, address=True, doc="first byte of A in SPM")
+    b: int = operand(23, address=True, doc="first byte of B in SPM")
+    acc: int = operand(14, address=True, doc="first accumulator row")
     m: int = operand(14, low=1, doc="rows of A")
     n: int = operand(13, low=1, doc="columns of B")
     k: int = operand(14, low=1, doc="columns of A and rows of B")

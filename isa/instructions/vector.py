@@ -89,9 +89,9 @@ class Requantize(Instruction):
     bytes. Pixel (y, x) is accumulator row acc + (n/C)*ags + y*aws + x.
     """
 
-    acc: int = operand(14, doc="first accumulator row")
-    out: int = operand(23, doc="first output byte in SPM")
-    prm: int = operand(16, doc="first granule of the records {i32 bias, f32 m}")
+    acc: int = operand(14, address=True, doc="first accumulator row")
+    out: int = operand(23, address=True, doc="first output byte in SPM")
+    prm: int = operand(16, address=True, doc="first granule of the records {i32 bias, f32 m}")
     lut: int = operand(8, doc="0: none, n: the table at PRM byte 256*n")
     h: int = operand(10, low=1, doc="rows")
     w: int = operand(14, low=1, doc="columns")
@@ -208,9 +208,9 @@ class Pooling(Instruction):
     p0 = input scale, p1 = output scale, za, zo.
     """
 
-    inp: int = operand(23, doc="first input byte in SPM")
-    out: int = operand(23, doc="first output byte in SPM")
-    prm: int = operand(16, doc="granule of record Q")
+    inp: int = operand(23, address=True, doc="first input byte in SPM")
+    out: int = operand(23, address=True, doc="first output byte in SPM")
+    prm: int = operand(16, address=True, doc="granule of record Q")
     fn: Pool = operand(3, enum=Pool, doc="maximum or average")
     oh: int = operand(9, low=1, doc="output rows")
     ow: int = operand(9, low=1, doc="output columns")
@@ -315,8 +315,8 @@ class VectorMove(Instruction):
     `dst + i3*dd3 + i2*dd2 + i1*dd1 + i0`; pitches are bytes and signed, n0 counts elements.
     """
 
-    src: int = operand(23, doc="first byte read")
-    dst: int = operand(23, doc="first byte written")
+    src: int = operand(23, address=True, doc="first byte read")
+    dst: int = operand(23, address=True, doc="first byte written")
     n0: int = operand(13, low=1, doc="elements of a run")
     n1: int = operand(11, low=1, doc="runs")
     n2: int = operand(11, low=1, doc="rows of runs")
@@ -393,10 +393,10 @@ class Softmax(Instruction):
     p0 = floor(1 / output scale), zo, lo, hi.
     """
 
-    inp: int = operand(23, doc="first input byte in SPM")
-    out: int = operand(23, doc="first output byte in SPM")
-    tab: int = operand(16, doc="first granule of the float32[256] table")
-    prm: int = operand(16, doc="granule of record Q")
+    inp: int = operand(23, address=True, doc="first input byte in SPM")
+    out: int = operand(23, address=True, doc="first output byte in SPM")
+    tab: int = operand(16, address=True, doc="first granule of the float32[256] table")
+    prm: int = operand(16, address=True, doc="granule of record Q")
     h: int = operand(10, low=1, doc="rows")
     w: int = operand(10, low=1, doc="columns")
     c: int = operand(16, low=1, doc="channels")

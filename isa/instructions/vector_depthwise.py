@@ -37,10 +37,10 @@ class DepthwiseConv(Instruction):
     f32 m} of its channel, zo, lo and hi of record Q; a table may follow.
     """
 
-    inp: int = operand(23, doc="first input byte in SPM: pixel (0, 0) of the tile")
-    wgt: int = operand(20, scale=8, doc="first weight byte in SPM, a multiple of 8")
-    out: int = operand(23, doc="first output byte in SPM")
-    prm: int = operand(16, doc="granule of record Q; the records of the channels follow it")
+    inp: int = operand(23, address=True, doc="first input byte in SPM: pixel (0, 0) of the tile")
+    wgt: int = operand(20, scale=8, address=True, doc="first weight byte in SPM, a multiple of 8")
+    out: int = operand(23, address=True, doc="first output byte in SPM")
+    prm: int = operand(16, address=True, doc="granule of record Q; the records of the channels follow it")
     lut: int = operand(8, doc="0: none, n: the table at PRM byte 256*n")
     oh: int = operand(8, low=1, doc="output rows")
     ow: int = operand(8, low=1, doc="output columns")

@@ -13,7 +13,6 @@ from isa import arithmetic
 from isa.arithmetic import f32
 from isa.instructions.footprints import (
     Q_GRANULES,
-    RECORD_BYTES,
     eight_bit,
     element_wise_cycles,
     granules,
@@ -21,6 +20,7 @@ from isa.instructions.footprints import (
 )
 from isa.instructions.records import QuantRecord, require_finite
 from isa.spec import (
+    GRANULE_BYTES,
     Access,
     ElementType,
     Engine,
@@ -96,10 +96,10 @@ class VectorElementwise(Instruction):
     of B for all; a pitch of 0 broadcasts rows or pixels.
     """
 
-    a: int = operand(23, doc="first byte of A in SPM")
-    b: int = operand(23, doc="first byte of B in SPM")
-    out: int = operand(23, doc="first output byte in SPM")
-    prm: int = operand(16, doc="granule of record Q")
+    a: int = operand(23, address=True, doc="first byte of A in SPM")
+    b: int = operand(23, address=True, doc="first byte of B in SPM")
+    out: int = operand(23, address=True, doc="first output byte in SPM")
+    prm: int = operand(16, address=True, doc="granule of record Q")
     fn: Elementwise = operand(5, enum=Elementwise, doc="the function")
     h: int = operand(10, low=1, doc="rows")
     w: int = operand(10, low=1, doc="columns")
@@ -140,7 +140,7 @@ class VectorElementwise(Instruction):
 
     def _table(self) -> Access:
         words = self.c * (2 if self.fn is F.AFFINE else 1)
-        return granules("prm", self.prm + Q_GRANULES, -(-words * 4 // RECORD_BYTES))
+        return granules("prm", self.prm + Q_GRANULES, -(-words * 4 // GRANULE_BYTES))
 
     def _output(self) -> Access:
         return pixels("out", self.out, self.h, self.ors, self.w, self.ops, self.c, write=True)

@@ -84,9 +84,9 @@ class Reduce(Instruction):
     Operands in the accumulators count rows, and have at most as many channels as a row has lanes.
     """
 
-    inp: int = operand(23, doc="first input byte in SPM, or accumulator row")
+    inp: int = operand(23, address=True, doc="first input byte in SPM, or accumulator row")
     isp: Place = operand(1, enum=Place, doc="where the input lies")
-    out: int = operand(23, doc="first output byte in SPM, or accumulator row")
+    out: int = operand(23, address=True, doc="first output byte in SPM, or accumulator row")
     osp: Place = operand(1, enum=Place, doc="where the output lies")
     fn: Reduction = operand(4, enum=Reduction, doc="the function")
     axis: Axis = operand(2, enum=Axis, doc="what is reduced")
@@ -97,7 +97,7 @@ class Reduce(Instruction):
     irs: int = operand(20, doc="input bytes (or accumulator rows) from row to row")
     ops: int = operand(16, doc="output bytes (or accumulator rows) from pixel to pixel")
     ors: int = operand(20, doc="output bytes (or accumulator rows) from row to row")
-    prm: int = operand(16, doc="granule of record Q")
+    prm: int = operand(16, address=True, doc="granule of record Q")
     sreg: int = operand(6, doc="scalar register that absmax writes")
     xt: ElementType = operand(2, enum=ElementType, doc="input type; s32 in the accumulators")
     ot: ElementType = operand(2, enum=ElementType, doc="output type; s32 in the accumulators and of argmax")

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache
 
 import numpy as np
 import pytest
 
+from isa.accesses import addresses, tabulate
 from isa.assembly.assembler import assemble
 from isa.checker import check
+from isa.checker.proof import is_defined, is_ordered
+from isa.checker.report import Findings
+from isa.checker.shadows import Shadows
+from isa.checker.tokens import check_tokens, happens_before
 from isa.program import Program
 from isa.spec import Engine, Instruction
+from isa.validate import instruction_faults
 from tests.networks import compiled_and_verified, random_graph
 from tests.tokens import token_pairs, with_stream, without, without_pair
 
@@ -155,6 +161,50 @@ def test_shadow_memories_agree_with_a_dumber_search() -> None:
         assert raced == _races_by_search(program)
         verdicts.add(raced)
     assert verdicts == {True, False}
+
+
+def verdicts(program: Program) -> tuple[bool, bool] | None:
+    """Whether the quick proofs clear a program, and whether the shadow memories do; None if tokens don't."""
+    findings = Findings(program, 1000)
+    matches = check_tokens(program.instructions, program.target, findings)
+    if findings.found:
+        return None
+    table = tabulate(program.instructions, program.target)
+    clocks = happens_before(program.instructions, matches)
+    quick = is_defined(program, table) and is_ordered(program, table, clocks)
+    Shadows(program, clocks, findings).run()
+    return quick, not findings.found
+
+
+@pytest.mark.parametrize(("seed", "target"), PROGRAMS)
+def test_quick_proofs_clear_compiled_programs(seed: int, target: str) -> None:
+    assert verdicts(compiled(seed, target)) == (True, True)
+
+
+def test_quick_proofs_never_clear_what_the_shadow_memories_reject() -> None:
+    generator = np.random.default_rng(5)
+    programs = [text_program(_random_copies(generator)) for _ in range(200)]
+    for seed in range(6):
+        program = compiled(seed, "tiny8")
+        programs += [without_pair(program, pair) for pair in list(token_pairs(program.instructions))[:30]]
+        programs += [with_stream(program, s) for s in _with_moved_addresses(program, generator)]
+    found = [v for program in programs if (v := verdicts(program)) is not None]
+    assert all(close or not quick for quick, close in found)
+    assert {close for _, close in found} == {True, False}
+    assert sum(close and not quick for quick, close in found) < len(found) // 20
+
+
+def _with_moved_addresses(program: Program, generator: np.random.Generator) -> Iterator[list[Instruction]]:
+    """Streams with one address of one instruction moved within the memory."""
+    for _ in range(30):
+        stream = list(program.instructions)
+        pc = int(generator.integers(len(stream) - 1))
+        spec = addresses(type(stream[pc]))[0]
+        place = max(0, getattr(stream[pc], spec.name) + 8 * int(generator.integers(-40, 41)))
+        stream[pc] = replace(stream[pc], **{spec.name: place})
+        regions = program.regions()
+        if not instruction_faults(stream[pc], program.target, regions):
+            yield stream
 
 
 def _random_copies(generator: np.random.Generator) -> str:

@@ -1,0 +1,196 @@
+"""The accesses of a whole stream, in columns.
+
+Instructions that differ only in addresses and semaphores have one form. The accesses of a form are
+computed once, from its first instruction, and moved with the addresses for all others: that is what
+an operand declared as an `address` promises.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from operator import attrgetter
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from isa.encoding import operand_faults
+from isa.spec import Access, Instruction, Operand, Space, address_unit
+from isa.target import Target
+
+FIRST_REGION: Final = 8
+"""Memories by number: a space on the chip, or a DRAM region counted from here."""
+DISTANCE_BITS: Final = 41
+FIXED: Final = -1
+"""The anchor of an access that no address moves."""
+Ints = NDArray[np.int64]
+Getter = Callable[[Instruction], tuple[Any, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """What instructions have in common that differ only in addresses and semaphores.
+
+    `first` is the first of `accesses` among the prototypes of the table; there are none where `sound`
+    is False, because the operands or `check` object.
+    """
+
+    example: Instruction
+    sound: bool
+    first: int
+    accesses: tuple[Access, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AccessTable:
+    """One row per access, in program order.
+
+    A row is access `prototype` of instruction `pc`, moved to `base`; it names bytes from `low` to
+    before `high`. `form` and `first` have one entry per instruction: its form and its first row.
+    `places` are values of address operands: those of an instruction follow one another, from
+    `first_place` on. `memory`, `write` and `shape` have one entry per prototype; prototypes of equal
+    shape have the same memory, direction and extents.
+    """
+
+    forms: tuple[Form, ...]
+    prototypes: tuple[Access, ...]
+    form: Ints
+    first: Ints
+    places: Ints
+    first_place: Ints
+    pc: Ints
+    prototype: Ints
+    base: Ints
+    low: Ints
+    high: Ints
+    memory: Ints
+    write: NDArray[np.bool_]
+    shape: Ints
+
+    def access(self, row: int) -> Access:
+        """The access of a row."""
+        prototype = self.prototypes[int(self.prototype[row])]
+        return replace(prototype, base=int(self.base[row]))
+
+
+def memory_number(access: Access) -> int:
+    """The number of the memory that an access is to."""
+    return FIRST_REGION + access.region if access.space is Space.DRAM else int(access.space)
+
+
+def addresses(cls: type[Instruction]) -> list[Operand]:
+    """The operands that only place accesses."""
+    return [o for o in cls.operands if o.address]
+
+
+def ragged(counts: Ints) -> tuple[Ints, Ints, Ints]:
+    """Rows of owners with `counts` rows each: every owner's first, every row's owner and index within."""
+    first = np.concatenate([[0], np.cumsum(counts)])
+    owner = np.repeat(np.arange(counts.size), counts)
+    return first[:-1], owner, np.arange(owner.size) - first[:-1][owner]
+
+
+def distinct(kind: Ints, distance: Ints) -> tuple[Ints, Ints]:
+    """One example of every (kind, distance), and for every row which of them it is like.
+
+    Distances are between two bases: below 2^40 either way.
+    """
+    _, examples, which = np.unique((kind << DISTANCE_BITS) + distance, return_index=True, return_inverse=True)
+    return examples, which.reshape(-1)
+
+
+def tabulate(stream: Sequence[Instruction], target: Target) -> AccessTable:
+    """The accesses of a stream."""
+    builder = _Forms(target)
+    form = np.array([builder.form_of(instr) for instr in stream], np.int64)
+    places = np.array(builder.places, np.int64)
+    forms, prototypes = builder.forms, builder.prototypes
+    first_place, _, _ = ragged(_ints(len(addresses(type(f.example))) for f in forms)[form])
+    first, pc, within = ragged(_ints(len(f.accesses) for f in forms)[form])
+    prototype = _ints(f.first for f in forms)[form[pc]] + within
+    anchor, unit = _ints(builder.anchors), _ints(address_unit(target, a.space) for a in prototypes)
+    moved = np.zeros(pc.size, np.int64)
+    anchored = anchor[prototype] != FIXED
+    owners, kinds = pc[anchored], prototype[anchored]
+    moved[anchored] = unit[kinds] * places[first_place[owners] + anchor[kinds]]
+    base = _ints(builder.origins)[prototype] + moved
+    spans = np.array([a.span() for a in prototypes], np.int64).reshape(-1, 2) - _ints(
+        a.base for a in prototypes
+    ).reshape(-1, 1)
+    shapes: dict[Any, int] = {}
+    return AccessTable(
+        forms=tuple(forms),
+        prototypes=tuple(prototypes),
+        form=form,
+        first=first,
+        places=places,
+        first_place=first_place,
+        pc=pc,
+        prototype=prototype,
+        base=base,
+        low=base + spans[prototype, 0],
+        high=base + spans[prototype, 1],
+        memory=_ints(memory_number(a) for a in prototypes),
+        write=np.array([a.write for a in prototypes], np.bool_),
+        shape=_ints(shapes.setdefault((memory_number(a), a.write, a.dims), len(shapes)) for a in prototypes),
+    )
+
+
+class _Forms:
+    """Collects the forms of a stream, and the address values of its instructions."""
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        self.forms: list[Form] = []
+        self.prototypes: list[Access] = []
+        self.anchors: list[int] = []
+        self.origins: list[int] = []
+        self.places: list[int] = []
+        self._known: dict[Any, int] = {}
+        self._getters: dict[type[Instruction], tuple[Getter, Getter]] = {}
+
+    def form_of(self, instr: Instruction) -> int:
+        """The number of the instruction's form; keeps its addresses."""
+        cls = type(instr)
+        if cls not in self._getters:
+            moving = [o.name for o in addresses(cls)]
+            self._getters[cls] = (
+                _getter([o.name for o in cls.operands if not o.address]),
+                _getter(moving),
+            )
+        fixed, moving_values = self._getters[cls]
+        places = moving_values(instr)
+        self.places += places
+        key = (cls, fixed(instr))
+        number = self._known.get(key)
+        if number is None:
+            number = self._known[key] = self._add(instr, places)
+        return number
+
+    def _add(self, instr: Instruction, places: tuple[int, ...]) -> int:
+        sound = not operand_faults(instr) and next(instr.check(self.target), None) is None
+        accesses = tuple(instr.accesses(self.target)) if sound else ()
+        names = [o.name for o in addresses(type(instr))]
+        self.forms.append(Form(instr, sound, len(self.prototypes), accesses))
+        for access in accesses:
+            anchor = names.index(access.operand) if access.operand in names else FIXED
+            at = 0 if anchor == FIXED else places[anchor] * address_unit(self.target, access.space)
+            self.prototypes.append(access)
+            self.anchors.append(anchor)
+            self.origins.append(access.base - at)
+        return len(self.forms) - 1
+
+
+def _ints(values: Any) -> Ints:
+    return np.fromiter(values, np.int64)
+
+
+def _getter(names: Sequence[str]) -> Getter:
+    """The values of some operands, always as a tuple."""
+    if not names:
+        return lambda _: ()
+    if len(names) == 1:
+        only = attrgetter(names[0])
+        return lambda instr: (only(instr),)
+    return attrgetter(*names)

@@ -1,0 +1,65 @@
+"""Proof that a decoded program cannot race, deadlock or read what nothing has written.
+
+Sees only the binary. Legality and bounds come from the declared accesses; the token rules R1 to R4
+(docs/isa) exclude deadlock; races are excluded by vector clocks: every two conflicting accesses of
+different engines must be ordered by program order within an engine, by a signal and its wait, or
+by control instructions. Then every execution computes what program order computes.
+
+Quick proofs over the columns of the whole stream come first (`legality`, `proof`). What they do not
+clear is looked at closely (`isa.validate`, `shadows`): from there come all messages.
+"""
+
+from __future__ import annotations
+
+from isa.accesses import AccessTable, tabulate
+from isa.checker.legality import suspects
+from isa.checker.proof import is_defined, is_ordered, unwritten
+from isa.checker.report import CheckReport, Findings, Violation
+from isa.checker.shadows import Shadows
+from isa.checker.tokens import check_tokens, happens_before
+from isa.program import Program
+from isa.spec import Trap
+from isa.validate import instruction_faults
+
+__all__ = ["CheckReport", "Violation", "check"]
+
+
+def check(program: Program, *, limit: int = 20) -> CheckReport:
+    """Check a program; at most about `limit` violations are reported."""
+    stream = program.instructions
+    findings = Findings(program, limit)
+    table = tabulate(stream, program.target)
+    _check_halt(findings)
+    _check_legality(table, findings)
+    matches = check_tokens(stream, program.target, findings)
+    if not findings.found:
+        clocks = happens_before(stream, matches)
+        if not (is_defined(program, table) and is_ordered(program, table, clocks)):
+            Shadows(program, clocks, findings).run()
+        _check_outputs(table, findings)
+    return CheckReport(len(stream), sum(len(i.waits) for i in stream), tuple(findings.found))
+
+
+def _check_halt(findings: Findings) -> None:
+    stream = findings.program.instructions
+    halts = [pc for pc, i in enumerate(stream) if i.ends]
+    if halts != [len(stream) - 1]:
+        findings.add(Trap.NO_HALT, max(len(stream) - 1, 0), "the stream does not end in its only halt")
+
+
+def _check_legality(table: AccessTable, findings: Findings) -> None:
+    program = findings.program
+    regions = program.regions()
+    for pc in suspects(program, table):
+        for fault in instruction_faults(program.instructions[pc], program.target, regions):
+            findings.add(fault.trap, pc, fault.message)
+        if findings.full:
+            return
+
+
+def _check_outputs(table: AccessTable, findings: Findings) -> None:
+    """Every byte of every graph output is written."""
+    if not findings.found:
+        last = len(findings.program.instructions) - 1
+        for name in unwritten(findings.program, table):
+            findings.add(Trap.UNINIT_READ, last, f"not every byte of the output '{name}' is written")

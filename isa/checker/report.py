@@ -1,0 +1,47 @@
+"""What the checker finds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from isa.program import Program
+from isa.spec import Trap
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """Why a program is rejected: the rule, the instruction, and the other one of a conflict."""
+
+    rule: str
+    pc: int
+    message: str
+    other: int | None = None
+    nodes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class CheckReport:
+    """What the checker found; no violation means that the program is safe."""
+
+    instructions: int
+    tokens: int
+    violations: tuple[Violation, ...]
+
+
+@dataclass
+class Findings:
+    """Violations as they are found, up to about a limit."""
+
+    program: Program
+    limit: int
+    found: list[Violation] = field(default_factory=list[Violation])
+
+    def add(self, trap: Trap, pc: int, message: str, other: int | None = None) -> None:
+        """Note a violation at an instruction."""
+        op = self.program.op_of(pc)
+        self.found.append(Violation(trap.name, pc, message, other, op.nodes if op else ()))
+
+    @property
+    def full(self) -> bool:
+        """Whether no more are wanted."""
+        return len(self.found) >= self.limit
