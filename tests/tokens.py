@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from isa.program import Program
@@ -12,7 +12,7 @@ Pair = tuple[int, int, int]
 """Signalling instruction, waiting instruction, semaphore."""
 
 
-def token_pairs(stream: tuple[Instruction, ...]) -> Iterator[Pair]:
+def token_pairs(stream: Sequence[Instruction]) -> Iterator[Pair]:
     """Every token: the k-th signal of a semaphore belongs to its k-th wait."""
     waiting: dict[int, list[int]] = {}
     for pc, instr in enumerate(stream):

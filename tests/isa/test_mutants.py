@@ -1,0 +1,116 @@
+"""How many faults, planted in compiled programs, the checker finds.
+
+Five hundred mutants of each kind. A mutant that means the same, by a decision that knows nothing of the
+checker and by the bytes of several runs, counts apart; of the others at most one in a hundred may escape.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from functools import cache
+
+import numpy as np
+import pytest
+
+from isa.checker import check
+from isa.program import Program
+from runtime import MachineTrap, Session
+from tests.mutants import MUTATIONS, Conflict, Mutant, conflicts, keeps_order, same_accesses
+from tests.networks import compiled_and_verified, random_graph, random_inputs
+
+LOG = logging.getLogger(__name__)
+MUTANTS = 500
+INPUTS = 3
+Inputs = list[dict[str, np.ndarray]]
+
+
+@dataclass
+class Original:
+    """A compiled program, with what mutants are compared by."""
+
+    program: Program
+    inputs: Inputs
+    conflicts: list[Conflict] = field(init=False)
+    outputs: bytes = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.conflicts = conflicts(self.program)
+        self.outputs = outputs(self.program, self.inputs)
+
+
+@cache
+def originals() -> list[Original]:
+    made: list[Original] = []
+    for seed in range(12):
+        graph = random_graph(seed)
+        for target in ("tiny8", "edge32"):
+            program = compiled_and_verified(graph, target, samples=1)[0].program
+            made.append(Original(program, random_inputs(graph, INPUTS, seed=3)))
+    return made
+
+
+def outputs(program: Program, inputs: Inputs, seed: int | None = None) -> bytes:
+    """The bytes of all outputs; a trap is a result too."""
+    session = Session(program)
+    try:
+        return b"".join(
+            y.tobytes() for sample in inputs for y in session.execute(sample, seed=seed).outputs.values()
+        )
+    except MachineTrap as trap:
+        return str(trap).encode()
+
+
+def is_equivalent(kind: str, original: Original, mutant: Mutant) -> bool:
+    """Same order of all conflicts, or same footprints; and the same bytes in order and interleaved."""
+    if kind == "nudged":
+        same = same_accesses(original.program, mutant)
+    else:
+        same = keeps_order(original.program, original.conflicts, mutant)
+    return same and all(
+        outputs(mutant.program, original.inputs, seed) == original.outputs for seed in (None, 1, 2)
+    )
+
+
+def is_caught(kind: str, original: Original, mutant: Mutant) -> bool:
+    if check(mutant.program).violations:
+        return True
+    return kind == "nudged" and outputs(mutant.program, original.inputs) != original.outputs
+
+
+@pytest.mark.parametrize("kind", MUTATIONS)
+def test_of_500_mutants_at_most_one_in_a_hundred_escapes(kind: str) -> None:
+    random = np.random.default_rng([7, *kind.encode()])
+    caught = equivalent = 0
+    escaped: list[str] = []
+    while caught + equivalent + len(escaped) < MUTANTS:
+        number = int(random.integers(len(originals())))
+        original = originals()[number]
+        mutant = MUTATIONS[kind](original.program, random)
+        if mutant is None:
+            continue
+        if is_caught(kind, original, mutant):
+            caught += 1
+        elif is_equivalent(kind, original, mutant):
+            equivalent += 1
+        else:
+            changed = zip(original.program.instructions, mutant.program.instructions, strict=True)
+            escaped.append(f"{number}: " + "; ".join(f"{a} -> {b}" for a, b in changed if a != b))
+    LOG.info("%s: %d caught, %d equivalent, %d escaped", kind, caught, equivalent, len(escaped))
+    for text in escaped:
+        LOG.info(text)
+    assert len(escaped) <= 0.01 * (caught + len(escaped)), "\n".join(escaped)
+    assert equivalent <= 0.1 * MUTANTS
+
+
+def test_no_original_is_rejected() -> None:
+    assert [check(o.program).violations for o in originals()] == [()] * len(originals())
+
+
+def test_the_decision_of_equivalence_is_not_always_yes() -> None:
+    """A dropped token that the checker finds must not count as equivalent either."""
+    random = np.random.default_rng(1)
+    for original in originals():
+        mutant = MUTATIONS["dropped pair"](original.program, random)
+        if mutant is not None and check(mutant.program).violations:
+            assert not keeps_order(original.program, original.conflicts, mutant)
