@@ -6,9 +6,12 @@ import difflib
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from tests.isa_coverage import IsaCoverage
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 GOLDEN = Path(__file__).resolve().parent / "golden"
@@ -21,6 +24,45 @@ settings.load_profile("default")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="rewrite the expected texts")
+
+
+ISA_COVERAGE = IsaCoverage()
+ISA_COVERAGE.watch()
+
+
+def pytest_testnodedown(node: Any, error: object) -> None:
+    """Take over what a worker process has hit."""
+    del error
+    ISA_COVERAGE.hits |= {tuple(hit) for hit in getattr(node, "workeroutput", {}).get("isa_coverage", ())}
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Hand hits to the main process; there, a run of the whole suite fails if something was not hit."""
+    output: dict[str, object] | None = getattr(session.config, "workeroutput", None)
+    if output is not None:
+        output["isa_coverage"] = sorted(ISA_COVERAGE.hits)
+    elif _is_whole(session.config) and _coverage_faults(session.config):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """Print the coverage of a run of the whole suite."""
+    if _is_whole(config):
+        terminalreporter.section("instruction set")
+        terminalreporter.write_line(ISA_COVERAGE.summary())
+        for line in _coverage_faults(config):
+            terminalreporter.write_line(line)
+
+
+def _is_whole(config: pytest.Config) -> bool:
+    """Whether nothing was selected but what the configuration selects."""
+    chosen = config.args == config.getini("testpaths") and not config.option.keyword
+    return chosen and config.option.markexpr == "not nightly"
+
+
+def _coverage_faults(config: pytest.Config) -> list[str]:
+    faults = [f"no test hits {what}" for what in ISA_COVERAGE.missing()]
+    return faults + _differences(config, "isa/coverage.txt", ISA_COVERAGE.report())
 
 
 @pytest.fixture(scope="session")
@@ -40,17 +82,8 @@ def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
     """Compare a text with a file under tests/golden, or rewrite the file."""
 
     def compare(name: str, text: str) -> None:
-        path = GOLDEN / name
-        if request.config.getoption("--update-golden"):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text, encoding="utf-8", newline="\n")
-            return
-        expected = path.read_text(encoding="utf-8") if path.is_file() else ""
-        if text != expected:
-            lines = difflib.unified_diff(
-                expected.splitlines(), text.splitlines(), "expected", "got", lineterm=""
-            )
-            pytest.fail(f"{name} differs (pytest --update-golden rewrites it):\n" + "\n".join(lines))
+        if lines := _differences(request.config, name, text):
+            pytest.fail("\n".join(lines))
 
     return compare
 
@@ -59,3 +92,17 @@ def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
 def repository() -> Path:
     """The root of the checkout."""
     return REPOSITORY
+
+
+def _differences(config: pytest.Config, name: str, text: str) -> list[str]:
+    """How a text differs from a file under tests/golden, unless that is to be rewritten."""
+    path = GOLDEN / name
+    if config.getoption("--update-golden"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8", newline="\n")
+        return []
+    expected = path.read_text(encoding="utf-8") if path.is_file() else ""
+    if text == expected:
+        return []
+    lines = difflib.unified_diff(expected.splitlines(), text.splitlines(), "expected", "got", lineterm="")
+    return [f"{name} differs (pytest --update-golden rewrites it):", *lines]

@@ -20,7 +20,7 @@ from isa.target import load_target
 from isa.validate import instruction_faults
 from runtime import Machine
 from tests.bench import Bench
-from tests.oracle import run, zero
+from tests.oracle import Nodes, run, scalar, zero
 
 Array = NDArray[Any]
 TARGET = load_target("edge16")
@@ -194,6 +194,96 @@ def test_max_pooling_is_onnx_runtimes_with_padding_that_never_wins() -> None:
         np.testing.assert_array_equal(got, expected)
 
 
+@given(st.sampled_from(list(KINDS)), st.booleans(), st.integers(0, 1 << 30))
+@settings(max_examples=80)
+def test_requantization_is_that_of_onnx_runtimes_products(
+    kind: ElementType, per_channel: bool, seed: int
+) -> None:
+    """Mode f32 on the sums of QLinearMatMul: scales are powers of two, so that halves are common."""
+    generator = np.random.default_rng(seed)
+    rows, depth, columns = 5, int(generator.integers(1, 60)), int(generator.integers(1, 2 * COLS + 3))
+    a = codes(generator, kind, (rows, depth))
+    b = codes(generator, ElementType.S8 if per_channel else kind, (depth, columns))
+    if per_channel and kind is ElementType.U8:
+        b //= 2  # without VNNI, kernels of uint8 x int8 saturate sums of two products of wider weights
+    za, zy = (int(v) for v in generator.integers(kind.bounds[0], kind.bounds[1] + 1, 2))
+    sa, sy = (np.float32(2.0 ** int(v)) for v in generator.integers(-6, 1, 2))
+    sb = np.float32(2.0) ** generator.integers(-8, -3, columns if per_channel else 1).astype(np.float32)
+    zb = np.zeros(columns, np.int8) if per_channel else zero(0, KINDS[kind])
+    constants = {"sa": scalar(sa), "za": zero(za, KINDS[kind]), "b": b, "sb": sb if per_channel else scalar(sb[0]),
+                 "zb": zb, "sy": scalar(sy), "zy": zero(zy, KINDS[kind])}  # fmt: skip
+    nodes: Nodes = [("QLinearMatMul", ["a", "sa", "za", "b", "sb", "zb", "sy", "zy"], "y", {})]
+    expected = run(nodes, {"a": a}, constants, "y")
+    records = np.zeros(sb.size, REQUANT_RECORD)
+    records["m"] = (sa * sb) / sy
+    sums = (a.astype(np.int32) - za) @ b.astype(np.int32)
+    lo, hi = kind.bounds
+    instr = Requantize(w=rows, c=columns, ags=rows, out=64, ops=columns, lo=lo, hi=hi, zp=zy, ot=kind,
+                       perch=int(per_channel))  # fmt: skip
+    np.testing.assert_array_equal(requantized(instr, sums, records), expected)
+
+
+def requantized(instr: Requantize, sums: Array, records: Array) -> Array:
+    """What an instruction makes of sums (rows, channels) from accumulator row 0 on."""
+    rows, columns = sums.shape
+    bench = Bench(instr, target=TARGET).put(Space.PRM, 0, records)
+    for n in range(columns):
+        for row in range(rows):
+            place = ((n // COLS * rows + row) * COLS + n % COLS) * 4
+            bench.put(Space.ACC, place, np.array([sums[row, n]], np.int32))
+    return bench.run().get(Space.SPM, 64, (rows, columns), instr.ot.dtype)
+
+
+@given(st.sampled_from(list(KINDS)), st.integers(0, 1 << 30))
+@settings(max_examples=60)
+def test_requantization_with_the_zero_point_first_is_qlinearmul(kind: ElementType, seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    a, b = codes(generator, kind, (8, 11)), codes(generator, kind, (8, 11))
+    za, zb, zy = (int(v) for v in generator.integers(kind.bounds[0], kind.bounds[1] + 1, 3))
+    sa, sb, sy = (np.float32(2.0 ** int(v)) for v in generator.integers([-6, -6, -2], [0, 0, 3]))
+    constants = {"sa": scalar(sa), "za": zero(za, KINDS[kind]), "sb": scalar(sb), "zb": zero(zb, KINDS[kind]),
+                 "sy": scalar(sy), "zy": zero(zy, KINDS[kind])}  # fmt: skip
+    nodes: Nodes = [("QLinearMul", ["a", "sa", "za", "b", "sb", "zb", "sy", "zy"], "y", {})]
+    expected = run(nodes, {"a": a, "b": b}, constants, "y")
+    sums = (a.astype(np.int32) - za) * (b.astype(np.int32) - zb)
+    records = np.array([(0, (sa * sb) / sy)], REQUANT_RECORD)
+    lo, hi = kind.bounds
+    instr = Requantize(mode=Requant.F32Z, w=8, c=11, out=64, ops=11, lo=lo, hi=hi, zp=zy, ot=kind)
+    np.testing.assert_array_equal(requantized(instr, sums, records), expected)
+
+
+WIDE = st.one_of(
+    st.integers(-(2**31), 2**31 - 1),
+    st.sampled_from([2**31 - 1, -(2**31), 2**24 + 1, 2**25 + 2, 2**25 + 6, -(2**24) - 1, 0, 1, -1]),
+)
+
+
+@given(
+    st.lists(WIDE, min_size=COLS, max_size=COLS), st.integers(-40, 0), st.integers(-128, 127), st.integers()
+)
+@settings(max_examples=100)
+def test_wide_accumulators_requantize_as_the_operators_of_onnx_runtime_one_by_one(
+    sums: list[int], exponent: int, zp: int, bias: int
+) -> None:
+    """Both float modes beyond 2^24: dequantize, add or not, clip, round half to even, add or not."""
+    bias = (bias + 2**31) % 2**32 - 2**31
+    acc = np.array([sums], np.int64)
+    wrapped = ((acc + bias + 2**31) % 2**32 - 2**31).astype(np.int32)
+    m = np.float32(2.0**exponent)
+    records = np.array([(bias, m)], REQUANT_RECORD)
+    offsets = {"lo": scalar(-128 - zp), "hi": scalar(127 - zp), "least": scalar(-128), "most": scalar(127)}
+    constants = {"m": scalar(m), "zp": scalar(zp), **offsets}
+    product: Nodes = [("DequantizeLinear", ["x", "m"], "v", {})]
+    after: Nodes = [*product, ("Clip", ["v", "lo", "hi"], "c", {}), ("Round", ["c"], "r", {}),
+                    ("Add", ["r", "zp"], "y", {})]  # fmt: skip
+    before: Nodes = [*product, ("Add", ["v", "zp"], "a", {}), ("Round", ["a"], "r", {}),
+                     ("Clip", ["r", "least", "most"], "y", {})]  # fmt: skip
+    for mode, nodes in ((Requant.F32, after), (Requant.F32Z, before)):
+        instr = Requantize(mode=mode, c=COLS, out=64, ops=COLS, lo=-128, hi=127, zp=zp)
+        expected = run(nodes, {"x": wrapped}, constants, "y").astype(np.int8)
+        np.testing.assert_array_equal(requantized(instr, acc, records), expected)
+
+
 def test_requantization_modes_raw_shift_and_table() -> None:
     acc = np.array([[-7, 5, 6, 250]], np.int32)
     records = np.array([(1, 0.5), (0, 0.5), (-2, 0.5), (0, 0.5)], REQUANT_RECORD)
@@ -207,11 +297,16 @@ def test_requantization_modes_raw_shift_and_table() -> None:
     assert bench.get(Space.SPM, 192, (4,), np.uint8).tolist() == [255 - (v & 255) for v in (-3, 2, 2, 100)]
 
 
-@given(st.permutations(range(3)), st.tuples(*[st.integers(1, 5)] * 3), st.booleans())
+@given(
+    st.permutations(range(3)),
+    st.tuples(*[st.integers(1, 5)] * 3),
+    st.sampled_from([ElementType.S8, ElementType.U8, ElementType.S32]),
+)
 @settings(max_examples=60)
-def test_moves_transpose_as_numpy_does(perm: list[int], shape: tuple[int, int, int], wide: bool) -> None:
-    kind, size = (ElementType.S32, 4) if wide else (ElementType.S8, 1)
-    dtype = np.int32 if wide else np.int8
+def test_moves_transpose_as_numpy_does(
+    perm: list[int], shape: tuple[int, int, int], kind: ElementType
+) -> None:
+    dtype, size = kind.dtype, kind.dtype.itemsize
     x = np.arange(np.prod(shape)).reshape(shape).astype(dtype)
     out = tuple(shape[p] for p in perm)
     source = [int(s) for s in x.strides]
@@ -239,6 +334,12 @@ def test_copies_move_strided_boxes(space: OnChip, unit: int, pitch: int) -> None
             place = (2 + plane * 4 * pitch + row * pitch) * unit
             expected = content[7 + plane * 500 + row * 40 :][:16]
             np.testing.assert_array_equal(memory[place : place + 16], expected)
+
+
+def test_a_fill_of_the_parameter_memory_writes_whole_granules() -> None:
+    bench = Bench(Fill(space=OnChip.PRM, loc=2, n0=8, n1=2, ls1=3, fill=7), target=TARGET)
+    bench.put(Space.PRM, 0, np.zeros(64, np.uint8)).run()
+    assert bench.get(Space.PRM, 0, (64,)).reshape(8, 8).sum(1).tolist() == [0, 0, 56, 0, 0, 56, 0, 0]
 
 
 def test_fills_are_sign_extended_in_accumulators_and_stores_write_dram() -> None:

@@ -6,14 +6,12 @@ order of roundings, or a zero point on the wrong side of one, differs in many el
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
 from isa.instructions.control import (
     Assert,
@@ -28,30 +26,16 @@ from isa.instructions.records import REQUANT_RECORD, QuantRecord
 from isa.instructions.vector import Requant, Requantize
 from isa.instructions.vector_depthwise import DepthwiseConv
 from isa.instructions.vector_elementwise import Elementwise, VectorElementwise
-from isa.instructions.vector_reduce import Axis, Place, Reduce, Reduction
 from isa.spec import ElementType, Instruction, Space
 from isa.target import load_target
 from isa.validate import instruction_faults
 from runtime import MachineTrap
 from tests.bench import Bench
+from tests.operands import F32, Array, clamped, codes, dyadic, odd
 from tests.oracle import Nodes, run, scalar, zero
 
-Array = NDArray[Any]
 TARGET = load_target("edge16")
-F32 = np.float32
 OUT = 1 << 16
-
-
-def codes(generator: np.random.Generator, *shape: int, kind: ElementType = ElementType.S8) -> Array:
-    low, high = kind.bounds
-    values = generator.integers(low, high + 1, shape)
-    return np.where(generator.random(shape) < 0.2, generator.choice([low, high], shape), values).astype(
-        kind.dtype
-    )
-
-
-def dyadic(generator: np.random.Generator, low: int, high: int) -> np.float32:
-    return F32(2.0 ** int(generator.integers(low, high)))
 
 
 # --- depthwise convolution ------------------------------------------------------------------------------
@@ -68,9 +52,11 @@ def depthwise(draw: st.DrawFn) -> tuple[DepthwiseConv, int]:
     ih = draw(st.integers(1, max(1, (oh - 1) * sh + (kh - 1) * d + 1 - pt)))
     iw = draw(st.integers(1, max(1, (ow - 1) * sw + (kw - 1) * d + 1 - pl)))
     ips, ops = c + draw(st.integers(0, 3)), c + draw(st.integers(0, 3))
+    kind = draw(st.sampled_from([ElementType.S8, ElementType.U8]))
     return DepthwiseConv(
         inp=3, wgt=1 << 15, out=OUT, prm=2, oh=oh, ow=ow, c=c, kh=kh, kw=kw, sh=sh, sw=sw, d=d, ips=ips,
         irs=ips * iw + draw(st.integers(0, 5)), ih=ih, iw=iw, pt=pt, pl=pl, ops=ops, ors=ops * ow,
+        xt=kind, ot=kind,
     ), draw(st.integers(0, 1 << 30))  # fmt: skip
 
 
@@ -83,25 +69,28 @@ def test_depthwise_convolution_is_qlinearconv_with_a_group_per_channel(
     if list(instruction_faults(instr, TARGET, {})):
         return
     generator = np.random.default_rng(seed)
-    x, w = codes(generator, instr.ih, instr.iw, instr.c), codes(generator, instr.kh, instr.kw, instr.c)
+    kind = instr.xt
+    x = codes(generator, instr.ih, instr.iw, instr.c, kind=kind)
+    w = codes(generator, instr.kh, instr.kw, instr.c)
     sx, sy = dyadic(generator, -6, 0), dyadic(generator, -3, 4)
     sw = np.array([dyadic(generator, -8, -2) for _ in range(instr.c)], F32)
-    zx, zy = (int(v) for v in generator.integers(-64, 64, 2) * 2 + 1)
+    zx, zy = odd(generator, 2, kind)
     bias = generator.integers(-5000, 5000, instr.c).astype(np.int32)
     records = np.zeros(instr.c, REQUANT_RECORD)
     records["bias"], records["m"] = bias, (sx * sw) / sy
     bench = Bench(instr, target=TARGET).put(Space.SPM, 1 << 15, w)
-    bench.put(Space.PRM, 16, QuantRecord(za=zx, zo=zy).pack()).put(Space.PRM, 56, records)
+    bench.put(Space.PRM, 16, clamped(kind, za=zx, zo=zy).pack()).put(Space.PRM, 56, records)
     got = placed(bench, instr.inp, x, instr.ips, instr.irs).run()
     image = np.full(((instr.oh - 1) * instr.sh + (instr.kh - 1) * instr.d + 1,
-                     (instr.ow - 1) * instr.sw + (instr.kw - 1) * instr.d + 1, instr.c), zx, np.int8)  # fmt: skip
+                     (instr.ow - 1) * instr.sw + (instr.kw - 1) * instr.d + 1, instr.c), zx, kind.dtype)  # fmt: skip
     image[instr.pt : instr.pt + instr.ih, instr.pl : instr.pl + instr.iw] = x
-    constants = {"sx": scalar(sx), "zx": zero(zx), "w": w.transpose(2, 0, 1)[:, None].copy(), "sw": sw,
-                 "zw": np.zeros(instr.c, np.int8), "sy": scalar(sy), "zy": zero(zy), "b": bias}  # fmt: skip
+    constants = {"sx": scalar(sx), "zx": zero(zx, kind.dtype), "w": w.transpose(2, 0, 1)[:, None].copy(),
+                 "sw": sw, "zw": np.zeros(instr.c, np.int8), "sy": scalar(sy), "zy": zero(zy, kind.dtype),
+                 "b": bias}  # fmt: skip
     attributes = {"group": instr.c, "strides": [instr.sh, instr.sw], "dilations": [instr.d, instr.d]}
     nodes: Nodes = [("QLinearConv", ["x", "sx", "zx", "w", "sw", "zw", "sy", "zy", "b"], "y", attributes)]
     expected = run(nodes, {"x": image.transpose(2, 0, 1)[None].copy()}, constants, "y")[0].transpose(1, 2, 0)
-    result = got.get(Space.SPM, OUT, (instr.oh, instr.ow, instr.ops))[..., : instr.c]
+    result = got.get(Space.SPM, OUT, (instr.oh, instr.ow, instr.ops), kind.dtype)[..., : instr.c]
     np.testing.assert_array_equal(result, expected)
 
 
@@ -128,152 +117,6 @@ def test_depthwise_zero_points_of_weights_and_the_table() -> None:
     sums = ((x.astype(int) - 7) * (w.astype(int) - 200)).sum((0, 1))
     values = np.clip(np.rint(np.add(sums, [0, 5]) / [1024, 512]), -128, 127).astype(np.int8)
     np.testing.assert_array_equal(bench.get(Space.SPM, OUT, (2,), np.uint8), table[values.view(np.uint8)])
-
-
-# --- reductions -----------------------------------------------------------------------------------------
-
-
-def reduced(instr: Reduce, x: Array, record: QuantRecord, size: int, dtype: Any = np.int8) -> Array:
-    """The result of one reduction of an image that lies dense in the scratchpad."""
-    bench = Bench(instr, target=TARGET).put(Space.SPM, 0, x).put(Space.PRM, 0, record.pack())
-    return bench.run().get(Space.SPM, OUT, (size,), dtype)
-
-
-def dense(fn: Reduction, axis: Axis, x: Array, element_bytes: int = 1, **fields: Any) -> Reduce:
-    """A reduction of a dense image to a dense result."""
-    h, w, c = x.shape
-    ow, oc = (w if axis in (Axis.C, Axis.H) else 1), (1 if axis is Axis.C else c)
-    pitch = oc * element_bytes
-    return Reduce(
-        fn=fn, axis=axis, out=OUT, h=h, w=w, c=c, ips=c, irs=w * c, ops=pitch, ors=ow * pitch, **fields
-    )
-
-
-@given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 40), st.integers(0, 1 << 30))
-@settings(max_examples=80)
-def test_mean_over_rows_and_columns_is_qlinearglobalaveragepool(h: int, w: int, c: int, seed: int) -> None:
-    generator = np.random.default_rng(seed)
-    x = codes(generator, h, w, c)
-    sx, sy = dyadic(generator, -6, 2), dyadic(generator, -6, 2)
-    zx, zy = (int(v) for v in generator.integers(-64, 64, 2) * 2 + 1)
-    m = sx / (sy * F32(h * w))
-    got = reduced(dense(Reduction.MEAN, Axis.HW, x), x, QuantRecord((m,), za=zx, zo=zy), c)
-    constants = {"sx": scalar(sx), "zx": zero(zx), "sy": scalar(sy), "zy": zero(zy)}
-    nodes: Nodes = [("QLinearGlobalAveragePool", ["x", "sx", "zx", "sy", "zy"], "y", {"channels_last": 0})]
-    expected = run(nodes, {"x": x.transpose(2, 0, 1)[None].copy()}, constants, "y").ravel()
-    np.testing.assert_array_equal(got, expected)
-
-
-AXES: dict[Axis, tuple[int, ...]] = {Axis.HW: (0, 1), Axis.C: (2,), Axis.W: (1,), Axis.H: (0,)}
-
-
-@given(
-    st.sampled_from(list(Axis)),
-    st.integers(1, 5),
-    st.integers(1, 6),
-    st.integers(1, 20),
-    st.integers(0, 1 << 30),
-)
-@settings(max_examples=100)
-def test_sums_over_every_axis_are_products_with_ones(axis: Axis, h: int, w: int, c: int, seed: int) -> None:
-    """ONNX Runtime adds in integers where the sum is written as QLinearMatMul with a vector of ones."""
-    generator = np.random.default_rng(seed)
-    x = codes(generator, h, w, c)
-    sx, sy = dyadic(generator, -5, 1), dyadic(generator, -2, 5)
-    zx, zy = (int(v) for v in generator.integers(-64, 64, 2) * 2 + 1)
-    rows = np.moveaxis(x, AXES[axis], range(-len(AXES[axis]), 0))
-    kept = rows.shape[: 3 - len(AXES[axis])]
-    flat = np.ascontiguousarray(rows).reshape(int(np.prod(kept)), -1)
-    got = reduced(
-        dense(Reduction.SUM, axis, x), x, QuantRecord((F32(sx) / F32(sy),), za=zx, zo=zy), len(flat)
-    )
-    constants = {"sx": scalar(sx), "zx": zero(zx), "w": np.ones((flat.shape[1], 1), np.int8), "one": scalar(1),
-                 "zw": zero(0), "sy": scalar(sy), "zy": zero(zy)}  # fmt: skip
-    nodes: Nodes = [("QLinearMatMul", ["x", "sx", "zx", "w", "one", "zw", "sy", "zy"], "y", {})]
-    np.testing.assert_array_equal(got, run(nodes, {"x": flat}, constants, "y").ravel())
-
-
-@given(st.integers(1, 4), st.integers(2, 6), st.integers(1, 70), st.integers(0, 1 << 30))
-@settings(max_examples=80)
-def test_real_mean_over_channels_is_dequantize_reducemean_quantize(h: int, w: int, c: int, seed: int) -> None:
-    generator = np.random.default_rng(seed)
-    x = codes(generator, h, w, c)
-    sx, sy = F32(generator.uniform(0.001, 1)), dyadic(generator, -6, -1)
-    zx, zy = (int(v) for v in generator.integers(-64, 64, 2) * 2 + 1)
-    record = QuantRecord((sx, sy), za=zx, zo=zy)
-    got = reduced(dense(Reduction.MEANF, Axis.C, x), x, record, h * w)
-    constants = {"sx": scalar(sx), "zx": zero(zx), "sy": scalar(sy), "zy": zero(zy)}
-    nodes: Nodes = [
-        ("DequantizeLinear", ["x", "sx", "zx"], "r", {}),
-        ("ReduceMean", ["r"], "m", {"axes": [1], "keepdims": 1}),
-        ("QuantizeLinear", ["m", "sy", "zy"], "y", {}),
-    ]
-    expected = run(nodes, {"x": x.transpose(2, 0, 1)[None].copy()}, constants, "y").ravel()
-    np.testing.assert_array_equal(got, expected)
-
-
-@given(st.sampled_from([Axis.C, Axis.W, Axis.H]), st.booleans(), st.booleans(), st.integers(0, 1 << 30))
-@settings(max_examples=80)
-def test_argmax_is_onnx_runtimes_with_ties_to_either_end(
-    axis: Axis, last: bool, unsigned: bool, seed: int
-) -> None:
-    generator = np.random.default_rng(seed)
-    kind = ElementType.U8 if unsigned else ElementType.S8
-    x = generator.integers(0, 4, (3, 4, 5)).astype(kind.dtype)  # few values, many ties
-    instr = dense(Reduction.ARGMAX, axis, x, 4, xt=kind, ot=ElementType.S32, last=int(last))
-    (number,) = AXES[axis]
-    nodes: Nodes = [("ArgMax", ["x"], "y", {"axis": number, "keepdims": 1, "select_last_index": int(last)})]
-    expected = run(nodes, {"x": x}, {}, "y").ravel()
-    np.testing.assert_array_equal(reduced(instr, x, QuantRecord(), expected.size, np.int32), expected)
-
-
-@pytest.mark.parametrize("axis", list(Axis))
-def test_maximum_over_every_axis_is_reducemax(axis: Axis) -> None:
-    x = codes(np.random.default_rng(3), 4, 5, 6)
-    nodes: Nodes = [("ReduceMax", ["x"], "y", {"axes": list(AXES[axis]), "keepdims": 1})]
-    expected = run(nodes, {"x": x}, {}, "y").ravel()
-    got = reduced(dense(Reduction.MAX, axis, x), x, QuantRecord(), expected.size)
-    np.testing.assert_array_equal(got, expected)
-
-
-def test_a_map_of_two_tiles_is_summed_in_the_accumulators_and_requantized() -> None:
-    """Partial sums with accum, then vreq: the bits of one reduction over the whole map."""
-    generator = np.random.default_rng(5)
-    x = codes(generator, 8, 6, 16)
-    record, m = QuantRecord((F32(2.0**-6),), za=9, zo=-3), F32(2.0**-6)
-    whole = reduced(dense(Reduction.MEAN, Axis.HW, x), x, record, 16)
-    half: dict[str, Any] = {
-        "h": 4,
-        "w": 6,
-        "c": 16,
-        "ips": 16,
-        "irs": 96,
-        "osp": Place.ACC,
-        "ot": ElementType.S32,
-        "out": 5,
-    }
-    parts = [Reduce(fn=Reduction.SUM, **half), Reduce(fn=Reduction.SUM, inp=4 * 96, accum=1, **half)]
-    last = Requantize(acc=5, out=OUT, prm=10, c=16, lo=-128, hi=127, zp=-3)
-    bench = Bench(*parts, last, target=TARGET).put(Space.SPM, 0, x).put(Space.PRM, 0, record.pack())
-    bench.put(Space.PRM, 80, np.array([(0, m)], REQUANT_RECORD)).run()
-    np.testing.assert_array_equal(bench.get(Space.SPM, OUT, (16,)), whole)
-
-
-def test_accumulators_are_reduced_with_the_exact_sum_as_their_judge() -> None:
-    acc = np.array([[2**31 - 1] * 16, [5] * 16], np.int32)
-    instr = Reduce(fn=Reduction.SUM, axis=Axis.HW, isp=Place.ACC, osp=Place.ACC, out=8, h=2, c=16, irs=1,
-                   xt=ElementType.S32, ot=ElementType.S32)  # fmt: skip
-    bench = Bench(instr, target=TARGET).put(Space.ACC, 0, acc).put(Space.PRM, 0, QuantRecord().pack()).run()
-    assert bench.get(Space.ACC, 8 * 64, (16,), np.int32).tolist() == [-(2**31) + 4] * 16
-    assert bench.machine.accumulator_overflow
-
-
-def test_absolute_maximum_goes_to_a_register_and_may_accumulate() -> None:
-    x = np.array([[[-128, 5]], [[3, 100]]], np.int8)
-    first = Reduce(fn=Reduction.ABSMAX, sreg=7, h=2, c=2, ips=2, irs=2)
-    more = replace(first, accum=1, sreg=8)
-    bench = Bench(ScalarSet(rd=8, imm=1000), first, more, target=TARGET).put(Space.SPM, 0, x).run()
-    assert bench.get(Space.SREG, 28, (2,), np.int32).tolist() == [128, 1000]
 
 
 # --- two operands --------------------------------------------------------------------------------------
@@ -331,9 +174,49 @@ def test_real_functions_are_dequantize_function_quantize(fn: Elementwise, spread
     np.testing.assert_array_equal(bench.run().get(Space.SPM, OUT, (3, 4, 5)), expected)
 
 
+QLINEAR = {Elementwise.ADD: "QLinearAdd", Elementwise.MUL: "QLinearMul"}
+
+
+@given(
+    st.sampled_from([*QLINEAR, Elementwise.FADD, Elementwise.FSUB, Elementwise.FMAX]),
+    st.sampled_from([ElementType.S8, ElementType.U8]),
+    st.integers(0, 1 << 30),
+)
+@settings(max_examples=80)
+def test_both_types_of_codes_combine_as_onnx_runtime_does(
+    fn: Elementwise, kind: ElementType, seed: int
+) -> None:
+    generator = np.random.default_rng(seed)
+    a, b = codes(generator, 256, kind=kind), codes(generator, 256, kind=kind)
+    sa, sb, sc = dyadic(generator, -5, 0), dyadic(generator, -5, 0), dyadic(generator, -4, 1)
+    za, zb, zc = odd(generator, 3, kind)
+    constants = {"sa": scalar(sa), "za": zero(za, kind.dtype), "sb": scalar(sb), "zb": zero(zb, kind.dtype),
+                 "sc": scalar(sc), "zc": zero(zc, kind.dtype)}  # fmt: skip
+    if fn in QLINEAR:
+        nodes: Nodes = [(QLINEAR[fn], ["a", "sa", "za", "b", "sb", "zb", "sc", "zc"], "y", {})]
+    else:
+        nodes = [
+            ("DequantizeLinear", ["a", "sa", "za"], "ra", {}),
+            ("DequantizeLinear", ["b", "sb", "zb"], "rb", {}),
+            (BINARY[fn], ["ra", "rb"], "rc", {}),
+            ("QuantizeLinear", ["rc", "sc", "zc"], "y", {}),
+        ]
+    match fn:
+        case Elementwise.ADD:
+            pa, pb = sa / sc, sb / sc
+            scales = (pa, pb, F32(zc - float(pa) * za - float(pb) * zb))  # exact: all are short dyadics
+        case Elementwise.MUL:
+            scales = ((sa * sb) / sc,)
+        case _:
+            scales = (sa, sb, sc)
+    instr = VectorElementwise(fn=fn, at=kind, bt=kind, ot=kind, **FLAT)
+    got = two_codes(instr, a, b, clamped(kind, *scales, za=za, zb=zb, zo=zc))
+    np.testing.assert_array_equal(got, run(nodes, {"a": a, "b": b}, constants, "y"))
+
+
 def two_codes(instr: VectorElementwise, a: Array, b: Array, record: QuantRecord) -> Array:
     bench = Bench(instr, target=TARGET).put(Space.SPM, 0, a).put(Space.SPM, 512, b)
-    return bench.put(Space.PRM, 0, record.pack()).run().get(Space.SPM, OUT, a.shape)
+    return bench.put(Space.PRM, 0, record.pack()).run().get(Space.SPM, OUT, a.shape, instr.ot.dtype)
 
 
 FLAT: dict[str, Any] = {
@@ -435,6 +318,12 @@ def test_linear_resize_by_two_is_four_weighted_corners_a_phase() -> None:
                               ors=18)  # fmt: skip
     bench = Bench(instr, target=TARGET).put(Space.SPM, 0, x).put(Space.PRM, 0, record.pack()).run()
     np.testing.assert_array_equal(bench.get(Space.SPM, OUT, (5, 6, 3)), expected[1:-1:2, 1:-1:2])
+    half = F32(0.5)  # beyond the last column both neighbours are that column, each weighs a half
+    record = QuantRecord((sx, near * half, near * half, far * half, far * half, sy), za=zx, zo=zy)
+    edge = VectorElementwise(fn=Elementwise.LERP0, a=18, b=39, out=OUT, h=5, w=1, c=3, aps=3, ars=21, brs=21, ops=3,
+                             ors=3)  # fmt: skip
+    bench = Bench(edge, target=TARGET).put(Space.SPM, 0, x).put(Space.PRM, 0, record.pack()).run()
+    np.testing.assert_array_equal(bench.get(Space.SPM, OUT, (5, 3)), expected[1:-1:2, -1])
 
 
 # --- scalar registers ------------------------------------------------------------------------------------
