@@ -11,6 +11,7 @@ import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import cache
 from typing import Any, Final
 
 import numpy as np
@@ -31,6 +32,7 @@ from isa.spec import (
 )
 
 SLOT_SHIFTS: Final = {"waits": (8, 14), "signals": (20, 26)}
+Range = tuple[int, int]
 Slots = tuple[tuple[int, ...], tuple[int, ...]]
 """The semaphores that an instruction waits for, and those that it signals."""
 SLOT_BITS: Final = 6
@@ -59,32 +61,40 @@ def operand_faults(instr: Instruction) -> list[Fault]:
     """Why the operands cannot be encoded in canonical form."""
     found: list[Fault] = []
     unused = instr.unused()
-    for spec in instr.operands:
-        value = int(getattr(instr, spec.name))
-        low, high = spec.bounds(signed=_signed(spec, instr))
-        if not low <= value <= high:
-            found.append(Fault(Trap.LIMIT, spec.name, f"{spec.name}={value} is outside {low}..{high}"))
-        elif (value - spec.low) % spec.scale:
-            found.append(
-                Fault(Trap.MISALIGN, spec.name, f"{spec.name}={value} is not a multiple of {spec.scale}")
-            )
-        elif spec.enum is not None and value not in spec.members():
-            found.append(
-                Fault(
-                    Trap.BAD_ENUM,
-                    spec.name,
-                    f"{spec.name}={value} has no meaning; allowed: {enum_names(spec)}",
-                )
-            )
-        elif spec.name in unused and value != spec.low:
-            found.append(
-                Fault(
-                    Trap.RESERVED_BITS,
-                    spec.name,
-                    f"{spec.name}={value} is not used here; allowed: {spec.low}",
-                )
-            )
+    for spec, plain, complement in _fields(type(instr)):
+        value = getattr(instr, spec.name)
+        signed = complement is not None and _signed(spec, instr)
+        low, high = complement if complement is not None and signed else plain
+        sound = low <= value <= high and (spec.scale == 1 or not (value - spec.low) % spec.scale)
+        meant = spec.enum is None or type(value) is spec.enum
+        if sound and meant and (value == spec.low or spec.name not in unused):
+            continue
+        if fault := _operand_fault(spec, int(value), (low, high), used=spec.name not in unused):
+            found.append(fault)
     return found + slot_faults((instr.waits, instr.signals))
+
+
+@cache
+def _fields(cls: type[Instruction]) -> list[tuple[Operand, Range, Range | None]]:
+    """The operands of a format, with their range; and that in two's complement where a type decides."""
+    return [
+        (o, o.bounds(signed=o.signed), o.bounds(signed=True) if o.type_field else None) for o in cls.operands
+    ]
+
+
+def _operand_fault(spec: Operand, value: int, bounds: Range, *, used: bool) -> Fault | None:
+    low, high = bounds
+    if not low <= value <= high:
+        return Fault(Trap.LIMIT, spec.name, f"{spec.name}={value} is outside {low}..{high}")
+    if (value - spec.low) % spec.scale:
+        return Fault(Trap.MISALIGN, spec.name, f"{spec.name}={value} is not a multiple of {spec.scale}")
+    if spec.enum is not None and value not in spec.members():
+        text = f"{spec.name}={value} has no meaning; allowed: {enum_names(spec)}"
+        return Fault(Trap.BAD_ENUM, spec.name, text)
+    if not used and value != spec.low:
+        text = f"{spec.name}={value} is not used here; allowed: {spec.low}"
+        return Fault(Trap.RESERVED_BITS, spec.name, text)
+    return None
 
 
 def slot_faults(slots: Slots) -> list[Fault]:
@@ -105,10 +115,12 @@ def encode(instr: Instruction) -> bytes:
     for slots, shifts in ((instr.waits, SLOT_SHIFTS["waits"]), (instr.signals, SLOT_SHIFTS["signals"])):
         for semaphore, shift in zip(slots, shifts, strict=False):
             word |= (SLOT_VALID | semaphore) << shift
-    for spec in instr.operands:
-        value = int(getattr(instr, spec.name))
-        stored = value if _signed(spec, instr) else (value - spec.low) // spec.scale
-        word |= (stored & ((1 << spec.width) - 1)) << spec.offset
+    for spec, _, complement in _fields(type(instr)):
+        value = getattr(instr, spec.name)
+        if complement is None or not _signed(spec, instr):
+            value = value if spec.signed else (value - spec.low) // spec.scale
+        if value:
+            word |= (value & ((1 << spec.width) - 1)) << spec.offset
     return word.to_bytes(WORD_BYTES, "little")
 
 

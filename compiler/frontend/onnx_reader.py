@@ -20,7 +20,7 @@ from onnx import helper
 import compiler.ops  # noqa: F401  # pyright: ignore[reportUnusedImport]  (declares)
 from compiler.errors import CompileError, Unsupported
 from compiler.frontend.importing import ONNX_OPERATORS, OnnxNode
-from compiler.frontend.onnx_schema import signature_faults
+from compiler.frontend.onnx_schema import scale_faults, signature_faults
 from compiler.frontend.onnx_tensors import read_tensor
 from compiler.ir.evaluate import folded
 from compiler.ir.graph import Graph, Node
@@ -309,6 +309,8 @@ class _Importer:
             return None
         if node.op_type == "Constant":
             return self._constant(node, loc)
+        if self._has_wrong_scales(node, loc):
+            return None
         rule = ONNX_OPERATORS.get(node.op_type)
         if rule is None:
             self.findings.add(
@@ -347,6 +349,13 @@ class _Importer:
         except ShapeError as error:
             self.findings.add("model.shape", error.message, loc, allowed=error.allowed, remedy=error.remedy)
         return None
+
+    def _has_wrong_scales(self, node: onnx.NodeProto, loc: Loc) -> bool:
+        constants = {n: v.constant for n in node.input if (v := self.values.get(n)) and v.is_constant}
+        wrong = list(scale_faults(node, self.opset, constants))
+        for fault in wrong:
+            self.findings.add("model.scale", fault, loc, allowed="finite and above 0")
+        return bool(wrong)
 
     def _fits(self, node: Node, loc: Loc) -> bool:
         """Whether a value has a shape that the machine and the host can hold."""

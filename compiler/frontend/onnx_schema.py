@@ -5,10 +5,12 @@ The definitions are those of the onnx package, for the operator set that the mod
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Final, cast
 
+import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import AttributeProto, defs
 
 MAX_SHOWN: Final = 60
@@ -35,6 +37,20 @@ def signature_faults(node: onnx.NodeProto, opset: int) -> Iterator[str]:
     for name, declared in cast("dict[str, Any]", schema.attributes).items():
         if declared.required and name not in given:
             yield f"the attribute '{name}' is missing"
+
+
+def scale_faults(node: onnx.NodeProto, opset: int, constants: Mapping[str, NDArray[Any]]) -> Iterator[str]:
+    """Constant scales of quantization, inputs named x_scale and the like, that are no scales."""
+    try:
+        schema: Any = defs.get_schema(node.op_type, opset, "")
+    except defs.SchemaError:
+        return
+    for formal, name in zip(schema.inputs, node.input, strict=False):
+        values = constants.get(name)
+        if formal.name.endswith("_scale") and values is not None and values.dtype.kind == "f":
+            wrong = values[~(np.isfinite(values) & (values > 0))]
+            if wrong.size:
+                yield f"the scale '{name}' ({formal.name}) is {float(wrong[0])}"
 
 
 def _count(what: str, found: int, least: int, most: int) -> Iterator[str]:
