@@ -7,19 +7,19 @@ only from the model's own folder, and nothing is left to the protobuf's good man
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, cast
 
 import networkx as nx
 import numpy as np
 import onnx
-from google.protobuf.message import DecodeError
 from onnx import helper
 
 import compiler.ops  # noqa: F401  # pyright: ignore[reportUnusedImport]  (declares)
 from compiler.errors import CompileError, Unsupported
 from compiler.frontend.importing import ONNX_OPERATORS, OnnxNode
+from compiler.frontend.onnx_file import parse_onnx
 from compiler.frontend.onnx_schema import scale_faults, signature_faults
 from compiler.frontend.onnx_tensors import read_tensor
 from compiler.ir.evaluate import folded
@@ -28,9 +28,7 @@ from compiler.ir.op import ShapeError
 from compiler.ir.types import MAX_ELEMENTS, DType
 from isa.diagnostics import Diagnostic, Findings, UsageError, did_you_mean
 from isa.locations import FileLoc, Loc, NodeLoc
-from isa.paths import read_file
 
-MAX_FILE: Final = (1 << 31) - 1
 MAX_VALUE_RANK: Final = 4
 DEFAULT_DOMAINS: Final = ("", "ai.onnx")
 
@@ -42,68 +40,8 @@ def read_onnx(path: Path, shapes: Mapping[str, Sequence[int]] | None = None) -> 
         CompileError: the file is no valid model, or uses what is not supported; all findings.
         UsageError: an input has open dimensions and no shape is given for it.
     """
-    proto = _parse(path)
+    proto = parse_onnx(path)
     return _Importer(proto, path, shapes or {}).run()
-
-
-def _parse(path: Path) -> onnx.ModelProto:
-    if path.stat().st_size > MAX_FILE:
-        raise CompileError(
-            Diagnostic(
-                "model.size",
-                "the file is too large for an ONNX model",
-                FileLoc(str(path)),
-                f"at most {MAX_FILE} bytes",
-            )
-        )
-    proto = onnx.ModelProto()
-    try:
-        proto.ParseFromString(read_file(path))
-    except DecodeError:
-        raise CompileError(
-            Diagnostic(
-                "model.format",
-                "the file is not an ONNX model: it is no whole protobuf",
-                FileLoc(str(path)),
-                remedy="export the model again, or copy it in binary mode",
-            )
-        ) from None
-    if not _is_text(proto):
-        raise CompileError(
-            Diagnostic("model.format", "a name in the model is not UTF-8 text", FileLoc(str(path)))
-        )
-    if not proto.HasField("graph") or proto.ir_version < 1:
-        raise CompileError(
-            Diagnostic("model.format", "the file is not an ONNX model: it has no graph", FileLoc(str(path)))
-        )
-    return proto
-
-
-def _is_text(proto: onnx.ModelProto) -> bool:
-    """Whether every name is UTF-8; the protobuf library takes others, and gives them as bytes or fails."""
-    try:
-        return all(isinstance(cast("object", text), str) for text in _texts(proto))
-    except UnicodeDecodeError:
-        return False
-
-
-def _texts(proto: onnx.ModelProto) -> Iterator[str]:
-    graph = proto.graph
-    yield from (graph.name, *(d.domain for d in proto.opset_import))
-    for node in graph.node:
-        yield from (node.name, node.op_type, node.domain, *node.input, *node.output)
-        for attribute in node.attribute:
-            yield from (attribute.name, attribute.ref_attr_name, *_tensor_texts(attribute.t))
-    for tensor in graph.initializer:
-        yield from _tensor_texts(tensor)
-    for value in (*graph.input, *graph.output):
-        yield from (value.name, *(d.dim_param for d in value.type.tensor_type.shape.dim))
-
-
-def _tensor_texts(tensor: onnx.TensorProto) -> Iterator[str]:
-    yield tensor.name
-    for entry in tensor.external_data:
-        yield from (entry.key, entry.value)
 
 
 class _Importer:

@@ -2,51 +2,109 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from isa.assembly.assembler import assemble
-from isa.program import Program
-from isa.target import Target, load_target
+from isa.target import load_target
 from runtime import Interleaving, Machine, MachineTrap, Session
 from tests.networks import compiled_and_verified, random_graph, random_inputs
-from tests.tokens import token_pairs, without_pair
+from tests.tokens import Pair, token_pairs, without_pair
+from x1 import api
+from x1.samples import sample_folder
+
+LOG = logging.getLogger(__name__)
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+Inputs = dict[str, np.ndarray]
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_fifty_interleavings_of_a_network_have_the_same_bytes(seed: int) -> None:
-    graph = random_graph(seed)
-    binary, _ = compiled_and_verified(graph, "tiny8", samples=1)
-    (sample,) = random_inputs(graph, 1)
-    session = Session(binary.program)
-    expected = session.run(None, sample)[0].tobytes()
-    for number in range(50):
-        assert session.execute(sample, seed=number).outputs["y"].tobytes() == expected
+@dataclass
+class Sample:
+    """A program, an input, and the bytes of program order."""
+
+    session: Session
+    inputs: Inputs
+
+    def __post_init__(self) -> None:
+        self.expected = self.bytes()
+
+    def bytes(self, seed: int | None = None) -> bytes:
+        """The bytes of all outputs."""
+        return b"".join(y.tobytes() for y in self.session.execute(self.inputs, seed=seed).outputs.values())
+
+    def differs(self, pair: Pair, runs: int) -> bool:
+        """Whether some interleaving shows that a token is missing: by other bytes, or by a trap."""
+        mutant = Sample(Session(without_pair(self.session.program, pair)), self.inputs)
+        try:
+            return any(mutant.bytes(seed) != self.expected for seed in range(runs))
+        except MachineTrap:
+            return True
 
 
-def edges(depth: int = 8) -> tuple[Session, dict[str, np.ndarray]]:
+def by_hand(name: str, depth: int = 8) -> Sample:
     folder = REPOSITORY / "samples" / "asm"
-    program = assemble((folder / "edges.x1s").read_text(encoding="utf-8"), "edges.x1s", folder).program
-    target = load_target("tiny8", [f"ctl.queue_depth={depth}"])
-    return Session(retargeted(program, target)), {
-        "picture": np.random.default_rng(1).integers(-128, 128, (1, 16, 16, 1)).astype(np.int8)
-    }
+    program = assemble((folder / f"{name}.x1s").read_text(encoding="utf-8"), f"{name}.x1s", folder).program
+    target = load_target(program.target.name, [f"ctl.queue_depth={depth}"])
+    (given,) = program.abi.inputs
+    random = np.random.default_rng(1)
+    values = random.integers(-128, 128, given.shape).astype(given.dtype)
+    return Sample(Session(replace(program, target=target)), {given.name: values})
 
 
-def retargeted(program: Program, target: Target) -> Program:
-    return replace(program, target=target)
+def digits(target: str) -> Sample:
+    """The network that ships, and noise: most tiles of a digit are alike, so that mistaking them shows nothing."""
+    folder = sample_folder("mnist")
+    with np.load(folder / "digits.npz") as data:
+        images = data["inputs"]
+    binary = api.compile(
+        folder / "mnist.net", target, calibrate=[{"image": images[i : i + 1]} for i in range(8)]
+    )
+    noise = np.random.default_rng(3).random((1, 28, 28, 1), np.float32)
+    return Sample(Session(binary.program), {"image": noise})
 
 
-@pytest.mark.parametrize("depth", [1, 2, 64])
-def test_interleavings_of_the_sample_have_the_same_bytes_at_every_queue_depth(depth: int) -> None:
-    session, inputs = edges(depth)
-    expected = session.run(None, inputs)[0].tobytes()
-    assert {session.execute(inputs, seed=n).outputs["edges"].tobytes() for n in range(50)} == {expected}
+def random_network(seed: int, target: str) -> Sample:
+    graph = random_graph(seed)
+    binary, _ = compiled_and_verified(graph, target, samples=1)
+    return Sample(Session(binary.program), random_inputs(graph, 1)[0])
+
+
+SAMPLES: dict[str, Callable[[], Sample]] = {
+    "edges, queues of 1": lambda: by_hand("edges", 1),
+    "edges, queues of 2": lambda: by_hand("edges", 2),
+    "edges": lambda: by_hand("edges"),
+    "edges, queues of 64": lambda: by_hand("edges", 64),
+    "stem": lambda: by_hand("stem"),
+    "digits on edge32": lambda: digits("edge32"),
+    "digits on tiny8": lambda: digits("tiny8"),
+    **{f"random {n}": lambda n=n: random_network(n, "tiny8") for n in range(4)},
+}
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_fifty_interleavings_have_the_bytes_of_program_order(name: str) -> None:
+    sample = SAMPLES[name]()
+    assert {sample.bytes(seed) for seed in range(50)} == {sample.expected}
+
+
+WITHOUT = [("edges", 30), ("digits on edge32", 30), ("digits on tiny8", 25),
+           pytest.param("stem", 40, marks=pytest.mark.nightly)]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "most"), WITHOUT)
+def test_four_of_five_dropped_tokens_show_in_a_thousand_interleavings(name: str, most: int) -> None:
+    sample = SAMPLES[name]()
+    pairs = list(token_pairs(sample.session.program.instructions))
+    chosen: list[int] = np.random.default_rng(2).permutation(len(pairs))[:most].tolist()
+    shown = [sample.differs(pairs[index], 1000) for index in chosen]
+    LOG.info("%s: %d of %d dropped tokens show", name, sum(shown), len(shown))
+    assert sum(shown) >= 0.8 * len(shown)
 
 
 def test_the_same_seed_gives_the_same_run_and_another_seed_another() -> None:
@@ -59,19 +117,6 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another() -> None:
         orders.append(order)
     assert orders[0] == orders[1]
     assert len({tuple(o) for o in orders}) == 4
-
-
-def test_every_dropped_token_of_the_sample_shows_in_some_interleaving() -> None:
-    session, inputs = edges()
-    expected = session.run(None, inputs)[0].tobytes()
-    pairs = list(token_pairs(session.program.instructions))
-    shown = 0
-    for pair in pairs:
-        mutant = Session(without_pair(session.program, pair))
-        shown += any(
-            mutant.execute(inputs, seed=n).outputs["edges"].tobytes() != expected for n in range(200)
-        )
-    assert shown >= 0.8 * len(pairs)
 
 
 def test_a_program_that_cannot_go_on_traps() -> None:

@@ -1,0 +1,92 @@
+"""ONNX files to protobufs, with names that are text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final, cast
+
+import onnx
+from google.protobuf.message import DecodeError
+
+from compiler.errors import CompileError
+from isa.diagnostics import Diagnostic
+from isa.locations import FileLoc
+from isa.paths import read_file
+
+MAX_FILE: Final = (1 << 31) - 1
+PLAIN_TEXT_BYTES: Final = 512
+
+
+def parse_onnx(path: Path) -> onnx.ModelProto:
+    """The model of a file, nothing of it looked at but that its names are text.
+
+    Raises:
+        CompileError: the file is no ONNX model.
+        UsageError: the file cannot be read.
+    """
+    if path.stat().st_size > MAX_FILE:
+        raise CompileError(
+            Diagnostic(
+                "model.size",
+                "the file is too large for an ONNX model",
+                FileLoc(str(path)),
+                f"at most {MAX_FILE} bytes",
+            )
+        )
+    proto = onnx.ModelProto()
+    content = read_file(path)
+    try:
+        proto.ParseFromString(content)
+    except DecodeError:
+        why = "it is plain text" if _is_plain_text(content) else "the protobuf is cut short or damaged"
+        raise CompileError(
+            Diagnostic(
+                "model.format",
+                f"the file is not an ONNX model: {why}",
+                FileLoc(str(path)),
+                remedy="export the model again, or copy it in binary mode",
+            )
+        ) from None
+    if not _is_text(proto):
+        raise CompileError(
+            Diagnostic("model.format", "a name in the model is not UTF-8 text", FileLoc(str(path)))
+        )
+    if not proto.HasField("graph") or proto.ir_version < 1:
+        raise CompileError(
+            Diagnostic("model.format", "the file is not an ONNX model: it has no graph", FileLoc(str(path)))
+        )
+    return proto
+
+
+def _is_plain_text(content: bytes) -> bool:
+    """Whether a file begins as text does."""
+    start = content[:PLAIN_TEXT_BYTES]
+    return start.isascii() and all(c.isprintable() or c.isspace() for c in start.decode("ascii"))
+
+
+def _is_text(proto: onnx.ModelProto) -> bool:
+    """Whether every name is UTF-8; the protobuf library takes others, and gives them as bytes or fails."""
+    try:
+        return all(isinstance(cast("object", text), str) for text in _texts(proto))
+    except UnicodeDecodeError:
+        return False
+
+
+def _texts(proto: onnx.ModelProto) -> Iterator[str]:
+    graph = proto.graph
+    yield from (graph.name, *(d.domain for d in proto.opset_import))
+    for node in graph.node:
+        yield from (node.name, node.op_type, node.domain, *node.input, *node.output)
+        for attribute in node.attribute:
+            yield from (attribute.name, attribute.ref_attr_name, *_tensor_texts(attribute.t))
+    for tensor in graph.initializer:
+        yield from _tensor_texts(tensor)
+    for value in (*graph.input, *graph.output):
+        yield from (value.name, *(d.dim_param for d in value.type.tensor_type.shape.dim))
+
+
+def _tensor_texts(tensor: onnx.TensorProto) -> Iterator[str]:
+    yield tensor.name
+    for entry in tensor.external_data:
+        yield from (entry.key, entry.value)
