@@ -234,3 +234,16 @@ def test_inspect_writes_the_form_that_was_asked_for(work: Path) -> None:
         assert as_json("inspect", source, "--format", "dot", folder=work)["text"].startswith("digraph")
     as_json("inspect", NETWORK, "--format", "onnx", "-o", "form.onnx", folder=work)
     assert (work / "form.onnx").stat().st_size > 100_000
+
+
+def test_an_interleaving_with_poison_traps_where_a_race_reads_too_early(tmp_path: Path) -> None:
+    text = (".target tiny8\n.tensor in x int8 [1, 64] R2\n.tensor out y int8 [1, 64] R3\nld spm 0, R2, n=64{}\n"
+            "st spm 0, R3, n=64{}\nhalt\n")  # fmt: skip
+    np.save(tmp_path / "x.npy", np.arange(64, dtype=np.int8)[None])
+    codes: dict[str, set[int]] = {}
+    for name, tokens in (("sound", (" signal(0)", " wait(0)")), ("raced", ("", ""))):
+        (tmp_path / f"{name}.x1s").write_text(text.format(*tokens))
+        assert x1("asm", f"{name}.x1s", "-o", f"{name}.x1", folder=tmp_path).returncode == 0
+        given = ("run", f"{name}.x1", "--input", "@x.npy", "--poison", "--schedule")
+        codes[name] = {x1(*given, f"random:{seed}", folder=tmp_path).returncode for seed in range(6)}
+    assert codes == {"sound": {0}, "raced": {0, 6}}
