@@ -21,7 +21,6 @@ from isa.target import Target
 
 FIRST_REGION: Final = 8
 """Memories by number: a space on the chip, or a DRAM region counted from here."""
-DISTANCE_BITS: Final = 41
 FIXED: Final = -1
 """The anchor of an access that no address moves."""
 Ints = NDArray[np.int64]
@@ -92,12 +91,14 @@ def ragged(counts: Ints) -> tuple[Ints, Ints, Ints]:
 
 
 def distinct(kind: Ints, distance: Ints) -> tuple[Ints, Ints]:
-    """One example of every (kind, distance), and for every row which of them it is like.
-
-    Distances are between two bases: below 2^40 either way.
-    """
-    _, examples, which = np.unique((kind << DISTANCE_BITS) + distance, return_index=True, return_inverse=True)
-    return examples, which.reshape(-1)
+    """The first row of every (kind, distance), and for every row which of them it is like."""
+    order = np.lexsort((distance, kind))  # stable: the first of equal rows stays first
+    kinds, distances = kind[order], distance[order]
+    begins = np.ones(order.size, np.bool_)
+    begins[1:] = (kinds[1:] != kinds[:-1]) | (distances[1:] != distances[:-1])
+    which = np.empty(order.size, np.int64)
+    which[order] = np.cumsum(begins) - 1
+    return order[begins], which
 
 
 def tabulate(stream: Sequence[Instruction], target: Target) -> AccessTable:
