@@ -6,6 +6,7 @@ none by name.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn
@@ -62,8 +63,11 @@ class OnnxNode:
         return int(self.attributes.get(name, default))
 
     def real(self, name: str, default: float) -> float:
-        """A float attribute."""
-        return float(self.attributes.get(name, default))
+        """A float attribute, which must be finite."""
+        value = float(self.attributes.get(name, default))
+        if not math.isfinite(value):
+            self.fail(f"{name}={value} is not allowed", "a finite number")
+        return value
 
     def integers(self, name: str, default: Sequence[int]) -> tuple[int, ...]:
         """An attribute that lists integers."""

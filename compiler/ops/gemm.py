@@ -91,11 +91,13 @@ def import_gemm(n: OnnxNode) -> Node:
         n.fail(f"B is {b.dtype}{list(b.shape)}", "a float32 matrix")
     if len(a.shape) != RANK:
         n.fail(f"A has the shape {list(a.shape)}", "a matrix")
-    weights: Array = (b.T if n.integer("transB", 0) else b) * np.float32(n.real("alpha", 1.0))
+    with np.errstate(all="ignore"):  # constants that are not finite are refused later, all at once
+        weights: Array = (b.T if n.integer("transB", 0) else b) * np.float32(n.real("alpha", 1.0))
     rows, columns = a.shape[0], int(weights.shape[1])
     c: Array = np.zeros(1, np.float32) if n.maybe(2) is None else n.constant(2, "C")
     try:
-        spread = np.multiply(np.broadcast_to(c, (rows, columns)), np.float32(n.real("beta", 1.0)))
+        with np.errstate(all="ignore"):
+            spread = np.multiply(np.broadcast_to(c, (rows, columns)), np.float32(n.real("beta", 1.0)))
     except ValueError:
         n.fail(f"C of shape {list(c.shape)} does not broadcast to {[rows, columns]}")
     if c.dtype != np.float32:

@@ -55,6 +55,10 @@ WRONG: dict[str, tuple[Nodes, Constants, str, str]] = {
     "attribute of another type": ([with_type("strides", "two")], {"w": ONES}, "y", "'strides' is not of type INTS"),
     "attribute list of another type": ([with_type("pads", [0.5])], {"w": ONES}, "y", "'pads' is not of type INTS"),
     "unknown attribute": ([node("Relu", "x", "y", alpha=1.0)], {}, "y", "there is no attribute 'alpha'"),
+    "alpha that is no number": (
+        [node("Flatten", "x", "f"), node("Gemm", "f w", "y", alpha=float("nan"))],
+        {"w": np.ones((192, 2), np.float32)}, "y", "alpha=nan is not allowed",
+    ),
     "attribute left out": ([node("MaxPool", "x", "y")], {}, "y", "the attribute 'kernel_shape' is missing"),
     "too many operands": ([node("Relu", "x x", "y")], {}, "y", "2 operands; allowed: 1 to 1"),
     "too few operands": ([node("Conv", "x", "y")], {}, "y", "1 operands; allowed: 2 to 3"),
