@@ -95,13 +95,13 @@ def save(program: Program) -> bytes:
     return assemble_sections(program_sections(program), program.note)
 
 
-def program_sections(program: Program) -> list[Section]:
-    """Every section of a program but the note."""
+def program_sections(program: Program, text: bytes | None = None) -> list[Section]:
+    """Every section of a program but the note; `text` is that of its instructions, where it is known."""
     sections = [
         Section(
             TEXT,
             PROGBITS,
-            encode_all(program.instructions),
+            encode_all(program.instructions) if text is None else text,
             flags=FLAG_ALLOC | FLAG_EXEC,
             address=TEXT_REGION << REGION_SHIFT,
             align=64,
@@ -289,8 +289,13 @@ def _program(file: ElfFile, content: bytes, note: NoteRecord, name: str) -> Prog
 
 
 def _require_canonical(file: ElfFile, data: bytes, program: Program) -> None:
-    """Writing the program again gives the same file; sections of other names stay as they are."""
-    known = {s.name: s for s in program_sections(program)}
+    """Writing the program again gives the same file; sections of other names stay as they are.
+
+    The text is not encoded again: words and instructions correspond one to one.
+    """
+    text = file.find(TEXT)
+    assert text is not None
+    known = {s.name: s for s in program_sections(program, text.data)}
     found = [s for s in file.sections if s.name != ".note.x1"]
     sections = [known.get(s.name, s) for s in found]
     in_order = [s.name for s in found if s.name in known] == list(known)

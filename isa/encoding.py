@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import cache
+from operator import itemgetter
 from typing import Any, Final
 
 import numpy as np
@@ -212,15 +213,50 @@ def _decode_class(
     values = [_meanings(s, columns[s.name], faults) for s in cls.operands]
     waits, signals = (_slot_column(lanes, kind, faults) for kind in SLOT_SHIFTS)
     rows = zip(*values, strict=True) if names else itertools.repeat((), len(places))
-    defaults = {s.name: s.low for s in cls.operands}
-    for index, (pc, row) in enumerate(zip(places, rows, strict=True)):
+    numbers = (
+        zip(*(columns[n].tolist() for n in names), strict=True)
+        if names
+        else itertools.repeat((), len(places))
+    )
+    unused = _Unused(cls)
+    for index, (pc, row, stored) in enumerate(zip(places, rows, numbers, strict=True)):
         fault = faults.get(index)
         if fault is None:
             instr = cls(waits=waits[index], signals=signals[index], **dict(zip(names, row, strict=True)))
-            fault = _unused_fault(instr, defaults)
+            fault = unused.fault(instr, stored)
             decoded[pc] = None if fault else instr
         if fault is not None:
             bad.append(BadWord(pc, fault))
+
+
+class _Unused:
+    """Finds operands that are not used and hold something.
+
+    What is not used depends on no address, so that words which differ in addresses alone are looked at
+    once; after that only their unused addresses are.
+    """
+
+    def __init__(self, cls: type[Instruction]) -> None:
+        self.operands = cls.operands
+        self.fixed = [i for i, o in enumerate(cls.operands) if not o.address]
+        self.pick = itemgetter(*self.fixed) if self.fixed else len
+        self.known: dict[Any, list[int]] = {}
+
+    def fault(self, instr: Instruction, stored: tuple[int, ...]) -> Fault | None:
+        """Why the word is not canonical, if it is not; `stored` are the operands as numbers."""
+        key = self.pick(stored)
+        places = self.known.get(key)
+        if places is None:
+            names = instr.unused()
+            places = self.known[key] = [i for i, o in enumerate(self.operands) if o.name in names]
+            if all(stored[i] == self.operands[i].low for i in places if not self.operands[i].address):
+                places[:] = [i for i in places if self.operands[i].address]
+        for place in places:
+            spec = self.operands[place]
+            if stored[place] != spec.low:
+                text = f"{spec.name}={stored[place]} is not used here"
+                return Fault(Trap.RESERVED_BITS, spec.name, text)
+        return None
 
 
 def _columns(cls: type[Instruction], lanes: NDArray[np.uint64]) -> dict[str, NDArray[np.int64]]:
@@ -261,14 +297,6 @@ def _slot_column(lanes: NDArray[np.uint64], kind: str, faults: dict[int, Fault])
             if fault is not None:
                 faults.setdefault(index, fault)
     return [known[pair][0] for pair in stored]
-
-
-def _unused_fault(instr: Instruction, defaults: dict[str, int]) -> Fault | None:
-    unused = instr.unused()
-    if all(getattr(instr, name) == defaults[name] for name in unused):
-        return None
-    name = min(n for n in unused if getattr(instr, n) != defaults[n])
-    return Fault(Trap.RESERVED_BITS, name, f"{name}={int(getattr(instr, name))} is not used here")
 
 
 def _slots(stored: tuple[int, int], name: str) -> tuple[tuple[int, ...], Fault | None]:
