@@ -50,6 +50,7 @@ from isa.program import (
     Symbol,
     TensorRow,
     box_shape,
+    first_overlap,
     stored_access,
     volume,
 )
@@ -344,6 +345,8 @@ def _check_interface(program: Program) -> None:
             raise PlainError(f"two {writer}s have the same name")
         for tensor in tensors:
             _check_tensor(tensor, region, sizes.get(region, 0), writer)
+    if pair := first_overlap(program.abi.inputs):
+        raise PlainError(f"the inputs '{pair[0].name}' and '{pair[1].name}' share bytes")
 
 
 def _check_tensor(tensor: Interface, region: int, limit: int, writer: str) -> None:
@@ -387,6 +390,8 @@ def _check_debug(program: Program) -> None:
     tensors = {t.id: t for t in program.operators.tensors}
     if len(ops) != len(program.operators.ops) or len(tensors) != len(program.operators.tensors):
         raise PlainError(".x1.ops has two rows with the same id")
+    for tensor in tensors.values():
+        _check_row(tensor, tensors)
     end = 0
     for row in program.debug.rows:
         if row.first < end or row.count < 1 or row.first + row.count > len(program.instructions):
@@ -413,8 +418,6 @@ def _check_debug(program: Program) -> None:
             given.tensor not in tensors or tensors[given.tensor].shape != given.device_shape
         ):
             raise PlainError(f".x1.abi: '{given.name}' is not the tensor that it names")
-    for tensor in tensors.values():
-        _check_row(tensor, tensors)
 
 
 def _check_row(tensor: TensorRow, tensors: Mapping[int, TensorRow]) -> None:

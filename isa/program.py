@@ -7,8 +7,9 @@ from it every intermediate tensor of a run can be rebuilt.
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -264,6 +265,15 @@ def stored_access(instr: Instruction, target: Target, row: MapRow) -> Access | N
     elements = volume(box_shape(row.box))
     found = (a for a in instr.accesses(target) if a.write and a.operand == row.operand)
     return next((a for a in found if a.size() in (elements, 4 * elements)), None)
+
+
+def first_overlap(tensors: Iterable[Interface]) -> tuple[Interface, Interface] | None:
+    """Two tensors of one region that share bytes, or None."""
+    placed = sorted(tensors, key=lambda t: (t.region, t.offset))
+    for one, other in itertools.pairwise(placed):
+        if one.region == other.region and other.offset < one.offset + one.bytes:
+            return one, other
+    return None
 
 
 def is_read_only(access: Access) -> bool:

@@ -25,10 +25,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 with fuzzer.instrument_imports(include=["isa"]):
     from isa.assembly import reader
     from isa.assembly.assembler import assemble
-    from isa.assembly.disassembler import binary_of
     from isa.checker import check
-    from isa.container import assemble_sections, load, program_sections
+    from isa.container import assemble_sections, load, program_sections, save
     from isa.diagnostics import X1Error
+    from isa.program import DebugMap, MapRow, Operators, OpRow, Program, TensorRow, float_bits
 
 SAMPLE = (
     ".target tiny8\n.sem go LD -> ST\n.tensor in x int8 [1, 8] R2\n.tensor out y int8 [1, 8] R3\n"
@@ -66,20 +66,37 @@ def assembler(data: bytes) -> None:
 def corpus() -> list[bytes]:
     """Inputs to begin with."""
     samples = Path(__file__).resolve().parents[2] / "samples" / "asm"
-    whole = b"\0" + binary_of(assemble(SAMPLE))
+    whole = b"\0" + save(PROGRAM)
+    load(save(PROGRAM))
     sections = [bytes([i]) + s.data for i, s in enumerate(program_sections(PROGRAM)) if i]
     lines = (samples / "edges.x1s").read_bytes().splitlines(keepends=True)
     texts = [b"".join(lines[i : i + 12]) for i in range(0, len(lines), 12)]
     return [whole, *sections] if TARGET is loader else [SAMPLE.encode(), *texts]
 
 
+def with_debug_map(program: Program) -> Program:
+    """The sample with rows as the compiler writes them: a tensor that is stored, and one that is its alias."""
+    last = len(program.instructions) - 2
+    (write,) = (a for a in program.instructions[last].accesses(program.target) if a.write)
+    rows = (
+        MapRow(0, last, 0, 0, (0, 0), "load"),
+        MapRow(last, 1, 0, 0, (), "store", 0, ((0, 1), (0, 1), (0, 1), (0, 8)), write.operand),
+    )
+    tensors = (
+        TensorRow(0, "", "int8", (1, 1, 1, 8), (), float_bits(0.5), 3),
+        TensorRow(1, "y", "int8", (1, 8), (((1, 8), (0, 1)),), float_bits(0.5), 3, 0),
+    )
+    op = OpRow(0, "layer", ("node",), ("Identity",), ("y",), ("node",))
+    return replace(program, debug=DebugMap(rows), operators=Operators((op,), tensors))
+
+
 TARGETS: dict[str, Callable[[bytes], None]] = {"loader": loader, "assembler": assembler}
 TARGET = TARGETS[sys.argv.pop(1)]
 FOLDER = Path(tempfile.mkdtemp())
-PROGRAM = assemble(SAMPLE).program
+PROGRAM = with_debug_map(assemble(SAMPLE).program)
 
 if __name__ == "__main__":
-    reader.MAX_LINES = LINES  # pyright: ignore[reportAttributeAccessIssue]
+    reader.MAX_REPEATED = LINES  # pyright: ignore[reportAttributeAccessIssue]
     for index, content in enumerate(corpus()):
         (Path(sys.argv[-1]) / f"seed{index}").write_bytes(content)
     fuzzer.Setup(sys.argv, TARGET)

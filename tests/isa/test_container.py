@@ -6,17 +6,19 @@ import io
 import json
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
 from isa.assembly.assembler import assemble
 from isa.assembly.disassembler import binary_of, disassemble
-from isa.container import load, save
+from isa.checker import check
+from isa.container import assemble_sections, load, program_sections, save
 from isa.diagnostics import BinaryError
 from isa.plain import PlainError, parse_json
 from tests.networks import compiled_and_verified, random_graph
@@ -126,3 +128,61 @@ def test_files_that_are_not_sound_are_refused_with_a_reason(
 def test_json_that_is_not_plain_is_refused(text: str) -> None:
     with pytest.raises(PlainError, match=r"^it is"):
         parse_json(text.encode("latin-1"), "it")
+
+
+ODD_VALUES: Sequence[object] = (
+    None,
+    True,
+    -1,
+    0,
+    1 << 70,
+    "",
+    "int7",
+    "\N{PILE OF POO}",
+    [],
+    [[0]],
+    {},
+    "x" * 300,
+)
+
+
+def places_of(tree: object, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
+    """The places of the values in a tree of JSON; of long lists the first two elements."""
+    yield path
+    if isinstance(tree, dict):
+        for key, child in cast("dict[str, object]", tree).items():
+            yield from places_of(child, (*path, key))
+    elif isinstance(tree, list):
+        for index, child in enumerate(cast("list[object]", tree)[:2]):
+            yield from places_of(child, (*path, index))
+
+
+def with_value(tree: Any, path: tuple[str | int, ...], value: object) -> object:
+    """A copy with another value at a place."""
+    if not path:
+        return value
+    copy = tree.copy()
+    copy[path[0]] = with_value(tree[path[0]], path[1:], value)
+    return copy
+
+
+def test_no_value_in_a_table_makes_the_loader_fail() -> None:
+    """Every field of every table replaced by every odd value, the checksums made right."""
+    program = load(binary())
+    sections = program_sections(program)
+    tables = [s for s in sections if s.data.startswith(b"{")]
+    assert {s.name for s in tables} == {".x1.target", ".x1.abi", ".x1.map", ".x1.ops"}
+    tried = refused = 0
+    for table in tables:
+        tree = json.loads(table.data)
+        for path in places_of(tree):
+            for value in ODD_VALUES:
+                text = json.dumps(with_value(tree, path, value), separators=(",", ":"), ensure_ascii=False)
+                changed = [replace(s, data=text.encode()) if s is table else s for s in sections]
+                tried += 1
+                try:
+                    check(load(assemble_sections(changed, program.note)))
+                except BinaryError:
+                    refused += 1
+    assert tried > 1500
+    assert refused > 0.9 * tried
