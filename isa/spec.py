@@ -96,7 +96,9 @@ class Trap(Enum):
     MISALIGN = "an address or a length is not a multiple of its unit"
     LIMIT = "a value is above a limit of the machine"
     SEM_UNDERFLOW = "a wait finds its semaphore at zero"
-    SEM_OVERFLOW = "a signal finds its semaphore full"
+    SEM_OVERFLOW = (
+        "a signal may find its semaphore full: a check rejects it, a machine waits until there is room"
+    )
     SEM_OWNER = "a semaphore has more than one producer or consumer"
     SEM_LEFT = "a semaphore is not zero at halt"
     RACE = "two unordered instructions touch the same bytes"

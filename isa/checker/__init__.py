@@ -29,10 +29,11 @@ def check(program: Program, *, limit: int = 20) -> CheckReport:
     stream = program.instructions
     findings = Findings(program, limit)
     table = tabulate(stream, program.target)
-    _check_halt(findings)
     _check_legality(table, findings)
+    legal = not findings.found
+    _check_halt(findings)
     matches = check_tokens(stream, program.target, findings)
-    if not findings.found:
+    if legal and not findings.full:
         clocks = happens_before(stream, matches)
         if not (is_defined(program, table) and is_ordered(program, table, clocks)):
             Shadows(program, clocks, findings).run()
@@ -59,7 +60,6 @@ def _check_legality(table: AccessTable, findings: Findings) -> None:
 
 def _check_outputs(table: AccessTable, findings: Findings) -> None:
     """Every byte of every graph output is written."""
-    if not findings.found:
-        last = len(findings.program.instructions) - 1
-        for name in unwritten(findings.program, table):
-            findings.add(Trap.UNINIT_READ, last, f"not every byte of the output '{name}' is written")
+    last = len(findings.program.instructions) - 1
+    for name in unwritten(findings.program, table):
+        findings.add(Trap.UNINIT_READ, last, f"not every byte of the output '{name}' is written")

@@ -62,7 +62,7 @@ def _wrapped(value: int) -> int:
 
 
 def _amount(value: int) -> int:
-    """A shift amount: 0 to 31, whatever it was."""
+    """A shift amount, clamped to 0..31."""
     return min(max(value, 0), 31)
 
 
@@ -206,8 +206,9 @@ class ScalarOperation(ScalarFormat):
     """Compute a scalar register from others: rd = fn(ra, b) with b = rb + imm, modulo 2^32.
 
     mov gives b. add and sub wrap modulo 2^32; min and max compare signed. shl and shr shift ra by b,
-    brought to 0..31; shl wraps, shr keeps the sign and rounds down. clz counts the leading zeros of
-    ra. sel gives rb where ra is not 0, else imm. s0 reads 0, so that any of them may be left out.
+    clamped to 0..31: by 0 where b is negative, by 31 where it is larger; shl wraps, shr keeps the sign
+    and rounds down. clz counts the leading zeros of ra. sel gives rb where ra is not 0, else imm. s0
+    reads 0, so that any of them may be left out.
     """
 
     shorthands = ("{fn}",)
@@ -251,7 +252,9 @@ class ScalarOperation(ScalarFormat):
 class Wait(Instruction):
     """Carry waits and signals on an engine's queue, and do nothing else.
 
-    Used where an instruction needs a third wait or signal.
+    Used where an instruction needs a third wait or signal. CTL has no queue: its instructions act at
+    dispatch, so that `wait.ctl`, and any wait of another control instruction, holds back every later
+    instruction of every engine.
     """
 
     tag: int = operand(32, doc="free for tools; the compiler writes 0")
