@@ -26,10 +26,11 @@ from compiler.ir.types import MAX_ELEMENTS, DType
 from isa.arrays import members
 from isa.diagnostics import MAX_FOUND, Diagnostic, UsageError, did_you_mean
 from isa.locations import FileLoc
-from isa.parsing import Parsed, SyntaxProblem, grammar, lines_of, parse
+from isa.parsing import MAX_DIGITS, Parsed, SyntaxProblem, grammar, lines_of, parse
 from isa.paths import is_file, resolved
 
 MAX_TEXT: Final = 1 << 20
+MAX_SYNTAX_ERRORS: Final = 20
 
 
 def read_dsl(path: Path) -> Graph:
@@ -56,6 +57,7 @@ class _Reader:
         self.names: dict[str, int] = {}
         self.taken: set[str] = set()
         self.weights: _Weights | None = None
+        self.weights_named = False
         self.outputs: list[Token] = []
 
     def run(self) -> Graph:
@@ -65,7 +67,8 @@ class _Reader:
             try:
                 getattr(self, f"_{cast('Parsed', statement).data}")(cast("Parsed", statement))
             except _Abort:
-                pass
+                if cast("Parsed", statement).data == "input":
+                    self.broken.add(str(cast("Parsed", statement).children[0]))
             except (Unsupported, ShapeError) as error:
                 self._note(cast("Parsed", statement), error)
         if not self.outputs and not self.found:
@@ -85,13 +88,25 @@ class _Reader:
         return self.graph
 
     def _parse(self) -> Parsed:
-        try:
-            return parse(grammar("compiler", "dsl"), self.text)
-        except SyntaxProblem as p:
-            diagnostic = self._diagnostic(
-                "dsl.syntax", p.message, p.line, p.column, p.column + p.width, p.expected
-            )
-            raise CompileError(diagnostic) from None
+        """The tree of the text; a line with a syntax error is noted, and the rest is read without it."""
+        lines = list(self.lines)
+        found: list[Diagnostic] = []
+        while True:
+            try:
+                tree = parse(grammar("compiler", "dsl"), "\n".join(lines))
+            except SyntaxProblem as p:
+                found.append(
+                    self._diagnostic(
+                        "dsl.syntax", p.message, p.line, p.column, p.column + p.width, p.expected
+                    )
+                )
+                if len(found) < MAX_SYNTAX_ERRORS and p.line <= len(lines) and lines[p.line - 1].strip():
+                    lines[p.line - 1] = ""
+                    continue
+            else:
+                if not found:
+                    return tree
+            raise CompileError(found)
 
     def _diagnostic(
         self, code: str, message: str, line: int, column: int, end: int, allowed: str = "", remedy: str = ""
@@ -143,6 +158,7 @@ class _Reader:
 
     def _weights(self, statement: Parsed) -> None:
         token = cast("Token", statement.children[0])
+        self.weights_named = True
         folder = self.path.resolve().parent
         place = resolved(folder / str(token)[1:-1])
         if place is None or not place.is_relative_to(folder):
@@ -159,7 +175,7 @@ class _Reader:
         self._new(name)
         if dtype != "float32":
             self._fail(dtype, "dsl.dtype", f"an input of dtype '{dtype}' is not supported", "float32")
-        shape = tuple(int(d) for d in dims)
+        shape = tuple(self._integer(d) for d in dims)
         if not 2 <= len(shape) <= 4 or min(shape) < 1 or math.prod(shape) > MAX_ELEMENTS:
             self._fail(
                 dims[0],
@@ -263,10 +279,16 @@ class _Reader:
                 given[key] = self._argument(cast("Parsed", value))
         return given
 
+    def _integer(self, token: Token) -> int:
+        if len(token) > MAX_DIGITS:
+            text = f"the number has {len(token)} digits"
+            self._fail(token, "dsl.number", text, f"at most {MAX_DIGITS}")
+        return int(token)
+
     def _argument(self, value: Parsed) -> object:
         match value.data:
             case "integer":
-                return int(str(value.children[0]))
+                return self._integer(cast("Token", value.children[0]))
             case "real":
                 return float(str(value.children[0]))
             case "text":
@@ -294,6 +316,8 @@ class _Reader:
 
     def _source(self, layer: str) -> Callable[[str, tuple[int, ...]], NDArray[np.float32]]:
         def take(kind: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
+            if self.weights is None and self.weights_named:
+                raise _Abort  # why the file cannot be used has been said
             if self.weights is None:
                 raise Unsupported(
                     Diagnostic(

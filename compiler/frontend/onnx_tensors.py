@@ -101,7 +101,15 @@ def _external(
         )
         return None
     size = math.prod(shape) * dtype.itemsize
-    offset = whole_number(entries.get("offset", "0"))
+    offset, length = (whole_number(entries.get(k, d)) for k, d in (("offset", "0"), ("length", str(size))))
+    if length != size:
+        findings.add(
+            "model.external",
+            f"{what} of shape {list(shape)} has {entries['length']!r} bytes of external data",
+            loc,
+            allowed=f"{size}",
+        )
+        return None
     if offset is None or not is_file(place) or place.stat().st_size < offset + size:
         findings.add(
             "model.external",

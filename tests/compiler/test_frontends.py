@@ -134,6 +134,27 @@ def test_external_data_is_read_from_the_models_folder_only(tmp_path: Path) -> No
                 load_model(path)
 
 
+@pytest.mark.parametrize(
+    ("length", "sound"), [("192", True), ("-1", False), ("10", False), ("1000000000000", False), ("", False)]
+)
+def test_external_data_is_as_long_as_its_tensor(length: str, sound: bool, tmp_path: Path) -> None:
+    path = save(tmp_path, [node("Conv", "x w", "y")], [constant("w", 4, 3, 2, 2)])
+    model = onnx.ModelProto()
+    model.ParseFromString(path.read_bytes())
+    tensor = model.graph.initializer[0]
+    (tmp_path / "w.bin").write_bytes(numpy_helper.to_array(tensor).tobytes())
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="w.bin")
+    tensor.external_data.add(key="length", value=length)
+    path.write_bytes(model.SerializeToString())
+    if sound:
+        assert load_model(path).outputs[0].shape == (1, 4, 8, 10)
+    else:
+        with pytest.raises(CompileError, match=f"has '{length}' bytes of external data"):
+            load_model(path)
+
+
 DSL = """\
 model branches
 weights "w.npz"
