@@ -99,7 +99,7 @@ def schedule(graph: Graph, target: Target) -> Schedule:
         CompileError: scales that the device cannot compute with.
     """
     require_finite_scales(graph)
-    _require_dram(graph, target)
+    require_dram(graph, target)
     try:
         return _schedule(graph, target, keep_resident=True)
     except (AllocationError, FitError):
@@ -145,11 +145,16 @@ def generate(graph: Graph, scheduled: Schedule, target: Target, note: Note) -> P
     return program
 
 
-def _require_dram(graph: Graph, target: Target) -> None:
-    """A tensor that is larger than the memory is found before it is cut into tiles."""
+def require_dram(graph: Graph, target: Target) -> None:
+    """A tensor that is larger than the memory is found before calibration, and before it is cut into tiles.
+
+    Raises:
+        FitError: there is one; float tensors count as the int8 ones that they become.
+    """
     allowed = min(target.dram.size, HOST_CAP)
     for node in graph.nodes():
-        if node.type.dtype.is_integer and node.type.elements > allowed:
+        on_device = node.type.dtype.is_integer or graph.stage == "nn"
+        if on_device and not node.is_constant and node.type.elements > allowed:
             raise FitError(
                 Diagnostic(
                     "fit.dram",

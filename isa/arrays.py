@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isa.diagnostics import Diagnostic, UsageError
-from isa.paths import is_file
+from isa.paths import require_file
 
 MAX_BYTES: Final = 1 << 32
 """An array that is read as a whole has at most so many bytes."""
@@ -78,8 +78,7 @@ def members(path: Path) -> dict[str, Member]:
     Raises:
         UsageError: no such file, or not such a file.
     """
-    if not is_file(path):
-        _fail("file.missing", f"there is no file '{path}'")
+    require_file(path)
     if path.suffix == ".npy":
         names = [""]
     elif path.suffix == ".npz":

@@ -26,6 +26,26 @@ def resolved(path: Path) -> Path | None:
         return None
 
 
+def require_file(path: str | Path) -> None:
+    """Make sure that the user named a file.
+
+    Raises:
+        UsageError: there is none, or it is a folder.
+    """
+    if is_folder(Path(path)):
+        raise UsageError(Diagnostic("file.folder", f"'{path}' is a folder", allowed="a file"))
+    if not is_file(Path(path)):
+        raise UsageError(Diagnostic("file.missing", f"there is no file '{path}'"))
+
+
+def is_folder(path: Path) -> bool:
+    """Whether there is such a folder; names that none can have are answered with no."""
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):
+        return False
+
+
 def read_file(path: str | Path) -> bytes:
     """The bytes of a file that the user named.
 
@@ -33,8 +53,7 @@ def read_file(path: str | Path) -> bytes:
         UsageError: there is no such file, it is too large, or it cannot be read.
     """
     place = Path(path)
-    if not is_file(place):
-        raise UsageError(Diagnostic("file.missing", f"there is no file '{path}'"))
+    require_file(place)
     if place.stat().st_size > MAX_FILE:
         raise UsageError(Diagnostic("file.size", f"'{path}' is too large", allowed=f"{MAX_FILE} bytes"))
     try:

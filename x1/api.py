@@ -16,7 +16,7 @@ from compiler.frontend.load import load_model
 from compiler.ir.graph import Graph
 from compiler.ir.types import Quant
 from compiler.passes.base import PassLog
-from compiler.quantize.calibrate import METHODS
+from compiler.quantize.calibrate import METHODS, made_up
 from compiler.schedule.tiles import Memory
 from isa.checker import CheckReport
 from isa.checker import check as check_program
@@ -213,6 +213,12 @@ def quantize(
     return with_scheme(network, scheme, f"{method} on {described or f'{count} samples'}", log)
 
 
+def with_made_up_ranges(network: Model) -> Model:
+    """The network quantized with ranges that come from nowhere, to see what the compiler makes of it."""
+    assert network.float_graph is not None
+    return with_scheme(network, made_up(network.float_graph), "made-up ranges")
+
+
 def with_scheme(
     network: Model, scheme: Mapping[str, Quant], described: str, log: PassLog | None = None
 ) -> Model:
@@ -246,6 +252,8 @@ def compile(
     times = driver.StageTimes()
     network = model if isinstance(model, Model) else load_network(model, shapes, log)
     times.done("import")
+    if network.float_graph is not None:
+        driver.require_dram(network.float_graph, machine)
     if calibrate is not None:
         network = quantize(network, calibrate, method=method, log=log)
     times.done("quantize")

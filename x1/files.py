@@ -12,8 +12,8 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from isa.diagnostics import Diagnostic, UsageError
-from isa.paths import is_file, resolved
+from isa.diagnostics import Diagnostic, Findings, UsageError
+from isa.paths import is_file, read_file, resolved
 
 
 def write_atomic(path: str | Path, content: bytes | str) -> None:
@@ -92,6 +92,20 @@ def require_another(output: str | Path | None, *inputs: str | Path | None) -> No
             raise UsageError(
                 Diagnostic("file.same", f"'{output}' is the input itself", remedy="give another name with -o")
             )
+
+
+def require_unchanged(files: Mapping[Path, bytes]) -> None:
+    """None of the files is there already with another content.
+
+    Raises:
+        UsageError: those that are.
+    """
+    found = Findings(UsageError)
+    for path, content in files.items():
+        if is_file(path) and (path.stat().st_size != len(content) or read_file(path) != content):
+            text = f"'{path}' exists and holds something else"
+            found.add("file.exists", text, remedy="choose another folder, or give --force")
+    found.raise_if_any()
 
 
 def write_arrays(path: str | Path, arrays: Mapping[str, NDArray[Any]]) -> None:

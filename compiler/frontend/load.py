@@ -13,7 +13,7 @@ from compiler.ir.graph import Graph
 from compiler.ir.parser import parse_graph
 from isa.diagnostics import Diagnostic, UsageError
 from isa.locations import FileLoc
-from isa.paths import is_file
+from isa.paths import require_file
 
 KINDS: Final = (".onnx", ".net", ".x1ir")
 MAX_DUMP: Final = 1 << 31
@@ -27,8 +27,7 @@ def load_model(path: str | Path, shapes: Mapping[str, Sequence[int]] | None = No
         CompileError: the file is not a valid model.
     """
     place = Path(path)
-    if not is_file(place):
-        raise UsageError(Diagnostic("file.missing", f"there is no file '{path}'"))
+    require_file(place)
     match place.suffix:
         case ".onnx":
             return read_onnx(place, shapes)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,11 +13,22 @@ from compiler.ir.graph import Graph, Input, Node
 
 def evaluate(graph: Graph, inputs: Mapping[str, NDArray[Any]]) -> dict[int, NDArray[Any]]:
     """The value of every node, by its number; inputs are given by name."""
+    return {node.id: value for node, value in walk(graph, inputs)}
+
+
+def walk(graph: Graph, inputs: Mapping[str, NDArray[Any]]) -> Iterator[tuple[Node, NDArray[Any]]]:
+    """Every node with its value, in order; a value is forgotten after its last user."""
+    nodes = graph.nodes()
+    last = {operand.id: node.id for node in nodes for operand in node.inputs}
     values: dict[int, NDArray[Any]] = {}
-    with np.errstate(all="ignore"):
-        for node in graph.nodes():
+    for node in nodes:
+        with np.errstate(all="ignore"):
             values[node.id] = _value(node, inputs, values)
-    return values
+        yield node, values[node.id]
+        for done in {i.id for i in node.inputs if last[i.id] == node.id}:
+            del values[done]
+        if node.id not in last:
+            del values[node.id]
 
 
 def folded(node: Node) -> Node | None:
@@ -32,7 +43,8 @@ def folded(node: Node) -> Node | None:
 
 def outputs(graph: Graph, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     """The graph outputs by name."""
-    values = evaluate(graph, inputs)
+    wanted = {node.id for node in graph.outputs}
+    values = {node.id: value for node, value in walk(graph, inputs) if node.id in wanted}
     return {name: values[node.id] for name, node in zip(graph.output_names, graph.outputs, strict=True)}
 
 

@@ -10,8 +10,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from compiler.ir.evaluate import evaluate
-from compiler.ir.graph import Graph
+from compiler.ir.evaluate import walk
+from compiler.ir.graph import Graph, Node
 from compiler.ir.types import DType, Quant
 from isa.diagnostics import Diagnostic, UsageError
 
@@ -44,10 +44,9 @@ def calibrate(graph: Graph, samples: Iterable[Mapping[str, NDArray[Any]]]) -> tu
     count = 0
     for sample in samples:
         count += 1
-        values = evaluate(graph, sample)
-        for node in graph.nodes():
-            if node.type.dtype is DType.F32 and not node.is_constant:
-                ranges.setdefault(node.name, Range()).include(values[node.id])
+        for node, value in walk(graph, sample):
+            if _is_activation(node):
+                ranges.setdefault(node.name, Range()).include(value)
     if count == 0:
         raise UsageError(Diagnostic("calibrate.empty", "there are no calibration samples"))
     for name, found in ranges.items():
@@ -61,6 +60,15 @@ def calibrate(graph: Graph, samples: Iterable[Mapping[str, NDArray[Any]]]) -> tu
                 )
             )
     return {name: parameters(r.low, r.high) for name, r in ranges.items()}, count
+
+
+def made_up(graph: Graph) -> dict[str, Quant]:
+    """A scheme that no sample has been looked at for: enough to see what the compiler makes of a network."""
+    return {n.name: parameters(-4.0, 4.0) for n in graph.nodes() if _is_activation(n)}
+
+
+def _is_activation(node: Node) -> bool:
+    return node.type.dtype is DType.F32 and not node.is_constant
 
 
 def constant_parameters(values: NDArray[Any]) -> Quant:

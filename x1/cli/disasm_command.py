@@ -10,7 +10,7 @@ import click
 from isa.assembly.disassembler import disassemble
 from x1.api import Binary
 from x1.cli.outcome import Outcome, json_option, reported, say
-from x1.files import make_folder, write_atomic
+from x1.files import make_folder, require_unchanged, write_atomic
 
 EPILOG: Final = """\b
 Examples:
@@ -27,9 +27,10 @@ Examples:
     metavar="DIR",
     help="Write the text and the other sections as files, from which `x1 asm` gives the whole binary back.",
 )
+@click.option("--force", is_flag=True, help="Overwrite files in DIR that hold something else.")
 @json_option
 @reported("disasm")
-def command(binary: str, directory: str | None, as_json: bool) -> Outcome:
+def command(binary: str, directory: str | None, force: bool, as_json: bool) -> Outcome:
     """Show BINARY as assembly text."""
     program = Binary.load(binary).program
     if directory is None:
@@ -37,11 +38,13 @@ def command(binary: str, directory: str | None, as_json: bool) -> Outcome:
         return Outcome({"text": text}, text=text)
     parts = disassemble(program, with_sections=True)
     folder = Path(directory)
-    make_folder(folder)
-    for name, content in parts.files.items():
-        write_atomic(folder / name, content)
     place = folder / f"{Path(binary).stem}.x1s"
-    write_atomic(place, parts.text)
+    files = {**{folder / name: content for name, content in parts.files.items()}, place: parts.text.encode()}
+    if not force:
+        require_unchanged(files)
+    make_folder(folder)
+    for path, content in files.items():
+        write_atomic(path, content)
     if not as_json:
         say(f"{place}: {len(program.instructions)} instructions, {len(parts.files)} sections beside it")
     return Outcome({"output": str(place), "files": sorted(parts.files)})
