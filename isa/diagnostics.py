@@ -48,9 +48,9 @@ class Diagnostic:
         lines = [f"{place}: {self.severity}: {self.message}" if place else f"{self.severity}: {self.message}"]
         if self.source_line and isinstance(self.loc, FileLoc) and self.loc.column:
             number = f"{self.loc.line:5d}"
-            width = max(1, self.loc.end_column - self.loc.column)
-            lines.append(f"{number} | {self.source_line.expandtabs(1)}")
-            lines.append(f"{' ' * len(number)} | {' ' * (self.loc.column - 1)}{'^' * width}")
+            text, start, width = _window(self.source_line.expandtabs(1), self.loc)
+            lines.append(f"{number} | {text}")
+            lines.append(f"{' ' * len(number)} | {' ' * start}{'^' * width}")
         if self.allowed:
             lines.append(f"  allowed: {self.allowed}")
         if self.remedy:
@@ -74,6 +74,18 @@ class Diagnostic:
             "allowed": self.allowed or None,
             "remedy": self.remedy or None,
         }
+
+
+def _window(line: str, loc: FileLoc) -> tuple[str, int, int]:
+    """What is shown of a line, and where in it the caret begins and how wide it is."""
+    start, width = loc.column - 1, max(1, loc.end_column - loc.column)
+    if len(line) <= MAX_SHOWN_LINE:
+        return line, start, width
+    first = min(max(0, start - MAX_SHOWN_LINE // 3), len(line) - MAX_SHOWN_LINE)
+    shown = line[first : first + MAX_SHOWN_LINE]
+    before, after = "..." if first else "", "..." if first + MAX_SHOWN_LINE < len(line) else ""
+    start = len(before) + start - first
+    return f"{before}{shown}{after}", start, min(width, len(before) + len(shown) - start)
 
 
 class X1Error(Exception):
@@ -144,6 +156,8 @@ class Findings:
             raise self.error(self.found)
 
 
+MAX_SHOWN_LINE: Final = 160
+"""Of longer source lines the part around the mistake is shown."""
 MAX_WORD: Final = 100
 MAX_KNOWN: Final = 500
 """Longer words, and words after so many, are not compared: a hostile file must not take long."""

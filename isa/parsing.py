@@ -35,8 +35,14 @@ class SyntaxProblem(Exception):
 @cache
 def grammar(package: str, name: str) -> Lark:
     """The parser of a grammar file of a package."""
-    text = (resources.files(package) / "grammars" / f"{name}.lark").read_text(encoding="utf-8")
-    return Lark(text, parser="lalr", propagate_positions=True, maybe_placeholders=False)
+    return Lark(
+        grammar_text(package, name), parser="lalr", propagate_positions=True, maybe_placeholders=False
+    )
+
+
+def grammar_text(package: str, name: str) -> str:
+    """A grammar file of a package."""
+    return (resources.files(package) / "grammars" / f"{name}.lark").read_text(encoding="utf-8")
 
 
 def parse(parser: Lark, text: str) -> Parsed:

@@ -181,13 +181,15 @@ def shipped_targets() -> list[str]:
     return sorted(p.name.removesuffix(".toml") for p in folder.iterdir() if p.name.endswith(".toml"))
 
 
-def load_target(name_or_path: str, overrides: Sequence[str] = ()) -> Target:
+def load_target(name_or_path: str, overrides: Sequence[str] = (), folder: Path | None = None) -> Target:
     """The target of that name or TOML file, with `section.key=value` overrides applied.
+
+    A path is relative to `folder`, or to the current one.
 
     Raises:
         TargetError: an unknown name or key, a value outside its range, a file that is no target.
     """
-    tree, loc = _read(name_or_path)
+    tree, loc = _read(name_or_path, folder or Path())
     findings = Findings(TargetError)
     overridden: dict[str, Loc] = {}
     for override in overrides:
@@ -230,9 +232,9 @@ def capability_shortfalls(needed: Target, offered: Target) -> list[tuple[str, ob
     return short
 
 
-def _read(name_or_path: str) -> tuple[dict[str, object], Loc]:
+def _read(name_or_path: str, folder: Path) -> tuple[dict[str, object], Loc]:
     if name_or_path.endswith(".toml"):
-        path = Path(name_or_path)
+        path = folder / name_or_path
         loc = FileLoc(name_or_path)
         if not is_file(path):
             raise _error(
@@ -281,7 +283,7 @@ def _resolve_base(tree: dict[str, object], loc: Loc) -> dict[str, object]:
             ", ".join(shipped_targets()),
             did_you_mean(str(base), shipped_targets()),
         )
-    merged, _ = _read(str(base))
+    merged, _ = _read(str(base), Path())
     for section, keys in tree.items():
         below = merged.get(section)
         if isinstance(below, dict) and isinstance(keys, dict):

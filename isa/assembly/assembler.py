@@ -12,12 +12,12 @@ from pathlib import Path
 
 from isa.assembly.operands import build_instruction
 from isa.assembly.reader import MAX_TEXT, Reader, noted, ordered, placed
-from isa.assembly.state import DATA_REGION, SIZED_REGIONS, Assembly, Line, Mistake
+from isa.assembly.state import DATA_REGION, SIZED_REGIONS, Assembly, Line, Mistake, default_target
 from isa.diagnostics import MAX_FOUND, AssemblyError, Diagnostic
 from isa.locations import FileLoc
 from isa.program import Abi, DebugMap, MapRow, Note, Operators, Program
-from isa.spec import Instruction
-from isa.target import load_target
+from isa.spec import INSTRUCTIONS, Instruction
+from isa.target import Target
 from isa.validate import instruction_faults
 
 
@@ -68,18 +68,11 @@ def read_instruction(text: str) -> Instruction:
 
 
 def _finish(state: Assembly) -> Program | None:
-    target = state.target or load_target("edge32")
+    target = state.target or default_target()
+    _check_deferred(state, target)
+    complete = not state.diagnostics
     instrs = _built(state)
-    if not state.diagnostics and [i for i, instr in enumerate(instrs) if instr.ends] != [len(instrs) - 1]:
-        last = state.pending[-1].line if state.pending else Line(state.path, 1, "")
-        state.diagnostics.append(
-            Diagnostic(
-                "asm.halt",
-                "the program does not end in its only halt",
-                FileLoc(last.path, last.number),
-                remedy="end it with halt",
-            )
-        )
+    _check_halt(state, complete=complete)
     if state.diagnostics:
         return None
     sizes = {r: state.sizes.get(r, _needed(state, r)) for r in SIZED_REGIONS}
@@ -102,6 +95,29 @@ def _finish(state: Assembly) -> Program | None:
     if not state.raw:  # a text that takes its sections from files is validated with them
         _validate(state, program)
     return program
+
+
+def _check_deferred(state: Assembly, target: Target) -> None:
+    for line, check in state.deferred:
+        try:
+            check(target)
+        except Mistake as mistake:
+            state.diagnostics.append(placed(line, mistake))
+
+
+def _check_halt(state: Assembly, *, complete: bool) -> None:
+    """The last instruction, and no other, ends the program; which is the last is known of complete texts."""
+    halts = [p for p in state.pending if INSTRUCTIONS[str(p.tree.children[0])].ends]
+    for early in halts:
+        if early is not state.pending[-1]:
+            text = "the program goes on after its halt"
+            state.diagnostics.append(
+                placed(early.line, Mistake(text, early.tree, remedy="halt once, at the end"))
+            )
+    if complete and (not halts or halts[-1] is not state.pending[-1]):
+        last = state.pending[-1] if state.pending else None
+        at = Mistake("the program does not end in halt", last and last.tree, remedy="end it with halt")
+        state.diagnostics.append(placed(last.line if last else Line(state.path, 1, ""), at))
 
 
 def _built(state: Assembly) -> list[Instruction]:

@@ -12,23 +12,42 @@ from lark import Token, Tree
 
 from isa.assembly.state import (
     DATA_REGION,
-    MAX_DATA,
     SIZED_REGIONS,
     TEXT_SECTION,
     Assembly,
+    BadTarget,
     Mistake,
+    add_data,
+    address,
     data_section,
+    default_target,
     define,
     evaluate,
     named_file,
+    require_room,
 )
+from isa.container import HOST_CAP
+from isa.diagnostics import TargetError
 from isa.parsing import Parsed as Node
 from isa.paths import read_file
-from isa.program import REGION_SHIFT, Interface, OpRow, Symbol, bits_float, float_bits, volume
+from isa.program import (
+    HOST_DTYPES,
+    INPUT_REGION,
+    OUTPUT_REGION,
+    Interface,
+    OpRow,
+    Symbol,
+    bits_float,
+    first_overlap,
+    float_bits,
+    volume,
+)
 from isa.spec import Engine, Space
-from isa.target import load_target
+from isa.target import Target, load_target
+from isa.validate import memory_size
 from isa.versions import ISA_VERSION
 
+_REGION_OF: Final = {"in": INPUT_REGION, "out": OUTPUT_REGION}
 _FLOAT_WORDS: Final = {"inf": float("inf"), "nan": float("nan")}
 
 
@@ -48,7 +67,18 @@ def _isa(state: Assembly, tree: Node) -> None:
 
 
 def _target(state: Assembly, tree: Node) -> None:
-    state.target = load_target(str(tree.children[0]), _strings(tree))
+    if state.target is not None:
+        raise Mistake("the target is named twice", tree)
+    token = _tokens(tree)[0]
+    name = str(token)[1:-1] if token.type == "STRING" else str(token)
+    overrides = _strings(tree)[1 if token.type == "STRING" else 0 :]
+    if name.endswith(".toml"):
+        named_file(state, name, token)
+    try:
+        state.target = load_target(name, overrides, folder=state.here)
+    except TargetError as error:
+        state.target = default_target()  # what follows from it is not reported
+        raise BadTarget(token, error) from None
 
 
 def _core(state: Assembly, tree: Node) -> None:
@@ -67,6 +97,15 @@ def _buf(state: Assembly, tree: Node) -> None:
         raise Mistake(f"'{space}' is no memory on the chip", space, allowed=", ".join(spaces))
     value, size = (evaluate(state, c) for c in tree.children[2:])
     define(state, name, value)
+    if size < 1:
+        raise Mistake(f"the buffer '{name}' has {size} bytes", tree, allowed="at least 1")
+
+    def require_room_for(target: Target) -> None:
+        limit = memory_size(target, Space[space.upper()])
+        if value + size > limit:
+            raise Mistake(f"the buffer '{name}' ends at {value + size}", tree, allowed=f"at most {limit}")
+
+    state.defer(require_room_for)
     if space == "spm":
         state.listed.append(Symbol(str(name), "", value, size))
 
@@ -80,7 +119,17 @@ def _sems(state: Assembly, tree: Node) -> None:
                 raise Mistake(f"'{end}' is no engine", end, allowed=", ".join(engines))
         if name in state.semaphores:
             raise Mistake(f"the semaphore '{name}' is declared twice", name)
+        _require_semaphore(state, len(state.semaphores), name)
         state.semaphores[str(name)] = len(state.semaphores)
+
+
+def _require_semaphore(state: Assembly, number: int, name: Token) -> None:
+    def require(target: Target) -> None:
+        if number >= target.ctl.sems:
+            text = f"'{name}' is semaphore {number}"
+            raise Mistake(text, name, allowed=f"the {target.ctl.sems} of the target")
+
+    state.defer(require)
 
 
 def _region(state: Assembly, tree: Node) -> None:
@@ -91,9 +140,16 @@ def _region(state: Assembly, tree: Node) -> None:
             tree,
             allowed="0 (weights), 1 (arena), 2 (input), 3 (output), 5 (params)",
         )
-    if not 0 <= size <= MAX_DATA:
-        raise Mistake(f"the size {size} is outside 0..{MAX_DATA}", tree)
+    if size < 0:
+        raise Mistake(f"the size {size} is negative", tree)
     state.sizes[number] = size
+
+    def require_fits(target: Target) -> None:
+        limit = min(target.dram.size, HOST_CAP)
+        if size > limit:
+            raise Mistake(f"region {number} has {size} bytes", tree, allowed=f"at most the {limit} of DRAM")
+
+    state.defer(require_fits)
 
 
 def _op(state: Assembly, tree: Node) -> None:
@@ -110,7 +166,9 @@ def _section(state: Assembly, tree: Node) -> None:
 
 def _incbin(state: Assembly, tree: Node) -> None:
     name = _strings(tree)[0]
-    content = read_file(named_file(state, name, tree))
+    place = named_file(state, name, tree)
+    require_room(state, tree, place.stat().st_size)
+    content = read_file(place)
     if state.section in DATA_REGION:
         data_section(state, tree).extend(content)
     elif state.section == TEXT_SECTION:
@@ -128,7 +186,7 @@ def _align(state: Assembly, tree: Node) -> None:
     if not 1 <= unit <= 4096:
         raise Mistake(f"the alignment {unit} is outside 1..4096", tree)
     data = data_section(state, tree)
-    data.extend(bytes(-len(data) % unit))
+    add_data(state, tree, bytes(-len(data) % unit))
 
 
 def _byte(state: Assembly, tree: Node) -> None:
@@ -136,12 +194,12 @@ def _byte(state: Assembly, tree: Node) -> None:
         value = evaluate(state, child)
         if not -128 <= value <= 255:
             raise Mistake(f"{value} is no byte", cast("Node", child), allowed="-128..255")
-        data_section(state, tree).append(value & 0xFF)
+        add_data(state, tree, bytes([value & 0xFF]))
 
 
 def _int(state: Assembly, tree: Node) -> None:
     for child in tree.children:
-        data_section(state, tree).extend(_int32(state, child))
+        add_data(state, tree, _int32(state, child))
 
 
 def _int32(state: Assembly, node: Node | Token) -> bytes:
@@ -160,19 +218,36 @@ def _float(state: Assembly, node: Node | Token) -> float:
             raise Mistake(f"'{text}' is no number", token, allowed="a decimal or hexadecimal float")
         value = _FLOAT_WORDS[text]
     else:
-        value = float.fromhex(text) if text.startswith("0x") else float(text)
+        value = _finite(token)
     del state
     return -value if sign else value
 
 
+def _finite(token: Token) -> float:
+    """The value of a decimal or hexadecimal number that float32 can hold."""
+    text = str(token)
+    try:
+        value = float.fromhex(text) if text.startswith("0x") and "p" in text else float(text)
+    except (ValueError, OverflowError):
+        value = math.nan
+    with np.errstate(over="ignore"):
+        held = np.isfinite(np.float32(value))
+    if not held:
+        raise Mistake("the number does not fit into float32", token)
+    return value
+
+
 def _float_data(state: Assembly, tree: Node) -> None:
     for child in tree.children:
-        data_section(state, tree).extend(np.float32(_float(state, child)).tobytes())
+        add_data(state, tree, np.float32(_float(state, child)).tobytes())
 
 
 def _record(state: Assembly, tree: Node) -> None:
     bias, scale = tree.children
-    data_section(state, tree).extend(_int32(state, bias) + np.float32(_float(state, scale)).tobytes())
+    value = _float(state, scale)
+    if not math.isfinite(value) or math.copysign(1.0, value) < 0:
+        raise Mistake(f"the multiplier {value:g} is not allowed", scale, allowed="finite, 0 or more")
+    add_data(state, tree, _int32(state, bias) + np.float32(value).tobytes())
 
 
 def _tensor(state: Assembly, tree: Node) -> None:
@@ -180,8 +255,14 @@ def _tensor(state: Assembly, tree: Node) -> None:
     rest = [c for c in tree.children if isinstance(c, Tree)]
     if direction not in ("in", "out"):
         raise Mistake(f"'{direction}' is no direction", direction, allowed="in, out")
+    if dtype not in HOST_DTYPES:
+        raise Mistake(f"a tensor of dtype '{dtype}'", dtype, allowed=", ".join(HOST_DTYPES))
     shape = tuple(evaluate(state, c) for c in rest[0].children)
-    region, offset = divmod(evaluate(state, rest[1]), 1 << REGION_SHIFT)
+    region, offset = address(state, rest[1])
+    if region != _REGION_OF[direction]:
+        raise Mistake(
+            f"an {direction}put lies in region {region}", rest[1], allowed=f"R{_REGION_OF[direction]}"
+        )
     options = _options(state, rest[2:])
     perm = options.get("perm", tuple(range(len(shape))))
     scale, zero = options.get("scale"), options.get("zp", 0.0)
@@ -209,25 +290,30 @@ def _tensor(state: Assembly, tree: Node) -> None:
             allowed=f"a positive finite scale, a whole zero point from {low} to {high}",
         )
     plain = str(name)[1:-1] if name.type == "STRING" else str(name)
-    state.tensors.append(
-        (
-            str(direction),
-            Interface(
-                plain,
-                str(dtype),
-                shape,
-                device_dtype,
-                device,
-                perm,
-                device[3] * element,
-                None if scale is None else float_bits(scale),
-                int(zero),
-                region,
-                offset,
-                volume(device) * element,
-            ),
-        )
+    tensor = Interface(
+        plain,
+        str(dtype),
+        shape,
+        device_dtype,
+        device,
+        perm,
+        device[3] * element,
+        None if scale is None else float_bits(scale),
+        int(zero),
+        region,
+        offset,
+        volume(device) * element,
     )
+    _add_tensor(state, str(direction), tensor, name, tree)
+
+
+def _add_tensor(state: Assembly, direction: str, tensor: Interface, name: Token, tree: Node) -> None:
+    earlier = [t for d, t in state.tensors if d == direction]
+    if tensor.name in (t.name for t in earlier):
+        raise Mistake(f"the {direction}put '{tensor.name}' is declared twice", name)
+    if direction == "in" and (pair := first_overlap([*earlier, tensor])):
+        raise Mistake(f"the inputs '{pair[0].name}' and '{pair[1].name}' share bytes", tree)
+    state.tensors.append((direction, tensor))
 
 
 def _options(state: Assembly, nodes: list[Node]) -> dict[str, float | tuple[int, ...]]:

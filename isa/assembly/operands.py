@@ -7,12 +7,11 @@ from typing import Any, cast
 
 from lark import Token, Tree
 
-from isa.assembly.state import Assembly, Mistake, evaluate
+from isa.assembly.state import Assembly, Mistake, address, evaluate
 from isa.assembly.text import Shorthand, operands_by_name, shorthands
 from isa.diagnostics import did_you_mean
 from isa.encoding import operand_faults
 from isa.parsing import Parsed as Node
-from isa.program import REGION_SHIFT
 from isa.spec import INSTRUCTIONS, Instruction
 
 
@@ -109,8 +108,7 @@ def _expand(
     state: Assembly, cls: type[Instruction], short: Shorthand, value: Node
 ) -> Iterator[tuple[str, int]]:
     if short.form == "address":
-        region, offset = divmod(evaluate(state, value), 1 << REGION_SHIFT)
-        yield from zip(short.operands, (region, offset), strict=True)
+        yield from zip(short.operands, address(state, value), strict=True)
         return
     parts = [value] if short.form == "scalar" else _parts(value)
     for name, part in zip(short.operands, parts, strict=True):

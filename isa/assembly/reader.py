@@ -5,6 +5,7 @@ Directives act in order; instructions are kept until every symbol is known.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,8 +17,10 @@ from lark import Token, Tree
 
 from isa.assembly.directives import DIRECTIVES
 from isa.assembly.state import (
+    REGION_SYMBOLS,
     TEXT_SECTION,
     Assembly,
+    BadTarget,
     Line,
     Mistake,
     Pending,
@@ -29,13 +32,18 @@ from isa.assembly.state import (
 from isa.diagnostics import MAX_FOUND, AssemblyError, Diagnostic, X1Error, did_you_mean
 from isa.locations import FileLoc
 from isa.parsing import Parsed as Node
-from isa.parsing import SyntaxProblem, grammar, lines_of, parse
+from isa.parsing import SyntaxProblem, grammar, grammar_text, lines_of, parse
 from isa.paths import read_file
 from isa.program import Symbol
 from isa.spec import INSTRUCTIONS, WORD_BYTES
 
+WORDS: Final = tuple(sorted(set(re.findall(r'"(\.[a-z]+)"', grammar_text("isa", "assembly")))))
+"""The directives of the grammar."""
+_DEFINED: Final = re.compile(r"\s*\.(?:equ|buf)\s+([A-Za-z_][A-Za-z0-9_.]*)")
 MAX_TEXT: Final = 64 << 20
 MAX_LINES: Final = 1 << 20
+MAX_REPEATED: Final = 1 << 18
+"""Lines and rounds of all repetitions together."""
 MAX_DEPTH: Final = 16
 
 
@@ -58,6 +66,7 @@ class Reader:
         self.parser = grammar("isa", "assembly")
         self.trees: dict[str, Node | SyntaxProblem] = {}
         self.depth = 0
+        self.repeating = 0
 
     def read_text(self, text: str, path: str) -> None:
         """Read a file."""
@@ -75,16 +84,8 @@ class Reader:
                 raise AssemblyError(ordered(state))
             if not line.text.strip() or line.text.lstrip().startswith(";"):
                 continue
-            state.lines_read += 1
-            if state.lines_read > MAX_LINES:
-                raise AssemblyError(
-                    Diagnostic(
-                        "asm.size",
-                        "the text expands to too many lines",
-                        FileLoc(line.path, line.number),
-                        f"at most {MAX_LINES}",
-                    )
-                )
+            self.count(line)
+            state.line = line
             tree = self.parsed(line)
             directive = str(tree.children[-1].data) if tree and isinstance(tree.children[-1], Tree) else ""
             if tree is not None and directive in ("repeat", "repeat_counted"):
@@ -97,6 +98,17 @@ class Reader:
             elif tree is not None:
                 _read_line(state, line, tree)
 
+    def count(self, line: Line) -> None:
+        """Count a line, or a round of a repetition, towards what a text may expand to."""
+        state = self.state
+        state.lines_read += 1
+        state.lines_repeated += self.repeating
+        for number, most in ((state.lines_read, MAX_LINES), (state.lines_repeated, MAX_REPEATED)):
+            if number > most:
+                place = FileLoc(line.path, line.number)
+                text = "the text expands to too many lines"
+                raise AssemblyError(Diagnostic("asm.size", text, place, f"at most {most}"))
+
     def parsed(self, line: Line) -> Node | None:
         """The tree of a line, each text parsed once; None where it is no line of assembly."""
         if line.text not in self.trees:
@@ -106,7 +118,9 @@ class Reader:
                 self.trees[line.text] = problem
         found = self.trees[line.text]
         if isinstance(found, SyntaxProblem):
-            self.state.diagnostics.append(_syntax(line, found))
+            self.state.diagnostics.append(_unknown_directive(line) or _syntax(line, found))
+            if name := _DEFINED.match(line.text):
+                self.state.broken.add(name[1])
             return None
         return found if found.children else None
 
@@ -123,15 +137,20 @@ class Reader:
             raise Mistake("'.rep' has no '.endrep'", directive)
         *name, count = directive.children
         number = evaluate(self.state, count)
-        if not 0 <= number <= MAX_LINES:
-            raise Mistake(f"the count {number} is not allowed", directive, allowed=f"0 to {MAX_LINES}")
+        if not 0 <= number <= MAX_REPEATED:
+            raise Mistake(f"the count {number} is not allowed", directive, allowed=f"0 to {MAX_REPEATED}")
         if name and str(name[0]) in {**self.state.symbols, **self.state.variables}:
             raise Mistake(f"the symbol '{name[0]}' is defined twice", directive)
-        outer = self.state.variables
+        if name and str(name[0]) in REGION_SYMBOLS:
+            raise Mistake(f"'{name[0]}' stands for a region", directive, remedy="choose another name")
+        outer, line = self.state.variables, self.state.line
         with self.deeper(directive):
+            self.repeating += 1
             for index in range(number):
+                self.count(line)
                 self.state.variables = {**outer, **({str(name[0]): index} if name else {})}
                 self.read(body)
+            self.repeating -= 1
         self.state.variables = outer
 
     def include(self, directive: Node) -> None:
@@ -181,8 +200,14 @@ def noted(state: Assembly, line: Line, tree: Node) -> Generator[None]:
     """Turn mistakes into findings at a line."""
     try:
         yield
+    except BadTarget as mistake:
+        at = placed(line, mistake)
+        state.diagnostics += [replace(d, loc=at.loc, source_line=at.source_line) for d in mistake.reasons]
     except Mistake as mistake:
-        state.diagnostics.append(placed(line, mistake))
+        if tree.data in ("equ", "buf") and isinstance(tree.children[0], Token):
+            state.broken.add(str(tree.children[0]))
+        if not mistake.follows:
+            state.diagnostics.append(placed(line, mistake))
     except RecursionError:
         deep = Mistake("the expression is nested too deeply", tree, remedy="name parts of it with .equ")
         state.diagnostics.append(placed(line, deep))
@@ -206,6 +231,21 @@ def _read_line(state: Assembly, line: Line, tree: Node) -> None:
                 DIRECTIVES[str(child.data)](state, child)
             else:
                 raise Mistake("this directive stands alone on its line", child)
+
+
+def _unknown_directive(line: Line) -> Diagnostic | None:
+    word = line.text.split(maxsplit=1)[0]
+    if not word.startswith(".") or word in WORDS:
+        return None
+    column = line.text.index(word) + 1
+    return Diagnostic(
+        "asm.directive",
+        f"there is no directive '{word}'",
+        FileLoc(line.path, line.number, column, column + len(word)),
+        ", ".join(WORDS),
+        did_you_mean(word, WORDS),
+        source_line=line.text,
+    )
 
 
 def _syntax(line: Line, problem: SyntaxProblem) -> Diagnostic:

@@ -2,33 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Final, cast
 
 from lark import Token, Tree
 
-from isa.diagnostics import Diagnostic, did_you_mean
+from isa.container import HOST_CAP
+from isa.diagnostics import Diagnostic, TargetError, did_you_mean
 from isa.parsing import Parsed as Node
 from isa.paths import is_file, resolved
-from isa.program import REGION_SHIFT, Interface, OpRow, Symbol
-from isa.target import Target
+from isa.program import REGION_NAMES, REGION_SHIFT, Interface, OpRow, Symbol
+from isa.target import Target, load_target
 
+REGION_SYMBOLS: Final = {f"R{n}": n << REGION_SHIFT for n in REGION_NAMES}
 TEXT_SECTION: Final = ".text"
 DATA_REGION: Final = {".weights": 0, ".params": 5}
 SIZED_REGIONS: Final = (0, 1, 2, 3, 5)
-MAX_DATA: Final = 1 << 32
+MAX_DIGITS: Final = 20
 
 
 class Mistake(Exception):
-    """A mistake at a place of a line; becomes a diagnostic."""
+    """A mistake at a place of a line; becomes a diagnostic, unless it follows from an earlier one."""
 
     def __init__(
         self, message: str, at: Node | Token | None = None, *, allowed: str = "", remedy: str = ""
     ) -> None:
         super().__init__(message)
         self.message, self.at, self.allowed, self.remedy = message, at, allowed, remedy
+
+    @property
+    def follows(self) -> bool:
+        """Whether an earlier mistake has been reported of which this one is a consequence."""
+        return not self.message
+
+
+class BadTarget(Mistake):
+    """A target that does not describe a machine: one finding for each reason."""
+
+    def __init__(self, at: Token, error: TargetError) -> None:
+        super().__init__(error.diagnostics[0].message, at)
+        prefix = f"{at}: " if str(at).strip('"').endswith(".toml") else ""
+        self.reasons = [replace(d, message=prefix + d.message) for d in error.diagnostics]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +79,21 @@ class Assembly:
     """The counters of the repetitions around the present line."""
     files: list[str] = field(default_factory=list[str])
     lines_read: int = 0
+    lines_repeated: int = 0
     taken: list[Path] = field(default_factory=list[Path])
     """Files that directives have named."""
+    line: Line = field(default_factory=lambda: Line("", 0, ""))
+    """The line that acts."""
+    deferred: list[tuple[Line, Callable[[Target], None]]] = field(
+        default_factory=list[tuple[Line, Callable[[Target], None]]]
+    )
+    """What can be checked only when the target is known."""
+    data_bytes: int = 0
+    """Bytes of all sections so far."""
     target: Target | None = None
     symbols: dict[str, int] = field(default_factory=dict[str, int])
+    broken: set[str] = field(default_factory=set[str])
+    """Symbols whose definition is a mistake: what follows from it is not reported."""
     listed: list[Symbol] = field(default_factory=list[Symbol])
     semaphores: dict[str, int] = field(default_factory=dict[str, int])
     sections: dict[str, bytearray] = field(default_factory=dict[str, bytearray])
@@ -78,6 +106,21 @@ class Assembly:
     tensors: list[tuple[str, Interface]] = field(default_factory=list[tuple[str, Interface]])
     diagnostics: list[Diagnostic] = field(default_factory=list[Diagnostic])
 
+    @property
+    def room(self) -> int:
+        """Bytes that a region, or the data of a text together, may have."""
+        return min((self.target or default_target()).dram.size, HOST_CAP)
+
+    def defer(self, check: Callable[[Target], None]) -> None:
+        """Let a check of this line wait until the target is known."""
+        self.deferred.append((self.line, check))
+
+
+@cache
+def default_target() -> Target:
+    """The target of a text that names none."""
+    return load_target("edge32")
+
 
 def evaluate(state: Assembly, node: Node | Token) -> int:
     """The value of an expression.
@@ -89,6 +132,8 @@ def evaluate(state: Assembly, node: Node | Token) -> int:
     match node.data:
         case "number":
             text = str(node.children[0])
+            if len(text) > MAX_DIGITS:
+                raise Mistake(f"the number has {len(text)} digits", node, allowed=f"at most {MAX_DIGITS}")
             value = int(text, 16) if text.startswith("0x") else int(text)
         case "symbol":
             value = symbol_value(state, cast("Token", node.children[0]))
@@ -108,21 +153,39 @@ def symbol_value(state: Assembly, name: Token) -> int:
     Raises:
         Mistake: nothing defines it.
     """
-    if len(name) == 2 and name[0] == "R" and name[1] in "01234567":
-        return int(name[1]) << REGION_SHIFT
+    if name in REGION_SYMBOLS:
+        return REGION_SYMBOLS[name]
     if name in state.variables:
         return state.variables[name]
     if name in state.symbols:
         return state.symbols[name]
+    if name in state.broken:
+        raise Mistake("", name)
     raise Mistake(f"the symbol '{name}' is not defined", name, remedy=did_you_mean(name, state.symbols))
+
+
+def address(state: Assembly, node: Node | Token) -> tuple[int, int]:
+    """The region and the byte in it that an expression such as R2 + 16 stands for.
+
+    Raises:
+        Mistake: it lies before the beginning of a region.
+    """
+    value = evaluate(state, node)
+    region, offset = divmod(value, 1 << REGION_SHIFT)
+    before = (1 << REGION_SHIFT) - offset
+    if before < offset:
+        raise Mistake(f"the address lies before the beginning of region {region + 1}, by {before}", node)
+    return region, offset
 
 
 def define(state: Assembly, name: Token, value: int) -> None:
     """Give a symbol its only value.
 
     Raises:
-        Mistake: it has one.
+        Mistake: it has one, or stands for a region.
     """
+    if name in REGION_SYMBOLS:
+        raise Mistake(f"'{name}' stands for a region", name, remedy="choose another name")
     if name in state.symbols:
         raise Mistake(f"the symbol '{name}' is defined twice", name)
     state.symbols[str(name)] = value
@@ -139,18 +202,39 @@ def data_section(state: Assembly, at: Node | Token) -> bytearray:
     return state.sections.setdefault(state.section, bytearray())
 
 
+def add_data(state: Assembly, at: Node | Token, content: bytes) -> None:
+    """Append bytes to the data section that lines go to.
+
+    Raises:
+        Mistake: the lines go to a section without data, or all data together is too much.
+    """
+    require_room(state, at, len(content))
+    data_section(state, at).extend(content)
+
+
+def require_room(state: Assembly, at: Node | Token, more: int) -> None:
+    """Count bytes towards what the sections of a text may hold together.
+
+    Raises:
+        Mistake: it is too much.
+    """
+    if state.data_bytes + more > state.room:
+        raise Mistake(
+            f"the sections hold {state.data_bytes + more} bytes", at, allowed=f"at most {state.room} together"
+        )
+    state.data_bytes += more
+
+
 def named_file(state: Assembly, name: str, at: Node | Token) -> Path:
     """The file that a directive names, relative to the file in which it stands.
 
     Raises:
-        Mistake: it lies outside the project's folder, is not there, or is too large.
+        Mistake: it lies outside the project's folder, or is not there.
     """
     place = resolved(state.here / name)
     if place is None or not place.is_relative_to(state.folder.resolve()):
         raise Mistake(f"'{name}' lies outside the folder of the text", at)
     if not is_file(place):
         raise Mistake(f"there is no file '{name}'", at)
-    if place.stat().st_size > MAX_DATA:
-        raise Mistake(f"'{name}' is too large", at, allowed=f"at most {MAX_DATA} bytes")
     state.taken.append(place)
     return place

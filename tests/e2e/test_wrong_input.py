@@ -56,8 +56,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (place / f"{name}.onnx").write_bytes(proto.SerializeToString())
     (place / "text.onnx").write_text("this is not a model\n")
     (place / "syntax.net").write_text(
-        'model m\ninput x: float32[1, 8, 8, 3]\ny = Conv2D(4, 3,, padding="same")(x)\noutput y\n'
+        'model m\ninput x: float32[1, 8, 8, 3]\ny = Conv2D(4, 3,, padding="same")(x)\nz = ReLU(y)\noutput y z\n'
     )
+    (place / "numbers.net").write_text(
+        f'model m\nweights "none.npz"\ninput x: float32[{"9" * 30}, 8]\na = Dense({"9" * 5000})(x)\n'
+        "input y: float32[1, 8]\nb = Dense(3)(y)\noutput b\n"
+    )
+    (place / "batch.net").write_text(
+        "model m\ninput x: float32[100000, 28, 28, 1]\na = MaxPooling2D(2)(x)\noutput a\n"
+    )
+    (place / "data.x1s").write_text("the work of others\n")
+    (place / "parts").mkdir()
+    (place / "parts" / "good.x1s").symlink_to(place / "data.x1s")
     (place / "mistakes.net").write_text(
         "model m\ninput x: float32[1, 8, 8, 3]\na = Conv3D(4, 3)(x)\nb = Conv2D(4, 3)(x)\n"
         'c = MaxPooling2D(2, padding="sam")(z)\nd = MaxPooling2D(2, size=3)(x)\ne = ReLU()(a)\n'
@@ -101,6 +111,10 @@ CASES = {
     "compile: cycle": (["compile", "cycle.onnx", "--calibrate", "random:1"], 3),
     "compile: DSL syntax": (["compile", "syntax.net", "--calibrate", "random:1"], 3),
     "compile: DSL mistakes": (["compile", "mistakes.net", "--calibrate", "random:1"], 3),
+    "compile: DSL numbers and missing weights": (["compile", "numbers.net", "--calibrate", "random:1"], 3),
+    "compile: a batch beyond the memory": (["compile", "batch.net", "--calibrate", "random:1", "--set",
+                                            "dram.size=70000000"], 4),
+    "disasm: onto files that hold something else": (["disasm", "good.x1", "-d", "parts"], 2),
     "compile: no calibration": (["compile", "sound.onnx"], 2),
     "compile: calibration without inputs": (["compile", "sound.onnx", "--calibrate", "labels_only.npz"], 2),
     "compile: unknown target": (["compile", "sound.onnx", "--calibrate", "random:1", "--target", "edge23"], 2),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -112,6 +113,7 @@ def test_mistakes_in_repetitions_and_includes_name_their_own_line(
 @pytest.mark.parametrize(
     "text",
     [
+        ".rep i, 262144\n.rep j, 262144\n.endrep\n.endrep\nhalt",
         "".join(f".rep {10**5}\n" for _ in range(5)) + "nop\n" + ".endrep\n" * 5,
         ".rep 2\n" * 40 + ".endrep\n" * 40,
         "vmov dst=" + "+".join(["1"] * 5000) + ", n=1\nhalt",
@@ -165,6 +167,84 @@ def test_every_mistake_of_a_text_is_reported_with_its_place(golden: Callable[[st
     with pytest.raises(AssemblyError) as refused:
         assemble(MISTAKES, "bad.x1s")
     golden("errors/assembly.txt", str(refused.value) + "\n")
+
+
+DECLARATIONS = """\
+.target edge32 "mx.rows=0" "foo.bar=1"
+.target tiny8
+.equ R2 7
+.equ bad nope+1
+.equ worse bad+1
+.buf big spm 0 99999999
+.buf none spm 0 0
+.bogus 3
+.sem {sems}
+.region 1 99999999999
+.section .params
+.record 1, nan
+.record 1, 1e400
+.record 1, -0x1p-3
+.record {nines}, 0x1p-3
+.byte \u0663
+.section .text
+.tensor in x float99 [1, 8] R2
+.tensor in x int8 [1, 8] R2
+.tensor in x int8 [1, 8] R2+16
+.tensor in y int8 [1, 8] R2+4
+.tensor out y int8 [1, 8] R0
+  ld spm worse, R2 - 1, n=8
+  ld spm 0, R2 - 1, n=8
+  ld spm 0, R2, n={nines}
+  halt
+  nop
+"""
+
+
+def test_declarations_that_do_not_go_together_are_reported_with_their_place(
+    golden: Callable[[str, str], None],
+) -> None:
+    text = DECLARATIONS.format(sems=", ".join(f"s{i}" for i in range(33)), nines="9" * 200)
+    with pytest.raises(AssemblyError) as refused:
+        assemble(text, "bad.x1s")
+    golden("errors/declarations.txt", str(refused.value) + "\n")
+
+
+def test_a_text_takes_its_target_from_a_file_beside_it(tmp_path: Path) -> None:
+    folder = tmp_path / "project"
+    folder.mkdir()
+    (folder / "mine.toml").write_text('[target]\nbase = "tiny8"\n[dram]\nbytes_per_cycle = 3\n')
+    assert assemble(".target mine.toml\nhalt", "m.x1s", folder).program.target.dram.bytes_per_cycle == 3
+    (folder / "m.x1s").write_text(".target bad.toml\nhalt")
+    (folder / "bad.toml").write_text("x = \n")
+    (tmp_path / "outside.toml").write_text('[target]\nbase = "tiny8"\n')
+    (folder / "link.toml").symlink_to(tmp_path / "outside.toml")
+    for name, text in (
+        ("bad", "m.x1s:1:9: error: bad.toml: not a TOML file"),
+        ("link", "outside the folder"),
+    ):
+        with pytest.raises(AssemblyError, match=re.escape(text)):
+            assemble(f".target {name}.toml\nhalt", "m.x1s", folder)
+
+
+def test_files_that_are_larger_than_the_memory_are_not_read(tmp_path: Path) -> None:
+    with (tmp_path / "huge.bin").open("wb") as file:
+        file.truncate(1 << 36)
+    text = '.target tiny8\n.section .weights\n.incbin "huge.bin"\n.section .text\nhalt'
+    with pytest.raises(AssemblyError, match="the sections hold 68719476736 bytes"):
+        assemble(text, "m.x1s", tmp_path)
+    with (tmp_path / "huge.bin").open("wb") as file:
+        file.truncate(1 << 27)
+    again = ".target tiny8\n.section .weights\n.rep 9\n" + '.incbin "huge.bin"\n.endrep\n.section .text\nhalt'
+    with pytest.raises(AssemblyError, match="allowed: at most"):
+        assemble(again.replace("tiny8", 'tiny8 "dram.size=200000000"'), "m.x1s", tmp_path)
+
+
+def test_of_a_very_long_line_the_part_around_the_mistake_is_shown() -> None:
+    with pytest.raises(AssemblyError) as refused:
+        assemble("vmov " + "dst=1, " * 5000 + "frob=2, " + "dst=1, " * 5000 + "n=1\nhalt")
+    _, line, caret = str(refused.value).split("\n")[:3]
+    assert len(line) < 200
+    assert line[caret.index("^") :].startswith("dst")
 
 
 def test_illegal_instructions_are_reported_at_their_line(golden: Callable[[str, str], None]) -> None:
