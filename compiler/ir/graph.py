@@ -47,6 +47,13 @@ class Const(Op):
     """A constant tensor."""
 
 
+def typed(inferred: TensorType, quant: Quant | None) -> TensorType:
+    """The type of a result: what the operation's rule gives, its codes of the type that `quant` says."""
+    if quant is None:
+        return inferred
+    return TensorType(quant.dtype, inferred.shape, quant)
+
+
 @dataclass(eq=False)
 class Node:
     """One operation and the value it gives."""
@@ -120,7 +127,7 @@ class Graph:
         """
         if type_ is None:
             inferred = operation.result([i.type for i in inputs])
-            type_ = TensorType(inferred.dtype, inferred.shape, quant or inferred.quant)
+            type_ = typed(inferred, quant)
         node = Node(self, self._next, operation, type_, name or f"v{self._next}", loc, value, views)
         self._next += 1
         self._net.add_node(node.id, node=node)

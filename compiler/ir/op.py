@@ -57,6 +57,8 @@ class Op:
     def infer(self, types: Sequence[TensorType]) -> TensorType:
         """The rule behind `result`; a quantized result gets its Quant from who adds the node.
 
+        Such a result is given as I8, whatever 8-bit type the Quant then says.
+
         Raises:
             ShapeError: the operands do not go together.
         """

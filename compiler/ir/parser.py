@@ -152,7 +152,7 @@ class _Reader:
         if dtype_name not in list(DType):
             self._fail(at, f"there is no element type '{dtype_name}'", ", ".join(DType))
         dtype, shape = DType(dtype_name), tuple(int(d) for d in dims)
-        quant = next((self._quant(at, q) for q in trees(tree, "quant")), None)
+        quant = next((self._quant(at, q, dtype) for q in trees(tree, "quant")), None)
         kind = TensorType(dtype, shape, quant)
         if min(shape, default=1) < 1 or kind.elements > MAX_ELEMENTS:
             self._fail(at, f"{kind} is no shape", "dimensions of at least 1")
@@ -170,13 +170,14 @@ class _Reader:
             self._fail(at, f"the constant {name} has another digest")
         return kind, value
 
-    def _quant(self, at: Parsed, tree: Parsed) -> Quant:
+    def _quant(self, at: Parsed, tree: Parsed, dtype: DType) -> Quant:
         scales, zero, axis = (_value(c) for c in tree.children)
         try:
             return Quant(
                 cast("tuple[float, ...]", from_plain(tuple[float, ...], scales, "scales")),
                 cast("int", from_plain(int, zero, "zero point")),
                 cast("int | None", from_plain(int | None, axis, "axis")),
+                dtype,
             )
         except PlainError as error:
             self._fail(at, str(error))

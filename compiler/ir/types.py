@@ -44,6 +44,11 @@ class DType(StrEnum):
         return self is not DType.F32
 
     @property
+    def is_code(self) -> bool:
+        """Whether activations and weights of the device may be of the type."""
+        return self in (DType.I8, DType.U8)
+
+    @property
     def bounds(self) -> tuple[int, int]:
         """The least and the greatest value of an integer type."""
         info = np.iinfo(self.numpy)
@@ -52,11 +57,15 @@ class DType(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Quant:
-    """real = (code - zero_point) * scale; float32 scales, one, or one per index of `axis`."""
+    """real = (code - zero_point) * scale; float32 scales, one, or one per index of `axis`.
+
+    `dtype` is the type of the codes, as that of the tensor that is quantized so.
+    """
 
     scales: tuple[float, ...]
     zero_point: int
     axis: int | None = None
+    dtype: DType = DType.I8
 
     @property
     def scale(self) -> float:

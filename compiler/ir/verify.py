@@ -6,7 +6,7 @@ from typing import Final
 
 import numpy as np
 
-from compiler.ir.graph import Const, Graph, Input, Node
+from compiler.ir.graph import Const, Graph, Input, Node, typed
 from compiler.ir.op import ShapeError
 from compiler.ir.types import DType, Quant
 
@@ -95,17 +95,23 @@ def _verify_type(node: Node) -> None:
         inferred = node.op.result([i.type for i in node.inputs])
     except ShapeError as error:
         raise VerifyError(f"%{node.id} = {node.op.name}: {error.message}") from None
-    if (inferred.dtype, inferred.shape) != (node.type.dtype, node.type.shape):
+    given = typed(inferred, node.type.quant)
+    same_kind = inferred.dtype == given.dtype or (inferred.dtype.is_code and given.dtype.is_code)
+    if (given.dtype, given.shape) != (node.type.dtype, node.type.shape) or not same_kind:
         raise VerifyError(f"%{node.id} = {node.op.name} is {node.type}, its rule gives {inferred}")
 
 
 def _verify_quantization(node: Node) -> None:
-    if node.type.dtype is DType.I8 and node.type.quant is None:
+    if node.type.dtype.is_code and node.type.quant is None:
         raise VerifyError(f"%{node.id} = {node.op.name} is 8-bit and not quantized")
     if node.type.dtype is DType.F32 and node.type.quant is not None:
         raise VerifyError(f"%{node.id} = {node.op.name} is float32 and quantized")
     if node.type.quant is not None:
         _verify_quant(node, node.type.quant)
+    low, high = getattr(node.op, "bounds", node.type.dtype.bounds if node.type.dtype.is_code else (0, 0))
+    least, most = node.type.dtype.bounds if node.type.dtype.is_code else (0, 0)
+    if not least <= low <= high <= most:
+        raise VerifyError(f"%{node.id} = {node.op.name} clamps to {low}..{high}, outside {least}..{most}")
     moves = node.op.name in ("reshape", "transpose", "max_pool")
     if moves and node.type.quant != node.inputs[0].type.quant:
         raise VerifyError(f"%{node.id} = {node.op.name} changes the quantization")
@@ -119,6 +125,8 @@ def _verify_quant(node: Node, quant: Quant) -> None:
             raise VerifyError(f"%{node.id} = {node.op.name} has a scale that is no finite float32")
     if (scales <= 0).any():
         raise VerifyError(f"%{node.id} = {node.op.name} has a scale that is not positive")
+    if quant.dtype is not node.type.dtype:
+        raise VerifyError(f"%{node.id} = {node.op.name} is {node.type} and quantized as {quant.dtype}")
     low, high = node.type.dtype.bounds
     if not low <= quant.zero_point <= high:
         raise VerifyError(f"%{node.id} = {node.op.name} has a zero point outside {low}..{high}")

@@ -43,7 +43,7 @@ class Clamp(Op):
         return np.minimum(np.maximum(args[0], np.float32(self.low)), np.float32(self.high))
 
 
-@op("q.table", "x:i8")
+@op("q.table", "x:i8|u8")
 class QTable(Op):
     """A function of one 8-bit value, as a table of 256 codes: literally DQ, function, Q."""
 
@@ -62,10 +62,11 @@ class QTable(Op):
         return self.codes(types[0].quant, out.quant)[args[0].view(np.uint8)].view(out.dtype.numpy)
 
     def codes(self, x: Quant, y: Quant) -> Array:
-        """The table as raw bytes, indexed by the raw input byte; int8 on both sides."""
-        every = np.arange(256, dtype=np.uint8).view(np.int8)
+        """The table as raw bytes, indexed by the raw input byte."""
+        every = np.arange(256, dtype=np.uint8).view(x.dtype.numpy)
         real = FUNCTIONS[self.function](arithmetic.dequantize(every, x.scale, x.zero_point), self.parameters)
-        return arithmetic.quantize(real, y.scale, y.zero_point, -128, 127).astype(np.int8).view(np.uint8)
+        codes = arithmetic.quantize(real, y.scale, y.zero_point, *y.dtype.bounds)
+        return codes.astype(y.dtype.numpy).view(np.uint8)
 
 
 def _clamp(x: Array, parameters: Sequence[float]) -> Array:

@@ -42,7 +42,7 @@ class Add(Op):
         return y if self.clamp is None else np.clip(y, *np.asarray(self.clamp, np.float32))
 
 
-@op("q.add", "a:i8", "b:i8")
+@op("q.add", "a:i8|u8", "b:i8|u8")
 class QAdd(Op):
     """QLinearAdd on equal shapes, clamp to codes."""
 

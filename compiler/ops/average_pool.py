@@ -56,7 +56,7 @@ class AveragePool(Op):
         return from_nhwc(taken / counts, self.layout)
 
 
-@op("q.average_pool", "x:i8")
+@op("q.average_pool", "x:i8|u8")
 class QAveragePool(Op):
     """QLinearAveragePool: float32 sums in row-major order."""
 
@@ -79,7 +79,7 @@ class QAveragePool(Op):
         taken = windows(real, self.kernel, self.strides, (1, 1), self.pads, 0)
         taps = np.moveaxis(taken.reshape(*taken.shape[:4], -1), -1, 0)
         counts = _tap_counts(x.shape, self.kernel, self.strides, self.pads, all_taps=self.count_include_pad)
-        y = arithmetic.average(taps, counts, out.quant.scale, out.quant.zero_point, -128, 127)
+        y = arithmetic.average(taps, counts, out.quant.scale, out.quant.zero_point, *out.dtype.bounds)
         return from_nhwc(y.astype(out.dtype.numpy), self.layout)
 
     def constants(self, types: Sequence[TensorType], out: TensorType) -> Array:

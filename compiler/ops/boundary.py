@@ -14,7 +14,7 @@ from isa import arithmetic
 
 @op("q.quantize", "x:f32")
 class Quantize(Op):
-    """QuantizeLinear to int8."""
+    """QuantizeLinear to 8 bits."""
 
     interface: ClassVar[bool] = True
 
@@ -23,10 +23,10 @@ class Quantize(Op):
 
     def evaluate(self, args: Sequence[Array], types: Sequence[TensorType], out: TensorType) -> Array:
         assert out.quant is not None
-        return arithmetic.quantize(args[0], out.quant.scale, out.quant.zero_point, -128, 127)
+        return arithmetic.quantize(args[0], out.quant.scale, out.quant.zero_point, *out.dtype.bounds)
 
 
-@op("q.dequantize", "x:i8")
+@op("q.dequantize", "x:i8|u8")
 class Dequantize(Op):
     """DequantizeLinear to float32."""
 

@@ -23,12 +23,14 @@ from compiler.ops.spatial import (
     onnx_window,
     require_codes,
     require_geometry,
-    require_symmetric,
+    scale_of,
+    scales_of,
     shape_in,
     window_output,
     windows,
     write_clamped,
     write_spatial,
+    zero_of,
 )
 from compiler.quantize.rules import Quantizer, quantization_rule
 from isa import arithmetic
@@ -84,9 +86,9 @@ class Conv2d(Op):
         return from_nhwc(y, self.layout)
 
 
-@op("q.conv2d", "x:i8", "w:i8", "b:i32")
+@op("q.conv2d", "x:i8|u8", "w:i8|u8", "b:i32")
 class QConv2d(Op):
-    """QLinearConv: int8 weights (out, in, kh, kw) per channel, int32 bias, clamp to codes."""
+    """QLinearConv: 8-bit weights (out, in, kh, kw) per channel, int32 bias, clamp to codes."""
 
     strides: Pair
     pads: Pads
@@ -96,34 +98,23 @@ class QConv2d(Op):
 
     def infer(self, types: Sequence[TensorType]) -> TensorType:
         require_codes(self.bounds)
-        require_symmetric(types[1])
         return TensorType(DType.I8, _convolved(types, self.strides, self.pads, self.dilations, self.layout))
 
     def evaluate(self, args: Sequence[Array], types: Sequence[TensorType], out: TensorType) -> Array:
         x, w, b = args
-        zero = types[0].quant.zero_point if types[0].quant else 0
+        zero = zero_of(types[0])
         kernel = (w.shape[2], w.shape[3])
         taken = windows(nhwc(x, self.layout), kernel, self.strides, self.dilations, self.pads, zero)
         n, oh, ow = taken.shape[:3]
         columns = taken.reshape(n * oh * ow, -1).astype(np.float64) - zero
-        acc = (columns @ w.reshape(w.shape[0], -1).T.astype(np.float64)).astype(np.int64)
-        y = arithmetic.requantize(
-            arithmetic.wrap32(acc), b, self.constants(types, out), _zero(out), *self.bounds
-        )
+        kernel_codes = w.reshape(w.shape[0], -1).T.astype(np.float64) - zero_of(types[1])
+        acc = arithmetic.wrap32((columns @ kernel_codes).astype(np.int64))
+        y = arithmetic.requantize(acc, b, self.constants(types, out), zero_of(out), *self.bounds)
         return from_nhwc(y.astype(out.dtype.numpy).reshape(n, oh, ow, -1), self.layout)
 
     def constants(self, types: Sequence[TensorType], out: TensorType) -> Array:
         """The multiplier of every output channel, or one for all."""
-        x, w = types[0].quant, types[1].quant
-        assert x is not None
-        assert w is not None
-        assert out.quant is not None
-        return arithmetic.convolution_multiplier(x.scale, np.asarray(w.scales, np.float32), out.quant.scale)
-
-
-def _zero(out: TensorType) -> int:
-    assert out.quant is not None
-    return out.quant.zero_point
+        return arithmetic.convolution_multiplier(scale_of(types[0]), scales_of(types[1]), scale_of(out))
 
 
 @onnx_operator("Conv")

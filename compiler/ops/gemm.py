@@ -13,7 +13,7 @@ from compiler.ir.op import Array, Op, ShapeError, op
 from compiler.ir.types import DType, TensorType
 from compiler.ops.activation import ACTIVATIONS, apply_activation
 from compiler.ops.add import Add
-from compiler.ops.spatial import Pair, require_codes, require_symmetric, write_clamped
+from compiler.ops.spatial import Pair, require_codes, scale_of, scales_of, write_clamped, zero_of
 from compiler.quantize.rules import Quantizer, quantization_rule
 from isa import arithmetic
 
@@ -48,34 +48,25 @@ class Gemm(Op):
         return y if self.clamp is None else np.clip(y, *np.asarray(self.clamp, np.float32))
 
 
-@op("q.gemm", "a:i8", "b:i8", "bias:i32")
+@op("q.gemm", "a:i8|u8", "b:i8|u8", "bias:i32")
 class QGemm(Op):
-    """QGemm with alpha 1: int8 weights (k, n) per column, int32 bias, clamp to codes."""
+    """QGemm with alpha 1: 8-bit weights (k, n) per column, int32 bias, clamp to codes."""
 
     bounds: Pair = (-128, 127)
 
     def infer(self, types: Sequence[TensorType]) -> TensorType:
         require_codes(self.bounds)
-        require_symmetric(types[1])
         return TensorType(DType.I8, _product(types))
 
     def evaluate(self, args: Sequence[Array], types: Sequence[TensorType], out: TensorType) -> Array:
         a, b, bias = args
-        assert types[0].quant is not None
-        assert out.quant is not None
-        left = a.astype(np.float64) - types[0].quant.zero_point
-        acc = arithmetic.wrap32((left @ b.astype(np.float64)).astype(np.int64))
-        return arithmetic.requantize(
-            acc, bias, self.constants(types, out), out.quant.zero_point, *self.bounds
-        )
+        left, right = a.astype(np.float64) - zero_of(types[0]), b.astype(np.float64) - zero_of(types[1])
+        acc = arithmetic.wrap32((left @ right).astype(np.int64))
+        return arithmetic.requantize(acc, bias, self.constants(types, out), zero_of(out), *self.bounds)
 
     def constants(self, types: Sequence[TensorType], out: TensorType) -> Array:
         """The multiplier of every column, or one for all."""
-        a, b = types[0].quant, types[1].quant
-        assert a is not None
-        assert b is not None
-        assert out.quant is not None
-        return arithmetic.gemm_multiplier(1.0, a.scale, np.asarray(b.scales, np.float32), out.quant.scale)
+        return arithmetic.gemm_multiplier(1.0, scale_of(types[0]), scales_of(types[1]), scale_of(out))
 
 
 @onnx_operator("Gemm")

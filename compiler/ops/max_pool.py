@@ -26,7 +26,7 @@ from compiler.ops.spatial import (
 from compiler.quantize.rules import Quantizer, quantization_rule
 
 
-@op("max_pool", "x:f32|i8")
+@op("max_pool", "x:f32|i8|u8")
 class MaxPool(Op):
     """The greatest value of every window; padding never wins."""
 

@@ -43,7 +43,7 @@ class Softmax(Op):
         return e / e.sum(axis=self.axis, keepdims=True)
 
 
-@op("q.softmax", "x:i8")
+@op("q.softmax", "x:i8|u8")
 class QSoftmax(Op):
     """QLinearSoftmax of opset 13 over the last axis."""
 
@@ -58,7 +58,8 @@ class QSoftmax(Op):
         assert out.quant is not None
         codes = args[0].astype(np.int32) - types[0].dtype.bounds[0]
         table = exponentials(types[0].quant.scale, types[0].shape[-1])
-        return arithmetic.softmax(codes, table, divisor(out.quant.scale), out.quant.zero_point, -128, 127)
+        zero, bounds = out.quant.zero_point, out.dtype.bounds
+        return arithmetic.softmax(codes, table, divisor(out.quant.scale), zero, *bounds)
 
     def constants(self, types: Sequence[TensorType], out: TensorType) -> Array:
         """The table of exponentials, then p0 of record Q."""

@@ -55,23 +55,31 @@ def require_geometry(layout: str, pads: Pads, *positive: Pair) -> None:
 
 
 def require_codes(bounds: Pair) -> None:
-    """Clamp bounds of an int8 result.
+    """Clamp bounds of an 8-bit result.
 
     Raises:
         ShapeError: they are no codes, or in the wrong order.
     """
-    if not -128 <= bounds[0] <= bounds[1] <= 127:
-        raise ShapeError(f"bounds={list(bounds)} are not allowed", "-128 <= low <= high <= 127")
+    if not -128 <= bounds[0] <= bounds[1] <= 255:
+        raise ShapeError(f"bounds={list(bounds)} are not allowed", "codes, low <= high")
 
 
-def require_symmetric(weights: TensorType) -> None:
-    """Weights of the device have the zero point 0.
+def zero_of(kind: TensorType) -> int:
+    """The zero point of a quantized tensor."""
+    assert kind.quant is not None
+    return kind.quant.zero_point
 
-    Raises:
-        ShapeError: they have another.
-    """
-    if weights.quant is not None and weights.quant.zero_point != 0:
-        raise ShapeError(f"weights with the zero point {weights.quant.zero_point} are not supported", "0")
+
+def scale_of(kind: TensorType) -> float:
+    """The scale of a quantized tensor that has one."""
+    assert kind.quant is not None
+    return kind.quant.scale
+
+
+def scales_of(kind: TensorType) -> NDArray[np.float32]:
+    """The scales of a quantized tensor: one, or one per channel."""
+    assert kind.quant is not None
+    return np.asarray(kind.quant.scales, np.float32)
 
 
 def nhwc(x: NDArray[Any], layout: str) -> NDArray[Any]:

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from compiler.ir.graph import Const, Graph, Input
-from compiler.ir.types import TensorType
+from compiler.ir.graph import Const, Graph, Input, typed
 from compiler.passes.base import Pass
 
 
@@ -22,5 +21,5 @@ class InferShapes(Pass):
         for node in graph.nodes():
             if not isinstance(node.op, (Const, Input)):
                 inferred = node.op.result([i.type for i in node.inputs])
-                node.type = TensorType(inferred.dtype, inferred.shape, node.type.quant or inferred.quant)
+                node.type = typed(inferred, node.type.quant)
         return graph

@@ -92,13 +92,13 @@ class Quantizer:
                 remedy="scale the input or the weights of the network down",
             )
         codes = np.rint(source.constant.astype(np.float64) / scales.astype(np.float64))
-        quant = Quant(tuple(float(s) for s in scales), 0, 0)
+        quant = Quant(tuple(float(s) for s in scales), 0, 0, DType.I32)
         return self.const(codes.astype(np.int32), source, quant)
 
     @staticmethod
     def clamp_codes(quant: Quant, clamp: tuple[float, float] | None) -> tuple[int, int]:
         """The codes that an activation's real bounds allow."""
-        low, high = DType.I8.bounds
+        low, high = quant.dtype.bounds
         if clamp is None:
             return low, high
         bounds = np.asarray(clamp, np.float32)

@@ -10,6 +10,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from compiler.ir.graph import Node
+from compiler.ir.types import DType
 from compiler.schedule.tiles import (
     PRM_GRANULE,
     REGION,
@@ -24,7 +26,7 @@ from compiler.schedule.tiles import (
 )
 from isa.instructions.dma import Fill, Load, OnChip, Store, merge_rows
 from isa.program import Box
-from isa.spec import Instruction, greatest
+from isa.spec import ElementType, Instruction, greatest
 from isa.target import Target
 
 MAX_RUN: Final = greatest(Load, "n0")
@@ -231,6 +233,11 @@ def _at_home(tensor: Tensor, shape: Shape4, offset: int) -> Piece:
     """A box of a tensor that stays in the scratchpad."""
     _, _, width, channels = shape
     return Piece(Ref(tensor.home, offset), channels, width * channels)
+
+
+def element(node: Node) -> ElementType:
+    """The type of a node's codes, as operands name it."""
+    return ElementType.U8 if node.type.dtype is DType.U8 else ElementType.S8
 
 
 def stored(tensor: Tensor, n: int, h: Span, w: Span, c: Span, operand: str = "out") -> Stored:

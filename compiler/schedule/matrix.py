@@ -17,7 +17,8 @@ import numpy as np
 from compiler.ir.graph import Node
 from compiler.ops import conv2d as conv_op
 from compiler.ops import gemm as gemm_op
-from compiler.schedule.builder import Builder, Piece, Span, View, packed_bytes, spans, stored
+from compiler.ops.spatial import zero_of
+from compiler.schedule.builder import Builder, Piece, Span, View, element, packed_bytes, spans, stored
 from compiler.schedule.limits import Window, does_not_fit, require_expressible
 from compiler.schedule.tiles import Buffer, Memory, Ref, Stored, Tensor, aligned
 from isa.instructions.matrix import Conv, Gemm
@@ -250,6 +251,9 @@ def _emit_conv(
         pt=top,
         pl=left,
         zx=node.inputs[0].quant.zero_point,
+        zw=zero_of(node.inputs[1].type),
+        xt=element(node.inputs[0]),
+        wt=element(node.inputs[1]),
         accum=int(accum),
         ags=area if several else 0,
     )
@@ -266,7 +270,7 @@ def _packed_weights(b: Builder, weights: Node) -> Buffer:
     cols = b.target.mx.cols
     cout, cin, kh, kw = weights.shape
     groups = -(-cout // cols)
-    padded = np.zeros((groups * cols, cin, kh, kw), np.int8)
+    padded = np.zeros((groups * cols, cin, kh, kw), weights.type.dtype.numpy)
     padded[:cout] = weights.constant
     packed = padded.reshape(groups, cols, cin, kh, kw).transpose(0, 3, 4, 2, 1)
     return b.image(Memory.WEIGHTS, packed_bytes(packed), weights.name)
@@ -317,6 +321,7 @@ def _requantize(
         lo=low,
         hi=high,
         zp=node.quant.zero_point,
+        ot=element(node),
         perch=1,
     )
     b.emit(instr, {"acc": Ref(acc), "out": piece.ref, "prm": params}, ("out",), stored=mark)
@@ -412,7 +417,7 @@ def _packed_matrix(b: Builder, weights: Node) -> Buffer:
     cols = b.target.mx.cols
     depth, columns = weights.shape
     groups = -(-columns // cols)
-    padded = np.zeros((depth, groups * cols), np.int8)
+    padded = np.zeros((depth, groups * cols), weights.type.dtype.numpy)
     padded[:, :columns] = weights.constant
     return b.image(
         Memory.WEIGHTS, packed_bytes(padded.reshape(depth, groups, cols).transpose(1, 0, 2)), weights.name
@@ -442,6 +447,9 @@ def _emit_gemm(
         bp=b.target.mx.cols,
         bg=k * b.target.mx.cols if several else 0,
         zx=node.inputs[0].quant.zero_point,
+        zw=zero_of(node.inputs[1].type),
+        xt=element(node.inputs[0]),
+        wt=element(node.inputs[1]),
         accum=int(accum),
         ags=m if several else 0,
     )

@@ -17,7 +17,7 @@ from compiler.ops.average_pool import QAveragePool
 from compiler.ops.max_pool import MaxPool
 from compiler.ops.shapes import Transpose
 from compiler.ops.softmax import QSoftmax, divisor, exponentials
-from compiler.schedule.builder import Builder, Piece, Span, View, spans, stored
+from compiler.schedule.builder import Builder, Piece, Span, View, element, spans, stored
 from compiler.schedule.limits import Window, does_not_fit, require_expressible
 from compiler.schedule.tiles import TABLE, Memory, Ref, Stored, Tensor
 from isa.diagnostics import Diagnostic
@@ -94,6 +94,8 @@ def plan_pool(b: Builder, node: Node, x: View, out: Tensor, budget: int) -> None
             ops=target.pixel_pitch,
             ors=target.row_pitch,
             cip=int(isinstance(operation, QAveragePool) and operation.count_include_pad),
+            xt=element(node.inputs[0]),
+            ot=element(node),
         )
         bind = {"inp": source.ref, "out": target.ref} | ({"prm": record} if record is not None else {})
         b.emit(instr, bind, ("out",), stored=stored(out, n, rs, cs, ch))
@@ -125,6 +127,9 @@ def plan_add(b: Builder, node: Node, inputs: list[View], out: Tensor, budget: in
             brs=right.row_pitch,
             ops=target.pixel_pitch,
             ors=target.row_pitch,
+            at=element(node.inputs[0]),
+            bt=element(node.inputs[1]),
+            ot=element(node),
         )
         b.emit(
             instr,
@@ -178,7 +183,8 @@ def plan_softmax(b: Builder, node: Node, x: View, out: Tensor, budget: int) -> N
                 f"at most {MAX_SOFTMAX_CHANNELS}",
             )
         )
-    record = QuantRecord((np.float32(divisor(node.quant.scale)),), zo=node.quant.zero_point)
+    low, high = node.type.dtype.bounds
+    record = QuantRecord((np.float32(divisor(node.quant.scale)),), zo=node.quant.zero_point, lo=low, hi=high)
     table = b.parameters(exponentials(node.inputs[0].quant.scale, c).tobytes(), "exponentials")
     params = b.parameters(record.pack(), "record")
     copies = (not x.tensor.resident) + (not out.resident)
@@ -202,6 +208,8 @@ def plan_softmax(b: Builder, node: Node, x: View, out: Tensor, budget: int) -> N
             irs=source.row_pitch,
             ops=target.pixel_pitch,
             ors=target.row_pitch,
+            xt=element(node.inputs[0]),
+            ot=element(node),
         )
         b.emit(
             instr,
@@ -277,7 +285,9 @@ def _tiles(
 
 def _average_record(node: Node) -> bytes:
     x, y = node.inputs[0].quant, node.quant
-    return QuantRecord((np.float32(x.scale), np.float32(y.scale)), za=x.zero_point, zo=y.zero_point).pack()
+    low, high = y.dtype.bounds
+    scales = (np.float32(x.scale), np.float32(y.scale))
+    return QuantRecord(scales, za=x.zero_point, zo=y.zero_point, lo=low, hi=high).pack()
 
 
 def _dense(copies: int) -> Callable[[int, int, int], int]:
