@@ -14,7 +14,7 @@ from compiler.errors import FitError
 from compiler.ir.graph import Graph
 from compiler.ir.types import Quant
 from compiler.passes.base import PassLog, run_passes
-from compiler.passes.pipeline import PREPARE, TO_DEVICE
+from compiler.passes.pipeline import INGEST, PREPARE, TO_DEVICE
 from compiler.passes.quantize import QuantizeGraph
 from compiler.quantize.calibrate import calibrate
 from compiler.quantize.representable import require_finite_constants, require_finite_scales
@@ -65,6 +65,17 @@ def prepare(graph: Graph, log: PassLog | None = None) -> Graph:
     prepared = run_passes(graph, PREPARE, log)
     require_finite_constants(prepared)
     return prepared
+
+
+def ingest(graph: Graph, log: PassLog | None = None) -> Graph:
+    """The integer graph of a graph that was quantized elsewhere, its scales untouched.
+
+    Raises:
+        CompileError: operations that the device does not have, or that the model does not quantize.
+    """
+    integers = run_passes(graph, INGEST, log)
+    require_finite_scales(integers)
+    return integers
 
 
 def quantize(graph: Graph, samples: Iterable[Sample], log: PassLog | None = None) -> Graph:

@@ -34,6 +34,14 @@ Calibration = str | Path | Iterable[Sample]
 OPT_LEVELS: Final = (0, 1, 2, 3)
 
 
+@dataclass(frozen=True)
+class Source:
+    """A quantized ONNX file, and the shapes that the user has given."""
+
+    path: Path
+    shapes: Mapping[str, Sequence[int]]
+
+
 @dataclass
 class Model:
     """A network: as it was read and simplified, and, once quantized, on integers."""
@@ -41,6 +49,8 @@ class Model:
     name: str
     float_graph: Graph | None
     quantized: Graph | None = None
+    source: Source | None = None
+    """The file of a network that was quantized elsewhere: what ONNX Runtime executes to judge us."""
 
     @property
     def calibration(self) -> str:
@@ -166,6 +176,10 @@ def load_network(
     graph = load_model(path, shapes)
     if graph.stage == "nn":
         return Model(graph.name, driver.prepare(graph, log))
+    if graph.stage == "qdq":
+        return Model(
+            graph.name, None, driver.ingest(graph, log), source=Source(Path(path), dict(shapes or {}))
+        )
     return Model(graph.name, None, graph)
 
 

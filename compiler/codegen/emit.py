@@ -96,7 +96,7 @@ def _input(node: Node, tensor: Tensor) -> Interface:
 
 
 def _output(graph: Graph, node: Node, tensor: Tensor) -> Interface:
-    """`node` dequantizes the result of a layer, or is a transpose of that which the host makes."""
+    """`node` gives out the result of a layer, or is a transpose of that which the host makes."""
     name = graph.output_names[graph.outputs.index(node)]
     if not isinstance(node.op, Transpose):
         return _interface(name, node, node.inputs[0], tensor, tuple(range(len(node.shape))))
@@ -105,7 +105,6 @@ def _output(graph: Graph, node: Node, tensor: Tensor) -> Interface:
 
 
 def _interface(name: str, host: Node, device: Node, tensor: Tensor, perm: tuple[int, ...]) -> Interface:
-    assert host.type.dtype is DType.F32
     assert tensor.home.address is not None
     return Interface(
         name,
@@ -115,7 +114,7 @@ def _interface(name: str, host: Node, device: Node, tensor: Tensor, perm: tuple[
         tensor.shape,
         perm,
         tensor.shape[3],
-        float_bits(device.quant.scale),
+        float_bits(device.quant.scale) if host.type.dtype is DType.F32 else None,
         device.quant.zero_point,
         REGION[tensor.home.memory],
         tensor.home.address,

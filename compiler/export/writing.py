@@ -75,6 +75,12 @@ def _same(a: NDArray[Any], b: NDArray[Any]) -> bool:
     return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
 
 
+def write_clip(w: OnnxWriter, x: str, output: str, bounds: tuple[int, int], dtype: np.dtype[Any]) -> None:
+    """Write an integer Clip."""
+    low, high = (w.initializer(np.array(b, dtype), f"{output}_clamp_{i}") for i, b in enumerate(bounds))
+    w.add("Clip", [x, low, high], output)
+
+
 WriteRule = Callable[[OnnxWriter, Node], None]
 WRITERS: Final[dict[type[Op], WriteRule]] = {}
 

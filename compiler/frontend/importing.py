@@ -6,9 +6,10 @@ none by name.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, NoReturn
 
 import numpy as np
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from compiler.errors import Unsupported
 from compiler.ir.graph import Graph, Node
 from compiler.ir.op import Op
+from compiler.ir.types import DType, Quant, Shape, TensorType
 from isa.diagnostics import Diagnostic, did_you_mean
 from isa.locations import Loc
 
@@ -39,6 +41,96 @@ class OnnxNode:
     def fail(self, message: str, allowed: str = "", remedy: str = "") -> NoReturn:
         """Refuse the node."""
         raise Unsupported(Diagnostic("model.unsupported", message, self.loc, allowed, remedy))
+
+    def weight_axis(self, x: Node) -> int:
+        """Where the scales of a constant operand of QLinearConv, QLinearMatMul and QGemm lie."""
+        if self.op_type == "QLinearConv":
+            return 0
+        return len(x.shape) - (2 if self.integer("transB", 0) else 1)
+
+    def quantization(
+        self, scale: int, zero: int, shape: Shape, codes: DType | None = None, axis: int | None = None
+    ) -> Quant:
+        """The quantization of a tensor of that shape, from the operands of these indices.
+
+        Without a zero point it is 0; the codes are then of the type given, else uint8 or what the
+        attribute output_dtype says.
+        """
+        scales = self.constant(scale, "the scale")
+        zeros: NDArray[Any] = np.zeros(1, (codes or self._output_dtype()).numpy)
+        if self.maybe(zero) is not None:
+            zeros = self.constant(zero, "the zero point")
+        dtype = DType.of(zeros.dtype)
+        if (
+            dtype is None
+            or dtype not in (DType.I8, DType.U8, DType.I32)
+            or (codes is not None and dtype is not codes)
+        ):
+            self.fail(f"the zero point is {zeros.dtype}", codes.host_name if codes else "int8, uint8")
+        if self.integer("block_size", 0):
+            self.fail("block_size is not supported", "one scale, or one per channel")
+        if scales.dtype != np.float32 or not (np.isfinite(scales) & (scales > 0)).all():
+            self.fail("the scale is not float32, finite and above 0", "finite and above 0")
+        axis = self.integer("axis", 1) if axis is None else axis
+        axis = axis + len(shape) if axis < 0 else axis
+        per_channel = scales.ndim == 1 and 0 <= axis < len(shape) and scales.shape == (shape[axis],)
+        if scales.size != 1 and not per_channel:
+            self.fail(
+                f"the scale has the shape {list(scales.shape)}", "a scalar, or one per index of the axis"
+            )
+        if zeros.size not in (1, scales.size) or np.unique(zeros).size != 1:
+            self.fail("the zero points of the channels differ", "one zero point")
+        point = int(zeros.flat[0])
+        if dtype is DType.I32 and point:
+            self.fail(f"the zero point {point} of int32 codes is not supported", "0")
+        values = tuple(float(s) for s in scales.ravel())
+        return Quant(
+            values, point, axis if scales.size != 1 or (per_channel and codes is DType.I32) else None, dtype
+        )
+
+    def _output_dtype(self) -> DType:
+        """What the attribute output_dtype of QuantizeLinear says; uint8 where it says nothing."""
+        number = self.integer("output_dtype", 0)
+        known = {0: DType.U8, 2: DType.U8, 3: DType.I8}
+        if number not in known:
+            self.fail(f"output_dtype={number} is not supported", "2 (uint8), 3 (int8)")
+        return known[number]
+
+    def coded(self, x: Node, quant: Quant) -> Node:
+        """Codes that from here on are read under this quantization."""
+        if x.is_constant:
+            return self.graph.const(x.constant, x.name, x.loc, quant)
+        if x.type.quant == quant:
+            return x
+        if x.type.quant is not None:
+            self.fail(
+                f"'{x.name}' is quantized with the scale {x.type.quant.scale:g} and the zero point "
+                f"{x.type.quant.zero_point}, and read with others",
+                "the same",
+            )
+        x.type = TensorType(x.type.dtype, x.shape, quant)
+        for source in x.inputs:
+            self.coded(source, quant)
+        return x
+
+    def parameter(self, index: int, what: str) -> Node:
+        """An operand that does not depend on the network's inputs: constant, or codes dequantized."""
+        node = self.operand(index)
+        if not is_parameter(node):
+            self.fail(f"{what} is computed by the network", "a constant or an initializer")
+        return node
+
+    def transposed(self, node: Node, perm: Sequence[int], suffix: str) -> Node:
+        """A parameter with its dimensions permuted; codes stay codes."""
+        if node.is_constant:
+            return self.const(np.ascontiguousarray(node.constant.transpose(perm)), suffix)
+        (codes,) = node.inputs
+        quant = codes.type.quant
+        assert quant is not None
+        turned = quant if quant.axis is None else replace(quant, axis=list(perm).index(quant.axis))
+        values = np.ascontiguousarray(codes.constant.transpose(perm))
+        made = self.graph.const(values, codes.name, codes.loc, turned)
+        return self.before(node.op, made, suffix=suffix)
 
     def operand(self, index: int) -> Node:
         """The operand of that index, which must be there."""
@@ -78,17 +170,21 @@ class OnnxNode:
         value = self.attributes.get(name, default)
         return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
 
-    def add(self, operation: Op, *operands: Node) -> Node:
+    def add(self, operation: Op, *operands: Node, quant: Quant | None = None) -> Node:
         """The node's result: an operation under the name of its output."""
-        return self.graph.add(operation, operands, name=self.output, loc=self.loc)
+        return self.graph.add(operation, operands, name=self.output, loc=self.loc, quant=quant)
 
     def before(self, operation: Op, *operands: Node, suffix: str) -> Node:
         """A value on the way to the result, under a name that no tensor of the model has."""
+        return self.graph.add(operation, operands, name=self.unused(suffix), loc=self.loc)
+
+    def unused(self, suffix: str) -> str:
+        """A name that begins as the output's, and that no tensor of the model has."""
         name, number = f"{self.output}.{suffix}", 0
         while name in self.taken:
             number += 1
             name = f"{self.output}.{suffix}.{number}"
-        return self.graph.add(operation, operands, name=name, loc=self.loc)
+        return name
 
     def const(self, value: NDArray[Any], suffix: str) -> Node:
         """A constant that the importer derives."""
@@ -178,19 +274,33 @@ class LayerCall:
         return self.graph.const(value, f"{self.name}/{suffix}", self.loc)
 
 
+def is_parameter(node: Node) -> bool:
+    """Whether a value does not depend on the graph's inputs: a constant, or constant codes dequantized."""
+    return node.is_constant or (not node.op.foldable and all(i.is_constant for i in node.inputs))
+
+
+def known_values(node: Node) -> NDArray[Any]:
+    """The values of a parameter, dequantized where it is codes."""
+    if node.is_constant:
+        return node.constant
+    return node.op.evaluate([i.constant for i in node.inputs], [i.type for i in node.inputs], node.type)
+
+
 OnnxRule = Callable[[OnnxNode], Node]
 LayerRule = Callable[[LayerCall], Node]
-ONNX_OPERATORS: Final[dict[str, OnnxRule]] = {}
+MICROSOFT_DOMAIN: Final = "com.microsoft"
+ONNX_OPERATORS: Final[dict[tuple[str, str], OnnxRule]] = {}
+"""By domain and operator."""
 LAYERS: Final[dict[str, tuple[LayerRule, tuple[str, ...]]]] = {}
 
 
-def onnx_operator(*op_types: str) -> Callable[[OnnxRule], OnnxRule]:
-    """Register the rule that imports these operators of the default domain."""
+def onnx_operator(*op_types: str, domains: Sequence[str] = ("",)) -> Callable[[OnnxRule], OnnxRule]:
+    """Register the rule that imports these operators, of the default domain unless said otherwise."""
 
     def declare(rule: OnnxRule) -> OnnxRule:
-        for op_type in op_types:
-            assert op_type not in ONNX_OPERATORS
-            ONNX_OPERATORS[op_type] = rule
+        for key in itertools.product(domains, op_types):
+            assert key not in ONNX_OPERATORS
+            ONNX_OPERATORS[key] = rule
         return rule
 
     return declare

@@ -18,7 +18,7 @@ from onnx import helper
 
 import compiler.ops  # noqa: F401  # pyright: ignore[reportUnusedImport]  (declares)
 from compiler.errors import CompileError, Unsupported
-from compiler.frontend.importing import ONNX_OPERATORS, OnnxNode
+from compiler.frontend.importing import MICROSOFT_DOMAIN, ONNX_OPERATORS, OnnxNode, is_parameter
 from compiler.frontend.onnx_file import parse_onnx
 from compiler.frontend.onnx_schema import scale_faults, signature_faults
 from compiler.frontend.onnx_tensors import read_tensor
@@ -26,6 +26,7 @@ from compiler.ir.evaluate import folded
 from compiler.ir.graph import Graph, Node
 from compiler.ir.op import ShapeError
 from compiler.ir.types import MAX_ELEMENTS, DType
+from compiler.ops.boundary import Dequantize, Quantize
 from isa.diagnostics import Diagnostic, Findings, UsageError, did_you_mean
 from isa.locations import FileLoc, Loc, NodeLoc
 
@@ -74,6 +75,8 @@ class _Importer:
         self._outputs()
         self.findings.raise_if_any()
         self.graph.erase_dead()
+        if any(isinstance(n.op, (Quantize, Dequantize)) or n.type.dtype.is_code for n in self.graph.nodes()):
+            self.graph.stage = "qdq"
         return self.graph
 
     def _check_opset(self) -> None:
@@ -139,9 +142,10 @@ class _Importer:
             dtype = DType.of(np.dtype(helper.tensor_dtype_to_np_dtype(tensor.elem_type)))
         except (KeyError, TypeError, ValueError):
             dtype = None
-        if dtype is not DType.F32:
+        if dtype is None or not (dtype is DType.F32 or dtype.is_code):
+            allowed = "float32, or int8 and uint8 in quantized models"
             self.findings.add(
-                "model.dtype", f"{what} has data_type {tensor.elem_type}", self.file, allowed="float32"
+                "model.dtype", f"{what} has data_type {tensor.elem_type}", self.file, allowed=allowed
             )
             return None
         dims = [d.dim_value if d.HasField("dim_value") else (d.dim_param or "?") for d in tensor.shape.dim]
@@ -229,7 +233,8 @@ class _Importer:
         self.absent |= {name: loc for name in node.output[1:] if name}
 
     def _import(self, node: onnx.NodeProto, loc: NodeLoc) -> Node | None:
-        if node.domain not in DEFAULT_DOMAINS:
+        domain = "" if node.domain in DEFAULT_DOMAINS else node.domain
+        if domain not in ("", MICROSOFT_DOMAIN) or (domain and domain not in self.domains):
             known = (
                 "which the model does not import"
                 if node.domain not in self.domains
@@ -239,7 +244,7 @@ class _Importer:
                 "model.domain",
                 f"the operator is of the domain '{node.domain}', {known}",
                 loc,
-                allowed="the default domain",
+                allowed=f"the default domain, {MICROSOFT_DOMAIN}",
             )
             return None
         if not node.output or not node.output[0]:
@@ -249,14 +254,15 @@ class _Importer:
             return self._constant(node, loc)
         if self._has_wrong_scales(node, loc):
             return None
-        rule = ONNX_OPERATORS.get(node.op_type)
+        rule = ONNX_OPERATORS.get((domain, node.op_type))
         if rule is None:
+            known_here = sorted(name for where, name in ONNX_OPERATORS if where == domain)
             self.findings.add(
                 "model.operator",
                 f"the operator '{node.op_type}' is not supported",
                 loc,
-                allowed=", ".join(sorted(ONNX_OPERATORS)),
-                remedy=did_you_mean(node.op_type, ONNX_OPERATORS),
+                allowed=", ".join(known_here),
+                remedy=did_you_mean(node.op_type, known_here),
             )
             return None
         operands = self._operands(node, loc)
@@ -390,20 +396,22 @@ class _Importer:
 
     def _output(self, value: onnx.ValueInfoProto, node: Node) -> None:
         """Check what the model declares of an output against what it computes."""
-        if node.type.dtype is not DType.F32 or node.is_constant or not 1 <= len(node.shape) <= 4:
+        returnable = node.type.dtype is DType.F32 or node.type.dtype.is_code
+        if not returnable or is_parameter(node) or not 1 <= len(node.shape) <= 4:
             self.findings.add(
                 "model.output",
                 f"the graph output '{value.name}' is {node.type}",
                 self.file,
-                allowed="a float32 tensor of rank 1 to 4 that depends on an input",
+                allowed="a tensor of float32, int8 or uint8, of rank 1 to 4, that depends on an input",
             )
         tensor = value.type.tensor_type
-        if tensor.elem_type not in (onnx.TensorProto.UNDEFINED, onnx.TensorProto.FLOAT):
+        computed = helper.np_dtype_to_tensor_dtype(node.type.dtype.numpy)
+        if tensor.elem_type not in (onnx.TensorProto.UNDEFINED, computed):
             self.findings.add(
                 "model.dtype",
                 f"the output '{value.name}' is declared with data_type {tensor.elem_type}",
                 self.file,
-                allowed="float32",
+                allowed=node.type.dtype.host_name,
             )
         dims = tensor.shape.dim
         declared = [d.dim_value if d.HasField("dim_value") else None for d in dims]

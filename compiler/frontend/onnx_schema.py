@@ -13,11 +13,30 @@ import onnx
 from numpy.typing import NDArray
 from onnx import AttributeProto, defs
 
+from compiler.frontend.importing import MICROSOFT_DOMAIN
+
 MAX_SHOWN: Final = 60
+
+
+_KINDS: Final = {
+    **dict.fromkeys(
+        ("transA", "transB", "axis", "opset", "keepdims", "noop_with_empty_axes"), AttributeProto.INT
+    ),
+    **dict.fromkeys(("channels_last", "ceil_mode", "count_include_pad", "group"), AttributeProto.INT),
+    **dict.fromkeys(("kernel_shape", "strides", "pads", "dilations", "axes"), AttributeProto.INTS),
+    **dict.fromkeys(("alpha", "beta"), AttributeProto.FLOAT),
+    "auto_pad": AttributeProto.STRING,
+}
+"""The attributes of the operators of com.microsoft, for which the onnx package has no definitions."""
 
 
 def signature_faults(node: onnx.NodeProto, opset: int) -> Iterator[str]:
     """Why the node does not follow its definition, as sentences."""
+    if node.domain == MICROSOFT_DOMAIN:
+        for attribute in node.attribute:
+            if _KINDS.get(attribute.name) != attribute.type or attribute.ref_attr_name:
+                yield f"the attribute '{attribute.name[:MAX_SHOWN]}' is unknown or of another type"
+        return
     try:
         schema: Any = defs.get_schema(node.op_type, opset, "")
     except defs.SchemaError:

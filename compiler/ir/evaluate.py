@@ -34,7 +34,7 @@ def walk(graph: Graph, inputs: Mapping[str, NDArray[Any]]) -> Iterator[tuple[Nod
 def folded(node: Node) -> Node | None:
     """The constant that a node on constants alone is, added to its graph; None for other nodes."""
     operands = node.inputs
-    if not operands or not all(o.is_constant for o in operands):
+    if not operands or not node.op.foldable or not all(o.is_constant for o in operands):
         return None
     with np.errstate(all="ignore"):
         value = node.op.evaluate([o.constant for o in operands], [o.type for o in operands], node.type)

@@ -37,6 +37,8 @@ class Op:
     optional: ClassVar[int] = 0
     interface: ClassVar[bool] = False
     """Whether the operation is part of the graph's interface: it stays, used or not."""
+    foldable: ClassVar[bool] = True
+    """Whether an operation on constants is replaced by its value."""
 
     def result(self, types: Sequence[TensorType]) -> TensorType:
         """The type of the result on operands of these types, their number and element types checked.

@@ -10,7 +10,7 @@ from compiler.ir.graph import Const, Graph, Input, Node, typed
 from compiler.ir.op import ShapeError
 from compiler.ir.types import DType, Quant
 
-ANY_STAGE: Final = frozenset({"input", "const", "reshape", "transpose", "max_pool"})
+ANY_STAGE: Final = frozenset({"input", "const", "reshape", "transpose", "max_pool", "clamp_codes"})
 STAGES: Final[dict[str, frozenset[str]]] = {
     "nn": ANY_STAGE
     | {
@@ -24,9 +24,22 @@ STAGES: Final[dict[str, frozenset[str]]] = {
         "nn.identity",
     },
     "q": ANY_STAGE
-    | {"q.quantize", "q.dequantize", "q.conv2d", "q.gemm", "q.add", "q.table", "q.average_pool", "q.softmax"},
+    | {
+        "q.quantize",
+        "q.dequantize",
+        "q.returned",
+        "q.conv2d",
+        "q.gemm",
+        "q.add",
+        "q.table",
+        "q.average_pool",
+        "q.softmax",
+    },
 }
 STAGES["device"] = STAGES["q"]
+STAGES["qdq"] = STAGES["nn"] | {"q.quantize", "q.dequantize"}
+INTEGERS: Final = ("q", "device")
+"""Stages whose graphs compute integers, real numbers at their edges alone."""
 
 
 class VerifyError(AssertionError):
@@ -45,13 +58,13 @@ def verify(graph: Graph) -> None:
         if node.op.name not in allowed:
             raise VerifyError(f"%{node.id} = {node.op.name} does not belong to stage {graph.stage}")
         _verify_type(node)
-        if graph.stage != "nn":
+        if graph.stage in INTEGERS:
             _verify_quantization(node)
             _verify_edge(graph, node)
         if graph.stage == "device" and getattr(node.op, "layout", "NHWC") != "NHWC":
             raise VerifyError(f"%{node.id} = {node.op.name} is not in the device's layout")
     names = [node.name for node in graph.nodes() if not isinstance(node.op, (Const, Input))]
-    if graph.stage == "nn" and len(set(names)) != len(names):
+    if graph.stage not in INTEGERS and len(set(names)) != len(names):
         raise VerifyError("two values have the same name")
     if len(set(graph.output_names)) != len(graph.outputs):
         raise VerifyError("two graph outputs have the same name")
@@ -72,7 +85,9 @@ def _verify_edge(graph: Graph, node: Node) -> None:
         _require_source(node, node.inputs[0], "input", "q.dequantize")
     elif real and node.op.name not in ("input", "const", "q.dequantize"):
         raise VerifyError(f"%{node.id} = {node.op.name} computes real numbers in a graph of integers")
-    returned = node.op.name == "q.dequantize" or (turned and node.inputs[0].op.name == "q.dequantize")
+    edges = ("q.dequantize", "q.returned")
+    moved = on_device and node.op.name == "transpose" and node.inputs[0].op.name in edges
+    returned = node.op.name in edges or moved
     if node in graph.outputs and not returned:
         raise VerifyError(f"%{node.id} = {node.op.name} is returned and is not dequantized")
 

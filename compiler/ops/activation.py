@@ -11,7 +11,7 @@ from typing import Final
 
 import numpy as np
 
-from compiler.export.writing import OnnxWriter, written_as_onnx
+from compiler.export.writing import OnnxWriter, write_clip, written_as_onnx
 from compiler.frontend.importing import LayerCall, OnnxNode, layer, onnx_operator
 from compiler.ir.graph import Node
 from compiler.ir.op import Array, Op, ShapeError, op
@@ -43,6 +43,20 @@ class Clamp(Op):
         return np.minimum(np.maximum(args[0], np.float32(self.low)), np.float32(self.high))
 
 
+@op("clamp_codes", "x:i8|u8")
+class ClampCodes(Op):
+    """min(max(x, low), high) of the codes themselves."""
+
+    bounds: tuple[int, int]
+
+    def infer(self, types: Sequence[TensorType]) -> TensorType:
+        _require_bounds(self.bounds)
+        return types[0]
+
+    def evaluate(self, args: Sequence[Array], types: Sequence[TensorType], out: TensorType) -> Array:
+        return np.clip(args[0], *self.bounds)
+
+
 @op("q.table", "x:i8|u8")
 class QTable(Op):
     """A function of one 8-bit value, as a table of 256 codes: literally DQ, function, Q."""
@@ -53,7 +67,8 @@ class QTable(Op):
     def infer(self, types: Sequence[TensorType]) -> TensorType:
         if self.function not in FUNCTIONS:
             raise ShapeError(f"there is no function '{self.function}'", ", ".join(FUNCTIONS))
-        _require_bounds(self.parameters)
+        if self.parameters:
+            _require_bounds(self.parameters)
         return TensorType(types[0].dtype, types[0].shape)
 
     def evaluate(self, args: Sequence[Array], types: Sequence[TensorType], out: TensorType) -> Array:
@@ -74,13 +89,28 @@ def _clamp(x: Array, parameters: Sequence[float]) -> Array:
     return np.minimum(np.maximum(x, low), high)
 
 
-FUNCTIONS: Final = {"clamp": _clamp}
+def _identity(x: Array, parameters: Sequence[float]) -> Array:
+    del parameters
+    return x
+
+
+FUNCTIONS: Final = {"clamp": _clamp, "identity": _identity}
 
 
 @onnx_operator("Relu")
 def import_relu(n: OnnxNode) -> Node:
     """max(x, 0)."""
+    if n.operand(0).type.dtype.is_code:
+        return _clamped_codes(n, 0, 255)
     return n.add(Clamp(0.0, math.inf), n.operand(0))
+
+
+def _clamped_codes(n: OnnxNode, low: float, high: float) -> Node:
+    """A clamp of the codes themselves, as quantized models have it."""
+    x = n.operand(0)
+    least, greatest = x.type.dtype.bounds
+    bounds = (int(min(max(low, least), greatest)), int(min(max(high, least), greatest)))
+    return n.add(ClampCodes(bounds), x, quant=x.type.quant)
 
 
 @onnx_operator("Clip")
@@ -97,6 +127,8 @@ def import_clip(n: OnnxNode) -> Node:
     if math.isnan(bounds[0]) or math.isnan(bounds[1]):
         n.fail("a bound is NaN", "finite or infinite bounds")
     low, high = float(bounds[0]), float(bounds[1])
+    if n.operand(0).type.dtype.is_code:
+        return _clamped_codes(n, min(low, high), high)
     return n.add(Clamp(min(low, high), high), n.operand(0))  # where they cross, the upper one wins
 
 
@@ -145,7 +177,17 @@ def quantize_clamp(q: Quantizer, node: Node, inputs: list[Node]) -> Node:
     """A clamp that could not become part of its producer."""
     operation = node.op
     assert isinstance(operation, Clamp)
-    return q.add(QTable("clamp", (operation.low, operation.high)), inputs, node, q.chosen(node))
+    quant = q.chosen(node, inputs[0].type.quant)
+    return q.add(QTable("clamp", (operation.low, operation.high)), inputs, node, quant)
+
+
+@written_as_onnx(ClampCodes)
+def write_clamp_codes(w: OnnxWriter, node: Node) -> None:
+    """Clip on integers."""
+    operation = node.op
+    assert isinstance(operation, ClampCodes)
+    x = w.tensor(node.inputs[0])
+    write_clip(w, x, w.tensor(node), operation.bounds, node.type.dtype.numpy)
 
 
 @written_as_onnx(QTable)
@@ -156,6 +198,9 @@ def write_table(w: OnnxWriter, node: Node) -> None:
     (x,) = node.inputs
     name = w.tensor(node)
     real = w.add("DequantizeLinear", w.quantized(x), f"{name}_real_input")
+    if operation.function == "identity":
+        w.add("QuantizeLinear", [real, w.scale(node), w.zero_point(node)], name)
+        return
     bounds = [
         w.initializer(np.array(p, np.float32), f"{name}_bound_{i}")
         for i, p in enumerate(operation.parameters)

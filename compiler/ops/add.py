@@ -13,6 +13,7 @@ from compiler.frontend.importing import LayerCall, OnnxNode, layer, onnx_operato
 from compiler.ir.graph import Node
 from compiler.ir.op import Array, Op, ShapeError, op
 from compiler.ir.types import MAX_ELEMENTS, DType, Shape, TensorType
+from compiler.ops.boundary import qlinear
 from compiler.ops.spatial import Pair, require_codes, write_clamped
 from compiler.quantize.rules import Quantizer, quantization_rule
 from isa import arithmetic
@@ -110,6 +111,9 @@ def _spread(n: OnnxNode, x: Node, shape: Shape) -> Node:
     return n.graph.const(np.ascontiguousarray(np.broadcast_to(x.constant, shape)), x.name, x.loc)
 
 
+qlinear("QLinearAdd", "Add", [(0, 1, 2), (3, 4, 5)], (6, 7), domain=MICROSOFT)
+
+
 @layer("Add")
 def add_layer(call: LayerCall) -> Node:
     """Add()([a, b])."""
@@ -124,9 +128,8 @@ def quantize_add(q: Quantizer, node: Node, inputs: list[Node]) -> Node:
     """The sum has a scale of its own."""
     operation = node.op
     assert isinstance(operation, Add)
-    quant, computed = q.chosen(node), iter(inputs)
-    operands = [q.activation(i) if i.is_constant else next(computed) for i in node.inputs]
-    return q.add(QAdd(q.clamp_codes(quant, operation.clamp)), operands, node, quant)
+    quant = q.chosen(node)
+    return q.add(QAdd(q.clamp_codes(quant, operation.clamp)), q.operands(node, inputs), node, quant)
 
 
 @written_as_onnx(QAdd)

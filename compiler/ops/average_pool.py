@@ -11,6 +11,7 @@ from compiler.frontend.importing import LayerCall, OnnxNode, layer, onnx_operato
 from compiler.ir.graph import Node
 from compiler.ir.op import Array, Op, op
 from compiler.ir.types import DType, TensorType
+from compiler.ops.boundary import qlinear
 from compiler.ops.spatial import (
     Pads,
     Pair,
@@ -104,6 +105,9 @@ def import_average_pool(n: OnnxNode) -> Node:
         )
     include = bool(n.integer("count_include_pad", 0))
     return n.add(AveragePool(kernel, strides, pads, include, "NCHW"), x)
+
+
+qlinear("QLinearAveragePool", "AveragePool", [(0, 1, 2)], (3, 4), domain=MICROSOFT)
 
 
 @layer("AveragePooling2D", "pool_size", "strides", "padding")

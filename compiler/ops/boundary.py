@@ -1,20 +1,28 @@
-"""Where float tensors become integers and back: QuantizeLinear and DequantizeLinear of the host."""
+"""Where float tensors become integers and back: ONNX QuantizeLinear and DequantizeLinear.
+
+In a graph of integers they stand at its edges, and the host computes them. In a graph that was
+quantized elsewhere (stage qdq) they stand around every operation, and say how it is quantized.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import numpy as np
 
 from compiler.export.writing import OnnxWriter, written_as_onnx
-from compiler.ir.graph import Node
+from compiler.frontend.importing import MICROSOFT_DOMAIN, ONNX_OPERATORS, OnnxNode, onnx_operator
+from compiler.ir.graph import Graph, Input, Node
 from compiler.ir.op import Array, Op, op
-from compiler.ir.types import DType, TensorType
+from compiler.ir.types import DType, Quant, TensorType
 from isa import arithmetic
 
 
-@op("q.quantize", "x:f32")
+@op("q.quantize", "x:f32|i8|u8")
 class Quantize(Op):
-    """QuantizeLinear to 8 bits."""
+    """QuantizeLinear to 8 bits; codes that the host gives are taken as they are."""
 
     interface: ClassVar[bool] = True
 
@@ -22,29 +30,168 @@ class Quantize(Op):
         return TensorType(DType.I8, types[0].shape)
 
     def evaluate(self, args: Sequence[Array], types: Sequence[TensorType], out: TensorType) -> Array:
+        if types[0].dtype.is_code:
+            return args[0]
         assert out.quant is not None
-        return arithmetic.quantize(args[0], out.quant.scale, out.quant.zero_point, *out.dtype.bounds)
+        scales = _along(out.quant, args[0].ndim)
+        return arithmetic.quantize(args[0], scales, out.quant.zero_point, *out.dtype.bounds)
 
 
-@op("q.dequantize", "x:i8|u8")
+@op("q.dequantize", "x:i8|u8|i32")
 class Dequantize(Op):
     """DequantizeLinear to float32."""
+
+    foldable: ClassVar[bool] = False
 
     def infer(self, types: Sequence[TensorType]) -> TensorType:
         return TensorType(DType.F32, types[0].shape)
 
     def evaluate(self, args: Sequence[Array], types: Sequence[TensorType], out: TensorType) -> Array:
-        assert types[0].quant is not None
-        return arithmetic.dequantize(args[0], types[0].quant.scale, types[0].quant.zero_point)
+        quant = types[0].quant
+        assert quant is not None
+        return arithmetic.dequantize(args[0], _along(quant, args[0].ndim), quant.zero_point)
+
+
+@op("q.returned", "x:i8|u8|i32|i64")
+class Returned(Op):
+    """Integers that the host gets as they are."""
+
+    def infer(self, types: Sequence[TensorType]) -> TensorType:
+        return types[0]
+
+    def evaluate(self, args: Sequence[Array], types: Sequence[TensorType], out: TensorType) -> Array:
+        return args[0]
+
+
+def host_nodes(graph: Graph) -> set[int]:
+    """The nodes of an integer graph that the host computes: what comes before Quantize and what ends it."""
+    found: set[int] = set()
+    for node in graph.nodes():
+        if isinstance(node.op, Input) or any(
+            i.id in found and not isinstance(i.op, Quantize) for i in node.inputs
+        ):
+            found.add(node.id)
+        if isinstance(node.op, (Dequantize, Returned)):
+            found.add(node.id)
+    return found
+
+
+def _along(quant: Quant, rank: int) -> Any:
+    """The scales, to be broadcast over a tensor of that rank."""
+    if quant.axis is None:
+        return np.float32(quant.scale)
+    return np.asarray(quant.scales, np.float32).reshape([-1 if i == quant.axis else 1 for i in range(rank)])
+
+
+@onnx_operator("QuantizeLinear", domains=("", MICROSOFT_DOMAIN))
+def import_quantize(n: OnnxNode) -> Node:
+    """Constant scale and zero point; one for all of a tensor that the network computes."""
+    x = n.operand(0)
+    if x.type.dtype is not DType.F32:
+        n.fail(f"QuantizeLinear of {x.type.dtype.host_name} is not supported", "float32")
+    quant = n.quantization(1, 2, x.shape)
+    if quant.axis is not None and not x.is_constant:
+        n.fail("one scale per channel of a computed tensor is not supported", "one scale")
+    if quant.dtype is DType.I32:
+        n.fail("the zero point is int32", "int8, uint8")
+    return n.add(Quantize(), x, quant=quant)
+
+
+@onnx_operator("DequantizeLinear", domains=("", MICROSOFT_DOMAIN))
+def import_dequantize(n: OnnxNode) -> Node:
+    """Constant scale and zero point; one scale per channel for constants alone."""
+    x = n.operand(0)
+    if not x.type.dtype.is_code and not (x.is_constant and x.type.dtype is DType.I32):
+        n.fail(
+            f"DequantizeLinear of {x.type.dtype.host_name} is not supported", "int8, uint8; int32 constants"
+        )
+    quant = n.quantization(1, 2, x.shape, x.type.dtype)
+    if quant.axis is not None and not x.is_constant:
+        n.fail("one scale per channel of a computed tensor is not supported", "one scale")
+    return n.add(Dequantize(), n.coded(x, quant))
+
+
+Triple = tuple[int, int, int]
+"""Indices of a tensor, its scale and its zero point among the operands of a node."""
+
+
+def qlinear(
+    op_type: str,
+    of: str,
+    operands: Sequence[Triple],
+    result: tuple[int, int],
+    *,
+    bias: int = -1,
+    domain: str = "",
+) -> None:
+    """Declare an operator on integers as what it is: dequantized operands, the operator `of`, quantized.
+
+    `bias` is the index of an int32 operand at the scale of the product of the first two.
+    """
+
+    @onnx_operator(op_type, domains=(domain,))
+    def rule(n: OnnxNode) -> Node:
+        return import_qlinear(n, of, operands, result, bias)
+
+    del rule
+
+
+def import_qlinear(
+    n: OnnxNode, of: str, operands: Sequence[Triple], result: tuple[int, int], bias: int = -1
+) -> Node:
+    """The nodes that an operator on integers stands for."""
+    if n.integer("channels_last", 0):
+        n.fail("channels_last=1 is not supported", "0")
+    reals: list[Node | None] = [_real_operand(n, triple) for triple in operands]
+    if bias >= 0 and n.maybe(bias) is not None:
+        codes = n.graph.const(n.constant(bias, "the bias"), f"{n.output}.bias", n.loc)
+        if codes.type.dtype is not DType.I32:
+            n.fail(f"the bias is {codes.type.dtype.host_name}", "int32")
+        reals.append(n.before(Dequantize(), _bias_codes(n, codes, reals), suffix="bias.real"))
+    quant = n.quantization(*result, (), reals[0].inputs[0].type.dtype if reals[0] else None)
+    inner = replace(
+        n, op_type=of, operands=reals, output=n.unused("real"), opset=n.integer("opset", n.opset), outputs=1
+    )
+    return n.add(Quantize(), ONNX_OPERATORS["", of](inner), quant=quant)
+
+
+def _real_operand(n: OnnxNode, triple: Triple) -> Node:
+    tensor, scale, zero = triple
+    x = n.operand(tensor)
+    if not x.type.dtype.is_code:
+        n.fail(f"operand {tensor} is {x.type.dtype.host_name}", "int8, uint8")
+    default_axis = n.weight_axis(x)
+    quant = n.quantization(scale, zero, x.shape, x.type.dtype, default_axis)
+    if quant.axis is not None and not x.is_constant:
+        n.fail("one scale per channel of a computed tensor is not supported", "one scale")
+    return n.before(Dequantize(), n.coded(x, quant), suffix=f"operand{tensor}")
+
+
+def _bias_codes(n: OnnxNode, codes: Node, reals: Sequence[Node | None]) -> Node:
+    quants = [r.inputs[0].type.quant for r in reals if r is not None][:2]
+    x, w = (np.asarray(q.scales, np.float32) for q in quants if q is not None)
+    scales = np.float32(n.real("alpha", 1.0)) * x * w
+    values = tuple(float(s) for s in np.broadcast_to(scales, codes.shape))
+    return n.graph.const(codes.constant, codes.name, codes.loc, Quant(values, 0, 0, DType.I32))
 
 
 @written_as_onnx(Quantize)
 def write_quantize(w: OnnxWriter, node: Node) -> None:
     """QuantizeLinear."""
-    w.add("QuantizeLinear", [w.tensor(node.inputs[0]), w.scale(node), w.zero_point(node)], w.tensor(node))
+    x = node.inputs[0]
+    if x.type.dtype.is_code:
+        w.add("Identity", [w.tensor(x)], w.tensor(node))
+        return
+    w.add("QuantizeLinear", [w.tensor(x), w.scale(node), w.zero_point(node)], w.tensor(node))
 
 
 @written_as_onnx(Dequantize)
 def write_dequantize(w: OnnxWriter, node: Node) -> None:
     """DequantizeLinear."""
     w.add("DequantizeLinear", w.quantized(node.inputs[0]), w.tensor(node))
+
+
+@written_as_onnx(Returned)
+def write_returned(w: OnnxWriter, node: Node) -> None:
+    """Identity."""
+    w.add("Identity", [w.tensor(node.inputs[0])], w.tensor(node))

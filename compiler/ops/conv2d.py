@@ -12,6 +12,7 @@ from compiler.ir.graph import Node
 from compiler.ir.op import Array, Op, ShapeError, op
 from compiler.ir.types import DType, TensorType
 from compiler.ops.activation import ACTIVATIONS, apply_activation
+from compiler.ops.boundary import qlinear
 from compiler.ops.spatial import (
     Pads,
     Pair,
@@ -120,8 +121,8 @@ class QConv2d(Op):
 @onnx_operator("Conv")
 def import_conv(n: OnnxNode) -> Node:
     """2-D convolution with constant weights; groups are not supported yet."""
-    x, weights = n.operand(0), n.constant(1, "the weight")
-    if len(x.shape) != 4 or weights.ndim != 4:
+    x, weights = n.operand(0), n.parameter(1, "the weight")
+    if len(x.shape) != 4 or len(weights.shape) != 4:
         n.fail(
             f"Conv on shapes {list(x.shape)} and {list(weights.shape)} is not supported", "2-D convolution"
         )
@@ -134,9 +135,12 @@ def import_conv(n: OnnxNode) -> Node:
     bias = n.maybe(2)
     if bias is None:
         bias = n.const(np.zeros(int(weights.shape[0]), np.float32), "bias")
-    elif not bias.is_constant:
-        n.fail("the bias is computed by the network", "a constant or an initializer")
-    return n.add(Conv2d(strides, pads, dilations, "NCHW"), x, n.operand(1), bias)
+    else:
+        bias = n.parameter(2, "the bias")
+    return n.add(Conv2d(strides, pads, dilations, "NCHW"), x, weights, bias)
+
+
+qlinear("QLinearConv", "Conv", [(0, 1, 2), (3, 4, 5)], (6, 7), bias=8)
 
 
 @layer("Conv2D", "filters", "kernel_size", "strides", "padding")

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from compiler.export.writing import MICROSOFT, OnnxWriter, written_as_onnx
-from compiler.frontend.importing import LayerCall, OnnxNode, layer, onnx_operator
+from compiler.frontend.importing import LayerCall, OnnxNode, is_parameter, known_values, layer, onnx_operator
 from compiler.ir.graph import Node
 from compiler.ir.op import Array, Op, ShapeError, op
 from compiler.ir.types import DType, TensorType
 from compiler.ops.activation import ACTIVATIONS, apply_activation
 from compiler.ops.add import Add
+from compiler.ops.boundary import qlinear
 from compiler.ops.spatial import Pair, require_codes, scale_of, scales_of, write_clamped, zero_of
 from compiler.quantize.rules import Quantizer, quantization_rule
 from isa import arithmetic
@@ -35,8 +37,9 @@ def _product(types: Sequence[TensorType]) -> tuple[int, int]:
 
 @op("nn.gemm", "a:f32", "b:f32", "bias:f32")
 class Gemm(Op):
-    """a (m, k) times b (k, n) plus bias (n), then an optional clamp to real bounds."""
+    """alpha times a (m, k) times b (k, n), plus bias (n), then an optional clamp to real bounds."""
 
+    alpha: float = 1.0
     clamp: tuple[float, float] | None = None
 
     def infer(self, types: Sequence[TensorType]) -> TensorType:
@@ -44,15 +47,17 @@ class Gemm(Op):
 
     def evaluate(self, args: Sequence[Array], types: Sequence[TensorType], out: TensorType) -> Array:
         a, b, bias = args
-        y = a @ b + bias
+        y = a @ b if self.alpha == 1 else np.float32(self.alpha) * (a @ b)
+        y = y + bias
         return y if self.clamp is None else np.clip(y, *np.asarray(self.clamp, np.float32))
 
 
 @op("q.gemm", "a:i8|u8", "b:i8|u8", "bias:i32")
 class QGemm(Op):
-    """QGemm with alpha 1: 8-bit weights (k, n) per column, int32 bias, clamp to codes."""
+    """QGemm: 8-bit weights (k, n) per column, int32 bias, clamp to codes."""
 
     bounds: Pair = (-128, 127)
+    alpha: float = 1.0
 
     def infer(self, types: Sequence[TensorType]) -> TensorType:
         require_codes(self.bounds)
@@ -66,50 +71,77 @@ class QGemm(Op):
 
     def constants(self, types: Sequence[TensorType], out: TensorType) -> Array:
         """The multiplier of every column, or one for all."""
-        return arithmetic.gemm_multiplier(1.0, scale_of(types[0]), scales_of(types[1]), scale_of(out))
+        return arithmetic.gemm_multiplier(self.alpha, scale_of(types[0]), scales_of(types[1]), scale_of(out))
 
 
 @onnx_operator("Gemm")
 def import_gemm(n: OnnxNode) -> Node:
-    """alpha * A * B + beta * C with constant B and C; alpha and beta go into the constants.
+    """alpha * A * B + beta * C with constant B and C; of float constants alpha and beta become part.
 
     A C with one value per column is the bias, any other is added afterwards.
     """
-    a, b = n.operand(0), n.constant(1, "B")
+    a, b, alpha = n.operand(0), n.parameter(1, "B"), n.real("alpha", 1.0)
     if n.integer("transA", 0):
         n.fail("transA=1 is not supported", "transA=0")
-    if b.ndim != RANK or b.dtype != np.float32:
-        n.fail(f"B is {b.dtype}{list(b.shape)}", "a float32 matrix")
+    if len(b.shape) != RANK or b.type.dtype is not DType.F32:
+        n.fail(f"B is {b.type.dtype.host_name}{list(b.shape)}", "a float32 matrix")
     if len(a.shape) != RANK:
         n.fail(f"A has the shape {list(a.shape)}", "a matrix")
-    with np.errstate(all="ignore"):  # constants that are not finite are refused later, all at once
-        weights: Array = (b.T if n.integer("transB", 0) else b) * np.float32(n.real("alpha", 1.0))
-    rows, columns = a.shape[0], int(weights.shape[1])
-    c: Array = np.zeros(1, np.float32) if n.maybe(2) is None else n.constant(2, "C")
-    try:
-        with np.errstate(all="ignore"):
-            spread = np.multiply(np.broadcast_to(c, (rows, columns)), np.float32(n.real("beta", 1.0)))
-    except ValueError:
-        n.fail(f"C of shape {list(c.shape)} does not broadcast to {[rows, columns]}")
+    if n.integer("transB", 0):
+        b = n.transposed(b, (1, 0), "weight")
+    if b.is_constant and alpha != 1:
+        with np.errstate(all="ignore"):  # constants that are not finite are refused later, all at once
+            b, alpha = n.const(b.constant * np.float32(alpha), "weight"), 1.0
+    rows, columns = a.shape[0], b.shape[1]
+    c, beta = n.maybe(2), n.real("beta", 1.0)
+    if c is None:
+        return n.add(Gemm(alpha), a, b, n.const(np.zeros(columns, np.float32), "bias"))
+    if is_parameter(c) and not c.is_constant and c.type.elements == columns and beta == 1:
+        return n.add(Gemm(alpha), a, b, _row_of_codes(n, c, columns))
+    spread = _spread_bias(n, known_values(n.parameter(2, "C")), beta, rows, columns)
+    if (spread == spread[0]).all() or not np.isfinite(spread).all():
+        return n.add(Gemm(alpha), a, b, n.const(np.array(spread[0]), "bias"))
+    zero = n.const(np.zeros(columns, np.float32), "bias")
+    product = n.before(Gemm(alpha), a, b, zero, suffix="product")
+    return n.add(Add(), product, n.const(np.array(spread), "c"))
+
+
+def _row_of_codes(n: OnnxNode, c: Node, columns: int) -> Node:
+    """A dequantized bias as one row."""
+    (codes,) = c.inputs
+    quant = codes.type.quant
+    assert quant is not None
+    flat = replace(quant, axis=None if quant.axis is None else 0)
+    return n.before(
+        c.op, n.graph.const(codes.constant.reshape(columns), codes.name, codes.loc, flat), suffix="bias"
+    )
+
+
+def _spread_bias(n: OnnxNode, c: Array, beta: float, rows: int, columns: int) -> Array:
+    """beta * C, broadcast to the result."""
     if c.dtype != np.float32:
         n.fail(f"C is {c.dtype}", "float32")
-    if (spread == spread[0]).all() or not np.isfinite(spread).all():
-        return n.add(Gemm(), a, n.const(weights, "weight"), n.const(np.array(spread[0]), "bias"))
-    zero = n.const(np.zeros(columns, np.float32), "bias")
-    product = n.before(Gemm(), a, n.const(weights, "weight"), zero, suffix="product")
-    return n.add(Add(), product, n.const(np.array(spread), "c"))
+    try:
+        with np.errstate(all="ignore"):
+            return np.multiply(np.broadcast_to(c, (rows, columns)), np.float32(beta))
+    except ValueError:
+        n.fail(f"C of shape {list(c.shape)} does not broadcast to {[rows, columns]}")
 
 
 @onnx_operator("MatMul")
 def import_matmul(n: OnnxNode) -> Node:
     """A matrix times a constant matrix."""
-    a, b = n.operand(0), n.constant(1, "the second operand")
-    if len(a.shape) != 2 or b.ndim != 2 or b.dtype != np.float32:
+    a, b = n.operand(0), n.parameter(1, "the second operand")
+    if len(a.shape) != RANK or len(b.shape) != RANK or b.type.dtype is not DType.F32:
         n.fail(
             f"MatMul of {list(a.shape)} and {list(b.shape)} is not supported",
             "[m,k] times a constant float32 [k,n]",
         )
-    return n.add(Gemm(), a, n.operand(1), n.const(np.zeros(int(b.shape[1]), np.float32), "bias"))
+    return n.add(Gemm(), a, b, n.const(np.zeros(b.shape[1], np.float32), "bias"))
+
+
+qlinear("QLinearMatMul", "MatMul", [(0, 1, 2), (3, 4, 5)], (6, 7))
+qlinear("QGemm", "Gemm", [(0, 1, 2), (3, 4, 5)], (7, 8), bias=6, domain=MICROSOFT)
 
 
 @layer("Dense", "units")
@@ -130,9 +162,9 @@ def quantize_gemm(q: Quantizer, node: Node, inputs: list[Node]) -> Node:
     operation = node.op
     assert isinstance(operation, Gemm)
     quant = q.chosen(node)
-    made = QGemm(q.clamp_codes(quant, operation.clamp))
+    made = QGemm(q.clamp_codes(quant, operation.clamp), operation.alpha)
     _, b, bias = node.inputs
-    return q.add(made, q.weights_and_bias(inputs[0], b, bias, 1), node, quant)
+    return q.add(made, q.weights_and_bias(inputs[0], b, bias, 1, operation.alpha), node, quant)
 
 
 @written_as_onnx(QGemm)
@@ -147,5 +179,5 @@ def write_gemm(w: OnnxWriter, node: Node) -> None:
         w.tensor(node),
         operation.bounds,
         node.type.dtype.numpy,
-        lambda name: w.add("QGemm", inputs, name, domain=MICROSOFT, alpha=1.0, transB=0),
+        lambda name: w.add("QGemm", inputs, name, domain=MICROSOFT, alpha=operation.alpha, transB=0),
     )

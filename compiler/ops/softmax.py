@@ -14,6 +14,7 @@ from compiler.frontend.importing import LayerCall, OnnxNode, layer, onnx_operato
 from compiler.ir.graph import Node
 from compiler.ir.op import Array, Op, ShapeError, op
 from compiler.ir.types import DType, Quant, TensorType
+from compiler.ops.boundary import qlinear
 from compiler.quantize.rules import Quantizer, quantization_rule
 from isa import arithmetic
 
@@ -110,6 +111,9 @@ def import_softmax(n: OnnxNode) -> Node:
     return n.add(Softmax(rank - 1), x)
 
 
+qlinear("QLinearSoftmax", "Softmax", [(0, 1, 2)], (3, 4), domain=MICROSOFT)
+
+
 @layer("Softmax")
 def softmax_layer(call: LayerCall) -> Node:
     """Softmax()."""
@@ -124,7 +128,7 @@ def quantize_softmax(q: Quantizer, node: Node, inputs: list[Node]) -> Node:
     """The result's scale is fixed."""
     operation = node.op
     assert isinstance(operation, Softmax)
-    return q.add(QSoftmax(operation.axis), inputs, node, OUTPUT)
+    return q.add(QSoftmax(operation.axis), inputs, node, q.fixed(node, OUTPUT))
 
 
 @written_as_onnx(QSoftmax)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from compiler.export.writing import OnnxWriter
+from compiler.export.writing import OnnxWriter, write_clip
 from compiler.frontend.importing import LayerCall, OnnxNode
 from compiler.ir.graph import Node
 from compiler.ir.op import ShapeError
@@ -214,5 +214,4 @@ def write_clamped(
         write(output)
         return
     write(f"{output}_unclamped")
-    low, high = (w.initializer(np.array(b, dtype), f"{output}_clamp_{i}") for i, b in enumerate(bounds))
-    w.add("Clip", [f"{output}_unclamped", low, high], output)
+    write_clip(w, f"{output}_unclamped", output, bounds, dtype)

@@ -1,18 +1,17 @@
 """Give every graph output a layer that computes it.
 
 %1 = q.quantize %0                    %1 = q.quantize %0
-%2 = q.dequantize %1               -> %2 = q.table %1 {function="clamp", parameters=[-inf,inf]}
+%2 = q.dequantize %1               -> %2 = q.table %1 {function="identity"}
 return %2                             %3 = q.dequantize %2
 """
 
 from __future__ import annotations
 
-import math
 from typing import ClassVar
 
 from compiler.ir.graph import Graph
 from compiler.ops.activation import QTable
-from compiler.ops.boundary import Dequantize, Quantize
+from compiler.ops.boundary import Dequantize, Quantize, Returned
 from compiler.ops.shapes import unreshaped
 from compiler.passes.base import Pass
 
@@ -23,16 +22,12 @@ class CopyReturnedInputs(Pass):
     name: ClassVar[str] = "copy-returned-inputs"
 
     def run(self, graph: Graph) -> Graph:
-        for dequantize, operation in graph.of(Dequantize):
-            (value,) = dequantize.inputs
+        for edge in graph.nodes():
+            if not isinstance(edge.op, (Dequantize, Returned)):
+                continue
+            (value,) = edge.inputs
             if isinstance(unreshaped(value).op, Quantize):
-                copy = graph.add(
-                    QTable("clamp", (-math.inf, math.inf)),
-                    (value,),
-                    name=f"{dequantize.name}/copy",
-                    loc=dequantize.loc,
-                    quant=value.quant,
-                )
-                made = graph.add(operation, (copy,), name=dequantize.name, loc=dequantize.loc)
-                graph.replace(dequantize, made)
+                table, name = QTable("identity", ()), f"{edge.name}/copy"
+                copy = graph.add(table, (value,), name=name, loc=edge.loc, quant=value.quant)
+                graph.replace(edge, graph.add(edge.op, (copy,), name=edge.name, loc=edge.loc))
         return graph

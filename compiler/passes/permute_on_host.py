@@ -11,7 +11,7 @@ from typing import ClassVar
 import numpy as np
 
 from compiler.ir.graph import Graph, Input, Node
-from compiler.ops.boundary import Dequantize, Quantize
+from compiler.ops.boundary import Dequantize, Quantize, Returned
 from compiler.ops.shapes import Transpose
 from compiler.passes.base import Pass
 from compiler.passes.views import erase_dead_keeping_views, turned_views
@@ -28,10 +28,11 @@ class PermuteOnHost(Pass):
             same = users and all(isinstance(u.op, Transpose) and u.op == users[0].op for u in users)
             if same and isinstance(quantize.inputs[0].op, Input) and quantize not in graph.outputs:
                 _turn_input(graph, quantize, users)
-        for dequantize, _ in graph.of(Dequantize):
-            (turned,) = dequantize.inputs
-            if isinstance(turned.op, Transpose) and graph.sole_user(turned) is dequantize:
-                _turn_output(graph, dequantize, turned)
+        for edge in graph.nodes():
+            if graph.alive(edge) and isinstance(edge.op, (Dequantize, Returned)):
+                (turned,) = edge.inputs
+                if isinstance(turned.op, Transpose) and graph.sole_user(turned) is edge:
+                    _turn_output(graph, edge, turned)
         erase_dead_keeping_views(graph)
         return graph
 
@@ -49,9 +50,9 @@ def _turn_input(graph: Graph, quantize: Node, users: list[Node]) -> None:
     graph.erase(quantize)
 
 
-def _turn_output(graph: Graph, dequantize: Node, turned: Node) -> None:
+def _turn_output(graph: Graph, edge: Node, turned: Node) -> None:
     assert isinstance(turned.op, Transpose)
     (x,) = turned.inputs
-    real = graph.add(Dequantize(), (x,), name=f"{dequantize.name}/turned", loc=dequantize.loc)
-    last = graph.add(turned.op, (real,), name=dequantize.name, loc=dequantize.loc)
-    graph.replace(dequantize, last)
+    given = graph.add(edge.op, (x,), name=f"{edge.name}/turned", loc=edge.loc)
+    last = graph.add(turned.op, (given,), name=edge.name, loc=edge.loc)
+    graph.replace(edge, last)

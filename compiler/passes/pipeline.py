@@ -13,6 +13,8 @@ from compiler.passes.fold_batch_norm import FoldBatchNorm
 from compiler.passes.fold_bias import FoldBias
 from compiler.passes.fold_constants import FoldConstants
 from compiler.passes.fuse_activation import FuseActivation
+from compiler.passes.fuse_code_clamp import FuseCodeClamp
+from compiler.passes.fuse_qdq import FuseQdq
 from compiler.passes.infer_shapes import InferShapes
 from compiler.passes.permute_on_host import PermuteOnHost
 from compiler.passes.quantize import QuantizeGraph
@@ -27,6 +29,16 @@ PREPARE: Final[tuple[Pass, ...]] = (
     FuseActivation(),  # last: a clamp ends what can be folded into a convolution
     EliminateDead(),
 )
+INGEST: Final[tuple[Pass, ...]] = (
+    InferShapes(),
+    EliminateIdentity(),
+    FoldConstants(),
+    FuseActivation(),  # a clamp between an operation and its Quantize becomes bounds
+    FuseQdq(),
+    FuseCodeClamp(),
+    EliminateDead(),
+)
+"""For graphs that were quantized elsewhere."""
 TO_DEVICE: Final[tuple[Pass, ...]] = (
     ToDeviceLayout(),  # puts the transposes in
     CancelTransposes(),  # takes them out
@@ -35,4 +47,4 @@ TO_DEVICE: Final[tuple[Pass, ...]] = (
     CopyReturnedInputs(),  # when nothing moves values to the edges any more
     EliminateDead(),
 )
-PASS_NAMES: Final = tuple(dict.fromkeys(p.name for p in (*PREPARE, QuantizeGraph(), *TO_DEVICE)))
+PASS_NAMES: Final = tuple(dict.fromkeys(p.name for p in (*PREPARE, QuantizeGraph(), *INGEST, *TO_DEVICE)))

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
 from compiler.errors import Unsupported
+from compiler.frontend.importing import is_parameter, known_values
 from compiler.ir.graph import Graph, Node, SourceView
 from compiler.ir.op import Op
 from compiler.ir.types import DType, Quant
 from compiler.quantize.calibrate import constant_parameters
 from isa import arithmetic
+from isa.arithmetic import INT32_MAX, INT32_MIN
 from isa.diagnostics import Diagnostic
 
 WEIGHT_LIMIT: Final = 127
 BIAS_LIMIT: Final = 1 << 30
+SCALE_ROUNDING: Final = 1e-5
 TINY: Final = float(np.finfo(np.float32).tiny)
 """The least positive normal float32."""
 
@@ -29,15 +32,29 @@ class Quantizer:
 
     graph: Graph
     scheme: Mapping[str, Quant]
+    given: Mapping[str, Quant] = field(default_factory=dict[str, Quant])
+    """Quantization that the model itself says, by the name of the float tensor."""
 
     @staticmethod
     def fail(node: Node, code: str, message: str, allowed: str = "", remedy: str = "") -> NoReturn:
         """Refuse a node."""
         raise Unsupported(Diagnostic(code, message, node.loc, allowed, remedy))
 
-    def chosen(self, node: Node) -> Quant:
-        """The quantization of a float node's result."""
-        return self.scheme[node.name]
+    def chosen(self, node: Node, instead: Quant | None = None) -> Quant:
+        """The quantization of a float node's result; `instead` where neither model nor scheme says one."""
+        found = self.given.get(node.name) or self.scheme.get(node.name) or instead
+        if found is None:
+            self.fail(
+                node,
+                "model.scale",
+                f"the result '{node.name}' is not quantized: no QuantizeLinear follows",
+                remedy="quantize every operator of the model, or compile the float model with --calibrate",
+            )
+        return found
+
+    def fixed(self, node: Node, quant: Quant) -> Quant:
+        """The quantization of a result whose range is known: what the model says, or this one."""
+        return self.given.get(node.name, quant)
 
     def add(self, operation: Op, inputs: list[Node], source: Node, quant: Quant | None) -> Node:
         """An operation that computes what `source` does, under its name and place."""
@@ -51,22 +68,40 @@ class Quantizer:
 
     def activation(self, source: Node) -> Node:
         """A constant that is used as an activation is: its scale depends on it alone."""
+        if (codes := _codes(source)) is not None:
+            return self.const(codes.constant, source, codes.type.quant)
         quant = constant_parameters(source.constant)
         low, high = DType.I8.bounds
         codes = arithmetic.quantize(source.constant, quant.scale, quant.zero_point, low, high)
         return self.const(codes.astype(np.int8), source, quant)
 
-    def weights_and_bias(self, x: Node, w: Node, b: Node, axis: int) -> list[Node]:
-        """The operands of a product: x, its weights along `axis`, its bias.
+    def operands(self, node: Node, inputs: Sequence[Node]) -> list[Node]:
+        """All operands of a node as codes, its parameters among those that are computed."""
+        computed = iter(inputs)
+        return [self.activation(i) if is_parameter(i) else next(computed) for i in node.inputs]
+
+    def weights_and_bias(self, x: Node, w: Node, b: Node, axis: int, alpha: float = 1.0) -> list[Node]:
+        """The operands of a product: x, its weights along `axis`, its bias at the scale alpha * sx * sw.
 
         The bias is int32 at the scale sx * sw, so that weights which are small beside their bias take
         a larger scale than they need: |bias| / (sx * sw) stays at most 2^30, and a sum with room for
         products on top of it stays within int32, and sx * sw stays a normal number.
         """
-        least = np.maximum(np.abs(b.constant.astype(np.float64)) / BIAS_LIMIT, 2 * TINY) / x.quant.scale
-        weights = self.weights(w, axis, least)
+        if (codes := _codes(w)) is not None:
+            weights = self.const(codes.constant, w, codes.type.quant)
+        else:
+            values = known_values(b).astype(np.float64)
+            least = np.maximum(np.abs(values) / BIAS_LIMIT, 2 * TINY) / x.quant.scale
+            weights = self.weights(w, axis, least)
         assert weights.type.quant is not None
-        return [x, weights, self.bias(b, x.quant, weights.type.quant)]
+        if weights.type.quant.axis not in (None, axis):
+            self.fail(
+                w,
+                "model.scale",
+                f"the scales of '{w.name}' lie along axis {weights.type.quant.axis}",
+                f"{axis}",
+            )
+        return [x, weights, self.bias(b, np.float32(alpha) * np.float32(x.quant.scale), weights.type.quant)]
 
     def weights(self, source: Node, axis: int, least: NDArray[np.float64]) -> Node:
         """Per-channel symmetric int8 weights: scale = max|w| / 127 of each index of the axis, or `least`."""
@@ -80,20 +115,23 @@ class Quantizer:
         quant = Quant(tuple(float(s) for s in scales), 0, axis)
         return self.const(codes.astype(np.int8), source, quant)
 
-    def bias(self, source: Node, x: Quant, w: Quant) -> Node:
-        """int32 bias at scale sx * sw."""
-        scales = np.float32(x.scale) * np.asarray(w.scales, np.float32)
+    def bias(self, source: Node, x_scale: np.float32, w: Quant) -> Node:
+        """int32 bias at scale sx * sw; codes that have about that scale stay as they are."""
+        scales = np.broadcast_to(x_scale * np.asarray(w.scales, np.float32), source.shape)
         if not np.isfinite(scales).all():
             self.fail(
                 source,
                 "model.scale",
-                f"the scale {x.scale:g} of the input times the largest of the weights, {max(w.scales):g}, "
+                f"the scale {x_scale:g} of the input times the largest of the weights, {max(w.scales):g}, "
                 "is infinite in float32",
                 remedy="scale the input or the weights of the network down",
             )
-        codes = np.rint(source.constant.astype(np.float64) / scales.astype(np.float64))
         quant = Quant(tuple(float(s) for s in scales), 0, 0, DType.I32)
-        return self.const(codes.astype(np.int32), source, quant)
+        given = _codes(source)
+        if given is not None and given.type.dtype is DType.I32 and _about(given.type.quant, scales):
+            return self.const(given.constant, source, quant)
+        codes = np.rint(known_values(source).astype(np.float64) / scales.astype(np.float64))
+        return self.const(np.clip(codes, INT32_MIN, INT32_MAX).astype(np.int32), source, quant)
 
     @staticmethod
     def clamp_codes(quant: Quant, clamp: tuple[float, float] | None) -> tuple[int, int]:
@@ -104,6 +142,19 @@ class Quantizer:
         bounds = np.asarray(clamp, np.float32)
         lo, hi = arithmetic.quantize(bounds, quant.scale, quant.zero_point, low, high)
         return int(lo), int(hi)
+
+
+def _codes(parameter: Node) -> Node | None:
+    """The constant codes that a parameter dequantizes; None for a float constant."""
+    return None if parameter.is_constant else parameter.inputs[0]
+
+
+def _about(quant: Quant | None, scales: NDArray[np.float32]) -> bool:
+    """Whether codes have these scales, apart from the rounding of whoever computed them."""
+    assert quant is not None
+    return bool(
+        np.allclose(np.asarray(quant.scales, np.float64), scales.astype(np.float64), SCALE_ROUNDING, 0)
+    )
 
 
 def _rounded_up(values: NDArray[np.float64]) -> NDArray[np.float32]:

@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from compiler.errors import CompileError
-from compiler.ir.graph import Const, Graph, Input, Node
+from compiler.ir.graph import Graph, Node
 from compiler.ir.types import Shape
 from compiler.ops.activation import QTable
 from compiler.ops.add import QAdd
 from compiler.ops.average_pool import QAveragePool
-from compiler.ops.boundary import Dequantize, Quantize
+from compiler.ops.boundary import Dequantize, Quantize, Returned, host_nodes
 from compiler.ops.conv2d import QConv2d
 from compiler.ops.gemm import QGemm
 from compiler.ops.max_pool import MaxPool
@@ -68,9 +68,9 @@ class _Planner:
         self.graph, self.target = graph, target
         self.builder = Builder(target)
         self.plan = Plan(self.builder.graph)
-        self.nodes = [
-            n for n in graph.nodes() if not isinstance(n.op, (Input, Const)) and n.type.dtype.is_integer
-        ]
+        host = host_nodes(graph)
+        quantizes = [n for n in graph.nodes() if isinstance(n.op, Quantize)]
+        self.nodes = [n for n in graph.nodes() if not n.is_constant and (n.id not in host or n in quantizes)]
         self.layers = [n for n in self.nodes if not isinstance(n.op, (Quantize, Reshape))]
         self.index = {n.id: i for i, n in enumerate(self.layers)}
         self.returned = {unreshaped(self._returned_value(n)).id for n in graph.outputs}
@@ -199,7 +199,7 @@ class _Planner:
     @staticmethod
     def _returned_value(node: Node) -> Node:
         """What a graph output gives, before the host dequantizes and permutes it."""
-        while not isinstance(node.op, Dequantize):
+        while not isinstance(node.op, (Dequantize, Returned)):
             (node,) = node.inputs
         return node.inputs[0]
 

@@ -69,7 +69,7 @@ WRONG: dict[str, tuple[Nodes, Constants, str, str]] = {
     "rank of B": ([node("Flatten", "x", "f"), node("Gemm", "f w", "y")], {"w": np.ones(192, np.float32)}, "y",
                   "B is float32[192]"),
     "integer B": ([node("Flatten", "x", "f"), node("MatMul", "f w", "y")], {"w": np.ones((192, 2), np.int32)}, "y", "MatMul of"),
-    "integer operand": ([node("Relu", "w", "v"), node("Add", "x v", "y")], {"w": ONES.astype(np.int8)}, "y", "operand x of clamp"),
+    "integer operand": ([node("Relu", "w", "v"), node("Add", "x v", "y")], {"w": ONES.astype(np.int32)}, "y", "operand x of clamp"),
     "squeezed axis": ([node("Squeeze", "x a", "y")], {"a": np.array([4])}, "y", "axes=[4] are not allowed for rank 4"),
     "output twice": ([node("Relu", "x", "y")], {}, "y y", "'y' is declared twice"),
     "output without a name": ([node("Relu", "x", "y")], {}, "y ", "an output has no name"),

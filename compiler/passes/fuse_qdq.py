@@ -1,0 +1,152 @@
+"""Make a graph that was quantized elsewhere an integer graph, its scales untouched.
+
+%3 = q.dequantize %1                   %4 = q.conv2d %1, %w8, %b32
+%4 = nn.conv2d %3, %w, %b           ->
+%5 = q.quantize %4
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from compiler.errors import CompileError, Unsupported
+from compiler.frontend.importing import is_parameter
+from compiler.ir.graph import Graph, Input, Node, SourceView
+from compiler.ir.types import Quant
+from compiler.ops.activation import QTable
+from compiler.ops.boundary import Dequantize, Quantize, Returned
+from compiler.passes.base import Pass
+from compiler.quantize.rules import RULES, Quantizer
+from isa.diagnostics import Diagnostic
+
+
+@dataclass(frozen=True)
+class FuseQdq(Pass):
+    """Every operation between a Dequantize and a Quantize, by the rule that float graphs follow too.
+
+    `scheme` says how results are quantized that no Quantize follows.
+    """
+
+    name: ClassVar[str] = "fuse-qdq"
+    changes_values: ClassVar[bool] = True
+    scheme: Mapping[str, Quant] = field(default_factory=dict[str, Quant])
+
+    def run(self, graph: Graph) -> Graph:
+        return _Fuser(graph, self.scheme).run()
+
+
+class _Follows(Exception):
+    """A node whose operand has been refused."""
+
+
+class _Fuser:
+    def __init__(self, graph: Graph, scheme: Mapping[str, Quant]) -> None:
+        self.graph, self.scheme = graph, scheme
+        self.made = Graph(graph.name, "q", graph.provenance or "scales of the model")
+        self.codes: dict[int, Node] = {}
+        """What nodes of the old graph have become: codes, or a float graph input."""
+        self.named: set[int] = set()
+        self.refused: list[Diagnostic] = []
+
+    def run(self) -> Graph:
+        for node in self.graph.nodes():
+            if is_parameter(node) or isinstance(node.op, Dequantize):
+                continue
+            try:
+                self._node(node)
+            except Unsupported as error:
+                self.refused.append(error.diagnostic)
+            except _Follows:
+                pass
+        if self.refused:
+            raise CompileError(self.refused)
+        outputs = [
+            self._output(n, name) for n, name in zip(self.graph.outputs, self.graph.output_names, strict=True)
+        ]
+        self.made.set_outputs(outputs, self.graph.output_names)
+        self.made.erase_dead()
+        return self.made
+
+    def _node(self, node: Node) -> None:
+        match node.op:
+            case Input():
+                self._input(node)
+            case Quantize():
+                self.codes[node.id] = self._quantized(node)
+            case _ if node.type.dtype.is_code:
+                self.codes[node.id] = self._named(
+                    self.made.add(
+                        node.op, [self._codes(i) for i in node.inputs], loc=node.loc, quant=node.type.quant
+                    ),
+                    node,
+                )
+            case _ if self._is_used_as_it_is(node):
+                self.codes[node.id] = self._named(self._computed(node, None), node)
+            case _:
+                pass  # the Quantize nodes that follow compute it
+
+    def _input(self, node: Node) -> None:
+        quant = node.type.quant
+        if node.type.dtype.is_code and quant is None:
+            quant = Quant((1.0,), 0, None, node.type.dtype)
+        given = self.made.input(node.name, node.type.dtype, node.shape, node.loc, quant)
+        if node.type.dtype.is_code:
+            given = self._named(self.made.add(Quantize(), (given,), loc=node.loc, quant=quant), node)
+        self.codes[node.id] = given
+
+    def _is_used_as_it_is(self, node: Node) -> bool:
+        """Whether something else than Quantize uses a float result."""
+        return node in self.graph.outputs or not all(
+            isinstance(u.op, Quantize) for u in self.graph.users(node)
+        )
+
+    def _codes(self, node: Node) -> Node:
+        """The codes of an operand."""
+        source = node.inputs[0] if isinstance(node.op, Dequantize) else node
+        if source.id not in self.codes:
+            raise _Follows
+        codes = self.codes[source.id]
+        if isinstance(codes.op, Input):
+            message = f"the graph input '{node.name}' is not quantized: no QuantizeLinear follows"
+            raise Unsupported(Diagnostic("model.scale", message, node.loc))
+        return codes
+
+    def _quantized(self, node: Node) -> Node:
+        (real,) = node.inputs
+        quant = node.type.quant
+        assert quant is not None
+        if isinstance(real.op, Input):
+            made = self.made.add(Quantize(), (self.codes[real.id],), loc=node.loc, quant=quant)
+        elif isinstance(real.op, Dequantize):
+            made = self._requantized(self._codes(real), quant, node)
+        else:
+            made = self._computed(real, quant)
+        return self._named(made, node)
+
+    def _computed(self, real: Node, quant: Quant | None) -> Node:
+        """A float operation on codes; `quant` is None where the model does not say how to quantize it."""
+        given = {} if quant is None else {real.name: quant}
+        inputs = [self._codes(i) for i in real.inputs if not is_parameter(i)]
+        made = RULES[type(real.op)](Quantizer(self.made, self.scheme, given), real, inputs)
+        return made if quant is None else self._requantized(made, quant, real)
+
+    def _requantized(self, codes: Node, quant: Quant, at: Node) -> Node:
+        if codes.type.quant == quant:
+            return codes
+        return self.made.add(
+            QTable("identity", ()), (codes,), name=f"{at.name}/requantized", loc=at.loc, quant=quant
+        )
+
+    def _named(self, made: Node, source: Node) -> Node:
+        """The result under the name that the model gives its codes; a value may have several."""
+        if made.id not in self.named:
+            self.named.add(made.id)
+            made.name, made.views = source.name, ()
+        made.views += (SourceView(source.name, (), made.shape),)
+        return made
+
+    def _output(self, node: Node, name: str) -> Node:
+        operation = Returned() if node.type.dtype.is_code else Dequantize()
+        return self.made.add(operation, (self._codes(node),), name=name, loc=node.loc)
