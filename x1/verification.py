@@ -17,11 +17,13 @@ from isa import arithmetic
 from isa.diagnostics import Diagnostic, UsageError
 from isa.locations import NodeLoc, leaves
 from x1.api import Binary, Model
-from x1.oracle import Oracle
+from x1.oracle import ExportOracle, Oracle, SourceOracle, cpu_features
 from x1.session import Session
 
 SATURATING_SOFTMAX = (1, 32)
 """ONNX Runtime before this version wraps a probability of 1 in int8 QLinearSoftmax."""
+X86 = ("x86_64", "AMD64")
+"""Processors on which uint8 activations are exact with VNNI only, and additions with fma only."""
 
 
 @dataclass
@@ -120,19 +122,24 @@ def verify(model: Model, binary: Binary, samples: Iterable[Mapping[str, NDArray[
         UsageError: ONNX Runtime is not installed, or there is no sample.
     """
     graph = model.source_form()
-    oracle = Oracle(graph)
+    names = [v.name for node in graph.nodes() for v in node.views]
+    oracle = ExportOracle(graph) if model.source is None else SourceOracle(model.source.path, names)
     session = Session(binary)
-    rows = {v.name: _row(v.name, node, oracle.version) for node in graph.nodes() for v in node.views}
+    promised = _promised(graph, oracle)
+    rows = {v.name: _row(v.name, node, node.id in promised) for node in graph.nodes() for v in node.views}
     result = Verification(oracle.describe(), 0, list(rows.values()))
     quants = {v.name: node.quant for node in graph.nodes() for v in node.views}
     for sample in samples:
         result.samples += 1
         got = session.execute(sample, tensors=True)  # first: it checks names, dtypes and shapes
-        expected, _ = oracle.run(sample)
+        expected = oracle.run(sample)
         evaluated = source_tensors(graph, evaluate(graph, sample))
         real = _float_tensors(model, sample)
         assert not got.incomplete, f"the binary does not show the whole of {got.incomplete}"
         for name, row in rows.items():
+            if name not in expected:
+                row.comparable = False
+                continue
             row.add(expected[name], got.tensors[name], evaluated[name])
             if name in real:
                 quant = quants[name]
@@ -144,16 +151,34 @@ def verify(model: Model, binary: Binary, samples: Iterable[Mapping[str, NDArray[
     return result
 
 
-def _row(name: str, node: Node, version: str) -> TensorComparison:
+def _row(name: str, node: Node, comparable: bool) -> TensorComparison:
     nodes = [leaf for leaf in leaves(node.loc) if isinstance(leaf, NodeLoc)]
     label = " + ".join(n.node for n in nodes) or node.name
-    return TensorComparison(name, label, node.op.name, _comparable(node, version))
+    return TensorComparison(name, label, node.op.name, comparable)
 
 
-def _comparable(node: Node, version: str) -> bool:
-    """Whether this oracle promises the bits of the tensor."""
-    numbers = tuple(int(p) for p in version.split(".")[:2] if p.isdigit())
-    return node.op.name != "q.softmax" or numbers >= SATURATING_SOFTMAX
+def _promised(graph: Graph, oracle: Oracle) -> set[int]:
+    """The nodes whose bits this oracle promises; what follows from others is not comparable either."""
+    found: set[int] = set()
+    for node in graph.nodes():
+        inexact = any(v.name in oracle.inexact for v in node.views)
+        if not inexact and all(i.id in found for i in node.inputs) and _computed_exactly(node, oracle):
+            found.add(node.id)
+    return found
+
+
+def _computed_exactly(node: Node, oracle: Oracle) -> bool:
+    """Whether ONNX Runtime of this version computes an operation to the bit on this processor."""
+    numbers = tuple(int(p) for p in oracle.version.split(".")[:2] if p.isdigit())
+    if node.op.name == "q.softmax":
+        return numbers >= SATURATING_SOFTMAX or node.type.dtype is not DType.I8
+    machine, *features = cpu_features()
+    product = node.op.name in ("q.conv2d", "q.gemm") and node.inputs[0].type.dtype is DType.U8
+    if machine in X86 and product:
+        return any("vnni" in f for f in features)
+    if machine in X86 and node.op.name == "q.add":
+        return {"avx2", "fma"} <= set(features)
+    return True
 
 
 def _float_tensors(model: Model, sample: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
