@@ -66,6 +66,11 @@ class OnnxWriter:
         self.nodes.append((op_type, domain, list(inputs), [output], attributes))
         return output
 
+    def reshaped(self, name: str, shape: Sequence[int], output: str) -> str:
+        """The tensor under another shape."""
+        constant = self.initializer(np.array(shape, np.int64), f"{output}_shape")
+        return self.add("Reshape", [name, constant], output)
+
     def transposed(self, name: str, perm: Sequence[int], output: str = "") -> str:
         """The tensor with its dimensions permuted."""
         return self.add("Transpose", [name], output or f"{name}_t{''.join(map(str, perm))}", perm=list(perm))

@@ -261,7 +261,7 @@ class _Importer:
                 "model.operator",
                 f"the operator '{node.op_type}' is not supported",
                 loc,
-                allowed=", ".join(known_here),
+                allowed="those that docs/operators.md lists",
                 remedy=did_you_mean(node.op_type, known_here),
             )
             return None

@@ -37,6 +37,8 @@ class Op:
     optional: ClassVar[int] = 0
     interface: ClassVar[bool] = False
     """Whether the operation is part of the graph's interface: it stays, used or not."""
+    variadic: ClassVar[bool] = False
+    """Whether the last operand stands for any number of them, at least one."""
     foldable: ClassVar[bool] = True
     """Whether an operation on constants is replaced by its value."""
 
@@ -46,9 +48,13 @@ class Op:
         Raises:
             ShapeError: the operands do not go together.
         """
-        if not len(self.operands) - self.optional <= len(types) <= len(self.operands):
-            raise ShapeError(f"{self.name} has {len(types)} operands", f"{len(self.operands)}")
-        for name, allowed, given in zip(self.operands, self.takes, types, strict=False):
+        least = len(self.operands) - self.optional
+        if not least <= len(types) <= (MAX_OPERANDS if self.variadic else len(self.operands)):
+            allowed_count = f"{least} or more" if self.variadic else f"{len(self.operands)}"
+            raise ShapeError(f"{self.name} has {len(types)} operands", allowed_count)
+        last = (self.operands[-1], self.takes[-1]) if self.operands else ("", ())
+        kinds = [*zip(self.operands, self.takes, strict=True), *[last] * (len(types) - len(self.operands))]
+        for (name, allowed), given in zip(kinds, types, strict=False):
             if allowed and given.dtype not in allowed:
                 raise ShapeError(
                     f"operand {name} of {self.name.rpartition('.')[2]} is {given.dtype.host_name}",
@@ -66,6 +72,11 @@ class Op:
         """
         raise NotImplementedError
 
+    def under(self, perm: Sequence[int]) -> Op | None:
+        """The operation f' with f(transpose(x, perm)) = transpose(f'(x), perm); None where there is none."""
+        del perm
+        return None
+
     def constants(self, types: Sequence[TensorType], out: TensorType) -> Array:
         """The float32 constants that the device computes with, derived from the scales; none by default."""
         del types, out
@@ -76,6 +87,7 @@ class Op:
         raise NotImplementedError
 
 
+MAX_OPERANDS: Final = 1024
 OPS: Final[dict[str, type[Op]]] = {}
 OpT = TypeVar("OpT", bound=Op)
 
@@ -84,7 +96,8 @@ OpT = TypeVar("OpT", bound=Op)
 def op(name: str, *operands: str, optional: int = 0) -> Callable[[type[OpT]], type[OpT]]:
     """Declare an operation by its name and its operands, of which the last may be left out.
 
-    An operand is written `name:type`, or `name:type|type`, or `name` where any type will do.
+    An operand is written `name:type`, or `name:type|type`, or `name` where any type will do; the last one
+    `name*` if there may be any number of it.
     """
     names, kinds = zip(*(o.partition(":")[::2] for o in operands), strict=True) if operands else ((), ())
 
@@ -92,7 +105,9 @@ def op(name: str, *operands: str, optional: int = 0) -> Callable[[type[OpT]], ty
         assert name not in OPS, f"{name} is declared twice"
         assert cls.__doc__, f"{name} has no text"
         made = dataclass(frozen=True)(cls)
-        made.name, made.operands, made.optional = name, names, optional
+        made.name, made.optional = name, optional
+        made.variadic = any(n.endswith("*") for n in names)
+        made.operands = tuple(n.removesuffix("*") for n in names)
         made.takes = tuple(tuple(DType(t) for t in kind.split("|") if t) for kind in kinds)
         OPS[name] = made
         return made

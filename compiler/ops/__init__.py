@@ -6,9 +6,11 @@ from compiler.ops import (
     average_pool,
     batch_norm,
     boundary,
+    concat,
     conv2d,
     gemm,
     max_pool,
+    reduce,
     shapes,
     softmax,
 )
@@ -19,9 +21,11 @@ __all__ = [
     "average_pool",
     "batch_norm",
     "boundary",
+    "concat",
     "conv2d",
     "gemm",
     "max_pool",
+    "reduce",
     "shapes",
     "softmax",
 ]

@@ -53,6 +53,9 @@ class ClampCodes(Op):
         _require_bounds(self.bounds)
         return types[0]
 
+    def under(self, perm: Sequence[int]) -> Op:
+        return self
+
     def evaluate(self, args: Sequence[Array], types: Sequence[TensorType], out: TensorType) -> Array:
         return np.clip(args[0], *self.bounds)
 
@@ -71,6 +74,9 @@ class QTable(Op):
             _require_bounds(self.parameters)
         return TensorType(types[0].dtype, types[0].shape)
 
+    def under(self, perm: Sequence[int]) -> Op:
+        return self
+
     def evaluate(self, args: Sequence[Array], types: Sequence[TensorType], out: TensorType) -> Array:
         assert types[0].quant is not None
         assert out.quant is not None
@@ -82,6 +88,11 @@ class QTable(Op):
         real = FUNCTIONS[self.function](arithmetic.dequantize(every, x.scale, x.zero_point), self.parameters)
         codes = arithmetic.quantize(real, y.scale, y.zero_point, *y.dtype.bounds)
         return codes.astype(y.dtype.numpy).view(np.uint8)
+
+
+def requantizing_table(x: Quant, y: Quant) -> Array:
+    """The table that takes codes to those of another scale, zero point or type: DQ, Q."""
+    return QTable("identity", ()).codes(x, y)
 
 
 def _clamp(x: Array, parameters: Sequence[float]) -> Array:

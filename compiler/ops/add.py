@@ -53,6 +53,9 @@ class QAdd(Op):
         require_codes(self.bounds)
         return TensorType(DType.I8, _same_shape(types))
 
+    def under(self, perm: Sequence[int]) -> Op:
+        return self
+
     def evaluate(self, args: Sequence[Array], types: Sequence[TensorType], out: TensorType) -> Array:
         p0, p1, p2 = self.constants(types, out)
         left, right = (a.astype(np.int32) for a in args)

@@ -12,6 +12,7 @@ from compiler.ir.graph import Node
 from compiler.ir.op import Array, Op, op
 from compiler.ir.types import DType, TensorType
 from compiler.ops.boundary import qlinear
+from compiler.ops.reduce import QReduce
 from compiler.ops.spatial import (
     Pads,
     Pair,
@@ -121,18 +122,13 @@ def average_pooling_layer(call: LayerCall) -> Node:
 def quantize_average_pool(q: Quantizer, node: Node, inputs: list[Node]) -> Node:
     """The result has a scale of its own.
 
-    A window over the whole image is another operator: ONNX Runtime computes it as a global average,
-    from an integer sum.
+    A window over the whole image is a global average, an integer sum, as ONNX Runtime computes it.
     """
     o = node.op
     assert isinstance(o, AveragePool)
     if o.kernel == image_shape(node.inputs[0].shape, o.layout)[1:3] and o.pads == (0, 0, 0, 0):
-        q.fail(
-            node,
-            "model.unsupported",
-            "an average over the whole image is not supported",
-            "a window smaller than the image",
-        )
+        axes = (2, 3) if o.layout == "NCHW" else (1, 2)
+        return q.add(QReduce("mean", axes), inputs, node, q.chosen(node))
     made = QAveragePool(o.kernel, o.strides, o.pads, o.count_include_pad, o.layout)
     return q.add(made, inputs, node, q.chosen(node))
 

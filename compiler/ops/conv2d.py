@@ -43,17 +43,17 @@ def _convolved(
     pads: Pads,
     dilations: Pair,
     layout: str,
+    groups: int,
 ) -> tuple[int, ...]:
     x, w, b = types
     require_geometry(layout, pads, strides, dilations)
     n, h, width, c = image_shape(x.shape, layout)
     if min(w.shape, default=0) < 1:
         raise ShapeError(f"the weights have the shape {list(w.shape)}", "dimensions of at least 1")
-    if len(w.shape) != 4 or w.shape[1] != c:
+    if groups < 1 or len(w.shape) != 4 or w.shape[1] * groups != c or w.shape[0] % groups:
         raise ShapeError(
-            f"the weights of shape {list(w.shape)} expect {w.shape[1] if len(w.shape) > 1 else 0} "
-            f"input channels, the input has {c}",
-            "equal channel counts",
+            f"the weights of shape {list(w.shape)} in {groups} groups do not fit an input of {c} channels",
+            "input channels = groups * w[1], output channels a multiple of the groups",
         )
     if b.shape != (w.shape[0],):
         raise ShapeError(f"the bias has the shape {list(b.shape)}", f"[{w.shape[0]}]")
@@ -71,17 +71,17 @@ class Conv2d(Op):
     dilations: Pair
     layout: str
     clamp: tuple[float, float] | None = None
+    groups: int = 1
 
     def infer(self, types: Sequence[TensorType]) -> TensorType:
-        return TensorType(DType.F32, _convolved(types, self.strides, self.pads, self.dilations, self.layout))
+        shape = _convolved(types, self.strides, self.pads, self.dilations, self.layout, self.groups)
+        return TensorType(DType.F32, shape)
 
     def evaluate(self, args: Sequence[Array], types: Sequence[TensorType], out: TensorType) -> Array:
         x, w, b = args
         kernel = (w.shape[2], w.shape[3])
         taken = windows(nhwc(x, self.layout), kernel, self.strides, self.dilations, self.pads, 0)
-        n, oh, ow = taken.shape[:3]
-        columns = taken.reshape(n * oh * ow, -1)
-        y = (columns @ w.reshape(w.shape[0], -1).T + b).reshape(n, oh, ow, -1)
+        y = _grouped_product(taken, w, self.groups) + b
         if self.clamp is not None:
             y = np.clip(y, *np.asarray(self.clamp, np.float32))
         return from_nhwc(y, self.layout)
@@ -96,38 +96,49 @@ class QConv2d(Op):
     dilations: Pair
     layout: str
     bounds: Pair = (-128, 127)
+    groups: int = 1
 
     def infer(self, types: Sequence[TensorType]) -> TensorType:
         require_codes(self.bounds)
-        return TensorType(DType.I8, _convolved(types, self.strides, self.pads, self.dilations, self.layout))
+        shape = _convolved(types, self.strides, self.pads, self.dilations, self.layout, self.groups)
+        return TensorType(DType.I8, shape)
 
     def evaluate(self, args: Sequence[Array], types: Sequence[TensorType], out: TensorType) -> Array:
         x, w, b = args
         zero = zero_of(types[0])
         kernel = (w.shape[2], w.shape[3])
         taken = windows(nhwc(x, self.layout), kernel, self.strides, self.dilations, self.pads, zero)
-        n, oh, ow = taken.shape[:3]
-        columns = taken.reshape(n * oh * ow, -1).astype(np.float64) - zero
-        kernel_codes = w.reshape(w.shape[0], -1).T.astype(np.float64) - zero_of(types[1])
-        acc = arithmetic.wrap32((columns @ kernel_codes).astype(np.int64))
+        kernels = w.astype(np.float64) - zero_of(types[1])
+        acc = arithmetic.wrap32(_grouped_product(taken.astype(np.float64) - zero, kernels, self.groups))
         y = arithmetic.requantize(acc, b, self.constants(types, out), zero_of(out), *self.bounds)
-        return from_nhwc(y.astype(out.dtype.numpy).reshape(n, oh, ow, -1), self.layout)
+        return from_nhwc(y.astype(out.dtype.numpy), self.layout)
 
     def constants(self, types: Sequence[TensorType], out: TensorType) -> Array:
         """The multiplier of every output channel, or one for all."""
         return arithmetic.convolution_multiplier(scale_of(types[0]), scales_of(types[1]), scale_of(out))
 
 
+def _grouped_product(taken: Array, w: Array, groups: int) -> Array:
+    """Windows (n, oh, ow, c, kh, kw) times kernels (out, in, kh, kw), group by group: (n, oh, ow, out)."""
+    n, oh, ow, c = taken.shape[:4]
+    if w.shape[1] == 1 and groups == w.shape[0]:
+        return np.einsum("nhwckl,ckl->nhwc", taken, w[:, 0], optimize=True)
+    parts: list[Array] = []
+    for g in range(groups):
+        columns = taken[:, :, :, g * c // groups : (g + 1) * c // groups].reshape(n * oh * ow, -1)
+        kernels = w[g * w.shape[0] // groups : (g + 1) * w.shape[0] // groups]
+        parts.append((columns @ kernels.reshape(kernels.shape[0], -1).T).reshape(n, oh, ow, -1))
+    return parts[0] if groups == 1 else np.concatenate(parts, -1)
+
+
 @onnx_operator("Conv")
 def import_conv(n: OnnxNode) -> Node:
-    """2-D convolution with constant weights; groups are not supported yet."""
+    """2-D convolution with constant weights, in groups or not."""
     x, weights = n.operand(0), n.parameter(1, "the weight")
     if len(x.shape) != 4 or len(weights.shape) != 4:
         n.fail(
             f"Conv on shapes {list(x.shape)} and {list(weights.shape)} is not supported", "2-D convolution"
         )
-    if n.integer("group", 1) != 1:
-        n.fail(f"group={n.integer('group', 1)} is not supported", "group=1")
     kernel, strides, dilations = onnx_window(n, n.integers("kernel_shape", weights.shape[2:]))
     if kernel != weights.shape[2:]:
         n.fail(f"kernel_shape={list(kernel)} is not that of the weights", str(list(weights.shape[2:])))
@@ -137,7 +148,8 @@ def import_conv(n: OnnxNode) -> Node:
         bias = n.const(np.zeros(int(weights.shape[0]), np.float32), "bias")
     else:
         bias = n.parameter(2, "the bias")
-    return n.add(Conv2d(strides, pads, dilations, "NCHW"), x, weights, bias)
+    conv = Conv2d(strides, pads, dilations, "NCHW", groups=n.integer("group", 1))
+    return n.add(conv, x, weights, bias)
 
 
 qlinear("QLinearConv", "Conv", [(0, 1, 2), (3, 4, 5)], (6, 7), bias=8)
@@ -172,6 +184,7 @@ def quantize_conv(q: Quantizer, node: Node, inputs: list[Node]) -> Node:
         operation.dilations,
         operation.layout,
         q.clamp_codes(quant, operation.clamp),
+        operation.groups,
     )
     _, w, b = node.inputs
     return q.add(made, q.weights_and_bias(inputs[0], w, b, 0), node, quant)
@@ -198,6 +211,7 @@ def write_conv(w: OnnxWriter, node: Node) -> None:
                 strides=list(operation.strides),
                 pads=list(operation.pads),
                 dilations=list(operation.dilations),
+                group=operation.groups,
             ),
         )
 

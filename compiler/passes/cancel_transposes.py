@@ -13,8 +13,6 @@ from typing import ClassVar
 import numpy as np
 
 from compiler.ir.graph import Graph, Node
-from compiler.ops.activation import QTable
-from compiler.ops.add import QAdd
 from compiler.ops.gemm import QGemm
 from compiler.ops.shapes import Reshape, Transpose
 from compiler.passes.base import Pass
@@ -43,14 +41,10 @@ def _rewrite(graph: Graph, node: Node) -> Node | None:
     match node.op:
         case Transpose():
             return _merge(graph, node) or _free(graph, node)
-        case QTable():
-            return _push_unary(graph, node)
-        case QAdd():
-            return _push_binary(graph, node)
         case QGemm():
             return _permute_weights(graph, node)
         case _:
-            return None
+            return _push(graph, node)
 
 
 def _merge(graph: Graph, node: Node) -> Node | None:
@@ -83,39 +77,37 @@ def _free(graph: Graph, node: Node) -> Node | None:
     return made
 
 
-def _push_unary(graph: Graph, node: Node) -> Node | None:
-    (turned,) = node.inputs
-    if not isinstance(turned.op, Transpose):
+def _push(graph: Graph, node: Node) -> Node | None:
+    """op(transpose(a), transpose(b)) becomes transpose(op'(a, b)) where most operands are turned alike."""
+    turned = [i.op.perm for i in node.inputs if isinstance(i.op, Transpose)]
+    if not turned:
         return None
-    (x,) = turned.inputs
-    return _replace_below(graph, node, (x,), turned.op.perm)
-
-
-def _push_binary(graph: Graph, node: Node) -> Node | None:
-    a, b = node.inputs
-    turned = next((i for i in (a, b) if isinstance(i.op, Transpose)), None)
-    if turned is None or not isinstance(turned.op, Transpose):
+    perm = max(turned, key=turned.count)
+    computed = sum(not i.is_constant for i in node.inputs)
+    operation = node.op.under(perm)
+    if (
+        operation is None
+        or 2 * turned.count(perm) <= computed
+        or any(len(i.shape) != len(perm) for i in node.inputs)
+    ):
         return None
-    perm = turned.op.perm
-    operands: list[Node] = []
-    for operand in (a, b):
-        if operand.is_constant:
-            back = np.ascontiguousarray(operand.constant.transpose(np.argsort(perm)))
-            operands.append(graph.const(back, operand.name, operand.loc, operand.type.quant))
-        elif isinstance(operand.op, Transpose) and operand.op.perm == perm:
-            operands.append(operand.inputs[0])
-        else:
-            return None
-    return _replace_below(graph, node, tuple(operands), perm)
-
-
-def _replace_below(graph: Graph, node: Node, operands: tuple[Node, ...], perm: tuple[int, ...]) -> Node:
-    """op(transpose(x)) becomes transpose(op(x))."""
-    made = graph.add(node.op, operands, name=node.name, loc=node.loc, quant=node.type.quant)
+    back = tuple(int(p) for p in np.argsort(perm))
+    operands = [_turned_back(graph, i, perm, back) for i in node.inputs]
+    made = graph.add(operation, operands, name=node.name, loc=node.loc, quant=node.type.quant)
     made.views = turned_views(node, made, perm)
-    turned = graph.add(Transpose(perm), (made,), name=f"{node.name}/turned", loc=node.loc)
-    graph.replace(node, turned)
-    return turned
+    below = graph.add(Transpose(perm), (made,), name=f"{node.name}/turned", loc=node.loc)
+    graph.replace(node, below)
+    return below
+
+
+def _turned_back(graph: Graph, operand: Node, perm: tuple[int, ...], back: tuple[int, ...]) -> Node:
+    """The value of which an operand is the transpose by `perm`."""
+    if isinstance(operand.op, Transpose) and operand.op.perm == perm:
+        return operand.inputs[0]
+    if operand.is_constant:
+        values = np.ascontiguousarray(operand.constant.transpose(back))
+        return graph.const(values, operand.name, operand.loc, operand.type.quant)
+    return graph.add(Transpose(back), (operand,), name=f"{operand.name}/turned", loc=operand.loc)
 
 
 def _permute_weights(graph: Graph, node: Node) -> Node | None:

@@ -62,6 +62,12 @@ class Quantizer:
         made.views = (SourceView(source.name, (), made.shape), *source.views)
         return made
 
+    def before(
+        self, operation: Op, inputs: list[Node], source: Node, quant: Quant | None, suffix: str
+    ) -> Node:
+        """An operation on the way to what `source` computes."""
+        return self.graph.add(operation, inputs, name=f"{source.name}/{suffix}", loc=source.loc, quant=quant)
+
     def const(self, value: NDArray[Any], source: Node, quant: Quant | None = None) -> Node:
         """A constant that comes from a float constant."""
         return self.graph.const(value, source.name, source.loc, quant)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compiler.ir.graph import Node
+from compiler.ir.op import Op
 from compiler.ir.types import DType
 from compiler.schedule.tiles import (
     PRM_GRANULE,
@@ -52,6 +53,10 @@ class Span:
     def extent(self) -> int:
         """How many."""
         return self.stop - self.start
+
+    def shifted(self, by: int) -> Span:
+        """The range that lies `by` further."""
+        return Span(self.start + by, self.stop + by)
 
 
 def spans(extent: int, size: int) -> list[Span]:
@@ -233,6 +238,23 @@ def _at_home(tensor: Tensor, shape: Shape4, offset: int) -> Piece:
     """A box of a tensor that stays in the scratchpad."""
     _, _, width, channels = shape
     return Piece(Ref(tensor.home, offset), channels, width * channels)
+
+
+Planner = Callable[[Builder, Node, Callable[[int], View], Tensor, int], None]
+"""(builder, node, where its operands are, its result, bytes of the scratchpad that it may use)."""
+PLANNERS: Final[dict[type[Op], Planner]] = {}
+
+
+def tiles_of(*kinds: type[Op]) -> Callable[[Planner], Planner]:
+    """Register what makes the tiles of these operations."""
+
+    def declare(planner: Planner) -> Planner:
+        for kind in kinds:
+            assert kind not in PLANNERS
+            PLANNERS[kind] = planner
+        return planner
+
+    return declare
 
 
 def element(node: Node) -> ElementType:

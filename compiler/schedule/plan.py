@@ -12,19 +12,12 @@ from typing import Final
 from compiler.errors import CompileError
 from compiler.ir.graph import Graph, Node
 from compiler.ir.types import Shape
-from compiler.ops.activation import QTable
-from compiler.ops.add import QAdd
-from compiler.ops.average_pool import QAveragePool
 from compiler.ops.boundary import Dequantize, Quantize, Returned, host_nodes
-from compiler.ops.conv2d import QConv2d
 from compiler.ops.gemm import QGemm
-from compiler.ops.max_pool import MaxPool
 from compiler.ops.shapes import Reshape, Transpose, unreshaped
-from compiler.ops.softmax import QSoftmax
 from compiler.schedule.builder import Builder, View, packed_bytes
-from compiler.schedule.matrix import plan_conv, plan_gemm
+from compiler.schedule.planners import PLANNERS
 from compiler.schedule.tiles import Buffer, Layer, Memory, Tensor, TileGraph, aligned
-from compiler.schedule.vector import plan_add, plan_pool, plan_softmax, plan_table, plan_transpose
 from isa.diagnostics import Diagnostic
 from isa.instructions.matrix import Conv, Gemm
 from isa.instructions.vector import VectorMove
@@ -119,24 +112,7 @@ class _Planner:
         out = self._tensor(node, node.shape, self._home(node))
         self.plan.views[node.id] = View(out, device_shape(node.shape))
         budget = self.target.spm.bytes - self._held_during(layer.id)
-        x = self._view(node.inputs[0])
-        match node.op:
-            case QConv2d():
-                plan_conv(self.builder, node, x, out, budget)
-            case QGemm():
-                plan_gemm(self.builder, node, x, out, budget)
-            case MaxPool() | QAveragePool():
-                plan_pool(self.builder, node, x, out, budget)
-            case QAdd():
-                plan_add(self.builder, node, [self._view(i) for i in node.inputs], out, budget)
-            case QTable():
-                plan_table(self.builder, node, x, out, budget)
-            case QSoftmax():
-                plan_softmax(self.builder, node, x, out, budget)
-            case Transpose():
-                plan_transpose(self.builder, node, x, out, budget)
-            case other:
-                raise AssertionError(f"{other.name} has no tiles")
+        PLANNERS[type(node.op)](self.builder, node, lambda i: self._view(node.inputs[i]), out, budget)
 
     def _view(self, node: Node) -> View:
         if node.id not in self.plan.views:

@@ -1,0 +1,119 @@
+"""Concatenation: ONNX Concat, Keras Concatenate; QLinearConcat when quantized."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from compiler.export.writing import MICROSOFT, OnnxWriter, written_as_onnx
+from compiler.frontend.importing import LayerCall, OnnxNode, layer, onnx_operator
+from compiler.ir.graph import Node
+from compiler.ir.op import Array, Op, ShapeError, op
+from compiler.ir.types import DType, TensorType
+from compiler.ops.activation import requantizing_table
+from compiler.ops.boundary import import_qlinear
+from compiler.quantize.rules import Quantizer, quantization_rule
+
+ANY_AXIS_OPSET = 13
+
+
+def _joined(types: Sequence[TensorType], axis: int) -> tuple[int, ...]:
+    first = types[0].shape
+    if not 0 <= axis < len(first):
+        raise ShapeError(f"axis={axis} of rank {len(first)}", f"0 to {len(first) - 1}")
+    rest = {(*t.shape[:axis], *t.shape[axis + 1 :]) for t in types}
+    if len(rest) != 1 or len({len(t.shape) for t in types}) != 1:
+        raise ShapeError(
+            f"the shapes {[list(t.shape) for t in types]} cannot be joined along axis {axis}",
+            "equal extents but for the axis",
+        )
+    return (*first[:axis], sum(t.shape[axis] for t in types), *first[axis + 1 :])
+
+
+@op("nn.concat", "x*")
+class Concat(Op):
+    """The operands one after another along an axis."""
+
+    axis: int
+
+    def infer(self, types: Sequence[TensorType]) -> TensorType:
+        if len({t.dtype for t in types}) != 1:
+            raise ShapeError(f"operands of types {', '.join(t.dtype.host_name for t in types)}", "one type")
+        return TensorType(types[0].dtype, _joined(types, self.axis))
+
+    def evaluate(self, args: Sequence[Array], types: Sequence[TensorType], out: TensorType) -> Array:
+        return np.concatenate(args, self.axis)
+
+    def under(self, perm: Sequence[int]) -> Op:
+        return Concat(perm[self.axis])
+
+
+@op("q.concat", "x*:i8|u8")
+class QConcat(Op):
+    """QLinearConcat: codes of other scales through tables."""
+
+    axis: int
+
+    def infer(self, types: Sequence[TensorType]) -> TensorType:
+        return TensorType(DType.I8, _joined(types, self.axis))
+
+    def evaluate(self, args: Sequence[Array], types: Sequence[TensorType], out: TensorType) -> Array:
+        assert out.quant is not None
+        parts: list[Array] = []
+        for value, kind in zip(args, types, strict=True):
+            assert kind.quant is not None
+            table = requantizing_table(kind.quant, out.quant)
+            same = kind.quant == out.quant
+            parts.append(value if same else table[value.view(np.uint8)].view(out.dtype.numpy))
+        return np.concatenate(parts, self.axis)
+
+    def under(self, perm: Sequence[int]) -> Op:
+        return QConcat(perm[self.axis])
+
+
+@onnx_operator("Concat")
+def import_concat(n: OnnxNode) -> Node:
+    """Any number of operands."""
+    operands = [n.operand(i) for i in range(len(n.operands))]
+    rank = len(operands[0].shape)
+    axis = n.integer("axis", 1)
+    if not -rank <= axis < rank:
+        n.fail(f"axis={axis} is outside {-rank}..{rank - 1}")
+    return n.add(Concat(axis % rank), *operands)
+
+
+@onnx_operator("QLinearConcat", domains=(MICROSOFT,))
+def import_qlinear_concat(n: OnnxNode) -> Node:
+    """Scale and zero point of the result come first, then three operands for each tensor."""
+    triples = [(i, i + 1, i + 2) for i in range(2, len(n.operands), 3)]
+    return import_qlinear(n, "Concat", triples, (0, 1))
+
+
+@layer("Concatenate", "axis")
+def concatenate_layer(call: LayerCall) -> Node:
+    """Concatenate(axis=-1)([a, b, ...])."""
+    axis = call.take("axis", -1, (int,), "a whole number")
+    call.done()
+    rank = len(call.operands[0].shape)
+    if not -rank <= axis < rank:
+        call.fail(f"Concatenate: axis={axis} is not allowed", f"{-rank} to {rank - 1}")
+    return call.add(Concat(axis % rank), *call.operands)
+
+
+@quantization_rule(Concat)
+def quantize_concat(q: Quantizer, node: Node, inputs: list[Node]) -> Node:
+    """The result has a scale of its own."""
+    operation = node.op
+    assert isinstance(operation, Concat)
+    return q.add(QConcat(operation.axis), q.operands(node, inputs), node, q.chosen(node))
+
+
+@written_as_onnx(QConcat)
+def write_concat(w: OnnxWriter, node: Node) -> None:
+    """QLinearConcat of com.microsoft."""
+    operation = node.op
+    assert isinstance(operation, QConcat)
+    triples = [name for i in node.inputs for name in w.quantized(i)]
+    inputs = [w.scale(node), w.zero_point(node), *triples]
+    w.add("QLinearConcat", inputs, w.tensor(node), domain=MICROSOFT, axis=operation.axis)

@@ -1,0 +1,227 @@
+"""Reductions: ONNX ReduceMean, ReduceSum, ReduceMax, GlobalAveragePool, GlobalMaxPool and their like.
+
+On integers a mean over rows and columns is the integer sum of QLinearGlobalAveragePool; a mean over
+channels, or over rows or columns alone, is a float32 sum in ascending order.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Final
+
+import numpy as np
+
+from compiler.export.writing import MICROSOFT, OnnxWriter, written_as_onnx
+from compiler.frontend.importing import LayerCall, OnnxNode, layer, onnx_operator
+from compiler.ir.graph import Node
+from compiler.ir.op import Array, Op, ShapeError, op
+from compiler.ir.types import DType, Shape, TensorType
+from compiler.ops.activation import QTable
+from compiler.ops.boundary import qlinear
+from compiler.ops.shapes import Reshape
+from compiler.ops.spatial import TO_NCHW, TO_NHWC, scale_of, zero_of
+from compiler.quantize.rules import Quantizer, quantization_rule
+from isa import arithmetic
+
+AXES_OPERAND: Final = {"ReduceSum": 13}
+"""Since this opset the axes are an operand; of the others since 18."""
+REAL: Final[dict[str, Callable[..., Array]]] = {"mean": np.mean, "sum": np.sum, "max": np.max, "min": np.min}
+RANK: Final = 4
+IMAGE_AXES: Final = (1, 2)
+
+
+def _reduced(shape: Shape, axes: Sequence[int]) -> Shape:
+    if not axes or sorted(set(axes)) != list(axes) or not 0 <= axes[0] <= axes[-1] < len(shape):
+        raise ShapeError(f"axes={list(axes)} of rank {len(shape)}", "ascending axes")
+    return tuple(1 if i in axes else d for i, d in enumerate(shape))
+
+
+@op("nn.reduce", "x:f32")
+class Reduce(Op):
+    """mean, sum, max or min over axes, which stay with extent 1."""
+
+    function: str
+    axes: tuple[int, ...]
+
+    def infer(self, types: Sequence[TensorType]) -> TensorType:
+        if self.function not in REAL:
+            raise ShapeError(f"there is no reduction '{self.function}'", ", ".join(REAL))
+        return TensorType(types[0].dtype, _reduced(types[0].shape, self.axes))
+
+    def evaluate(self, args: Sequence[Array], types: Sequence[TensorType], out: TensorType) -> Array:
+        return REAL[self.function](args[0], axis=self.axes, keepdims=True).astype(np.float32)
+
+    def under(self, perm: Sequence[int]) -> Op:
+        return Reduce(self.function, tuple(sorted(perm[a] for a in self.axes)))
+
+
+@op("q.reduce", "x:i8|u8")
+class QReduce(Op):
+    """`mean` and `sum` from an integer sum, `meanf` from a float32 sum in ascending index, `max`."""
+
+    function: str
+    axes: tuple[int, ...]
+
+    def infer(self, types: Sequence[TensorType]) -> TensorType:
+        if self.function not in ("mean", "sum", "meanf", "max"):
+            raise ShapeError(f"there is no reduction '{self.function}'", "mean, sum, meanf, max")
+        return TensorType(DType.I8, _reduced(types[0].shape, self.axes))
+
+    def evaluate(self, args: Sequence[Array], types: Sequence[TensorType], out: TensorType) -> Array:
+        x, bounds = args[0], out.dtype.bounds
+        if self.function == "max":
+            return np.max(x, axis=self.axes, keepdims=True)
+        if self.function == "meanf":
+            last = np.moveaxis(x, self.axes, range(len(self.axes)))
+            entries = last.reshape(-1, *last.shape[len(self.axes) :])
+            real = arithmetic.dequantize(entries, scale_of(types[0]), zero_of(types[0]))
+            y = arithmetic.mean_real(real, scale_of(out), zero_of(out), *bounds)
+        else:
+            total = (x.astype(np.int64) - zero_of(types[0])).sum(axis=self.axes)
+            m = self.constants(types, out)[0]
+            y = arithmetic.requantize(arithmetic.wrap32(total), 0, m, zero_of(out), *bounds)
+        return y.astype(out.dtype.numpy).reshape(out.shape)
+
+    def constants(self, types: Sequence[TensorType], out: TensorType) -> Array:
+        """The multiplier of the sum, or the scales of input and output."""
+        x, y = np.float32(scale_of(types[0])), np.float32(scale_of(out))
+        count = math.prod(types[0].shape[a] for a in self.axes)
+        if self.function == "meanf":
+            return np.array([x, y], np.float32)
+        return np.array([x / (y * np.float32(count if self.function == "mean" else 1))], np.float32)
+
+    def under(self, perm: Sequence[int]) -> Op:
+        return QReduce(self.function, tuple(sorted(perm[a] for a in self.axes)))
+
+
+@onnx_operator("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin")
+def import_reduce(n: OnnxNode) -> Node:
+    """Constant axes: an attribute, or an operand in later operator sets."""
+    x, rank = n.operand(0), len(n.operand(0).shape)
+    given = n.attributes.get("axes")
+    if given is None and n.maybe(1) is not None:
+        given = n.constant(1, "the axes").ravel()
+    axes = [int(a) for a in given] if given is not None else []
+    if not axes and n.integer("noop_with_empty_axes", 0):
+        return n.add(Reshape(x.shape), x)
+    if not all(-rank <= a < rank for a in axes):
+        n.fail(f"axes={axes} are not allowed for rank {rank}", f"{-rank} to {rank - 1}")
+    chosen = tuple(sorted({a % rank for a in axes} or range(rank)))
+    return reduced(n, n.op_type.removeprefix("Reduce").lower(), chosen, keep=bool(n.integer("keepdims", 1)))
+
+
+def reduced(n: OnnxNode, function: str, axes: tuple[int, ...], *, keep: bool) -> Node:
+    """A reduction, and a reshape where the axes are not kept."""
+    x = n.operand(0)
+    operation = Reduce(function, axes)
+    if keep:
+        return n.add(operation, x)
+    shape = tuple(d for i, d in enumerate(x.shape) if i not in axes)
+    return n.add(Reshape(shape or (1,)), n.before(operation, x, suffix="kept"))
+
+
+@onnx_operator("GlobalAveragePool", "GlobalMaxPool")
+def import_global_pool(n: OnnxNode) -> Node:
+    """Over all dimensions but batch and channels."""
+    rank = len(n.operand(0).shape)
+    if rank < RANK - 1:
+        n.fail(f"{n.op_type} on the shape {list(n.operand(0).shape)} is not supported", "rank 3 or 4")
+    function = "mean" if n.op_type == "GlobalAveragePool" else "max"
+    return n.add(Reduce(function, tuple(range(2, rank))), n.operand(0))
+
+
+qlinear("QLinearGlobalAveragePool", "GlobalAveragePool", [(0, 1, 2)], (3, 4), domain=MICROSOFT)
+qlinear("QLinearReduceMean", "ReduceMean", [(0, 1, 2)], (3, 4), domain=MICROSOFT)
+
+
+@layer("GlobalAveragePooling2D", "keepdims")
+def global_average_layer(call: LayerCall) -> Node:
+    """GlobalAveragePooling2D(keepdims=false)."""
+    return _global_layer(call, "mean")
+
+
+@layer("GlobalMaxPooling2D", "keepdims")
+def global_max_layer(call: LayerCall) -> Node:
+    """GlobalMaxPooling2D(keepdims=false)."""
+    return _global_layer(call, "max")
+
+
+def _global_layer(call: LayerCall, function: str) -> Node:
+    x, keep = call.input(RANK), call.flag("keepdims", default=False)
+    call.done()
+    operation = Reduce(function, IMAGE_AXES)
+    if keep:
+        return call.add(operation, x)
+    kept = call.add(operation, x, suffix="/kept")
+    return call.add(Reshape((x.shape[0], x.shape[3])), kept)
+
+
+@quantization_rule(Reduce)
+def quantize_reduce(q: Quantizer, node: Node, inputs: list[Node]) -> Node:
+    """Maxima are codes of the operand; other results have a scale of their own.
+
+    Over two or more axes a mean is an integer sum, over one a float32 sum.
+    """
+    operation = node.op
+    assert isinstance(operation, Reduce)
+    if operation.function == "max":
+        return q.add(QReduce("max", operation.axes), inputs, node, inputs[0].type.quant)
+    if operation.function == "min":
+        return _minimum(q, node, inputs[0], operation.axes)
+    extents = [inputs[0].shape[a] for a in operation.axes]
+    several = sum(e > 1 for e in extents) != 1 or len(operation.axes) > 1
+    function = "meanf" if operation.function == "mean" and not several else operation.function
+    return q.add(QReduce(function, operation.axes), inputs, node, q.chosen(node))
+
+
+def _minimum(q: Quantizer, node: Node, x: Node, axes: tuple[int, ...]) -> Node:
+    """-max(-x): negated codes are exact under the mirrored zero point."""
+    quant = x.quant
+    least, greatest = quant.dtype.bounds
+    mirrored = replace(quant, zero_point=least + greatest - quant.zero_point)
+    turned = q.before(QTable("neg", ()), [x], node, mirrored, "negated")
+    most = q.before(QReduce("max", axes), [turned], node, mirrored, "greatest")
+    return q.add(QTable("neg", ()), [most], node, quant)
+
+
+@written_as_onnx(QReduce)
+def write_reduce(w: OnnxWriter, node: Node) -> None:
+    """QLinearGlobalAveragePool, or the reduction in real numbers where the bits are the same."""
+    operation = node.op
+    assert isinstance(operation, QReduce)
+    (x,) = node.inputs
+    name = w.tensor(node)
+    if operation.function == "mean":
+        _write_global(w, node, operation.axes)
+        return
+    real = w.add("DequantizeLinear", w.quantized(x), f"{name}_real_input")
+    function = {"meanf": "Mean", "sum": "Sum", "max": "Max"}[operation.function]
+    if function == "Sum":
+        axes = [w.initializer(np.array(operation.axes, np.int64), f"{name}_axes")]
+        computed = w.add("ReduceSum", [real, *axes], f"{name}_real", keepdims=1)
+    else:
+        computed = w.add(f"Reduce{function}", [real], f"{name}_real", axes=list(operation.axes), keepdims=1)
+    w.add("QuantizeLinear", [computed, w.scale(node), w.zero_point(node)], name)
+
+
+def _write_global(w: OnnxWriter, node: Node, axes: tuple[int, ...]) -> None:
+    """A mean as that of an image whose rows are what is reduced, the rest its batch and channels."""
+    (x,) = node.inputs
+    name = w.tensor(node)
+    scales = [w.scale(x), w.zero_point(x), w.scale(node), w.zero_point(node)]
+    if len(x.shape) == RANK and axes in ((1, 2), (2, 3)):
+        nhwc = axes == IMAGE_AXES
+        source = w.transposed(w.tensor(x), TO_NCHW, f"{name}_nchw") if nhwc else w.tensor(x)
+        output = f"{name}_pooled" if nhwc else name
+        w.add("QLinearGlobalAveragePool", [source, *scales], output, domain=MICROSOFT, channels_last=0)
+        if nhwc:
+            w.transposed(output, TO_NHWC, name)
+        return
+    kept = [i for i in range(len(x.shape)) if i not in axes]
+    turned = w.transposed(w.tensor(x), (*kept, *axes), f"{name}_turned")
+    rows = math.prod(x.shape[i] for i in kept)
+    image = w.reshaped(turned, (rows, 1, math.prod(x.shape[a] for a in axes), 1), f"{name}_image")
+    w.add("QLinearGlobalAveragePool", [image, *scales], f"{name}_pooled", domain=MICROSOFT, channels_last=0)
+    w.reshaped(f"{name}_pooled", node.shape, name)

@@ -1,0 +1,333 @@
+"""Tiles of convolutions.
+
+A convolution is cut over output channels, rows and columns so that a tile fits into the
+accumulators, and over input channels and kernel rows so that its operands fit into the
+scratchpad; the parts of a sum follow one another with `accum`. Groups become convolutions of some of
+the channels: several small groups one of block-diagonal weights.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compiler.ir.graph import Node
+from compiler.ops.conv2d import QConv2d
+from compiler.ops.spatial import zero_of
+from compiler.schedule.builder import (
+    Builder,
+    Piece,
+    Span,
+    View,
+    element,
+    packed_bytes,
+    spans,
+    stored,
+    tiles_of,
+)
+from compiler.schedule.depthwise import is_depthwise, plan_depthwise
+from compiler.schedule.limits import Window, does_not_fit, require_expressible
+from compiler.schedule.products import MAX_GROUP_ROWS, cuts, requant_records, requantize
+from compiler.schedule.tiles import Buffer, Memory, Ref, Tensor, aligned
+from isa.instructions.matrix import Conv
+from isa.spec import greatest
+from isa.target import Target
+
+MAX_EXTENT: Final = greatest(Conv, "oh")
+MAX_INPUT_EXTENT: Final = greatest(Conv, "ih")
+MAX_INPUT_ROW: Final = greatest(Conv, "irs")
+MAX_CHANNELS: Final = greatest(Conv, "cin")
+
+
+@dataclass(frozen=True, slots=True)
+class ConvTile:
+    """The sizes of a tile: output rows, columns and channels, input channels, kernel rows."""
+
+    oh: int
+    ow: int
+    cout: int
+    cin: int
+    kh: int
+
+
+@dataclass(frozen=True, slots=True)
+class ConvShape:
+    """What the choice of a tile depends on."""
+
+    rows: Window
+    columns: Window
+    oh: int
+    ow: int
+    cin: int
+    cout: int
+    input_resident: bool
+    output_resident: bool
+
+    def bytes_needed(self, t: ConvTile, cols: int) -> int:
+        """Scratchpad bytes of a tile."""
+        weights = -(-t.cout // cols) * cols * t.kh * self.columns.taps * t.cin
+        pixels = self.rows.reach(t.oh, t.kh) * self.columns.reach(t.ow, self.columns.taps)
+        needed = aligned(weights)
+        needed += 0 if self.input_resident else aligned(pixels * t.cin)
+        return needed + (0 if self.output_resident else aligned(t.oh * t.ow * t.cout))
+
+    def cost(self, t: ConvTile, target: Target) -> float:
+        """Cycles of all tiles one after another, roughly: DMA, array and vector work."""
+        cols, rows = target.mx.cols, target.mx.rows
+        channel_tiles, image_tiles = -(-self.cout // t.cout), -(-self.oh // t.oh) * -(-self.ow // t.ow)
+        parts = -(-self.cin // t.cin) * -(-self.rows.taps // t.kh)
+        groups = -(-t.cout // cols)
+        weights = groups * cols * t.kh * self.columns.taps * t.cin
+        pixels = self.rows.reach(t.oh, t.kh) * self.columns.reach(t.ow, self.columns.taps) * t.cin
+        tiles = channel_tiles * image_tiles
+        loads = tiles * parts * (0 if self.input_resident else pixels)
+        loads += channel_tiles * parts * weights * (image_tiles if parts > 1 else 1)
+        stores = 0 if self.output_resident else self.oh * self.ow * self.cout
+        passes = groups * t.kh * self.columns.taps * -(-t.cin // rows)
+        array = tiles * parts * (passes * max(t.oh * t.ow, rows) + 2 * rows + cols)
+        latency = tiles * (parts * 2 + 1) * target.dram.latency_read
+        return (loads + stores) / target.dram.bytes_per_cycle + array + latency
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """A convolution of some channels of a grouped one, not grouped itself: (out, in, kh, kw)."""
+
+    first_in: int
+    first_out: int
+    weights: NDArray[Any]
+
+
+@tiles_of(QConv2d)
+def plan_conv(b: Builder, node: Node, view: Callable[[int], View], out: Tensor, budget: int) -> None:
+    """A convolution: tiles over channels, rows and columns; each a sum of parts, then requantized."""
+    operation = node.op
+    assert isinstance(operation, QConv2d)
+    x = view(0)
+    if is_depthwise(node):
+        plan_depthwise(b, node, x, out, budget)
+        return
+    kernel = node.inputs[1].shape[2:]
+    require_expressible(
+        node,
+        Conv,
+        kernel=kernel,
+        strides=operation.strides,
+        dilations=operation.dilations,
+        pads=operation.pads[:2],
+    )
+    for part in _slices(node, b.target.mx.cols):
+        _plan_slice(b, node, x, out, part, budget)
+
+
+def _slices(node: Node, cols: int) -> Iterator[Slice]:
+    """The groups, as many at a time as fill the columns of the array."""
+    operation, weights = node.op, node.inputs[1].constant
+    assert isinstance(operation, QConv2d)
+    cout, cin = weights.shape[0] // operation.groups, weights.shape[1]
+    if operation.groups == 1:
+        yield Slice(0, 0, weights)
+        return
+    for groups in spans(operation.groups, max(cols // cout, 1)):
+        shape = (groups.extent * cout, groups.extent * cin, *weights.shape[2:])
+        diagonal = np.full(shape, zero_of(node.inputs[1].type), weights.dtype)
+        for index in range(groups.extent):
+            first = (groups.start + index) * cout
+            rows, columns = slice(index * cout, (index + 1) * cout), slice(index * cin, (index + 1) * cin)
+            diagonal[rows, columns] = weights[first : first + cout]
+        yield Slice(groups.start * cin, groups.start * cout, diagonal)
+
+
+def _plan_slice(b: Builder, node: Node, x: View, out: Tensor, part: Slice, budget: int) -> None:
+    shape = _conv_shape(node, x, out, part)
+    tile = choose_conv_tile(node, shape, b.target, budget)
+    image = _packed_weights(b, node.inputs[1].name, part.weights)
+    for channels in spans(shape.cout, tile.cout):
+        params = requant_records(b, node, channels.shifted(part.first_out))
+        held: Buffer | None = None
+        for n, h, w in itertools.product(
+            range(x.shape[0]), spans(shape.oh, tile.oh), spans(shape.ow, tile.ow)
+        ):
+            b.tile = (n, h.start, w.start, part.first_out + channels.start)
+            at = (n, h, w, channels)
+            held = _conv_tile(b, node, x, out, shape, tile, image, part, at, params, held)
+
+
+def choose_conv_tile(node: Node, shape: ConvShape, target: Target, budget: int) -> ConvTile:
+    """The cheapest tile that fits.
+
+    Raises:
+        FitError: not even the smallest does.
+    """
+    best: tuple[float, ConvTile] | None = None
+    for tile in _conv_tiles(shape, target, budget):
+        cost = shape.cost(tile, target)
+        if best is None or cost < best[0]:
+            best = (cost, tile)
+    if best is None:
+        least = ConvTile(1, 1, min(shape.cout, target.mx.cols), min(shape.cin, target.mx.rows), 1)
+        raise does_not_fit(node, shape.bytes_needed(least, target.mx.cols), budget)
+    return best[1]
+
+
+def _conv_tiles(shape: ConvShape, target: Target, budget: int) -> Iterator[ConvTile]:
+    cols, acc = target.mx.cols, min(target.acc.rows, MAX_GROUP_ROWS)
+    record_limit = max(target.prm.bytes // 8 // cols, 1)
+    groups = min(-(-shape.cout // cols), MAX_CHANNELS // cols, record_limit)
+    for g, ow, cin, kh in itertools.product(
+        cuts(groups),
+        cuts(min(shape.ow, MAX_EXTENT)),
+        _channel_cuts(shape.cin, target.mx.rows),
+        cuts(shape.rows.taps),
+    ):
+        cout = min(g * cols, shape.cout)
+        reach = shape.columns.reach(ow, shape.columns.taps)
+        if g * ow > acc or reach > MAX_INPUT_EXTENT or reach * cin > MAX_INPUT_ROW:
+            continue
+        most = min(shape.oh, acc // (g * ow), MAX_EXTENT)
+        for oh in cuts(most):
+            balanced = -(-shape.oh // -(-shape.oh // oh))
+            tile = ConvTile(balanced, ow, cout, cin, kh)
+            if shape.bytes_needed(tile, cols) <= budget and shape.rows.reach(oh, kh) <= MAX_INPUT_EXTENT:
+                yield tile
+                break
+
+
+def _channel_cuts(channels: int, rows: int) -> list[int]:
+    """Input channels of a part: all, or whole multiples of the array's rows."""
+    if channels <= min(rows, MAX_CHANNELS):
+        return [channels]
+    blocks = -(-channels // rows)
+    sizes = {min(c * rows, channels) for c in cuts(blocks)}
+    return sorted((s for s in sizes if s <= MAX_CHANNELS), reverse=True)
+
+
+def _conv_shape(node: Node, x: View, out: Tensor, part: Slice) -> ConvShape:
+    operation = node.op
+    assert isinstance(operation, QConv2d)
+    _, h, w, _ = x.shape
+    cout, cin, kh, kw = part.weights.shape
+    rows = Window(h, kh, operation.strides[0], operation.dilations[0], operation.pads[0])
+    columns = Window(w, kw, operation.strides[1], operation.dilations[1], operation.pads[1])
+    _, oh, ow, _ = out.shape
+    return ConvShape(rows, columns, oh, ow, cin, cout, x.tensor.resident, out.resident)
+
+
+def _conv_tile(
+    b: Builder,
+    node: Node,
+    x: View,
+    out: Tensor,
+    shape: ConvShape,
+    tile: ConvTile,
+    image: Buffer,
+    part: Slice,
+    at: tuple[int, Span, Span, Span],
+    params: Ref,
+    held: Buffer | None,
+) -> Buffer | None:
+    """One tile; `held` is the weight buffer of the tile before, kept where the sum has one part."""
+    n, h, w, channels = at
+    groups = -(-channels.extent // b.target.mx.cols)
+    acc = b.buffer("acc", Memory.ACC, groups * h.extent * w.extent, 1)
+    parts = list(itertools.product(spans(shape.rows.taps, tile.kh), spans(shape.cin, tile.cin)))
+    started = False
+    for taps, cin in parts:
+        rows, top = shape.rows.valid(h, taps)
+        columns, left = shape.columns.valid(w, Span(0, shape.columns.taps))
+        if rows.extent <= 0 or columns.extent <= 0:
+            continue  # this part sees padding alone
+        piece = b.fetch(x, n, rows, columns, cin.shifted(part.first_in), "input")
+        if held is None or len(parts) > 1:
+            held = _load_weights(b, part, image, channels, taps, cin)
+        _emit_conv(b, node, shape, at, piece, held, acc, taps, cin, (rows, columns, top, left), accum=started)
+        started = True
+    if not started:
+        b.fill(Ref(acc), 4 * b.target.mx.cols, acc.size)
+    place = n, h, w, channels.shifted(part.first_out)
+    piece = b.result(out, *place, "output")
+    requantize(b, node, acc, piece, params, h.extent, w.extent, channels.extent, stored(out, *place))
+    b.deliver(out, piece, *place)
+    return held
+
+
+def _emit_conv(
+    b: Builder,
+    node: Node,
+    shape: ConvShape,
+    at: tuple[int, Span, Span, Span],
+    piece: Piece,
+    weights: Buffer,
+    acc: Buffer,
+    taps: Span,
+    cin: Span,
+    box: tuple[Span, Span, int, int],
+    *,
+    accum: bool,
+) -> None:
+    _, h, w, channels = at
+    rows, columns, top, left = box
+    area = h.extent * w.extent
+    several = channels.extent > b.target.mx.cols
+    instr = Conv(
+        oh=h.extent,
+        ow=w.extent,
+        cin=cin.extent,
+        cout=channels.extent,
+        kh=taps.extent,
+        kw=shape.columns.taps,
+        sh=shape.rows.stride,
+        sw=shape.columns.stride,
+        dh=shape.rows.dilation if taps.extent > 1 else 1,
+        dw=shape.columns.dilation if shape.columns.taps > 1 else 1,
+        ips=piece.pixel_pitch,
+        irs=piece.row_pitch,
+        ih=rows.extent,
+        iw=columns.extent,
+        pt=top,
+        pl=left,
+        zx=node.inputs[0].quant.zero_point,
+        zw=zero_of(node.inputs[1].type),
+        xt=element(node.inputs[0]),
+        wt=element(node.inputs[1]),
+        accum=int(accum),
+        ags=area if several else 0,
+    )
+    b.emit(
+        instr,
+        {"inp": piece.ref, "wgt": Ref(weights), "acc": Ref(acc)},
+        ("acc",),
+        extra_reads=(acc,) if accum else (),
+    )
+
+
+def _packed_weights(b: Builder, name: str, weights: NDArray[Any]) -> Buffer:
+    """The weights in DRAM as `[group][kh][kw][cin][C]`, padded lanes 0."""
+    cols = b.target.mx.cols
+    cout, cin, kh, kw = weights.shape
+    groups = -(-cout // cols)
+    padded = np.zeros((groups * cols, cin, kh, kw), weights.dtype)
+    padded[:cout] = weights
+    packed = padded.reshape(groups, cols, cin, kh, kw).transpose(0, 3, 4, 2, 1)
+    return b.image(Memory.WEIGHTS, packed_bytes(packed), name)
+
+
+def _load_weights(b: Builder, part: Slice, image: Buffer, channels: Span, taps: Span, cin: Span) -> Buffer:
+    """The weights of a part, gathered from the packed image."""
+    cols = b.target.mx.cols
+    _, all_cin, kh, kw = part.weights.shape
+    groups = -(-channels.extent // cols)
+    row = cin.extent * cols
+    buffer = b.buffer("weights", Memory.SPM, groups * taps.extent * kw * row)
+    offset = ((channels.start // cols * kh + taps.start) * kw * all_cin + cin.start) * cols
+    levels = [
+        (taps.extent * kw, all_cin * cols, row),
+        (groups, kh * kw * all_cin * cols, taps.extent * kw * row),
+    ]
+    b.load(Ref(image, offset), Ref(buffer), row, levels)
+    return buffer

@@ -1,0 +1,141 @@
+"""Tiles of depthwise convolutions: `vdwc`, tiles over channels, rows and columns."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Final
+
+from compiler.ir.graph import Node
+from compiler.ops.conv2d import QConv2d
+from compiler.ops.spatial import zero_of
+from compiler.schedule.boxes import fit_box
+from compiler.schedule.builder import Builder, Span, View, element, packed_bytes, spans, stored
+from compiler.schedule.limits import Window
+from compiler.schedule.products import records_of
+from compiler.schedule.tiles import PRM_GRANULE, Buffer, Memory, Ref, Tensor, aligned
+from isa.instructions.records import QuantRecord
+from isa.instructions.vector_depthwise import DepthwiseConv
+from isa.spec import greatest
+
+MAX_OUTPUT: Final = greatest(DepthwiseConv, "oh")
+MAX_INPUT: Final = greatest(DepthwiseConv, "ih")
+MAX_CHANNELS: Final = greatest(DepthwiseConv, "c")
+MAX_ROW: Final = greatest(DepthwiseConv, "irs")
+MAX_PIXEL: Final = greatest(DepthwiseConv, "ips")
+RECORD_GRANULES: Final = 5
+
+
+def is_depthwise(node: Node) -> bool:
+    """Whether `vdwc` can express a convolution: a kernel for every channel, within its fields."""
+    operation = node.op
+    assert isinstance(operation, QConv2d)
+    cout, cin, kh, kw = node.inputs[1].shape
+    dilations = {d for d, taps in zip(operation.dilations, (kh, kw), strict=True) if taps > 1}
+    fields = (
+        (max(kh, kw), "kh"),
+        (max(operation.strides), "sh"),
+        (max(dilations, default=1), "d"),
+        (max(operation.pads[:2]), "pt"),
+    )
+    return (
+        operation.groups == cout
+        and cin == 1
+        and node.inputs[0].shape[3] == cout
+        and len(dilations) <= 1
+        and all(value <= greatest(DepthwiseConv, name) for value, name in fields)
+    )
+
+
+def plan_depthwise(b: Builder, node: Node, x: View, out: Tensor, budget: int) -> None:
+    """A depthwise convolution; weights and records of a channel tile stay while its images pass."""
+    operation = node.op
+    assert isinstance(operation, QConv2d)
+    kh, kw = node.inputs[1].shape[2:]
+    rows = Window(x.shape[1], kh, operation.strides[0], operation.dilations[0], operation.pads[0])
+    columns = Window(x.shape[2], kw, operation.strides[1], operation.dilations[1], operation.pads[1])
+    _, oh, ow, channels = out.shape
+    most = min(MAX_CHANNELS, b.target.prm.bytes // PRM_GRANULE - RECORD_GRANULES)
+
+    def needed(th: int, tw: int, tc: int) -> int:
+        box = rows.reach(th, kh) * columns.reach(tw, kw)
+        moved = (0 if x.tensor.resident else aligned(box * tc)) + (
+            0 if out.resident else aligned(th * tw * tc)
+        )
+        return moved + aligned(kh * kw * tc)
+
+    def allowed(th: int, tw: int, tc: int) -> bool:
+        width, height = columns.reach(tw, kw), rows.reach(th, kh)
+        return (
+            max(th, tw) <= MAX_OUTPUT
+            and max(width, height) <= MAX_INPUT
+            and tc <= most
+            and (x.tensor.resident or (tc <= MAX_PIXEL and width * tc <= MAX_ROW))
+            and (out.resident or tw * tc <= MAX_ROW)
+        )
+
+    th, tw, tc = fit_box(node, (oh, ow, channels), needed, allowed, budget)
+    weights = node.inputs[1]
+    image = b.image(Memory.WEIGHTS, packed_bytes(weights.constant[:, 0].transpose(1, 2, 0)), weights.name)
+    for ch in spans(channels, tc):
+        held = b.buffer("weights", Memory.SPM, kh * kw * ch.extent)
+        b.load(Ref(image, ch.start), Ref(held), ch.extent, [(kh * kw, channels, ch.extent)])
+        params = _parameters(b, node, ch)
+        for n, h, w in itertools.product(range(x.shape[0]), spans(oh, th), spans(ow, tw)):
+            b.tile = (n, h.start, w.start, ch.start)
+            _tile(b, node, x, out, (n, h, w, ch), (rows, columns), held, params)
+
+
+def _parameters(b: Builder, node: Node, channels: Span) -> Ref:
+    """Record Q, then {bias, m} of every channel."""
+    operation = node.op
+    assert isinstance(operation, QConv2d)
+    low, high = operation.bounds
+    x, weights = node.inputs[0], node.inputs[1]
+    record = QuantRecord(
+        za=x.quant.zero_point, zb=zero_of(weights.type), zo=node.quant.zero_point, lo=low, hi=high
+    )
+    return b.parameters(record.pack() + records_of(node, channels), "records")
+
+
+def _tile(
+    b: Builder,
+    node: Node,
+    x: View,
+    out: Tensor,
+    at: tuple[int, Span, Span, Span],
+    windows: tuple[Window, Window],
+    weights: Buffer,
+    params: Ref,
+) -> None:
+    n, h, w, ch = at
+    rows, columns = windows
+    box_h, top = rows.valid(h, Span(0, rows.taps))
+    box_w, left = columns.valid(w, Span(0, columns.taps))
+    if box_h.extent <= 0 or box_w.extent <= 0:  # padding alone: any one pixel, none of it seen
+        box_h, top, box_w, left = Span(0, 1), rows.pad, Span(0, 1), columns.pad
+    source = b.fetch(x, n, box_h, box_w, ch, "input")
+    target = b.result(out, *at, "output")
+    instr = DepthwiseConv(
+        oh=h.extent,
+        ow=w.extent,
+        c=ch.extent,
+        kh=rows.taps,
+        kw=columns.taps,
+        sh=rows.stride,
+        sw=columns.stride,
+        d=max(rows.dilation if rows.taps > 1 else 1, columns.dilation if columns.taps > 1 else 1),
+        ips=source.pixel_pitch,
+        irs=source.row_pitch,
+        ih=box_h.extent,
+        iw=box_w.extent,
+        pt=top,
+        pl=left,
+        ops=target.pixel_pitch,
+        ors=target.row_pitch,
+        xt=element(node.inputs[0]),
+        wt=element(node.inputs[1]),
+        ot=element(node),
+    )
+    bind = {"inp": source.ref, "wgt": Ref(weights), "out": target.ref, "prm": params}
+    b.emit(instr, bind, ("out",), stored=stored(out, *at))
+    b.deliver(out, target, *at)

@@ -1,0 +1,63 @@
+"""What convolutions and matrix products have in common: cuts, parameters, the way out of the accumulators."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+
+from compiler.ir.graph import Node
+from compiler.schedule.builder import Builder, Piece, Span, element
+from compiler.schedule.tiles import Buffer, Ref, Stored
+from isa.instructions.matrix import Conv
+from isa.instructions.records import REQUANT_RECORD
+from isa.instructions.vector import Requantize
+from isa.spec import greatest
+
+MAX_GROUP_ROWS: Final = min(greatest(Conv, "ags"), greatest(Requantize, "aws"))
+
+
+def cuts(extent: int) -> list[int]:
+    """Sizes that cut an extent into 1, 2, 3, ... nearly equal pieces, largest first."""
+    pieces = [*range(1, 9), *(2**i for i in range(4, 12))]
+    return sorted({-(-extent // p) for p in pieces if p <= extent} | {1}, reverse=True)
+
+
+def requant_records(b: Builder, node: Node, channels: Span) -> Ref:
+    """The {bias, m} records of a channel range, in PRM."""
+    return b.parameters(records_of(node, channels), "records")
+
+
+def records_of(node: Node, channels: Span) -> bytes:
+    """The {bias, m} records of a channel range."""
+    m = node.op.constants([i.type for i in node.inputs], node.type)
+    records = np.zeros(channels.extent, REQUANT_RECORD)
+    part = slice(channels.start, channels.stop)
+    records["bias"], records["m"] = (
+        node.inputs[2].constant[part],
+        np.broadcast_to(m, node.inputs[2].shape)[part],
+    )
+    return records.tobytes()
+
+
+def requantize(
+    b: Builder, node: Node, acc: Buffer, piece: Piece, params: Ref, h: int, w: int, c: int, mark: Stored
+) -> None:
+    """Take a tile out of the accumulators."""
+    operation: Any = node.op
+    low, high = operation.bounds
+    instr = Requantize(
+        h=h,
+        w=w,
+        c=c,
+        ags=h * w if c > b.target.mx.cols else 0,
+        aws=w if h > 1 else 0,
+        ops=piece.pixel_pitch,
+        ors=piece.row_pitch,
+        lo=low,
+        hi=high,
+        zp=node.quant.zero_point,
+        ot=element(node),
+        perch=1,
+    )
+    b.emit(instr, {"acc": Ref(acc), "out": piece.ref, "prm": params}, ("out",), stored=mark)

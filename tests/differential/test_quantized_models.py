@@ -1,0 +1,77 @@
+"""Networks that ONNX Runtime quantized, compiled as they are: its recorded outputs, bit for bit."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from x1 import api
+from x1.session import Session
+from x1.verification import verify
+
+SMALL = ["seed_mnist_nchw.s8s8.qdq", "seed_mnist_nchw.s8s8.qoperator", "seed_mnist_nchw.u8s8.qoperator"]
+LARGE = [f"{net}.s8s8.{form}" for net in ("efficientnet_lite0_clean", "squeezenet1_1_ndf_imagenet_227")
+         for form in ("qdq", "qoperator")]  # fmt: skip
+
+
+@cache
+def network(folder: Path, name: str) -> api.Model:
+    return api.load_network(folder / f"{name}.onnx")
+
+
+def golden(folder: Path, name: str) -> dict[str, NDArray[Any]]:
+    with np.load(folder / f"{name}.golden.npz") as data:
+        return {k: data[k] for k in data.files}
+
+
+def compare(assets: Path, name: str, target: str, samples: int) -> None:
+    """The binary's outputs are the recorded ones; its tensors are those that ONNX Runtime computes here."""
+    folder = assets / "models" / "quantized"
+    model, recorded = network(folder, name), golden(folder, name)
+    binary = api.compile(model, target)
+    (given,) = model.input_shapes
+    images = [{given: x[None]} for x in recorded["inputs"][:samples]]
+    session = Session(binary)
+    got = np.concatenate([session.run(None, image)[0] for image in images])
+    np.testing.assert_array_equal(got, recorded["output_0"][:samples])
+    result = verify(model, binary, images)
+    assert result.mismatches == 0, result.first_divergence
+    assert "u8s8" in name or all(t.comparable for t in result.tensors)
+
+
+@pytest.mark.parametrize("target", ["edge32", "tiny8"])
+@pytest.mark.parametrize("name", SMALL)
+def test_digits_give_the_recorded_bits(assets: Path, name: str, target: str) -> None:
+    compare(assets, name, target, 8)
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_photographs_give_the_recorded_bits(assets: Path, name: str) -> None:
+    compare(assets, name, "edge32", 1)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("name", LARGE)
+def test_all_photographs_give_the_recorded_bits(assets: Path, name: str) -> None:
+    compare(assets, name, "edge32", 8)
+
+
+def test_scales_of_the_model_are_not_touched(assets: Path) -> None:
+    """Every scale and zero point of the compiled tensors stands in the file."""
+    import onnx
+
+    folder = assets / "models" / "quantized"
+    proto: Any = onnx.load(folder / "efficientnet_lite0_clean.s8s8.qoperator.onnx")
+    constants = [onnx.numpy_helper.to_array(t) for t in proto.graph.initializer]
+    scales = {float(v) for c in constants if c.dtype == np.float32 for v in c.ravel()}
+    tensors = api.compile(
+        network(folder, "efficientnet_lite0_clean.s8s8.qoperator")
+    ).program.operators.tensors
+    assert len(tensors) > 60
+    found = {float(np.uint32(t.scale_bits).view(np.float32)) for t in tensors if t.scale_bits is not None}
+    assert found <= scales
