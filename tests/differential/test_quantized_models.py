@@ -63,9 +63,10 @@ def test_all_photographs_give_the_recorded_bits(assets: Path, name: str) -> None
 
 def test_scales_of_the_model_are_not_touched(assets: Path) -> None:
     """Every scale and zero point of the compiled tensors stands in the file."""
-    import onnx
+    import onnx as onnx_package
 
     folder = assets / "models" / "quantized"
+    onnx: Any = onnx_package
     proto: Any = onnx.load(folder / "efficientnet_lite0_clean.s8s8.qoperator.onnx")
     constants = [onnx.numpy_helper.to_array(t) for t in proto.graph.initializer]
     scales = {float(v) for c in constants if c.dtype == np.float32 for v in c.ravel()}
