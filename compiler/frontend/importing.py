@@ -35,6 +35,7 @@ class OnnxNode:
     output: str
     loc: Loc
     outputs: int = 1
+    output_names: Sequence[str] = ()
     taken: Set[str] = frozenset()
     """The names of all tensors of the model."""
 
@@ -286,7 +287,8 @@ def known_values(node: Node) -> NDArray[Any]:
     return node.op.evaluate([i.constant for i in node.inputs], [i.type for i in node.inputs], node.type)
 
 
-OnnxRule = Callable[[OnnxNode], Node]
+OnnxRule = Callable[[OnnxNode], Node] | Callable[[OnnxNode], Node | list[Node]]
+"""The result, or those of all outputs."""
 LayerRule = Callable[[LayerCall], Node]
 MICROSOFT_DOMAIN: Final = "com.microsoft"
 ONNX_OPERATORS: Final[dict[tuple[str, str], OnnxRule]] = {}

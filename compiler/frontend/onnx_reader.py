@@ -27,10 +27,13 @@ from compiler.ir.graph import Graph, Node
 from compiler.ir.op import ShapeError
 from compiler.ir.types import MAX_ELEMENTS, DType
 from compiler.ops.boundary import Dequantize, Quantize
+from compiler.ops.constants import ARITHMETIC, integer_arithmetic
 from isa.diagnostics import Diagnostic, Findings, UsageError, did_you_mean
 from isa.locations import FileLoc, Loc, NodeLoc
 
 MAX_VALUE_RANK: Final = 4
+INTEGER_OPERATORS: Final = ("Div", *ARITHMETIC)
+"""Operators with which shapes are computed."""
 DEFAULT_DOMAINS: Final = ("", "ai.onnx")
 
 
@@ -228,11 +231,13 @@ class _Importer:
     def _node(self, node: onnx.NodeProto) -> None:
         loc = self._place(node)
         made = self._import(node, loc)
-        for name in filter(None, node.output[:1]):
-            self._define(name, made)
-        self.absent |= {name: loc for name in node.output[1:] if name}
+        results = made if isinstance(made, list) else [made]
+        for name, result in zip(node.output, results, strict=False):
+            if name:
+                self._define(name, result)
+        self.absent |= {name: loc for name in node.output[len(results) :] if name}
 
-    def _import(self, node: onnx.NodeProto, loc: NodeLoc) -> Node | None:
+    def _import(self, node: onnx.NodeProto, loc: NodeLoc) -> Node | list[Node] | None:
         domain = "" if node.domain in DEFAULT_DOMAINS else node.domain
         if domain not in ("", MICROSOFT_DOMAIN) or (domain and domain not in self.domains):
             known = (
@@ -281,10 +286,14 @@ class _Importer:
             node.output[0],
             loc,
             sum(1 for o in node.output if o),
+            [o or f"{node.output[0]}.output{i}" for i, o in enumerate(node.output)],
             self.names,
         )
         try:
-            made = rule(request)
+            made = integer_arithmetic(request) if node.op_type in INTEGER_OPERATORS else None
+            made = made or rule(request)
+            if isinstance(made, list):
+                return [folded(m) or m for m in made] if all(self._fits(m, loc) for m in made) else None
             if not self._fits(made, loc):
                 return None
             return folded(made) or made

@@ -10,7 +10,7 @@ from compiler.ir.graph import Const, Graph, Input, Node, typed
 from compiler.ir.op import ShapeError
 from compiler.ir.types import DType, Quant
 
-ANY_STAGE: Final = frozenset({"input", "const", "reshape", "transpose", "max_pool", "clamp_codes"})
+ANY_STAGE: Final = frozenset({"input", "const", "reshape", "transpose", "max_pool", "clamp_codes", "slice"})
 STAGES: Final[dict[str, frozenset[str]]] = {
     "nn": ANY_STAGE
     | {
@@ -19,6 +19,10 @@ STAGES: Final[dict[str, frozenset[str]]] = {
         "nn.add",
         "nn.concat",
         "nn.reduce",
+        "nn.unary",
+        "nn.pad",
+        "nn.binary",
+        "nn.prelu",
         "nn.clamp",
         "nn.average_pool",
         "nn.softmax",
@@ -35,6 +39,11 @@ STAGES: Final[dict[str, frozenset[str]]] = {
         "q.add",
         "q.concat",
         "q.reduce",
+        "q.mul",
+        "q.pad",
+        "q.real",
+        "q.prelu",
+        "q.affine",
         "q.table",
         "q.average_pool",
         "q.softmax",
@@ -131,7 +140,7 @@ def _verify_quantization(node: Node) -> None:
     least, most = node.type.dtype.bounds if node.type.dtype.is_code else (0, 0)
     if not least <= low <= high <= most:
         raise VerifyError(f"%{node.id} = {node.op.name} clamps to {low}..{high}, outside {least}..{most}")
-    moves = node.op.name in ("reshape", "transpose", "max_pool")
+    moves = node.op.name in ("reshape", "transpose", "max_pool", "slice", "q.pad")
     if moves and node.type.quant != node.inputs[0].type.quant:
         raise VerifyError(f"%{node.id} = {node.op.name} changes the quantization")
 

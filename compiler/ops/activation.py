@@ -6,7 +6,7 @@ A clamp that follows a convolution, a matrix product or an addition becomes part
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import numpy as np
@@ -16,11 +16,27 @@ from compiler.frontend.importing import LayerCall, OnnxNode, layer, onnx_operato
 from compiler.ir.graph import Node
 from compiler.ir.op import Array, Op, ShapeError, op
 from compiler.ir.types import DType, Quant, TensorType
+from compiler.ops.functions import FUNCTIONS
 from compiler.quantize.rules import Quantizer, quantization_rule
 from isa import arithmetic
 
 ACTIVATIONS: Final = ("linear", "relu", "relu6", "softmax")
 REAL_BOUNDS: Final = {"relu": (0.0, math.inf), "relu6": (0.0, 6.0)}
+
+
+def require_function(name: str, parameters: Sequence[float]) -> None:
+    """A function that is known, with as many parameters as it has.
+
+    Raises:
+        ShapeError: it is not, or has others.
+    """
+    if name not in FUNCTIONS:
+        raise ShapeError(f"there is no function '{name}'", ", ".join(FUNCTIONS))
+    wanted = FUNCTIONS[name].parameters
+    if len(parameters) != len(wanted):
+        raise ShapeError(f"'{name}' has {len(parameters)} parameters", ", ".join(wanted) or "none")
+    if name == "clamp":
+        _require_bounds(parameters)
 
 
 def _require_bounds(bounds: Sequence[float]) -> None:
@@ -62,16 +78,13 @@ class ClampCodes(Op):
 
 @op("q.table", "x:i8|u8")
 class QTable(Op):
-    """A function of one 8-bit value, as a table of 256 codes: literally DQ, function, Q."""
+    """A function of one 8-bit value, as a table of 256 codes: literally DQ, function, Q; NaN is the least."""
 
     function: str
     parameters: tuple[float, ...]
 
     def infer(self, types: Sequence[TensorType]) -> TensorType:
-        if self.function not in FUNCTIONS:
-            raise ShapeError(f"there is no function '{self.function}'", ", ".join(FUNCTIONS))
-        if self.parameters:
-            _require_bounds(self.parameters)
+        require_function(self.function, self.parameters)
         return TensorType(types[0].dtype, types[0].shape)
 
     def under(self, perm: Sequence[int]) -> Op:
@@ -85,27 +98,18 @@ class QTable(Op):
     def codes(self, x: Quant, y: Quant) -> Array:
         """The table as raw bytes, indexed by the raw input byte."""
         every = np.arange(256, dtype=np.uint8).view(x.dtype.numpy)
-        real = FUNCTIONS[self.function](arithmetic.dequantize(every, x.scale, x.zero_point), self.parameters)
-        codes = arithmetic.quantize(real, y.scale, y.zero_point, *y.dtype.bounds)
+        given = arithmetic.dequantize(every, x.scale, x.zero_point)
+        real = FUNCTIONS[self.function].rounded(given, self.parameters)
+        least = arithmetic.f32(y.dtype.bounds[0] - y.zero_point) * np.float32(y.scale)
+        codes = arithmetic.quantize(
+            np.where(np.isnan(real), least, real), y.scale, y.zero_point, *y.dtype.bounds
+        )
         return codes.astype(y.dtype.numpy).view(np.uint8)
 
 
 def requantizing_table(x: Quant, y: Quant) -> Array:
     """The table that takes codes to those of another scale, zero point or type: DQ, Q."""
     return QTable("identity", ()).codes(x, y)
-
-
-def _clamp(x: Array, parameters: Sequence[float]) -> Array:
-    low, high = np.asarray(parameters, np.float32)
-    return np.minimum(np.maximum(x, low), high)
-
-
-def _identity(x: Array, parameters: Sequence[float]) -> Array:
-    del parameters
-    return x
-
-
-FUNCTIONS: Final = {"clamp": _clamp, "identity": _identity}
 
 
 @onnx_operator("Relu")
@@ -209,12 +213,19 @@ def write_table(w: OnnxWriter, node: Node) -> None:
     (x,) = node.inputs
     name = w.tensor(node)
     real = w.add("DequantizeLinear", w.quantized(x), f"{name}_real_input")
-    if operation.function == "identity":
-        w.add("QuantizeLinear", [real, w.scale(node), w.zero_point(node)], name)
-        return
-    bounds = [
-        w.initializer(np.array(p, np.float32), f"{name}_bound_{i}")
-        for i, p in enumerate(operation.parameters)
-    ]
-    computed = w.add("Clip", [real, *bounds], f"{name}_real")
-    w.add("QuantizeLinear", [computed, w.scale(node), w.zero_point(node)], name)
+    if operation.function != "identity":
+        real = FUNCTION_WRITERS[operation.function](w, real, f"{name}_real", operation.parameters)
+    w.add("QuantizeLinear", [real, w.scale(node), w.zero_point(node)], name)
+
+
+FunctionWriter = Callable[[OnnxWriter, str, str, Sequence[float]], str]
+FUNCTION_WRITERS: Final[dict[str, FunctionWriter]] = {}
+"""How functions of one value are written: (writer, input, output, parameters) to the output."""
+
+
+def _write_clip_of_reals(w: OnnxWriter, x: str, output: str, bounds: Sequence[float]) -> str:
+    limits = [w.initializer(np.array(p, np.float32), f"{output}_bound_{i}") for i, p in enumerate(bounds)]
+    return w.add("Clip", [x, *limits], output)
+
+
+FUNCTION_WRITERS["clamp"] = _write_clip_of_reals

@@ -1,4 +1,4 @@
-"""Batch normalization: ONNX BatchNormalization, Keras BatchNormalization; folded into a convolution."""
+"""Batch normalization: ONNX and Keras BatchNormalization; folded where a product comes before."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from compiler.ir.graph import Node
 from compiler.ir.op import Array, Op, ShapeError, op
 from compiler.ir.types import DType, TensorType
 from compiler.ops.shapes import INFERENCE_OPSET
-from compiler.quantize.rules import Quantizer, quantization_rule
 
 SPATIAL_OPSET = 9
 """Since this opset statistics are per channel."""
@@ -75,15 +74,3 @@ def batch_norm_layer(call: LayerCall) -> Node:
     names = ("gamma", "beta", "moving_mean", "moving_variance")
     gain, offset = _affine([call.weights(name, channels) for name in names], epsilon)
     return call.add(BatchNorm(len(x.shape) - 1), x, call.const(gain, "gain"), call.const(offset, "offset"))
-
-
-@quantization_rule(BatchNorm)
-def refuse_batch_norm(q: Quantizer, node: Node, inputs: list[Node]) -> Node:
-    """What could not be folded is refused."""
-    del inputs
-    q.fail(
-        node,
-        "model.unsupported",
-        "batch normalization that follows no convolution or matrix product of its own is not supported",
-        "directly after Conv, Gemm or MatMul, as its only user",
-    )

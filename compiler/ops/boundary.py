@@ -152,7 +152,9 @@ def import_qlinear(
     inner = replace(
         n, op_type=of, operands=reals, output=n.unused("real"), opset=n.integer("opset", n.opset), outputs=1
     )
-    return n.add(Quantize(), ONNX_OPERATORS["", of](inner), quant=quant)
+    real = ONNX_OPERATORS["", of](inner)
+    assert not isinstance(real, list)
+    return n.add(Quantize(), real, quant=quant)
 
 
 def _real_operand(n: OnnxNode, triple: Triple) -> Node:

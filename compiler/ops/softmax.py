@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from decimal import Decimal, localcontext
 from functools import lru_cache
@@ -15,6 +16,7 @@ from compiler.ir.graph import Node
 from compiler.ir.op import Array, Op, ShapeError, op
 from compiler.ir.types import DType, Quant, TensorType
 from compiler.ops.boundary import qlinear
+from compiler.ops.shapes import Reshape
 from compiler.quantize.rules import Quantizer, quantization_rule
 from isa import arithmetic
 
@@ -24,9 +26,9 @@ QLINEAR_SOFTMAX_OPSET: Final = 13
 FLT_MAX: Final = 3.4028234663852886e38
 
 
-def _require_last(axis: int, x: TensorType) -> None:
-    if axis != len(x.shape) - 1 or axis < 0:
-        raise ShapeError(f"softmax over axis {axis} of {list(x.shape)} is not supported", "the last axis")
+def _require_axis(axis: int, x: TensorType) -> None:
+    if not 0 <= axis < len(x.shape):
+        raise ShapeError(f"softmax over axis {axis} of {list(x.shape)}", f"0 to {len(x.shape) - 1}")
 
 
 @op("nn.softmax", "x:f32")
@@ -36,7 +38,7 @@ class Softmax(Op):
     axis: int
 
     def infer(self, types: Sequence[TensorType]) -> TensorType:
-        _require_last(self.axis, types[0])
+        _require_axis(self.axis, types[0])
         return TensorType(DType.F32, types[0].shape)
 
     def evaluate(self, args: Sequence[Array], types: Sequence[TensorType], out: TensorType) -> Array:
@@ -46,27 +48,31 @@ class Softmax(Op):
 
 @op("q.softmax", "x:i8|u8")
 class QSoftmax(Op):
-    """QLinearSoftmax of opset 13 over the last axis."""
+    """QLinearSoftmax of opset 13 over one axis."""
 
     axis: int
 
     def infer(self, types: Sequence[TensorType]) -> TensorType:
-        _require_last(self.axis, types[0])
+        _require_axis(self.axis, types[0])
         return TensorType(DType.I8, types[0].shape)
+
+    def under(self, perm: Sequence[int]) -> Op:
+        return QSoftmax(perm[self.axis])
 
     def evaluate(self, args: Sequence[Array], types: Sequence[TensorType], out: TensorType) -> Array:
         assert types[0].quant is not None
         assert out.quant is not None
-        codes = args[0].astype(np.int32) - types[0].dtype.bounds[0]
-        table = exponentials(types[0].quant.scale, types[0].shape[-1])
+        codes = np.moveaxis(args[0], self.axis, -1).astype(np.int32) - types[0].dtype.bounds[0]
+        table = exponentials(types[0].quant.scale, codes.shape[-1])
         zero, bounds = out.quant.zero_point, out.dtype.bounds
-        return arithmetic.softmax(codes, table, divisor(out.quant.scale), zero, *bounds)
+        y = arithmetic.softmax(codes, table, divisor(out.quant.scale), zero, *bounds)
+        return np.moveaxis(y, -1, self.axis)
 
     def constants(self, types: Sequence[TensorType], out: TensorType) -> Array:
         """The table of exponentials, then p0 of record Q."""
         assert types[0].quant is not None
         assert out.quant is not None
-        table = exponentials(types[0].quant.scale, types[0].shape[-1])
+        table = exponentials(types[0].quant.scale, types[0].shape[self.axis])
         return np.append(table, np.float32(divisor(out.quant.scale)))
 
 
@@ -102,13 +108,18 @@ def _log(value: float) -> float:
 
 @onnx_operator("Softmax")
 def import_softmax(n: OnnxNode) -> Node:
-    """Softmax over the last axis."""
+    """Over one axis; before opset 13 the dimensions from `axis` on are one."""
     x = n.operand(0)
     rank = len(x.shape)
-    axis = n.integer("axis", -1 if n.opset >= 13 else 1)
-    if not -rank <= axis < rank or axis % rank != rank - 1:
-        n.fail(f"axis={axis} of a tensor of rank {rank} is not supported", "the last axis")
-    return n.add(Softmax(rank - 1), x)
+    axis = n.integer("axis", -1 if n.opset >= QLINEAR_SOFTMAX_OPSET else 1)
+    if not -rank <= axis < rank:
+        n.fail(f"axis={axis} is outside {-rank}..{rank - 1}")
+    axis %= rank
+    length = math.prod(x.shape[axis:])
+    if n.opset >= QLINEAR_SOFTMAX_OPSET or length == x.shape[axis]:
+        return n.add(Softmax(axis), x)
+    rows = n.before(Reshape((x.type.elements // length, length)), x, suffix="rows")
+    return n.add(Reshape(x.shape), n.before(Softmax(1), rows, suffix="softmax"))
 
 
 qlinear("QLinearSoftmax", "Softmax", [(0, 1, 2)], (3, 4), domain=MICROSOFT)

@@ -56,5 +56,10 @@ def _row(producer: Node, values: NDArray[Any]) -> NDArray[Any] | None:
             axis = 1 if layout == "NCHW" else 3
         case _:
             return None
-    rows = np.moveaxis(values, axis, -1).reshape(-1, values.shape[axis])
-    return rows[0] if (rows == rows[0]).all() else None
+    if values.ndim != len(producer.shape) or values.shape != tuple(
+        d if i == axis else 1 for i, d in enumerate(values.shape)
+    ):
+        rows = np.moveaxis(np.broadcast_to(values, producer.shape), axis, -1)
+        flat = rows.reshape(-1, producer.shape[axis])
+        return flat[0] if (flat == flat[0]).all() else None
+    return np.broadcast_to(values.ravel(), producer.shape[axis : axis + 1])

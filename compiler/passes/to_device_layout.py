@@ -8,13 +8,20 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
+
+import numpy as np
 
 from compiler.ir.graph import Graph, Node
+from compiler.ops.prelu import QAffine, QPRelu
 from compiler.ops.shapes import Transpose
-from compiler.ops.spatial import TO_NCHW, TO_NHWC
+from compiler.ops.softmax import QSoftmax
+from compiler.ops.spatial import TO_NHWC
 from compiler.passes.base import Pass
 from compiler.passes.views import turned_views
+
+CHANNEL_WISE: Final = (QSoftmax, QPRelu, QAffine)
+"""Operations along an axis, which on the device is the last."""
 
 
 class ToDeviceLayout(Pass):
@@ -26,15 +33,20 @@ class ToDeviceLayout(Pass):
         for node in graph.nodes():
             operation: Any = node.op
             if getattr(operation, "layout", "NHWC") != "NHWC":
-                _convert(graph, node, replace(operation, layout="NHWC"))
+                _convert(graph, node, replace(operation, layout="NHWC"), TO_NHWC)
+            elif isinstance(operation, CHANNEL_WISE) and operation.axis != len(node.shape) - 1:
+                others = [i for i in range(len(node.shape)) if i != operation.axis]
+                last = len(others)
+                _convert(graph, node, replace(operation, axis=last), (*others, operation.axis))
         graph.stage = "device"
         return graph
 
 
-def _convert(graph: Graph, node: Node, operation: Any) -> None:
+def _convert(graph: Graph, node: Node, operation: Any, order: tuple[int, ...]) -> None:
     x, *rest = node.inputs
-    turned = graph.add(Transpose(TO_NHWC), (x,), name=f"{x.name}/nhwc", loc=node.loc)
+    inverse = tuple(int(p) for p in np.argsort(order))
+    turned = graph.add(Transpose(order), (x,), name=f"{x.name}/device", loc=node.loc)
     made = graph.add(operation, (turned, *rest), name=node.name, loc=node.loc, quant=node.type.quant)
-    made.views = turned_views(node, made, TO_NCHW)
-    back = graph.add(Transpose(TO_NCHW), (made,), name=f"{node.name}/nchw", loc=node.loc)
+    made.views = turned_views(node, made, inverse)
+    back = graph.add(Transpose(inverse), (made,), name=f"{node.name}/source", loc=node.loc)
     graph.replace(node, back)

@@ -1,4 +1,4 @@
-"""Tiles of pooling, element-wise operations and softmax."""
+"""Tiles of pooling and softmax."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import numpy as np
 
 from compiler.errors import CompileError
 from compiler.ir.graph import Node
-from compiler.ops.add import QAdd
 from compiler.ops.average_pool import QAveragePool
 from compiler.ops.max_pool import MaxPool
 from compiler.ops.softmax import QSoftmax, divisor, exponentials
@@ -21,15 +20,13 @@ from compiler.schedule.tiles import Tensor
 from isa.diagnostics import Diagnostic
 from isa.instructions.records import QuantRecord
 from isa.instructions.vector import Pool, Pooling, Softmax
-from isa.instructions.vector_elementwise import Elementwise, VectorElementwise
 from isa.spec import greatest
 
 MAX_POOL_EXTENT: Final = greatest(Pooling, "oh")
 MAX_POOL_INPUT: Final = greatest(Pooling, "ih")
 MAX_POOL_ROW: Final = greatest(Pooling, "irs")
-MAX_ROWS: Final = greatest(VectorElementwise, "h")
-MAX_CHANNELS: Final = greatest(VectorElementwise, "c")
-MAX_ROW: Final = greatest(VectorElementwise, "ars")
+MAX_ROWS: Final = greatest(Softmax, "h")
+MAX_CHANNELS: Final = greatest(Pooling, "c")
 MAX_SOFTMAX_CHANNELS: Final = greatest(Softmax, "ips")
 MAX_SOFTMAX_ROW: Final = greatest(Softmax, "irs")
 
@@ -96,46 +93,6 @@ def plan_pool(b: Builder, node: Node, view: Callable[[int], View], out: Tensor, 
         b.deliver(out, target, n, rs, cs, ch)
 
 
-@tiles_of(QAdd)
-def plan_add(b: Builder, node: Node, view: Callable[[int], View], out: Tensor, budget: int) -> None:
-    """Addition: tiles over rows, columns and channels."""
-    operation = node.op
-    assert isinstance(operation, QAdd)
-    inputs = [view(0), view(1)]
-    p = operation.constants([i.type for i in node.inputs], node.type)
-    low, high = operation.bounds
-    record = QuantRecord(tuple(p), lo=low, hi=high)
-    params = b.parameters(record.pack(), "record")
-    _, h, w, c = out.shape
-    copies = sum(not v.tensor.resident for v in inputs) + (not out.resident)
-    th, tw, tc = fit_box(node, (h, w, c), dense(copies), _elementwise_limits, budget)
-    for n, rs, cs, ch in tiles(b, out.shape, (th, tw, tc)):
-        left, right = (b.fetch(v, n, rs, cs, ch, role) for v, role in zip(inputs, ("a", "b"), strict=True))
-        target = b.result(out, n, rs, cs, ch, "output")
-        instr = VectorElementwise(
-            fn=Elementwise.ADD,
-            h=rs.extent,
-            w=cs.extent,
-            c=ch.extent,
-            aps=left.pixel_pitch,
-            ars=left.row_pitch,
-            bps=right.pixel_pitch,
-            brs=right.row_pitch,
-            ops=target.pixel_pitch,
-            ors=target.row_pitch,
-            at=element(node.inputs[0]),
-            bt=element(node.inputs[1]),
-            ot=element(node),
-        )
-        b.emit(
-            instr,
-            {"a": left.ref, "b": right.ref, "out": target.ref, "prm": params},
-            ("out",),
-            stored=stored(out, n, rs, cs, ch),
-        )
-        b.deliver(out, target, n, rs, cs, ch)
-
-
 @tiles_of(QSoftmax)
 def plan_softmax(b: Builder, node: Node, view: Callable[[int], View], out: Tensor, budget: int) -> None:
     """Softmax over the last dimension: tiles over pixels, never over channels."""
@@ -194,7 +151,3 @@ def _average_record(node: Node) -> bytes:
     low, high = y.dtype.bounds
     scales = (np.float32(x.scale), np.float32(y.scale))
     return QuantRecord(scales, za=x.zero_point, zo=y.zero_point, lo=low, hi=high).pack()
-
-
-def _elementwise_limits(th: int, tw: int, tc: int) -> bool:
-    return th <= MAX_ROWS and tw <= MAX_ROWS and tc <= MAX_CHANNELS and tw * tc <= MAX_ROW

@@ -1,0 +1,207 @@
+"""Sub, Mul, Div, Max, Min and Pow of two tensors; Keras Multiply, Subtract, Maximum, Minimum.
+
+Mul is QLinearMul when quantized; the others are literally DequantizeLinear, the operator in float32,
+QuantizeLinear.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import reduce
+from typing import Final
+
+import numpy as np
+
+from compiler.export.writing import MICROSOFT, OnnxWriter, written_as_onnx
+from compiler.frontend.importing import LayerCall, OnnxNode, known_values, layer, onnx_operator
+from compiler.ir.graph import Node
+from compiler.ir.op import Array, Op, ShapeError, op
+from compiler.ir.types import DType, TensorType
+from compiler.ops.add import Add
+from compiler.ops.boundary import qlinear
+from compiler.ops.broadcasting import broadcast, broadcast_operands, layer_operands, same_rank
+from compiler.ops.spatial import Pair, require_codes, scale_of, write_clamped, zero_of
+from compiler.ops.unary import Unary
+from compiler.quantize.rules import Quantizer, quantization_rule
+from isa import arithmetic
+
+REAL: Final[dict[str, Callable[..., Array]]] = {
+    "sub": np.subtract,
+    "mul": np.multiply,
+    "div": np.divide,
+    "max": np.maximum,
+    "min": np.minimum,
+}
+LITERAL: Final = ("sub", "div", "max", "min")
+OPERATORS: Final = {"Sub": "sub", "Mul": "mul", "Div": "div", "Max": "max", "Min": "min"}
+
+
+@op("nn.binary", "a:f32", "b:f32")
+class Binary(Op):
+    """a function of two tensors, broadcast to one another."""
+
+    function: str
+
+    def infer(self, types: Sequence[TensorType]) -> TensorType:
+        if self.function not in REAL:
+            raise ShapeError(f"there is no function '{self.function}'", ", ".join(REAL))
+        return TensorType(DType.F32, broadcast(types))
+
+    def under(self, perm: Sequence[int]) -> Op:
+        return self
+
+    def evaluate(self, args: Sequence[Array], types: Sequence[TensorType], out: TensorType) -> Array:
+        return REAL[self.function](args[0], args[1])
+
+
+@op("q.mul", "a:i8|u8", "b:i8|u8")
+class QMul(Op):
+    """QLinearMul, clamp to codes."""
+
+    bounds: Pair = (-128, 127)
+
+    def infer(self, types: Sequence[TensorType]) -> TensorType:
+        require_codes(self.bounds)
+        return TensorType(DType.I8, broadcast(types))
+
+    def under(self, perm: Sequence[int]) -> Op:
+        return self
+
+    def evaluate(self, args: Sequence[Array], types: Sequence[TensorType], out: TensorType) -> Array:
+        a, b = args
+        ratio = self.constants(types, out)[0]
+        return arithmetic.multiply(
+            a, zero_of(types[0]), b, zero_of(types[1]), ratio, zero_of(out), *self.bounds
+        )
+
+    def constants(self, types: Sequence[TensorType], out: TensorType) -> Array:
+        """r = (sa * sb) / sc."""
+        a, b, c = (np.float32(scale_of(t)) for t in (*types, out))
+        return np.array([(a * b) / c], np.float32)
+
+
+@op("q.real", "a:i8|u8", "b:i8|u8")
+class QReal(Op):
+    """DQ, DQ, the function in float32, Q; 0/0 becomes the least code."""
+
+    function: str
+
+    def infer(self, types: Sequence[TensorType]) -> TensorType:
+        if self.function not in LITERAL:
+            raise ShapeError(f"there is no function '{self.function}'", ", ".join(LITERAL))
+        return TensorType(DType.I8, broadcast(types))
+
+    def under(self, perm: Sequence[int]) -> Op:
+        return self
+
+    def evaluate(self, args: Sequence[Array], types: Sequence[TensorType], out: TensorType) -> Array:
+        a, b = (arithmetic.dequantize(v, scale_of(t), zero_of(t)) for v, t in zip(args, types, strict=True))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            v = REAL[self.function](a, b)
+        v = np.where(np.isnan(v), np.float32(-np.inf), v)
+        return arithmetic.quantize_real(v, scale_of(out), zero_of(out), *out.dtype.bounds)
+
+    def constants(self, types: Sequence[TensorType], out: TensorType) -> Array:
+        """The three scales."""
+        return np.array([scale_of(t) for t in (*types, out)], np.float32)
+
+
+@onnx_operator("Sub", "Mul", "Div")
+def import_binary(n: OnnxNode) -> Node:
+    """Two operands that broadcast to one another; a value times its own sigmoid is one function."""
+    if n.op_type == "Mul" and (x := _swish_operand(n.operand(0), n.operand(1))) is not None:
+        return n.add(Unary("silu"), x)
+    return n.add(Binary(OPERATORS[n.op_type]), *broadcast_operands(n))
+
+
+def _swish_operand(a: Node, b: Node) -> Node | None:
+    """x, where the operands are x and sigmoid(x)."""
+    for x, other in ((a, b), (b, a)):
+        if isinstance(other.op, Unary) and other.op.function == "sigmoid" and other.inputs == (x,):
+            return x
+    return None
+
+
+@onnx_operator("Max", "Min", "Sum", "Mean")
+def import_variadic(n: OnnxNode) -> Node:
+    """Any number of operands, two at a time."""
+    operands = same_rank(n, [n.operand(i) for i in range(len(n.operands))])
+    if len(operands) == 1 and n.op_type != "Mean":
+        return n.add(Unary("identity"), operands[0])
+    made = Add() if n.op_type in ("Sum", "Mean") else Binary(OPERATORS[n.op_type])
+    last = len(operands) - 2
+    steps = enumerate(operands[1:])
+    if n.op_type == "Mean":
+        total = reduce(lambda x, step: n.before(made, x, step[1], suffix=f"sum{step[0]}"), steps, operands[0])
+        share = np.full((1,) * len(total.shape), 1 / len(operands), np.float32)
+        return n.add(Binary("mul"), total, n.const(share, "share"))
+
+    def step(x: Node, item: tuple[int, Node]) -> Node:
+        index, y = item
+        return n.add(made, x, y) if index == last else n.before(made, x, y, suffix=f"part{index}")
+
+    return reduce(step, steps, operands[0])
+
+
+@onnx_operator("Pow")
+def import_power(n: OnnxNode) -> Node:
+    """A constant exponent, one for all elements."""
+    exponent = n.parameter(1, "the exponent")
+    values = known_values(exponent)
+    if values.size != 1:
+        n.fail(f"an exponent of shape {list(values.shape)} is not supported", "one number")
+    return n.add(Unary("power", (float(values.item()),)), n.operand(0))
+
+
+qlinear("QLinearMul", "Mul", [(0, 1, 2), (3, 4, 5)], (6, 7), domain=MICROSOFT)
+
+
+def _layer(name: str, function: str) -> None:
+    @layer(name)
+    def rule(call: LayerCall) -> Node:
+        """NAME()([a, b])."""
+        call.done()
+        return call.add(Binary(function), *layer_operands(call))
+
+    del rule
+
+
+for _name, _function in (("Multiply", "mul"), ("Subtract", "sub"), ("Maximum", "max"), ("Minimum", "min")):
+    _layer(_name, _function)
+
+
+@quantization_rule(Binary)
+def quantize_binary(q: Quantizer, node: Node, inputs: list[Node]) -> Node:
+    """The result has a scale of its own."""
+    operation = node.op
+    assert isinstance(operation, Binary)
+    quant, operands = q.chosen(node), q.operands(node, inputs)
+    made = QMul(quant.dtype.bounds) if operation.function == "mul" else QReal(operation.function)
+    return q.add(made, operands, node, quant)
+
+
+@written_as_onnx(QMul)
+def write_mul(w: OnnxWriter, node: Node) -> None:
+    """QLinearMul of com.microsoft."""
+    operation = node.op
+    assert isinstance(operation, QMul)
+    a, b = node.inputs
+    inputs = [*w.quantized(a), *w.quantized(b), w.scale(node), w.zero_point(node)]
+    write_clamped(
+        w,
+        w.tensor(node),
+        operation.bounds,
+        node.type.dtype.numpy,
+        lambda name: w.add("QLinearMul", inputs, name, domain=MICROSOFT),
+    )
+
+
+@written_as_onnx(QReal)
+def write_real(w: OnnxWriter, node: Node) -> None:
+    """DequantizeLinear of both, the operator, QuantizeLinear."""
+    operation = node.op
+    assert isinstance(operation, QReal)
+    name = w.tensor(node)
+    reals = [w.add("DequantizeLinear", w.quantized(x), f"{name}_real_{i}") for i, x in enumerate(node.inputs)]
+    computed = w.add(operation.function.capitalize(), reals, f"{name}_real")
+    w.add("QuantizeLinear", [computed, w.scale(node), w.zero_point(node)], name)

@@ -1,0 +1,172 @@
+"""Per-channel functions: ONNX PRelu, Keras PReLU; and batch normalization that could not be folded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from compiler.export.writing import OnnxWriter, written_as_onnx
+from compiler.frontend.importing import LayerCall, OnnxNode, layer, onnx_operator
+from compiler.ir.graph import Node
+from compiler.ir.op import Array, Op, ShapeError, op
+from compiler.ir.types import DType, TensorType
+from compiler.ops.batch_norm import BatchNorm
+from compiler.ops.spatial import scale_of, zero_of
+from compiler.ops.unary import Unary
+from compiler.quantize.rules import Quantizer, quantization_rule
+from isa import arithmetic
+
+
+def _require_rows(x: TensorType, axis: int, *rows: TensorType) -> None:
+    if not 0 <= axis < len(x.shape) or any(r.shape != (x.shape[axis],) for r in rows):
+        given = ", ".join(str(list(r.shape)) for r in rows)
+        raise ShapeError(f"{given} for channels {axis} of {list(x.shape)}", "one value per channel")
+
+
+def _spread(row: Array, axis: int, rank: int) -> Array:
+    return row.reshape([-1 if i == axis else 1 for i in range(rank)])
+
+
+@op("nn.prelu", "x:f32", "slope:f32")
+class PRelu(Op):
+    """x where it is not negative, else x times the slope of its channel."""
+
+    axis: int
+
+    def infer(self, types: Sequence[TensorType]) -> TensorType:
+        _require_rows(types[0], self.axis, types[1])
+        return TensorType(DType.F32, types[0].shape)
+
+    def evaluate(self, args: Sequence[Array], types: Sequence[TensorType], out: TensorType) -> Array:
+        x, slope = args
+        return np.where(x < 0, x * _spread(slope, self.axis, x.ndim), x)
+
+
+@op("q.prelu", "x:i8|u8", "slope:f32")
+class QPRelu(Op):
+    """DQ, PRelu with float32 slopes, Q."""
+
+    axis: int
+
+    def infer(self, types: Sequence[TensorType]) -> TensorType:
+        _require_rows(types[0], self.axis, types[1])
+        return TensorType(DType.I8, types[0].shape)
+
+    def under(self, perm: Sequence[int]) -> Op:
+        return QPRelu(perm[self.axis])
+
+    def evaluate(self, args: Sequence[Array], types: Sequence[TensorType], out: TensorType) -> Array:
+        v = arithmetic.dequantize(args[0], scale_of(types[0]), zero_of(types[0]))
+        v = np.where(v < 0, v * _spread(args[1], self.axis, v.ndim), v)
+        return arithmetic.quantize_real(v, scale_of(out), zero_of(out), *out.dtype.bounds)
+
+    def constants(self, types: Sequence[TensorType], out: TensorType) -> Array:
+        """The scales of input and output."""
+        return np.array([scale_of(types[0]), scale_of(out)], np.float32)
+
+
+@op("q.affine", "x:i8|u8", "gain:f32", "offset:f32")
+class QAffine(Op):
+    """DQ, x * gain + offset of its channel in two roundings, Q."""
+
+    axis: int
+
+    def infer(self, types: Sequence[TensorType]) -> TensorType:
+        _require_rows(types[0], self.axis, *types[1:])
+        return TensorType(DType.I8, types[0].shape)
+
+    def under(self, perm: Sequence[int]) -> Op:
+        return QAffine(perm[self.axis])
+
+    def evaluate(self, args: Sequence[Array], types: Sequence[TensorType], out: TensorType) -> Array:
+        x, gain, offset = args
+        v = arithmetic.dequantize(x, scale_of(types[0]), zero_of(types[0]))
+        v = arithmetic.affine(v, _spread(gain, self.axis, v.ndim), _spread(offset, self.axis, v.ndim))
+        return arithmetic.quantize_real(v, scale_of(out), zero_of(out), *out.dtype.bounds)
+
+    def constants(self, types: Sequence[TensorType], out: TensorType) -> Array:
+        """The scales of input and output."""
+        return np.array([scale_of(types[0]), scale_of(out)], np.float32)
+
+
+@onnx_operator("PRelu")
+def import_prelu(n: OnnxNode) -> Node:
+    """A constant slope for all, or one per channel."""
+    x, slope = n.operand(0), n.constant(1, "the slope")
+    if slope.size == 1:
+        return n.add(Unary("leaky_relu", (float(slope.item()),)), x)
+    rank = len(x.shape)
+    if n.opset < 7:
+        shape = [x.shape[1] if i == 1 else 1 for i in range(rank)] if slope.ndim == 1 else list(slope.shape)
+    else:
+        shape = [1] * (rank - slope.ndim) + list(slope.shape)
+    longer = [i for i, extent in enumerate(shape) if extent > 1]
+    if len(shape) != rank or len(longer) != 1 or shape[longer[0]] != x.shape[longer[0]]:
+        n.fail(
+            f"slopes of shape {list(slope.shape)} for {list(x.shape)} are not supported", "one per channel"
+        )
+    return n.add(PRelu(longer[0]), x, n.const(slope.ravel().astype(np.float32), "slope"))
+
+
+@layer("PReLU")
+def prelu_layer(call: LayerCall) -> Node:
+    """PReLU(): a slope `alpha` per channel, shared over the image."""
+    call.done()
+    if len(call.operands) != 1:
+        call.fail("PReLU takes one value")
+    x = call.operands[0]
+    shape = (1,) * (len(x.shape) - 2) + (x.shape[-1],)
+    slope = np.ascontiguousarray(call.weights("alpha", shape)).reshape(-1)
+    return call.add(PRelu(len(x.shape) - 1), x, call.const(slope, "alpha"))
+
+
+@quantization_rule(PRelu)
+def quantize_prelu(q: Quantizer, node: Node, inputs: list[Node]) -> Node:
+    """Slopes stay float32."""
+    operation = node.op
+    assert isinstance(operation, PRelu)
+    slope = q.const(node.inputs[1].constant, node.inputs[1])
+    return q.add(QPRelu(operation.axis), [inputs[0], slope], node, q.chosen(node))
+
+
+@quantization_rule(BatchNorm)
+def quantize_batch_norm(q: Quantizer, node: Node, inputs: list[Node]) -> Node:
+    """Gain and offset stay float32."""
+    operation = node.op
+    assert isinstance(operation, BatchNorm)
+    rows = [q.const(i.constant, i) for i in node.inputs[1:]]
+    return q.add(QAffine(operation.axis), [inputs[0], *rows], node, q.chosen(node))
+
+
+@written_as_onnx(QPRelu)
+def write_prelu(w: OnnxWriter, node: Node) -> None:
+    """DequantizeLinear, PRelu, QuantizeLinear."""
+    operation = node.op
+    assert isinstance(operation, QPRelu)
+    x, slope = node.inputs
+    name = w.tensor(node)
+    real = w.add("DequantizeLinear", w.quantized(x), f"{name}_real_input")
+    row = w.initializer(_spread(slope.constant, operation.axis, len(x.shape)), f"{name}_slope")
+    computed = w.add("PRelu", [real, row], f"{name}_real")
+    w.add("QuantizeLinear", [computed, w.scale(node), w.zero_point(node)], name)
+
+
+@written_as_onnx(QAffine)
+def write_affine(w: OnnxWriter, node: Node) -> None:
+    """DequantizeLinear, Mul, Add, QuantizeLinear."""
+    operation = node.op
+    assert isinstance(operation, QAffine)
+    x, *rows = node.inputs
+    name = w.tensor(node)
+    real = w.add("DequantizeLinear", w.quantized(x), f"{name}_real_input")
+    spread = [_spread(r.constant, operation.axis, len(x.shape)) for r in rows]
+    gain, offset = (
+        w.initializer(s, f"{name}_{what}") for s, what in zip(spread, ("gain", "offset"), strict=True)
+    )
+    scaled = w.add("Mul", [real, gain], f"{name}_scaled")
+    w.add(
+        "QuantizeLinear",
+        [w.add("Add", [scaled, offset], f"{name}_real"), w.scale(node), w.zero_point(node)],
+        name,
+    )

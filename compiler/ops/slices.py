@@ -1,0 +1,317 @@
+"""Parts of tensors: ONNX Slice, Split, Gather of a range, Pad; tensors repeated along an axis."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+
+from compiler.export.writing import OnnxWriter, written_as_onnx
+from compiler.frontend.importing import LayerCall, OnnxNode, layer, onnx_operator
+from compiler.ir.graph import Node
+from compiler.ir.op import Array, Op, ShapeError, op
+from compiler.ir.types import TensorType
+from compiler.ops.constants import known
+from compiler.ops.shapes import Reshape
+from compiler.quantize.rules import Quantizer, quantization_rule
+
+ATTRIBUTES_OPSET: Final = 10
+"""Before this opset starts, ends and axes of Slice are attributes."""
+
+
+def turned_back(values: Sequence[int], perm: Sequence[int]) -> tuple[int, ...]:
+    """Values of the axes of transpose(x, perm), in the order of the axes of x."""
+    back: list[int] = np.argsort(perm).tolist()
+    return tuple(values[i] for i in back)
+
+
+@op("slice", "x")
+class Slice(Op):
+    """Every step-th element from start on, `counts` of them, along every axis; steps may be negative."""
+
+    starts: tuple[int, ...]
+    counts: tuple[int, ...]
+    steps: tuple[int, ...]
+
+    def infer(self, types: Sequence[TensorType]) -> TensorType:
+        shape = types[0].shape
+        if not len(shape) == len(self.starts) == len(self.counts) == len(self.steps):
+            raise ShapeError(f"a slice of {len(self.starts)} axes of {list(shape)}", f"{len(shape)}")
+        for extent, start, count, step in zip(shape, self.starts, self.counts, self.steps, strict=True):
+            last = start + (count - 1) * step
+            if count < 1 or step == 0 or not (0 <= start < extent and 0 <= last < extent):
+                raise ShapeError(f"{count} elements from {start} by {step} do not lie within {extent}")
+        return TensorType(types[0].dtype, self.counts, types[0].quant)
+
+    def evaluate(self, args: Sequence[Array], types: Sequence[TensorType], out: TensorType) -> Array:
+        grid = [s + np.arange(c) * d for s, c, d in zip(self.starts, self.counts, self.steps, strict=True)]
+        return np.ascontiguousarray(args[0][np.ix_(*grid)])
+
+    def under(self, perm: Sequence[int]) -> Op:
+        return Slice(*(turned_back(v, perm) for v in (self.starts, self.counts, self.steps)))
+
+
+@onnx_operator("Slice")
+def import_slice(n: OnnxNode) -> Node:
+    """Constant starts, ends, axes and steps."""
+    x, rank = n.operand(0), len(n.operand(0).shape)
+    if n.opset < ATTRIBUTES_OPSET:
+        starts, ends = list(n.integers("starts", ())), list(n.integers("ends", ()))
+        axes, steps = list(n.integers("axes", range(len(starts)))), [1] * len(starts)
+    else:
+        starts, ends = (_numbers(n, i, w) for i, w in ((1, "the starts"), (2, "the ends")))
+        axes = _numbers(n, 3, "the axes") if n.maybe(3) is not None else list(range(len(starts)))
+        steps = _numbers(n, 4, "the steps") if n.maybe(4) is not None else [1] * len(starts)
+    if not len(starts) == len(ends) == len(axes) == len(steps) or not all(-rank <= a < rank for a in axes):
+        n.fail(f"starts={starts}, ends={ends}, axes={axes}, steps={steps} do not go together")
+    begin, count, step = [0] * rank, list(x.shape), [1] * rank
+    for start, end, axis, stride in zip(starts, ends, axes, steps, strict=True):
+        if stride == 0:
+            n.fail("a step is 0", "another number")
+        chosen = range(x.shape[axis])[slice(start, end, stride)]
+        if not chosen:
+            n.fail(f"nothing is left of axis {axis} of {list(x.shape)}", "at least one element")
+        begin[axis], count[axis], step[axis] = chosen[0], len(chosen), stride if len(chosen) > 1 else 1
+    if x.is_constant:
+        return known(
+            n, Slice(tuple(begin), tuple(count), tuple(step)).evaluate([x.constant], [x.type], x.type)
+        )
+    return n.add(Slice(tuple(begin), tuple(count), tuple(step)), x)
+
+
+def _numbers(n: OnnxNode, index: int, what: str) -> list[int]:
+    return [int(v) for v in n.constant(index, what).ravel()]
+
+
+def part(n: OnnxNode, x: Node, axis: int, span: range) -> Slice:
+    """The slice of a range along one axis."""
+    del n
+    starts = tuple(span[0] if i == axis else 0 for i in range(len(x.shape)))
+    counts = tuple(len(span) if i == axis else d for i, d in enumerate(x.shape))
+    steps = tuple(span.step if i == axis and len(span) > 1 else 1 for i in range(len(x.shape)))
+    return Slice(starts, counts, steps)
+
+
+def gathered(n: OnnxNode, x: Node, axis: int, indices: Array) -> Node:
+    """One index, which removes the axis, or a row of indices at equal distances."""
+    row = [int(i) for i in indices.ravel()]
+    distances = {b - a for a, b in itertools.pairwise(row)}
+    if indices.ndim > 1 or not row or len(distances) > 1 or 0 in distances:
+        n.fail(f"a gather of indices {row[:10]} is not supported", "one index, or indices at equal distances")
+    step = distances.pop() if distances else 1
+    slice_ = part(n, x, axis, range(row[0], row[0] + step * len(row), step))
+    if indices.ndim:
+        return n.add(slice_, x)
+    shape = tuple(d for i, d in enumerate(x.shape) if i != axis)
+    return n.add(Reshape(shape or (1,)), n.before(slice_, x, suffix="picked"))
+
+
+@onnx_operator("Split")
+def import_split(n: OnnxNode) -> Node | list[Node]:
+    """Consecutive parts along an axis."""
+    x, rank = n.operand(0), len(n.operand(0).shape)
+    axis = n.integer("axis", 0)
+    if not -rank <= axis < rank:
+        n.fail(f"axis={axis} is outside {-rank}..{rank - 1}")
+    axis %= rank
+    sizes = list(n.integers("split", ()))
+    if not sizes and n.maybe(1) is not None:
+        sizes = _numbers(n, 1, "the sizes")
+    if not sizes:
+        parts = n.integer("num_outputs", n.outputs)
+        size = -(-x.shape[axis] // parts)
+        sizes = [min(size, x.shape[axis] - i * size) for i in range(parts)]
+    if min(sizes) < 1 or sum(sizes) != x.shape[axis] or len(sizes) < n.outputs:
+        n.fail(
+            f"split={sizes} of axis {axis} of {list(x.shape)}",
+            f"sizes of at least 1, {x.shape[axis]} together",
+        )
+    ends = np.cumsum(sizes)
+    slices = [part(n, x, axis, range(int(e) - s, int(e))) for s, e in zip(sizes, ends, strict=True)]
+    return [
+        n.graph.add(s, (x,), name=name, loc=n.loc) for s, name in zip(slices, n.output_names, strict=False)
+    ]
+
+
+@op("nn.pad", "x:f32")
+class Pad(Op):
+    """A constant before and after every axis, or edge, reflect or wrap."""
+
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+    mode: str
+    value: float
+
+    def infer(self, types: Sequence[TensorType]) -> TensorType:
+        shape = padded_shape(types[0], self.before, self.after, self.mode)
+        return TensorType(types[0].dtype, shape)
+
+    def under(self, perm: Sequence[int]) -> Op:
+        before, after = (turned_back(v, perm) for v in (self.before, self.after))
+        return Pad(before, after, self.mode, self.value)
+
+    def evaluate(self, args: Sequence[Array], types: Sequence[TensorType], out: TensorType) -> Array:
+        return pad_array(args[0], self.before, self.after, self.mode, np.float32(self.value))
+
+
+@op("q.pad", "x:i8|u8")
+class QPad(Op):
+    """The same on codes; `value` is a code."""
+
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+    mode: str
+    value: int
+
+    def infer(self, types: Sequence[TensorType]) -> TensorType:
+        return TensorType(
+            types[0].dtype, padded_shape(types[0], self.before, self.after, self.mode), types[0].quant
+        )
+
+    def under(self, perm: Sequence[int]) -> Op:
+        before, after = (turned_back(v, perm) for v in (self.before, self.after))
+        return QPad(before, after, self.mode, self.value)
+
+    def evaluate(self, args: Sequence[Array], types: Sequence[TensorType], out: TensorType) -> Array:
+        return pad_array(args[0], self.before, self.after, self.mode, self.value)
+
+
+MODES: Final = ("constant", "edge", "reflect", "wrap")
+
+
+def padded_shape(x: TensorType, before: Sequence[int], after: Sequence[int], mode: str) -> tuple[int, ...]:
+    """The shape after padding; reflection needs more elements than it repeats.
+
+    Raises:
+        ShapeError: pads that do not fit the tensor.
+    """
+    if mode not in MODES or not len(before) == len(after) == len(x.shape) or min(*before, *after) < 0:
+        raise ShapeError(
+            f"pads {list(before)} and {list(after)} of mode '{mode}'",
+            f"pads of at least 0, {', '.join(MODES)}",
+        )
+    most = {"reflect": -1, "wrap": 0}.get(mode)
+    if most is not None and any(max(b, a) > d + most for b, a, d in zip(before, after, x.shape, strict=True)):
+        raise ShapeError(
+            f"{mode} pads {list(before)} and {list(after)} of {list(x.shape)}", "less than the extent"
+        )
+    return tuple(b + d + a for b, d, a in zip(before, x.shape, after, strict=True))
+
+
+def pad_array(
+    x: Array, before: Sequence[int], after: Sequence[int], mode: str, value: float | np.float32
+) -> Array:
+    """Pad as the mode says."""
+    pairs = list(zip(before, after, strict=True))
+    if mode == "constant":
+        return np.pad(x, pairs, constant_values=value)
+    return np.pad(x, pairs, "edge" if mode == "edge" else "reflect" if mode == "reflect" else "wrap")
+
+
+@onnx_operator("Pad")
+def import_pad(n: OnnxNode) -> Node:
+    """Constant pads and value; negative pads cut off."""
+    x, rank = n.operand(0), len(n.operand(0).shape)
+    pads = list(n.integers("pads", n.integers("paddings", ())))
+    if not pads:
+        pads = _numbers(n, 1, "the pads")
+    axes = _numbers(n, 3, "the axes") if n.maybe(3) is not None else list(range(rank))
+    if len(pads) != 2 * len(axes) or not all(-rank <= a < rank for a in axes):
+        n.fail(f"pads={pads} for axes {axes}", "two numbers for each axis")
+    before, after = [0] * rank, [0] * rank
+    for i, axis in enumerate(axes):
+        before[axis], after[axis] = pads[i], pads[i + len(axes)]
+    value = n.real("value", 0.0)
+    if n.maybe(2) is not None:
+        value = float(n.constant(2, "the value").item())
+    if min(*before, *after) < 0:
+        x = _cut_off(n, x, before, after)
+        before, after = [max(b, 0) for b in before], [max(a, 0) for a in after]
+    return n.add(Pad(tuple(before), tuple(after), n.text("mode", "constant"), value), x)
+
+
+def _cut_off(n: OnnxNode, x: Node, before: Sequence[int], after: Sequence[int]) -> Node:
+    starts = tuple(max(-b, 0) for b in before)
+    counts = tuple(d - max(-b, 0) - max(-a, 0) for d, b, a in zip(x.shape, before, after, strict=True))
+    if min(counts) < 1:
+        n.fail(f"nothing is left of {list(x.shape)}", "at least one element")
+    return n.before(Slice(starts, counts, (1,) * len(starts)), x, suffix="cut")
+
+
+def expanded(n: OnnxNode, x: Node, shape: Sequence[int]) -> Node:
+    """A computed value repeated along axes of extent 1."""
+    rank = len(shape)
+    source = (*(1,) * (rank - len(x.shape)), *x.shape)
+    aligned = x if source == x.shape else n.before(Reshape(source), x, suffix="aligned")
+    repeats = tuple(d if s == 1 else 1 for d, s in zip(shape, source, strict=True))
+    return n.add(Pad((0,) * rank, tuple(r - 1 for r in repeats), "edge", 0.0), aligned)
+
+
+@onnx_operator("Tile")
+def import_tile(n: OnnxNode) -> Node:
+    """A tensor repeated along its axes."""
+    x, repeats = n.operand(0), _numbers(n, 1, "the repeats")
+    if len(repeats) != len(x.shape) or min(repeats, default=1) < 1:
+        n.fail(f"repeats={repeats} of {list(x.shape)}", "at least 1 for every axis")
+    if x.is_constant:
+        return known(n, np.tile(x.constant, repeats))
+    from compiler.ops.concat import Concat  # noqa: PLC0415
+
+    for axis, count in enumerate(repeats):
+        if count > 1:
+            x = n.before(Concat(axis), *[x] * count, suffix=f"repeated{axis}")
+    return n.add(Reshape(x.shape), x)
+
+
+@layer("ZeroPadding2D", "padding")
+def zero_padding_layer(call: LayerCall) -> Node:
+    """ZeroPadding2D(padding=1)."""
+    x = call.input(4)
+    rows, columns = call.pair("padding", 1)
+    call.done()
+    pads = (0, rows, columns, 0)
+    return call.add(Pad(pads, pads, "constant", 0.0), x)
+
+
+@quantization_rule(Slice)
+def quantize_slice(q: Quantizer, node: Node, inputs: list[Node]) -> Node:
+    """The same codes."""
+    return q.add(node.op, inputs, node, inputs[0].type.quant)
+
+
+@quantization_rule(Pad)
+def quantize_pad(q: Quantizer, node: Node, inputs: list[Node]) -> Node:
+    """The codes of the operand, and the code of the value; 0 is one in every scheme."""
+    operation = node.op
+    assert isinstance(operation, Pad)
+    quant = inputs[0].quant
+    low, _ = q.clamp_codes(quant, (operation.value, operation.value))
+    return q.add(QPad(operation.before, operation.after, operation.mode, low), inputs, node, quant)
+
+
+@written_as_onnx(Slice)
+def write_slice(w: OnnxWriter, node: Node) -> None:
+    """Slice with constant operands."""
+    operation = node.op
+    assert isinstance(operation, Slice)
+    name = w.tensor(node)
+    ends = [
+        end if (end := s + c * d) >= 0 else -(1 << 31)
+        for s, c, d in zip(operation.starts, operation.counts, operation.steps, strict=True)
+    ]
+    rows = {"starts": operation.starts, "ends": ends, "axes": range(len(ends)), "steps": operation.steps}
+    constants = [w.initializer(np.array(list(v), np.int64), f"{name}_{k}") for k, v in rows.items()]
+    w.add("Slice", [w.tensor(node.inputs[0]), *constants], name)
+
+
+@written_as_onnx(QPad)
+def write_pad(w: OnnxWriter, node: Node) -> None:
+    """Pad of codes."""
+    operation = node.op
+    assert isinstance(operation, QPad)
+    name = w.tensor(node)
+    pads = w.initializer(np.array([*operation.before, *operation.after], np.int64), f"{name}_pads")
+    value = w.initializer(np.array(operation.value, node.type.dtype.numpy), f"{name}_value")
+    w.add("Pad", [w.tensor(node.inputs[0]), pads, value], name, mode=operation.mode)
