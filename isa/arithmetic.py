@@ -113,7 +113,9 @@ def gemm_multiplier(alpha: float, a_scale: ArrayLike, b_scale: ArrayLike, y_scal
 
 def quantize(x: Array, scale: ArrayLike, zero_point: int, low: int, high: int) -> Int:
     """QuantizeLinear: true division, clamp, round, then the zero point."""
-    return _clamped_then_rounded(np.atleast_1d(f32(x) / f32(scale)), zero_point, low, high).reshape(x.shape)
+    with np.errstate(over="ignore"):  # a quotient beyond float32 is infinite, and clamped
+        v = np.atleast_1d(f32(x) / f32(scale))
+    return _clamped_then_rounded(v, zero_point, low, high).reshape(x.shape)
 
 
 def dequantize(q: Array, scale: ArrayLike, zero_point: int) -> Float:

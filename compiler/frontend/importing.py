@@ -10,7 +10,7 @@ import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -131,6 +131,28 @@ class OnnxNode:
         turned = quant if quant.axis is None else replace(quant, axis=list(perm).index(quant.axis))
         values = np.ascontiguousarray(codes.constant.transpose(perm))
         made = self.graph.const(values, codes.name, codes.loc, turned)
+        return self.before(node.op, made, suffix=suffix)
+
+    def mapped(
+        self, node: Node, function: Callable[[NDArray[Any], int], NDArray[Any]], axis: int, suffix: str
+    ) -> Node:
+        """A parameter with its elements moved or repeated by `function(values, padding)`; codes stay codes.
+
+        Scales along an axis are moved alike, to `axis`.
+        """
+        if node.is_constant:
+            return self.const(np.ascontiguousarray(function(node.constant, 0)), suffix)
+        (codes,) = node.inputs
+        quant = codes.type.quant
+        assert quant is not None
+        values = np.ascontiguousarray(function(codes.constant, quant.zero_point))
+        if quant.axis is not None:
+            rank = codes.constant.ndim
+            row = np.asarray(quant.scales).reshape([-1 if i == quant.axis else 1 for i in range(rank)])
+            spread = np.moveaxis(function(np.broadcast_to(row, codes.shape), 0), axis, 0)
+            scales = spread.reshape(len(spread), -1).max(axis=1)
+            quant = replace(quant, scales=tuple(float(s) for s in scales), axis=axis)
+        made = self.graph.const(values, codes.name, codes.loc, quant)
         return self.before(node.op, made, suffix=suffix)
 
     def operand(self, index: int) -> Node:
@@ -289,6 +311,7 @@ def known_values(node: Node) -> NDArray[Any]:
 
 OnnxRule = Callable[[OnnxNode], Node] | Callable[[OnnxNode], Node | list[Node]]
 """The result, or those of all outputs."""
+RuleT = TypeVar("RuleT", bound=OnnxRule)
 LayerRule = Callable[[LayerCall], Node]
 MICROSOFT_DOMAIN: Final = "com.microsoft"
 ONNX_OPERATORS: Final[dict[tuple[str, str], OnnxRule]] = {}
@@ -296,10 +319,10 @@ ONNX_OPERATORS: Final[dict[tuple[str, str], OnnxRule]] = {}
 LAYERS: Final[dict[str, tuple[LayerRule, tuple[str, ...]]]] = {}
 
 
-def onnx_operator(*op_types: str, domains: Sequence[str] = ("",)) -> Callable[[OnnxRule], OnnxRule]:
+def onnx_operator(*op_types: str, domains: Sequence[str] = ("",)) -> Callable[[RuleT], RuleT]:
     """Register the rule that imports these operators, of the default domain unless said otherwise."""
 
-    def declare(rule: OnnxRule) -> OnnxRule:
+    def declare(rule: RuleT) -> RuleT:
         for key in itertools.product(domains, op_types):
             assert key not in ONNX_OPERATORS
             ONNX_OPERATORS[key] = rule

@@ -10,12 +10,26 @@ from compiler.ir.graph import Const, Graph, Input, Node, typed
 from compiler.ir.op import ShapeError
 from compiler.ir.types import DType, Quant
 
-ANY_STAGE: Final = frozenset({"input", "const", "reshape", "transpose", "max_pool", "clamp_codes", "slice"})
+ANY_STAGE: Final = frozenset(
+    {
+        "input",
+        "const",
+        "reshape",
+        "transpose",
+        "max_pool",
+        "clamp_codes",
+        "slice",
+        "depth_to_space",
+        "space_to_depth",
+        "take",
+    }
+)
 STAGES: Final[dict[str, frozenset[str]]] = {
     "nn": ANY_STAGE
     | {
         "nn.conv2d",
         "nn.gemm",
+        "nn.matmul",
         "nn.add",
         "nn.concat",
         "nn.reduce",
@@ -36,6 +50,7 @@ STAGES: Final[dict[str, frozenset[str]]] = {
         "q.returned",
         "q.conv2d",
         "q.gemm",
+        "q.matmul",
         "q.add",
         "q.concat",
         "q.reduce",
@@ -51,6 +66,10 @@ STAGES: Final[dict[str, frozenset[str]]] = {
 }
 STAGES["device"] = STAGES["q"]
 STAGES["qdq"] = STAGES["nn"] | {"q.quantize", "q.dequantize"}
+MOVING: Final = frozenset(
+    {"reshape", "transpose", "max_pool", "slice", "q.pad", "depth_to_space", "space_to_depth", "take"}
+)
+"""Operations whose result has the quantization of the operand."""
 INTEGERS: Final = ("q", "device")
 """Stages whose graphs compute integers, real numbers at their edges alone."""
 
@@ -140,7 +159,7 @@ def _verify_quantization(node: Node) -> None:
     least, most = node.type.dtype.bounds if node.type.dtype.is_code else (0, 0)
     if not least <= low <= high <= most:
         raise VerifyError(f"%{node.id} = {node.op.name} clamps to {low}..{high}, outside {least}..{most}")
-    moves = node.op.name in ("reshape", "transpose", "max_pool", "slice", "q.pad")
+    moves = node.op.name in MOVING
     if moves and node.type.quant != node.inputs[0].type.quant:
         raise VerifyError(f"%{node.id} = {node.op.name} changes the quantization")
 

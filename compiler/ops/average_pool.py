@@ -20,6 +20,7 @@ from compiler.ops.spatial import (
     image_shape,
     layer_pooling,
     nhwc,
+    one_dimensional,
     onnx_pads,
     onnx_window,
     pooled_shape,
@@ -94,6 +95,8 @@ class QAveragePool(Op):
 @onnx_operator("AveragePool")
 def import_average_pool(n: OnnxNode) -> Node:
     """2-D average pooling; ceil_mode only where it changes nothing."""
+    if len(n.operand(0).shape) == 3:
+        return one_dimensional(n, import_average_pool)
     x = n.operand(0)
     if len(x.shape) != 4:
         n.fail(f"AveragePool on the shape {list(x.shape)} is not supported", "rank 4")

@@ -20,6 +20,7 @@ from compiler.ops.spatial import (
     image_shape,
     layer_pads,
     nhwc,
+    one_dimensional,
     onnx_pads,
     onnx_window,
     require_codes,
@@ -133,7 +134,9 @@ def _grouped_product(taken: Array, w: Array, groups: int) -> Array:
 
 @onnx_operator("Conv")
 def import_conv(n: OnnxNode) -> Node:
-    """2-D convolution with constant weights, in groups or not."""
+    """Convolution over one or two dimensions with constant weights, in groups or not."""
+    if len(n.operand(0).shape) == 3:
+        return one_dimensional(n, import_conv)
     x, weights = n.operand(0), n.parameter(1, "the weight")
     if len(x.shape) != 4 or len(weights.shape) != 4:
         n.fail(

@@ -40,10 +40,12 @@ class Function:
             return self.wide(x.astype(np.float64), parameters).astype(np.float32)
 
     def rounded(self, x: Array, parameters: Sequence[float]) -> Array:
-        """float32 values, correctly rounded where the function is no sequence of float32 steps."""
+        """float32 values; rounded to float64, then to float32, where the function is no float32 steps."""
         if self.steps is not None or self.exact is None:
             return self.real(x, parameters)
-        return np.array([_value(self.exact, float(v), parameters) for v in x], np.float64).astype(np.float32)
+        values = np.array([_value(self.exact, float(v), parameters) for v in x], np.float64)
+        with np.errstate(over="ignore"):
+            return values.astype(np.float32)
 
 
 def _value(exact: Exact, x: float, parameters: Sequence[float]) -> float:

@@ -1,4 +1,4 @@
-"""Matrix product with constant weights: ONNX Gemm and MatMul, Keras Dense; QGemm when quantized."""
+"""Matrix product with constant weights: ONNX Gemm, Keras Dense; QGemm when quantized."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from compiler.ir.types import DType, TensorType
 from compiler.ops.activation import ACTIVATIONS, apply_activation
 from compiler.ops.add import Add
 from compiler.ops.boundary import qlinear
+from compiler.ops.shapes import Transpose
 from compiler.ops.spatial import Pair, require_codes, scale_of, scales_of, write_clamped, zero_of
 from compiler.quantize.rules import Quantizer, quantization_rule
 from isa import arithmetic
@@ -81,8 +82,8 @@ def import_gemm(n: OnnxNode) -> Node:
     A C with one value per column is the bias, any other is added afterwards.
     """
     a, b, alpha = n.operand(0), n.parameter(1, "B"), n.real("alpha", 1.0)
-    if n.integer("transA", 0):
-        n.fail("transA=1 is not supported", "transA=0")
+    if n.integer("transA", 0) and len(a.shape) == RANK:
+        a = n.before(Transpose((1, 0)), a, suffix="turned")
     if len(b.shape) != RANK or b.type.dtype is not DType.F32:
         n.fail(f"B is {b.type.dtype.host_name}{list(b.shape)}", "a float32 matrix")
     if len(a.shape) != RANK:
@@ -128,19 +129,6 @@ def _spread_bias(n: OnnxNode, c: Array, beta: float, rows: int, columns: int) ->
         n.fail(f"C of shape {list(c.shape)} does not broadcast to {[rows, columns]}")
 
 
-@onnx_operator("MatMul")
-def import_matmul(n: OnnxNode) -> Node:
-    """A matrix times a constant matrix."""
-    a, b = n.operand(0), n.parameter(1, "the second operand")
-    if len(a.shape) != RANK or len(b.shape) != RANK or b.type.dtype is not DType.F32:
-        n.fail(
-            f"MatMul of {list(a.shape)} and {list(b.shape)} is not supported",
-            "[m,k] times a constant float32 [k,n]",
-        )
-    return n.add(Gemm(), a, b, n.const(np.zeros(b.shape[1], np.float32), "bias"))
-
-
-qlinear("QLinearMatMul", "MatMul", [(0, 1, 2), (3, 4, 5)], (6, 7))
 qlinear("QGemm", "Gemm", [(0, 1, 2), (3, 4, 5)], (7, 8), bias=6, domain=MICROSOFT)
 
 

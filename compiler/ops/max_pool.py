@@ -17,6 +17,7 @@ from compiler.ops.spatial import (
     from_nhwc,
     layer_pooling,
     nhwc,
+    one_dimensional,
     onnx_pads,
     onnx_window,
     pooled_shape,
@@ -48,6 +49,8 @@ class MaxPool(Op):
 @onnx_operator("MaxPool")
 def import_max_pool(n: OnnxNode) -> Node:
     """2-D max pooling without dilation and without the indices output."""
+    if len(n.operand(0).shape) == 3:
+        return one_dimensional(n, import_max_pool)
     x = n.operand(0)
     if len(x.shape) != 4:
         n.fail(f"MaxPool on the shape {list(x.shape)} is not supported", "rank 4")

@@ -92,6 +92,11 @@ class QReduce(Op):
             return np.array([x, y], np.float32)
         return np.array([x / (y * np.float32(count if self.function == "mean" else 1))], np.float32)
 
+    def is_on_device(self, rank: int) -> bool:
+        """Whether one instruction reduces these axes: rows, columns, channels, or neighbours of these."""
+        first, last = (a + RANK - rank for a in (self.axes[0], self.axes[-1]))
+        return first >= 1 and last - first == len(self.axes) - 1
+
     def under(self, perm: Sequence[int]) -> Op:
         return QReduce(self.function, tuple(sorted(perm[a] for a in self.axes)))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
@@ -14,6 +15,7 @@ from compiler.frontend.importing import LayerCall, OnnxNode
 from compiler.ir.graph import Node
 from compiler.ir.op import ShapeError
 from compiler.ir.types import Shape, TensorType
+from compiler.ops.shapes import Reshape
 
 Pair = tuple[int, int]
 Pads = tuple[int, int, int, int]
@@ -135,6 +137,38 @@ def windows(
     reach = tuple((k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True))
     view = sliding_window_view(padded, reach, (1, 2))
     return view[:, :: strides[0], :: strides[1], :, :: dilations[0], :: dilations[1]]
+
+
+def one_dimensional(n: OnnxNode, rule: Callable[[OnnxNode], Node]) -> Node:
+    """An operator on (n, c, length): the same on images of one row."""
+    x = n.operand(0)
+    (batch, channels, length) = x.shape
+    attributes = dict(n.attributes)
+    for name, idle in (
+        ("kernel_shape", 1),
+        ("strides", 1),
+        ("dilations", 1),
+        ("output_padding", 0),
+        ("output_shape", 1),
+    ):
+        if name in attributes:
+            attributes[name] = [idle, *attributes[name]]
+    if "pads" in attributes:
+        pads = list(attributes["pads"])
+        if len(pads) != 2:
+            n.fail(f"pads={pads} are not allowed", "two numbers")
+        attributes["pads"] = [0, pads[0], 0, pads[1]]
+    operands = list(n.operands)
+    operands[0] = n.before(Reshape((batch, channels, 1, length)), x, suffix="image")
+    if len(operands) > 1 and operands[1] is not None:
+        w = n.parameter(1, "the weight")
+        if len(w.shape) != 3:
+            n.fail(f"weights of shape {list(w.shape)} for an input of rank 3", "rank 3")
+        operands[1] = n.mapped(w, lambda v, _: v[:, :, None], 0, "weight.image")
+    inner = replace(n, operands=operands, attributes=attributes, output=n.unused("image.result"))
+    made = rule(inner)
+    shape = (made.shape[0], made.shape[1], made.shape[3])
+    return n.add(Reshape(shape), made)
 
 
 def onnx_pads(n: OnnxNode, extents: Pair, kernel: Pair, strides: Pair, dilations: Pair) -> Pads:

@@ -16,6 +16,7 @@ from compiler.ir.graph import Graph, Node
 from compiler.ops.gemm import QGemm
 from compiler.ops.shapes import Reshape, Transpose
 from compiler.passes.base import Pass
+from compiler.passes.to_device_layout import is_on_device
 from compiler.passes.views import erase_dead_keeping_views, turned_views
 
 
@@ -87,6 +88,7 @@ def _push(graph: Graph, node: Node) -> Node | None:
     operation = node.op.under(perm)
     if (
         operation is None
+        or not is_on_device(operation, len(perm))
         or 2 * turned.count(perm) <= computed
         or any(len(i.shape) != len(perm) for i in node.inputs)
     ):

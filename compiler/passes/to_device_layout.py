@@ -13,7 +13,9 @@ from typing import Any, ClassVar, Final
 import numpy as np
 
 from compiler.ir.graph import Graph, Node
+from compiler.ir.op import Op
 from compiler.ops.prelu import QAffine, QPRelu
+from compiler.ops.reduce import QReduce
 from compiler.ops.shapes import Transpose
 from compiler.ops.softmax import QSoftmax
 from compiler.ops.spatial import TO_NHWC
@@ -22,6 +24,17 @@ from compiler.passes.views import turned_views
 
 CHANNEL_WISE: Final = (QSoftmax, QPRelu, QAffine)
 """Operations along an axis, which on the device is the last."""
+
+
+def is_on_device(operation: Op, rank: int) -> bool:
+    """Whether the device has an operation as it is: its axes are where instructions have them."""
+    match operation:
+        case QSoftmax(axis=axis) | QPRelu(axis=axis) | QAffine(axis=axis):
+            return axis == rank - 1
+        case QReduce():
+            return operation.is_on_device(rank)
+        case _:
+            return True
 
 
 class ToDeviceLayout(Pass):
@@ -34,7 +47,7 @@ class ToDeviceLayout(Pass):
             operation: Any = node.op
             if getattr(operation, "layout", "NHWC") != "NHWC":
                 _convert(graph, node, replace(operation, layout="NHWC"), TO_NHWC)
-            elif isinstance(operation, CHANNEL_WISE) and operation.axis != len(node.shape) - 1:
+            elif isinstance(operation, CHANNEL_WISE) and not is_on_device(operation, len(node.shape)):
                 others = [i for i in range(len(node.shape)) if i != operation.axis]
                 last = len(others)
                 _convert(graph, node, replace(operation, axis=last), (*others, operation.axis))

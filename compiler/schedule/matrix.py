@@ -11,6 +11,7 @@ import numpy as np
 
 from compiler.ir.graph import Node
 from compiler.ops.gemm import QGemm
+from compiler.ops.matmul import QMatMul
 from compiler.ops.spatial import zero_of
 from compiler.schedule.builder import (
     Builder,
@@ -27,12 +28,14 @@ from compiler.schedule.limits import does_not_fit
 from compiler.schedule.products import MAX_GROUP_ROWS, cuts, requant_records, requantize
 from compiler.schedule.tiles import Buffer, Memory, Ref, Tensor, aligned
 from isa.instructions.matrix import Gemm
+from isa.instructions.records import REQUANT_RECORD
 from isa.instructions.vector import Requantize
 from isa.spec import greatest
 from isa.target import Target
 
 MAX_DEPTH: Final = greatest(Gemm, "k")
 MAX_COLUMNS: Final = greatest(Requantize, "c")
+MAX_ROW: Final = greatest(Gemm, "ap")
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +168,86 @@ def _emit_gemm(
     b.emit(
         instr,
         {"a": piece.ref, "b": Ref(weights), "acc": Ref(acc)},
+        ("acc",),
+        extra_reads=(acc,) if accum else (),
+    )
+
+
+@tiles_of(QMatMul)
+def plan_matmul(b: Builder, node: Node, view: Callable[[int], View], out: Tensor, budget: int) -> None:
+    """A product of two computed matrices for every index of the batch; both are read as they lie."""
+    left, right = view(0), view(1)
+    _, _, rows, columns = out.shape
+    depth = left.shape[3]
+    size = _fitting_product(node, (rows, columns, depth), b.target, budget)
+    record = np.zeros(1, REQUANT_RECORD)
+    record["m"] = node.op.constants([i.type for i in node.inputs], node.type)[0]
+    params = b.parameters(record.tobytes(), "record")
+    for n, h in itertools.product(range(out.shape[0]), range(out.shape[1])):
+        for m, k_columns in itertools.product(spans(rows, size.m), spans(columns, size.n)):
+            b.tile = (n, h, m.start, k_columns.start)
+            acc = b.buffer("acc", Memory.ACC, -(-k_columns.extent // b.target.mx.cols) * m.extent, 1)
+            for index, k in enumerate(spans(depth, size.k)):
+                a = b.fetch(left, *_batch(left, n, h), m, k, "a")
+                other = b.fetch(right, *_batch(right, n, h), k, k_columns, "b")
+                _emit_product(b, node, a, other, acc, (m, k_columns, k), accum=index > 0)
+            row = Span(h, h + 1)
+            piece = b.result(out, n, row, m, k_columns, "output")
+            mark = stored(out, n, row, m, k_columns)
+            requantize(b, node, acc, piece, params, 1, m.extent, k_columns.extent, mark, per_channel=False)
+            b.deliver(out, piece, n, row, m, k_columns)
+
+
+def _batch(x: View, n: int, h: int) -> tuple[int, Span]:
+    """The indices of a batch, 0 where the operand is broadcast."""
+    row = h if x.shape[1] > 1 else 0
+    return n if x.shape[0] > 1 else 0, Span(row, row + 1)
+
+
+def _fitting_product(node: Node, extents: tuple[int, int, int], target: Target, budget: int) -> GemmTile:
+    """The largest tile that fits, halving the largest extent until it does."""
+    m, n, k = extents
+    cols = target.mx.cols
+    while True:
+        k = min(k, MAX_DEPTH)
+        n, m = min(n, MAX_COLUMNS), min(m, MAX_GROUP_ROWS)
+        groups = -(-n // cols)
+        needed = aligned(m * k) + aligned(k * n) + aligned(m * n)
+        if needed <= budget and groups * m <= target.acc.rows and max(k, n) <= MAX_ROW:
+            return GemmTile(m, n, k)
+        if (m, n, k) == (1, 1, 1):
+            raise does_not_fit(node, needed, budget)
+        if groups * m > target.acc.rows or (m >= k and m >= n):
+            m = -(-m // 2) if m > 1 else m
+            n = n if m > 1 or groups * m <= target.acc.rows else -(-n // 2)
+        elif k >= n:
+            k = -(-k // 2)
+        else:
+            n = -(-n // 2)
+
+
+def _emit_product(
+    b: Builder, node: Node, a: Piece, other: Piece, acc: Buffer, tile: Sequence[Span], *, accum: bool
+) -> None:
+    m, n, k = (s.extent for s in tile)
+    several = n > b.target.mx.cols
+    instr = Gemm(
+        m=m,
+        n=n,
+        k=k,
+        ap=a.pixel_pitch,
+        bp=other.pixel_pitch,
+        bg=b.target.mx.cols if several else 0,
+        zx=zero_of(node.inputs[0].type),
+        zw=zero_of(node.inputs[1].type),
+        xt=element(node.inputs[0]),
+        wt=element(node.inputs[1]),
+        accum=int(accum),
+        ags=m if several else 0,
+    )
+    b.emit(
+        instr,
+        {"a": a.ref, "b": other.ref, "acc": Ref(acc)},
         ("acc",),
         extra_reads=(acc,) if accum else (),
     )

@@ -134,6 +134,7 @@ def _emit_transpose(
 def move(run: int, levels: list[tuple[int, int, int]]) -> VectorMove:
     """A copy of runs; levels are (count, source pitch, destination pitch), innermost first."""
     run, rest = merge_rows(run, levels, MAX_RUN)
+    assert len(rest) <= len(MAX_MOVE), f"a copy of {len(rest)} levels"
     (n1, ss1, dd1), (n2, ss2, dd2), (n3, ss3, dd3) = [*rest, (1, 0, 0), (1, 0, 0), (1, 0, 0)][:3]
     return VectorMove(n0=run, n1=n1, n2=n2, n3=n3, ss1=ss1, ss2=ss2, ss3=ss3, dd1=dd1, dd2=dd2, dd3=dd3)
 

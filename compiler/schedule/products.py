@@ -41,7 +41,17 @@ def records_of(node: Node, channels: Span) -> bytes:
 
 
 def requantize(
-    b: Builder, node: Node, acc: Buffer, piece: Piece, params: Ref, h: int, w: int, c: int, mark: Stored
+    b: Builder,
+    node: Node,
+    acc: Buffer,
+    piece: Piece,
+    params: Ref,
+    h: int,
+    w: int,
+    c: int,
+    mark: Stored,
+    *,
+    per_channel: bool = True,
 ) -> None:
     """Take a tile out of the accumulators."""
     operation: Any = node.op
@@ -58,6 +68,6 @@ def requantize(
         hi=high,
         zp=node.quant.zero_point,
         ot=element(node),
-        perch=1,
+        perch=int(per_channel),
     )
     b.emit(instr, {"acc": Ref(acc), "out": piece.ref, "prm": params}, ("out",), stored=mark)

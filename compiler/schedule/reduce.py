@@ -82,11 +82,10 @@ def _canonical(node: Node, x: View, axes: Sequence[int]) -> tuple[View, tuple[in
     n, h, w, c = x.shape
     rank = len(node.inputs[0].shape)
     wanted = tuple(a + 4 - rank for a in axes if node.inputs[0].shape[a] > 1)
-    match wanted:
-        case ():
-            return x, WHOLE_MAP
-        case (1,) | (2,) | (3,) | (1, 2):
-            return x, wanted
+    single = tuple(a + 4 - rank for a in axes if a + 4 - rank > 0)[-1:]
+    match wanted or single:
+        case (1,) | (2,) | (3,) | (1, 2) as found:
+            return x, found
         case (2, 3):
             return View(x.tensor, (n, h, 1, w * c)), (3,)
         case (1, 2, 3):

@@ -1,0 +1,84 @@
+"""Random ONNX networks of every operator, every tensor equal to ONNX Runtime's, on two machines."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from compiler.frontend.importing import ONNX_OPERATORS
+from tests.random_run import run
+
+BLOCK: Final = 10
+OTHERWISE: Final = frozenset(
+    # known when the model is read, or other forms of operators that are generated
+    {"Shape", "Size", "ConstantOfShape", "Range", "Cast", "Where", "Equal", "Less", "Greater", "LessOrEqual"}
+    | {"GreaterOrEqual", "And", "Or", "Not", "Mod", "Upsample", "QuantizeLinear", "DequantizeLinear"}
+    | {"QLinearConv", "QLinearMatMul", "Gelu", "Swish"}
+)
+
+
+@pytest.mark.parametrize("block", range(10))
+@pytest.mark.parametrize("target", ["edge32", "tiny8"])
+def test_every_tensor_of_random_networks_equals_onnx_runtimes(block: int, target: str) -> None:
+    first = (0 if target == "edge32" else 1000) + BLOCK * block
+    tally = run(range(first, first + BLOCK), target)
+    assert tally.different == []
+    assert len(tally.refused) <= 1
+
+
+@pytest.mark.nightly
+def test_two_thousand_networks_equal_onnx_runtimes_and_hold_every_operator(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    tallies = [run(range(1000), "edge32"), run(range(1000, 2000), "tiny8")]
+    operators = tallies[0].operators + tallies[1].operators
+    with capsys.disabled():
+        lines = [f"{n:6} {name}" for name, n in sorted(operators.items(), key=lambda item: item[1])]
+        sys.stdout.write("\n" + "\n".join(lines) + "\n")
+    assert [d for t in tallies for d in t.different] == []
+    assert sum(len(t.refused) for t in tallies) < 40
+    wanted = {name for domain, name in ONNX_OPERATORS if not domain} - OTHERWISE
+    assert {name: operators[name] for name in wanted if operators[name] < 50} == {}
+
+
+PLANTED = {
+    "convolution": ("convolution.py", "pt=top,", "pt=min(top + 1, 31),"),
+    "depthwise": ("depthwise.py", "pl=left,", "pl=min(left + 1, 15),"),
+    "pooling": ("vector.py", "iw=box_w.extent,", "iw=max(box_w.extent - 1, 1),"),
+    "softmax": ("vector.py", "zo=node.quant.zero_point", "zo=node.quant.zero_point + 1"),
+    "addition": ("elementwise.py", "aps=a.pixel_pitch,", "aps=max(a.pixel_pitch - 1, 0),"),
+    "per channel": ("elementwise.py", "za=zero_of(node.inputs[0].type), zo=", "za=zero_of(node.inputs[0].type) - 1, zo="),
+    "product": ("matrix.py", "ap=piece.pixel_pitch,", "ap=max(piece.pixel_pitch - 1, 0),"),
+    "two computed operands": ("matrix.py", "bp=other.pixel_pitch,", "bp=max(other.pixel_pitch - 1, 0),"),
+    "reduction": ("reduce.py", "h=h.extent,", "h=max(h.extent - 1, 1),"),
+    "gather": ("blocks.py", "run.start + span.start * run.step,", "max(run.start + span.start * run.step - 1, 0),"),
+    "slice": ("moves.py", '"src": source.ref.shifted(first), "dst": target.ref}\n        b.emit(move(run, levels), bind, ("dst",), stored=stored(out, n,',
+              '"src": source.ref.shifted(max(first - 1, 0)), "dst": target.ref}\n        b.emit(move(run, levels), bind, ("dst",), stored=stored(out, n,'),
+    "depth to space": ("blocks.py", "source.ref.shifted(by * bw * rest)", "source.ref.shifted(max(by * bw * rest - 1, 0))"),
+}  # fmt: skip
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("name", PLANTED)
+def test_an_error_of_one_in_a_lowering_is_found_within_two_hundred_networks(
+    name: str, tmp_path: Path
+) -> None:
+    file, right, wrong = PLANTED[name]
+    root = Path(__file__).resolve().parents[2]
+    for part in ("compiler", "isa", "runtime", "x1", "tests", "samples"):
+        shutil.copytree(root / part, tmp_path / part, ignore=shutil.ignore_patterns("__pycache__"))
+    module = tmp_path / "compiler" / "schedule" / file
+    text = module.read_text(encoding="utf-8")
+    assert right in text
+    module.write_text(text.replace(right, wrong), encoding="utf-8")
+    command = [sys.executable, "-m", "tests.random_run", "0", "200", "edge32"]
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stderr[-2000:]
+    assert " on edge32: " in done.stderr
