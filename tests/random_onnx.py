@@ -263,7 +263,7 @@ class Network:
         return self.add("Transpose", [x.name], [x.shape[p] for p in perm], perm=perm)
 
     def pointwise(self, x: Value) -> Value:
-        for _ in range(self.pick(1, 2, 3)):
+        for _ in range(self.pick(2, 3, 4, 5)):
             op = self.pick(*POINTWISE, *BOUNDED, *POSITIVE)
             if op in BOUNDED:
                 bounds = [self.constant(np.array(v, np.float32)) for v in (-0.9, 0.9)]
@@ -378,7 +378,7 @@ class Network:
             self.binary, self.binary, self.concat, self.split, self.slice, self.pad, self.resize, self.blocks,
             self.transpose, self.pointwise, self.pointwise, self.pointwise, self.pointwise, self.clip, self.prelu,
             self.power, self.softmax, self.swish, self.reduce, self.reduce, self.product, self.gather, self.line,
-            self.several, self.reshaped, self.expand, self.pointwise,
+            self.several, self.several, self.reshaped, self.expand, self.pointwise, self.blocks, self.blocks,
         ]  # fmt: skip
 
 

@@ -27,12 +27,12 @@ from compiler.ir.graph import Graph, Node
 from compiler.ir.op import ShapeError
 from compiler.ir.types import MAX_ELEMENTS, DType
 from compiler.ops.boundary import Dequantize, Quantize
-from compiler.ops.constants import ARITHMETIC, integer_arithmetic
+from compiler.ops.constants import ARITHMETIC, SIGNS, integer_arithmetic
 from isa.diagnostics import Diagnostic, Findings, UsageError, did_you_mean
 from isa.locations import FileLoc, Loc, NodeLoc
 
 MAX_VALUE_RANK: Final = 4
-INTEGER_OPERATORS: Final = ("Div", *ARITHMETIC)
+INTEGER_OPERATORS: Final = ("Div", *SIGNS, *ARITHMETIC)
 """Operators with which shapes are computed."""
 DEFAULT_DOMAINS: Final = ("", "ai.onnx")
 

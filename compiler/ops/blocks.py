@@ -149,10 +149,16 @@ def _target(n: OnnxNode, axes: Sequence[int]) -> tuple[list[int], list[np.float3
         sizes = [math.floor(np.float32(shape[a]) * s) for a, s in zip(axes, scales, strict=True)]
     else:
         sizes = [int(v) for v in n.constant(3, "the sizes").ravel()]
-        if n.text("keep_aspect_ratio_policy", "stretch") != "stretch":
-            n.fail("a keep_aspect_ratio_policy is not supported", "stretch")
         if len(sizes) != len(axes):
             n.fail(f"sizes={sizes} for axes {list(axes)}", f"{len(axes)} numbers")
+        policy = n.text("keep_aspect_ratio_policy", "stretch")
+        if policy not in ("stretch", "not_larger", "not_smaller"):
+            n.fail(f"keep_aspect_ratio_policy={policy} is not known", "stretch, not_larger, not_smaller")
+        if policy != "stretch":
+            ratios = [np.float32(s) / np.float32(shape[a]) for a, s in zip(axes, sizes, strict=True)]
+            ratio = min(ratios) if policy == "not_larger" else max(ratios)
+            sizes = [round(float(ratio * np.float32(shape[a]))) for a in axes]
+            return sizes, [ratio] * len(axes)
         scales = [np.float32(s) / np.float32(shape[a]) for a, s in zip(axes, sizes, strict=True)]
     if min(sizes) < 1:
         n.fail(f"the result has the extents {sizes}", "at least 1")

@@ -147,6 +147,7 @@ def import_comparison(n: OnnxNode) -> Node:
         n.fail(f"the operands {[list(v.shape) for v in values]} do not go together")
 
 
+SIGNS: Final[dict[str, Callable[..., Any]]] = {"Neg": np.negative, "Abs": np.abs, "Sign": np.sign}
 ARITHMETIC: Final[dict[str, Callable[..., Any]]] = {
     "Add": np.add,
     "Sub": np.subtract,
@@ -159,7 +160,11 @@ ARITHMETIC: Final[dict[str, Callable[..., Any]]] = {
 def integer_arithmetic(n: OnnxNode) -> Node | None:
     """The result on integer constants, as shapes are computed with; None for anything else."""
     operands = [o for o in n.operands if o is not None]
-    if len(operands) != 2 or not all(o.is_constant and o.type.dtype.is_integer for o in operands):
+    if not operands or not all(o.is_constant and o.type.dtype.is_integer for o in operands):
+        return None
+    if n.op_type in SIGNS:
+        return known(n, SIGNS[n.op_type](operands[0].constant))
+    if len(operands) != 2:
         return None
     a, b = (o.constant for o in operands)
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from typing import Final
 
@@ -13,6 +12,7 @@ from compiler.frontend.importing import LayerCall, OnnxNode, layer, onnx_operato
 from compiler.ir.graph import Node
 from compiler.ir.op import Array, Op, ShapeError, op
 from compiler.ir.types import TensorType
+from compiler.ops.blocks import Take
 from compiler.ops.constants import known
 from compiler.ops.shapes import Reshape
 from compiler.quantize.rules import Quantizer, quantization_rule
@@ -71,6 +71,8 @@ def import_slice(n: OnnxNode) -> Node:
         if stride == 0:
             n.fail("a step is 0", "another number")
         chosen = range(x.shape[axis])[slice(start, end, stride)]
+        if not chosen and x.is_constant:
+            return known(n, np.take(x.constant, [], axis))
         if not chosen:
             n.fail(f"nothing is left of axis {axis} of {list(x.shape)}", "at least one element")
         begin[axis], count[axis], step[axis] = chosen[0], len(chosen), stride if len(chosen) > 1 else 1
@@ -85,9 +87,8 @@ def _numbers(n: OnnxNode, index: int, what: str) -> list[int]:
     return [int(v) for v in n.constant(index, what).ravel()]
 
 
-def part(n: OnnxNode, x: Node, axis: int, span: range) -> Slice:
+def part(x: Node, axis: int, span: range) -> Slice:
     """The slice of a range along one axis."""
-    del n
     starts = tuple(span[0] if i == axis else 0 for i in range(len(x.shape)))
     counts = tuple(len(span) if i == axis else d for i, d in enumerate(x.shape))
     steps = tuple(span.step if i == axis and len(span) > 1 else 1 for i in range(len(x.shape)))
@@ -95,17 +96,16 @@ def part(n: OnnxNode, x: Node, axis: int, span: range) -> Slice:
 
 
 def gathered(n: OnnxNode, x: Node, axis: int, indices: Array) -> Node:
-    """One index, which removes the axis, or a row of indices at equal distances."""
+    """Any indices along one axis, whose place their shape takes."""
     row = [int(i) for i in indices.ravel()]
-    distances = {b - a for a, b in itertools.pairwise(row)}
-    if indices.ndim > 1 or not row or len(distances) > 1 or 0 in distances:
-        n.fail(f"a gather of indices {row[:10]} is not supported", "one index, or indices at equal distances")
-    step = distances.pop() if distances else 1
-    slice_ = part(n, x, axis, range(row[0], row[0] + step * len(row), step))
-    if indices.ndim:
-        return n.add(slice_, x)
-    shape = tuple(d for i, d in enumerate(x.shape) if i != axis)
-    return n.add(Reshape(shape or (1,)), n.before(slice_, x, suffix="picked"))
+    if not row:
+        n.fail("there are no indices", "at least one")
+    shape = (*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :])
+    span = range(row[0], row[0] + len(row))
+    operation = part(x, axis, span) if row == list(span) else Take(axis, tuple(row))
+    if indices.ndim == 1:
+        return n.add(operation, x)
+    return n.add(Reshape(shape or (1,)), n.before(operation, x, suffix="picked"))
 
 
 @onnx_operator("Split")
@@ -129,7 +129,7 @@ def import_split(n: OnnxNode) -> Node | list[Node]:
             f"sizes of at least 1, {x.shape[axis]} together",
         )
     ends = np.cumsum(sizes)
-    slices = [part(n, x, axis, range(int(e) - s, int(e))) for s, e in zip(sizes, ends, strict=True)]
+    slices = [part(x, axis, range(int(e) - s, int(e))) for s, e in zip(sizes, ends, strict=True)]
     return [
         n.graph.add(s, (x,), name=name, loc=n.loc) for s, name in zip(slices, n.output_names, strict=False)
     ]

@@ -58,8 +58,7 @@ PLANTED = {
     "two computed operands": ("matrix.py", "bp=other.pixel_pitch,", "bp=max(other.pixel_pitch - 1, 0),"),
     "reduction": ("reduce.py", "h=h.extent,", "h=max(h.extent - 1, 1),"),
     "gather": ("blocks.py", "run.start + span.start * run.step,", "max(run.start + span.start * run.step - 1, 0),"),
-    "slice": ("moves.py", '"src": source.ref.shifted(first), "dst": target.ref}\n        b.emit(move(run, levels), bind, ("dst",), stored=stored(out, n,',
-              '"src": source.ref.shifted(max(first - 1, 0)), "dst": target.ref}\n        b.emit(move(run, levels), bind, ("dst",), stored=stored(out, n,'),
+    "slice": ("moves.py", "return Span(min(ends), max(ends) + 1)", "return Span(max(min(ends) - 1, 0), max(*ends, 1))"),
     "depth to space": ("blocks.py", "source.ref.shifted(by * bw * rest)", "source.ref.shifted(max(by * bw * rest - 1, 0))"),
 }  # fmt: skip
 
