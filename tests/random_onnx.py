@@ -245,6 +245,8 @@ class Network:
         transform = self.pick("half_pixel", "asymmetric", "align_corners")
         rounding = self.pick("floor", "round_prefer_floor", "ceil")
         inputs = [x.name, "", self.constant(np.array(scales, np.float32))]
+        if self.pick(0, 1):
+            return self.add("Resize", inputs, shape, mode=self.pick("linear", "cubic"))
         return self.add("Resize", inputs, shape, mode="nearest", coordinate_transformation_mode=transform,
                         nearest_mode=rounding)  # fmt: skip
 

@@ -57,6 +57,13 @@ def test_no_module_has_grown_too_long(repository: Path) -> None:
             assert len(path.read_text(encoding="utf-8").splitlines()) <= LIMIT * 1.4, path
 
 
+def test_the_page_of_operators_is_current(repository: Path) -> None:
+    from compiler.manual import page
+
+    text = (repository / "docs" / "operators.md").read_text(encoding="utf-8")
+    assert text == page(), "python -m compiler.manual docs"
+
+
 def test_the_manual_is_current(repository: Path) -> None:
     from isa.manual import pages
 

@@ -94,7 +94,7 @@ class QAveragePool(Op):
 
 @onnx_operator("AveragePool")
 def import_average_pool(n: OnnxNode) -> Node:
-    """2-D average pooling; ceil_mode only where it changes nothing."""
+    """Over one or two dimensions; ceil_mode only where it changes nothing."""
     if len(n.operand(0).shape) == 3:
         return one_dimensional(n, import_average_pool)
     x = n.operand(0)

@@ -133,7 +133,7 @@ def qlinear(
     def rule(n: OnnxNode) -> Node:
         return import_qlinear(n, of, operands, result, bias)
 
-    del rule
+    rule.__doc__ = f"{of} of codes: every operand dequantized, the result quantized."
 
 
 def import_qlinear(

@@ -66,7 +66,7 @@ def import_range(n: OnnxNode) -> Node:
 
 @onnx_operator("Gather")
 def import_gather(n: OnnxNode) -> Node:
-    """Of constants: any indices; of computed values one range or one index, as a slice."""
+    """Constant indices along one axis, any of them."""
     from compiler.ops.slices import gathered  # noqa: PLC0415  (slices import this module)
 
     x, indices = n.operand(0), n.constant(1, "the indices").astype(np.int64)
@@ -85,7 +85,7 @@ def import_gather(n: OnnxNode) -> Node:
 
 @onnx_operator("Expand")
 def import_expand(n: OnnxNode) -> Node:
-    """A constant broadcast to a shape; a computed value where that changes nothing."""
+    """A value repeated along its axes of extent 1, to a constant shape."""
     x, shape = n.operand(0), _extents(n, n.constant(1, "the shape"))
     try:
         result = np.broadcast_shapes(x.shape, shape)

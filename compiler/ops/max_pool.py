@@ -48,7 +48,7 @@ class MaxPool(Op):
 
 @onnx_operator("MaxPool")
 def import_max_pool(n: OnnxNode) -> Node:
-    """2-D max pooling without dilation and without the indices output."""
+    """Over one or two dimensions, without dilation and without the indices output."""
     if len(n.operand(0).shape) == 3:
         return one_dimensional(n, import_max_pool)
     x = n.operand(0)
