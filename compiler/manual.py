@@ -19,9 +19,10 @@ INTRODUCTION: Final = """\
 
 # Operators
 
-What the compiler takes, each from its declaration in `compiler/ops`. ONNX models may be float32, or quantized already
-as QOperator or QDQ; `x1 inspect MODEL --supported` says of a model whether all of it is supported, and of every node
-that is not, why. What an operator becomes on the device is in [lowering.md](lowering.md).
+What the compiler takes, each from its declaration in `compiler/ops`. ONNX models may be float32, or
+quantized already as QOperator or QDQ; `x1 inspect MODEL --supported` says of a model whether all of it is
+supported, and of every node that is not, why. What an operator becomes on the device is in
+[lowering.md](lowering.md).
 """
 
 

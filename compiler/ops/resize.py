@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from compiler.frontend.importing import LayerCall, OnnxNode, layer, onnx_operator
 from compiler.ir.graph import Node
+from compiler.ir.op import Array
 from compiler.ops.add import Add
 from compiler.ops.blocks import Take
 from compiler.ops.gemm import Gemm
@@ -170,15 +170,17 @@ def _interpolated(n: OnnxNode, mode: str) -> Node:
     return n.add(Add(), x, n.const(full, "outside"))
 
 
-def _product(n: OnnxNode, x: Node, axis: int, matrix: NDArray[np.float32]) -> Node:
+def _product(n: OnnxNode, x: Node, axis: int, matrix: Array) -> Node:
     """The axis of x, multiplied with a constant matrix."""
     before, after = math.prod(x.shape[:axis]), math.prod(x.shape[axis + 1 :])
-    size, extent = matrix.shape
+    size, extent = int(matrix.shape[0]), int(matrix.shape[1])
     shape = tuple(size if i == axis else d for i, d in enumerate(x.shape))
     if after == 1:
         rows = n.before(Reshape((before, extent)), x, suffix=f"axis{axis}.rows")
-        weights = n.const(np.ascontiguousarray(matrix.T), f"axis{axis}")
-        bias = n.const(np.zeros(size, np.float32), f"axis{axis}.bias")
+        turned: Array = np.ascontiguousarray(matrix.transpose())
+        weights = n.const(turned, f"axis{axis}")
+        zeros: Array = np.zeros(size, np.float32)
+        bias = n.const(zeros, f"axis{axis}.bias")
         made = n.before(Gemm(), rows, weights, bias, suffix=f"axis{axis}.product")
     else:
         columns = n.before(Reshape((before, extent, after)), x, suffix=f"axis{axis}.columns")
