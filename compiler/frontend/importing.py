@@ -173,6 +173,13 @@ class OnnxNode:
             self.fail(f"{what} is computed by the network", "a constant or an initializer")
         return node.value
 
+    def scalar(self, index: int, what: str) -> float | int:
+        """The value of a constant operand of one element."""
+        values = self.constant(index, what)
+        if values.size != 1:
+            self.fail(f"{what} has the shape {list(values.shape)}", "one number")
+        return values.item()
+
     def integer(self, name: str, default: int) -> int:
         """An integer attribute."""
         return int(self.attributes.get(name, default))

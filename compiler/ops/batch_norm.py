@@ -39,8 +39,9 @@ class BatchNorm(Op):
 
 def _affine(statistics: Sequence[Array], epsilon: float) -> tuple[Array, Array]:
     scale, offset, mean, variance = statistics
-    gain = scale / np.sqrt(variance + np.float32(epsilon))
-    return gain.astype(np.float32), (offset - mean * gain).astype(np.float32)
+    with np.errstate(all="ignore"):  # constants that are not finite are refused later, all at once
+        gain = scale / np.sqrt(variance + np.float32(epsilon))
+        return gain.astype(np.float32), (offset - mean * gain).astype(np.float32)
 
 
 @onnx_operator("BatchNormalization")

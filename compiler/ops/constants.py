@@ -55,7 +55,7 @@ def import_constant_of_shape(n: OnnxNode) -> Node:
 @onnx_operator("Range")
 def import_range(n: OnnxNode) -> Node:
     """start, start + delta, ... below limit."""
-    start, limit, delta = (n.constant(i, what).item() for i, what in enumerate(("start", "limit", "delta")))
+    start, limit, delta = (n.scalar(i, what) for i, what in enumerate(("start", "limit", "delta")))
     if delta == 0 or not math.isfinite((limit - start) / delta) or (limit - start) / delta > MAX_ELEMENTS:
         n.fail(
             f"the range from {start} to {limit} by {delta} is not allowed", f"at most {MAX_ELEMENTS} elements"

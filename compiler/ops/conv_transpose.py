@@ -14,6 +14,7 @@ import numpy as np
 from compiler.frontend.importing import LayerCall, OnnxNode, layer, onnx_operator
 from compiler.ir.graph import Node
 from compiler.ir.op import Array
+from compiler.ir.types import MAX_ELEMENTS
 from compiler.ops.activation import ACTIVATIONS, activated
 from compiler.ops.blocks import DepthToSpace
 from compiler.ops.conv2d import Conv2d
@@ -60,6 +61,11 @@ def import_conv_transpose(n: OnnxNode) -> Node:
     if groups < 1 or x.shape[1] % groups:
         n.fail(f"group={groups} of {x.shape[1]} channels", "a divisor")
     dimensions = _dimensions(n, (x.shape[2], x.shape[3]), (w.shape[2], w.shape[3]))
+    high, wide = dimensions
+    taps = (high.reach + 1) * (wide.reach + 1) * high.stride * wide.stride
+    pixels = (x.shape[2] + high.after) * (x.shape[3] + wide.after) * high.stride * wide.stride
+    if max(taps * w.shape[0] * w.shape[1], pixels * groups * w.shape[1] * x.shape[0]) > MAX_ELEMENTS:
+        n.fail("the strides or pads give a result that is too large", f"at most {MAX_ELEMENTS} elements")
     weights = n.mapped(w, lambda v, zero: _phase_kernels(v, zero, groups, dimensions), 0, "phases")
     area = dimensions[0].stride * dimensions[1].stride
     rows = w.shape[1]
@@ -67,6 +73,8 @@ def import_conv_transpose(n: OnnxNode) -> Node:
     if bias is None:
         values = n.const(np.zeros(groups * rows * area, np.float32), "bias")
     else:
+        if bias.shape != (groups * rows,):
+            n.fail(f"the bias has the shape {list(bias.shape)}", f"[{groups * rows}]")
         values = n.mapped(n.parameter(2, "the bias"), lambda v, _: _phase_bias(v, groups, area), 0, "bias")
     return _transposed(n, x, weights, values, groups, dimensions)
 

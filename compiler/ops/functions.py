@@ -103,7 +103,7 @@ FUNCTIONS: Final[dict[str, Function]] = {
     "thresholded_relu": Function(("alpha",), steps=lambda x, p: np.where(x > p[0], x, _f(0))),
     "hard_sigmoid": Function(("alpha", "beta"), steps=lambda x, p: _clip(p[0] * x + p[1], 0, 1)),
     "hard_swish": _steps(lambda x: x * _clip(x * _f(1 / 6) + _f(0.5), 0, 1)),
-    "softsign": _steps(lambda x: x / (_f(1) + np.abs(x))),
+    "softsign": _steps(lambda x: x * (_f(1) / (_f(1) + np.abs(x)))),
     "shrink": Function(
         ("lambd", "bias"),
         steps=lambda x, p: np.where(x < -p[0], x + p[1], np.where(x > p[0], x - p[1], _f(0))),

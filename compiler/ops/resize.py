@@ -11,6 +11,7 @@ import numpy as np
 from compiler.frontend.importing import LayerCall, OnnxNode, layer, onnx_operator
 from compiler.ir.graph import Node
 from compiler.ir.op import Array
+from compiler.ir.types import MAX_ELEMENTS
 from compiler.ops.add import Add
 from compiler.ops.blocks import Take
 from compiler.ops.gemm import Gemm
@@ -65,8 +66,8 @@ def _target(n: OnnxNode, axes: Sequence[int]) -> tuple[list[int], list[np.float3
             sizes = [round(float(ratio * np.float32(shape[a]))) for a in axes]
             return sizes, [ratio] * len(axes)
         scales = [np.float32(s) / np.float32(shape[a]) for a, s in zip(axes, sizes, strict=True)]
-    if min(sizes) < 1:
-        n.fail(f"the result has the extents {sizes}", "at least 1")
+    if min(sizes) < 1 or math.prod(sizes) > MAX_ELEMENTS:
+        n.fail(f"the result has the extents {sizes}", f"at least 1 each, {MAX_ELEMENTS} elements")
     return sizes, scales
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Final
 
@@ -11,7 +12,7 @@ from compiler.export.writing import OnnxWriter, written_as_onnx
 from compiler.frontend.importing import LayerCall, OnnxNode, layer, onnx_operator
 from compiler.ir.graph import Node
 from compiler.ir.op import Array, Op, ShapeError, op
-from compiler.ir.types import TensorType
+from compiler.ir.types import MAX_ELEMENTS, TensorType
 from compiler.ops.blocks import Take
 from compiler.ops.constants import known
 from compiler.ops.shapes import Reshape
@@ -225,7 +226,14 @@ def import_pad(n: OnnxNode) -> Node:
         before[axis], after[axis] = pads[i], pads[i + len(axes)]
     value = n.real("value", 0.0)
     if n.maybe(2) is not None:
-        value = float(n.constant(2, "the value").item())
+        value = float(n.scalar(2, "the value"))
+    if not math.isfinite(value):
+        n.fail(f"the value {value} is not allowed", "a finite number")
+    if (
+        math.prod(d + max(b, 0) + max(a, 0) for d, b, a in zip(x.shape, before, after, strict=True))
+        > MAX_ELEMENTS
+    ):
+        n.fail(f"pads={pads} of {list(x.shape)}", f"a result of at most {MAX_ELEMENTS} elements")
     if min(*before, *after) < 0:
         x = _cut_off(n, x, before, after)
         before, after = [max(b, 0) for b in before], [max(a, 0) for a in after]
@@ -255,6 +263,8 @@ def import_tile(n: OnnxNode) -> Node:
     x, repeats = n.operand(0), _numbers(n, 1, "the repeats")
     if len(repeats) != len(x.shape) or min(repeats, default=1) < 1:
         n.fail(f"repeats={repeats} of {list(x.shape)}", "at least 1 for every axis")
+    if math.prod(repeats) * x.type.elements > MAX_ELEMENTS:
+        n.fail(f"repeats={repeats} of {list(x.shape)}", f"a result of at most {MAX_ELEMENTS} elements")
     if x.is_constant:
         return known(n, np.tile(x.constant, repeats))
     from compiler.ops.concat import Concat  # noqa: PLC0415

@@ -293,7 +293,7 @@ UNARY: dict[str, tuple[Callable[[Array], Array], dict[str, Any]]] = {
         {},
     ),
     "Softplus": (lambda x: np.log1p(np.exp(x)), {}),
-    "Softsign": (lambda x: x / (1 + np.abs(x)), {}),
+    "Softsign": (lambda x: x * (F32(1) / (F32(1) + np.abs(x))), {}),
     "Erf": (erf, {}),
     "Exp": (np.exp, {}),
     "Abs": (np.abs, {}),
