@@ -18,7 +18,37 @@ Random = np.random.Generator
 ODD = (0, -1, 1, 2, 3, 5, 17, 100, -7, 1 << 31, 1 << 62, -(1 << 62))
 REAL = (0.0, -1.0, float("nan"), float("inf"), 1e30, 1e-40)
 TEXTS = (b"", b"foo", b"SAME_UPPER", b"linear", b"wrap", b"reflect", b"\xff")
-OPERATORS = ["Add", "Conv", "Split", "Resize", "Gather", "MatMul", "ReduceMean", "Concat", "Softmax", "Where", "Expand", "Tile", "Clip", "PRelu", "ConvTranspose", "Pad", "Slice", "Range", "Cast", "Shape", "QuantizeLinear", "DequantizeLinear", "QLinearConv", "GlobalAveragePool", "DepthToSpace", "Flatten", "Squeeze", "Pow", "Mean"]
+OPERATORS = [
+    "Add",
+    "Conv",
+    "Split",
+    "Resize",
+    "Gather",
+    "MatMul",
+    "ReduceMean",
+    "Concat",
+    "Softmax",
+    "Where",
+    "Expand",
+    "Tile",
+    "Clip",
+    "PRelu",
+    "ConvTranspose",
+    "Pad",
+    "Slice",
+    "Range",
+    "Cast",
+    "Shape",
+    "QuantizeLinear",
+    "DequantizeLinear",
+    "QLinearConv",
+    "GlobalAveragePool",
+    "DepthToSpace",
+    "Flatten",
+    "Squeeze",
+    "Pow",
+    "Mean",
+]
 
 
 def spoil(model: onnx.ModelProto, random: Random) -> None:

@@ -79,5 +79,8 @@ def comparison_table(result: Verification) -> str:
     if result.mismatches:
         lines.append(f"{result.mismatches} mismatches, the first in '{result.first_divergence}'")
     else:
-        lines.append(f"0 mismatches in every tensor of {result.samples} samples")
+        comparable = sum(t.comparable for t in result.tensors)
+        which = "tensor" if comparable == len(result.tensors) else "comparable tensor"
+        of = "" if which == "tensor" else f" ({comparable} of {len(result.tensors)})"
+        lines.append(f"0 mismatches in every {which}{of} of {result.samples} samples")
     return "\n".join(lines)
