@@ -316,7 +316,9 @@ class Network:
         return self.add("Mul", [x.name, self.add("Sigmoid", [x.name], x.shape).name], x.shape)
 
     def reduce(self, x: Value) -> Value:
-        op = self.pick("ReduceMean", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceSum", "GlobalMaxPool")
+        op = self.pick(
+            "ReduceMean", "ReduceMax", "ReduceMin", "ReduceMin", "ReduceSum", "ReduceSum", "GlobalMaxPool"
+        )
         axes = (
             []
             if op == "GlobalMaxPool"
