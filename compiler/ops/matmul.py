@@ -74,9 +74,13 @@ def import_matmul(n: OnnxNode) -> Node:
         n.fail(
             f"a product of {list(a.shape)} and {list(b.shape)} has no meaning", "[..., m, k] and [..., k, n]"
         )
+    try:
+        result = _result_shape(a.shape, b.shape)
+    except ValueError:
+        n.fail(f"the batches of {list(a.shape)} and {list(b.shape)} differ", "equal, or 1")
     if a.is_constant and is_parameter(b):
-        return n.graph.const(np.matmul(a.constant, known_values(b)), n.output, n.loc)
-    result = _result_shape(a.shape, b.shape)
+        with np.errstate(all="ignore"):
+            return n.graph.const(np.matmul(a.constant, known_values(b)), n.output, n.loc)
     if is_parameter(b) and len(b.shape) == MATRIX:
         bias = n.const(np.zeros(b.shape[1], np.float32), "bias")
         if len(a.shape) == MATRIX:
