@@ -29,6 +29,8 @@ class FoldBias(Pass):
             producer, other = total.inputs
             if operation.clamp is not None or not other.is_constant or graph.sole_user(producer) is not total:
                 continue
+            if producer.shape != total.shape:
+                continue  # the constant repeats the product
             row = _row(producer, other.constant)
             if row is not None:
                 x, w, b = producer.inputs
@@ -56,10 +58,6 @@ def _row(producer: Node, values: NDArray[Any]) -> NDArray[Any] | None:
             axis = 1 if layout == "NCHW" else 3
         case _:
             return None
-    if values.ndim != len(producer.shape) or values.shape != tuple(
-        d if i == axis else 1 for i, d in enumerate(values.shape)
-    ):
-        rows = np.moveaxis(np.broadcast_to(values, producer.shape), axis, -1)
-        flat = rows.reshape(-1, producer.shape[axis])
-        return flat[0] if (flat == flat[0]).all() else None
-    return np.broadcast_to(values.ravel(), producer.shape[axis : axis + 1])
+    rows = np.moveaxis(values, axis, -1).reshape(-1, values.shape[axis])
+    same = (rows == rows[0]).all()
+    return np.broadcast_to(rows[0], producer.shape[axis : axis + 1]) if same else None

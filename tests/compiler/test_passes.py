@@ -157,3 +157,19 @@ def test_a_graph_output_counts_as_a_use() -> None:
     twice = g.add(Add(), (z, z))
     assert g.sole_user(z) is None
     assert g.operands(twice) == (z, z)
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 5, 5), (4, 3, 1, 1), (1, 3, 1, 1), (1, 1, 1, 1)])
+def test_a_bias_is_folded_only_where_the_sum_has_the_shape_of_the_product(shape: tuple[int, ...]) -> None:
+    g = Graph("broadcast")
+    x = g.input("x", DType.F32, (1, 2, 1, 1))
+    w, b = g.const(np.ones((3, 2, 1, 1), np.float32)), g.const(np.zeros(3, np.float32))
+    product = g.add(Conv2d((1, 1), (0, 0, 0, 0), (1, 1), "NCHW"), (x, w, b))
+    values = np.broadcast_to(np.arange(shape[1], dtype=np.float32).reshape(1, -1, 1, 1) + 1, shape)
+    total = g.add(Add(), (product, g.const(np.ascontiguousarray(values))), name="y")
+    g.set_outputs([total], ["y"])
+    sample = {"x": np.ones((1, 2, 1, 1), np.float32)}
+    before = outputs(g, sample)["y"]
+    folded = run_passes(g, [FoldBias()])
+    assert any(isinstance(n.op, Add) for n in folded.nodes()) == (before.shape != (1, 3, 1, 1))
+    np.testing.assert_array_equal(outputs(folded, sample)["y"], before)
