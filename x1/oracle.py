@@ -11,6 +11,7 @@ import platform
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -111,9 +112,8 @@ class SourceOracle(Oracle):
             else:
                 self.mode = "the model itself (qoperator), ORT_DISABLE_ALL"
             computed = {o for node in model.graph.node for o in node.output}
-            self._outputs = [o.name for o in model.graph.output]
-            self._given = sorted(set(wanted) & computed - set(self._outputs))
-            model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in self._given)
+            further = set(wanted) & computed - {o.name for o in model.graph.output}
+            model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in sorted(further))
             self._session = _Session(runtime, model.SerializeToString(), "ORT_DISABLE_ALL")
         except runtime.OrtError as error:
             raise UsageError(
@@ -139,13 +139,14 @@ def is_qdq(model: onnx.ModelProto) -> bool:
     )
 
 
-def cpu_features() -> list[str]:
+@cache
+def cpu_features() -> tuple[str, ...]:
     """The machine, and which of the features that matter it has."""
     try:
         words = set(Path("/proc/cpuinfo").read_text(encoding="utf-8").lower().split())
     except OSError:
         words = set[str]()
-    return [platform.machine(), *(f for f in CPU_FEATURES if f in words)]
+    return (platform.machine(), *(f for f in CPU_FEATURES if f in words))
 
 
 class _Session:

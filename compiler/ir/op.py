@@ -88,6 +88,18 @@ class Op:
 
 
 MAX_OPERANDS: Final = 1024
+
+
+@dataclass(frozen=True)
+class ElementWise(Op):
+    """The base of operations on every element by itself, whatever the order of the axes."""
+
+    def under(self, perm: Sequence[int]) -> Op:
+        """The operation itself."""
+        del perm
+        return self
+
+
 OPS: Final[dict[str, type[Op]]] = {}
 OpT = TypeVar("OpT", bound=Op)
 

@@ -14,7 +14,7 @@ import numpy as np
 from compiler.export.writing import OnnxWriter, write_clip, written_as_onnx
 from compiler.frontend.importing import LayerCall, OnnxNode, layer, onnx_operator
 from compiler.ir.graph import Node
-from compiler.ir.op import Array, Op, ShapeError, op
+from compiler.ir.op import Array, ElementWise, Op, ShapeError, op
 from compiler.ir.types import DType, Quant, TensorType
 from compiler.ops.functions import FUNCTIONS
 from compiler.quantize.rules import Quantizer, quantization_rule
@@ -60,7 +60,7 @@ class Clamp(Op):
 
 
 @op("clamp_codes", "x:i8|u8")
-class ClampCodes(Op):
+class ClampCodes(ElementWise):
     """min(max(x, low), high) of the codes themselves."""
 
     bounds: tuple[int, int]
@@ -69,15 +69,12 @@ class ClampCodes(Op):
         _require_bounds(self.bounds)
         return types[0]
 
-    def under(self, perm: Sequence[int]) -> Op:
-        return self
-
     def evaluate(self, args: Sequence[Array], types: Sequence[TensorType], out: TensorType) -> Array:
         return np.clip(args[0], *self.bounds)
 
 
 @op("q.table", "x:i8|u8")
-class QTable(Op):
+class QTable(ElementWise):
     """A function of one 8-bit value, as a table of 256 codes: literally DQ, function, Q; NaN is the least."""
 
     function: str
@@ -86,9 +83,6 @@ class QTable(Op):
     def infer(self, types: Sequence[TensorType]) -> TensorType:
         require_function(self.function, self.parameters)
         return TensorType(types[0].dtype, types[0].shape)
-
-    def under(self, perm: Sequence[int]) -> Op:
-        return self
 
     def evaluate(self, args: Sequence[Array], types: Sequence[TensorType], out: TensorType) -> Array:
         assert types[0].quant is not None

@@ -9,7 +9,7 @@ import numpy as np
 from compiler.export.writing import MICROSOFT, OnnxWriter, written_as_onnx
 from compiler.frontend.importing import LayerCall, OnnxNode, layer, onnx_operator
 from compiler.ir.graph import Node
-from compiler.ir.op import Array, Op, op
+from compiler.ir.op import Array, ElementWise, Op, op
 from compiler.ir.types import DType, TensorType
 from compiler.ops.boundary import qlinear
 from compiler.ops.broadcasting import broadcast, broadcast_operands, is_innermost_broadcast, layer_operands
@@ -33,7 +33,7 @@ class Add(Op):
 
 
 @op("q.add", "a:i8|u8", "b:i8|u8")
-class QAdd(Op):
+class QAdd(ElementWise):
     """QLinearAdd, clamp to codes; a is not broadcast along the innermost dimension of the source."""
 
     bounds: Pair = (-128, 127)
@@ -41,9 +41,6 @@ class QAdd(Op):
     def infer(self, types: Sequence[TensorType]) -> TensorType:
         require_codes(self.bounds)
         return TensorType(DType.I8, broadcast(types))
-
-    def under(self, perm: Sequence[int]) -> Op:
-        return self
 
     def evaluate(self, args: Sequence[Array], types: Sequence[TensorType], out: TensorType) -> Array:
         p0, p1, p2 = self.constants(types, out)

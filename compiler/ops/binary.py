@@ -15,7 +15,7 @@ import numpy as np
 from compiler.export.writing import MICROSOFT, OnnxWriter, written_as_onnx
 from compiler.frontend.importing import LayerCall, OnnxNode, known_values, layer, onnx_operator
 from compiler.ir.graph import Node
-from compiler.ir.op import Array, Op, ShapeError, op
+from compiler.ir.op import Array, ElementWise, Op, ShapeError, op
 from compiler.ir.types import DType, TensorType
 from compiler.ops.add import Add
 from compiler.ops.boundary import qlinear
@@ -47,15 +47,12 @@ class Binary(Op):
             raise ShapeError(f"there is no function '{self.function}'", ", ".join(REAL))
         return TensorType(DType.F32, broadcast(types))
 
-    def under(self, perm: Sequence[int]) -> Op:
-        return self
-
     def evaluate(self, args: Sequence[Array], types: Sequence[TensorType], out: TensorType) -> Array:
         return REAL[self.function](args[0], args[1])
 
 
 @op("q.mul", "a:i8|u8", "b:i8|u8")
-class QMul(Op):
+class QMul(ElementWise):
     """QLinearMul, clamp to codes."""
 
     bounds: Pair = (-128, 127)
@@ -63,9 +60,6 @@ class QMul(Op):
     def infer(self, types: Sequence[TensorType]) -> TensorType:
         require_codes(self.bounds)
         return TensorType(DType.I8, broadcast(types))
-
-    def under(self, perm: Sequence[int]) -> Op:
-        return self
 
     def evaluate(self, args: Sequence[Array], types: Sequence[TensorType], out: TensorType) -> Array:
         a, b = args
@@ -81,7 +75,7 @@ class QMul(Op):
 
 
 @op("q.real", "a:i8|u8", "b:i8|u8")
-class QReal(Op):
+class QReal(ElementWise):
     """DQ, DQ, the function in float32, Q; 0/0 becomes the least code."""
 
     function: str
@@ -90,9 +84,6 @@ class QReal(Op):
         if self.function not in LITERAL:
             raise ShapeError(f"there is no function '{self.function}'", ", ".join(LITERAL))
         return TensorType(DType.I8, broadcast(types))
-
-    def under(self, perm: Sequence[int]) -> Op:
-        return self
 
     def evaluate(self, args: Sequence[Array], types: Sequence[TensorType], out: TensorType) -> Array:
         a, b = (arithmetic.dequantize(v, scale_of(t), zero_of(t)) for v, t in zip(args, types, strict=True))

@@ -64,14 +64,11 @@ class Returned(Op):
 
 
 def host_nodes(graph: Graph) -> set[int]:
-    """The nodes of an integer graph that the host computes: what comes before Quantize and what ends it."""
+    """The nodes of an integer graph outside of the device: what comes before Quantize and what ends it."""
     found: set[int] = set()
     for node in graph.nodes():
-        if isinstance(node.op, Input) or any(
-            i.id in found and not isinstance(i.op, Quantize) for i in node.inputs
-        ):
-            found.add(node.id)
-        if isinstance(node.op, (Dequantize, Returned)):
+        edge = isinstance(node.op, (Input, Dequantize, Returned)) or any(i.id in found for i in node.inputs)
+        if edge and not isinstance(node.op, Quantize):
             found.add(node.id)
     return found
 

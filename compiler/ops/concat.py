@@ -45,9 +45,6 @@ class Concat(Op):
     def evaluate(self, args: Sequence[Array], types: Sequence[TensorType], out: TensorType) -> Array:
         return np.concatenate(args, self.axis)
 
-    def under(self, perm: Sequence[int]) -> Op:
-        return Concat(perm[self.axis])
-
 
 @op("q.concat", "x*:i8|u8")
 class QConcat(Op):

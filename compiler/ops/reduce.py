@@ -53,9 +53,6 @@ class Reduce(Op):
     def evaluate(self, args: Sequence[Array], types: Sequence[TensorType], out: TensorType) -> Array:
         return REAL[self.function](args[0], axis=self.axes, keepdims=True).astype(np.float32)
 
-    def under(self, perm: Sequence[int]) -> Op:
-        return Reduce(self.function, tuple(sorted(perm[a] for a in self.axes)))
-
 
 @op("q.reduce", "x:i8|u8")
 class QReduce(Op):

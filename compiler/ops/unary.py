@@ -29,9 +29,6 @@ class Unary(Op):
         require_function(self.function, self.parameters)
         return TensorType(DType.F32, types[0].shape)
 
-    def under(self, perm: Sequence[int]) -> Op:
-        return self
-
     def evaluate(self, args: Sequence[Array], types: Sequence[TensorType], out: TensorType) -> Array:
         return FUNCTIONS[self.function].real(args[0], self.parameters)
 

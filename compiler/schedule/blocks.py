@@ -156,13 +156,12 @@ def plan_take(b: Builder, node: Node, view: Callable[[int], View], out: Tensor, 
     assert isinstance(operation, Take)
     x, axis = view(0), operation.axis + 4 - len(node.shape)
     for run in runs(operation.indices):
-        for part in _parts(run, budget, x, out, axis):
+        for part in _parts(run, axis):
             _plan_run(b, node, x, out, axis, part, budget)
 
 
-def _parts(run: Run, budget: int, x: View, out: Tensor, axis: int) -> Iterator[Run]:
+def _parts(run: Run, axis: int) -> Iterator[Run]:
     """A run cut where it is longer than a level of a copy."""
-    del budget, x, out
     limit = MAX_PLANES if axis else 1
     for span in spans(run.count, limit):
         for again in spans(run.repeat, limit):
@@ -177,8 +176,8 @@ def _parts(run: Run, budget: int, x: View, out: Tensor, axis: int) -> Iterator[R
 
 
 def _plan_run(b: Builder, node: Node, x: View, out: Tensor, axis: int, run: Run, budget: int) -> None:
-    taken = Span(min(run.start, run.start + (run.count - 1) * run.step), 0)
-    taken = Span(taken.start, taken.start + (run.count - 1) * abs(run.step) + 1)
+    ends = run.start, run.start + (run.count - 1) * run.step
+    taken = Span(min(ends), max(ends) + 1)
     given = Span(run.at, run.at + run.count * run.repeat)
     extents = [given.extent if i == axis else d for i, d in enumerate(out.shape)]
     share = taken.extent / given.extent

@@ -12,7 +12,7 @@ from compiler.ops.add import QAdd
 from compiler.ops.binary import QMul, QReal
 from compiler.ops.prelu import QAffine, QPRelu
 from compiler.ops.spatial import zero_of
-from compiler.schedule.boxes import fit_box, tiles
+from compiler.schedule.boxes import dense, fit_box, tiles
 from compiler.schedule.builder import Builder, Piece, Span, View, element, stored, tiles_of
 from compiler.schedule.moves import move
 from compiler.schedule.tiles import PRM_GRANULE, Memory, Ref, Tensor
@@ -41,7 +41,7 @@ def plan_binary(b: Builder, node: Node, view: Callable[[int], View], out: Tensor
     _, _, _, c = out.shape
     copied = left.shape[3] == 1 and c > 1
     copies = (not left.tensor.resident) + (not right.tensor.resident) + (not out.resident) + copied
-    size = fit_box(node, out.shape[1:], lambda th, tw, tc: copies * th * tw * tc, _limits, budget)
+    size = fit_box(node, out.shape[1:], dense(copies), _limits, budget)
     for n, rs, cs, ch in tiles(b, out.shape, size):
         a = _operand(b, left, n, rs, cs, ch, "a")
         if copied:
@@ -129,7 +129,7 @@ def plan_per_channel(b: Builder, node: Node, view: Callable[[int], View], out: T
     size = fit_box(
         node,
         out.shape[1:],
-        lambda th, tw, tc: copies * th * tw * tc,
+        dense(copies),
         lambda th, tw, tc: tc <= most and _limits(th, tw, tc),
         budget,
     )

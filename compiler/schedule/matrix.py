@@ -66,7 +66,8 @@ def plan_gemm(b: Builder, node: Node, view: Callable[[int], View], out: Tensor, 
                 piece = b.fetch(x, 0, Span(0, 1), m, k, "input")
                 if held is None or len(parts) > 1:
                     held = _load_matrix(b, image, depth, n, k)
-                _emit_gemm(b, node, piece, held, acc, (m, n, k), accum=index > 0)
+                pitch = b.target.mx.cols, k.extent * b.target.mx.cols
+                _emit_gemm(b, node, piece, Ref(held), pitch, acc, (m, n, k), accum=index > 0)
             whole = Span(0, 1)
             piece = b.result(out, 0, whole, m, n, "output")
             requantize(b, node, acc, piece, params, 1, m.extent, n.extent, stored(out, 0, whole, m, n))
@@ -147,17 +148,26 @@ def _load_matrix(b: Builder, image: Buffer, depth: int, n: Span, k: Span) -> Buf
 
 
 def _emit_gemm(
-    b: Builder, node: Node, piece: Piece, weights: Buffer, acc: Buffer, tile: Sequence[Span], *, accum: bool
+    b: Builder,
+    node: Node,
+    left: Piece,
+    right: Ref,
+    right_pitch: tuple[int, int],
+    acc: Buffer,
+    tile: Sequence[Span],
+    *,
+    accum: bool,
 ) -> None:
+    """One product; the right matrix has pitches from row to row, and from column group to column group."""
     m, n, k = (s.extent for s in tile)
     several = n > b.target.mx.cols
     instr = Gemm(
         m=m,
         n=n,
         k=k,
-        ap=piece.pixel_pitch,
-        bp=b.target.mx.cols,
-        bg=k * b.target.mx.cols if several else 0,
+        ap=left.pixel_pitch,
+        bp=right_pitch[0],
+        bg=right_pitch[1] if several else 0,
         zx=node.inputs[0].quant.zero_point,
         zw=zero_of(node.inputs[1].type),
         xt=element(node.inputs[0]),
@@ -167,7 +177,7 @@ def _emit_gemm(
     )
     b.emit(
         instr,
-        {"a": piece.ref, "b": Ref(weights), "acc": Ref(acc)},
+        {"a": left.ref, "b": right, "acc": Ref(acc)},
         ("acc",),
         extra_reads=(acc,) if accum else (),
     )
@@ -178,24 +188,25 @@ def plan_matmul(b: Builder, node: Node, view: Callable[[int], View], out: Tensor
     """A product of two computed matrices for every index of the batch; both are read as they lie."""
     left, right = view(0), view(1)
     _, _, rows, columns = out.shape
-    depth = left.shape[3]
+    depth, cols = left.shape[3], b.target.mx.cols
     size = _fitting_product(node, (rows, columns, depth), b.target, budget)
     record = np.zeros(1, REQUANT_RECORD)
     record["m"] = node.op.constants([i.type for i in node.inputs], node.type)[0]
     params = b.parameters(record.tobytes(), "record")
     for n, h in itertools.product(range(out.shape[0]), range(out.shape[1])):
-        for m, k_columns in itertools.product(spans(rows, size.m), spans(columns, size.n)):
-            b.tile = (n, h, m.start, k_columns.start)
-            acc = b.buffer("acc", Memory.ACC, -(-k_columns.extent // b.target.mx.cols) * m.extent, 1)
+        for m, columns_of in itertools.product(spans(rows, size.m), spans(columns, size.n)):
+            b.tile = (n, h, m.start, columns_of.start)
+            acc = b.buffer("acc", Memory.ACC, -(-columns_of.extent // b.target.mx.cols) * m.extent, 1)
             for index, k in enumerate(spans(depth, size.k)):
                 a = b.fetch(left, *_batch(left, n, h), m, k, "a")
-                other = b.fetch(right, *_batch(right, n, h), k, k_columns, "b")
-                _emit_product(b, node, a, other, acc, (m, k_columns, k), accum=index > 0)
+                other = b.fetch(right, *_batch(right, n, h), k, columns_of, "b")
+                right_pitch = other.pixel_pitch, cols
+                _emit_gemm(b, node, a, other.ref, right_pitch, acc, (m, columns_of, k), accum=index > 0)
             row = Span(h, h + 1)
-            piece = b.result(out, n, row, m, k_columns, "output")
-            mark = stored(out, n, row, m, k_columns)
-            requantize(b, node, acc, piece, params, 1, m.extent, k_columns.extent, mark, per_channel=False)
-            b.deliver(out, piece, n, row, m, k_columns)
+            piece = b.result(out, n, row, m, columns_of, "output")
+            mark = stored(out, n, row, m, columns_of)
+            requantize(b, node, acc, piece, params, 1, m.extent, columns_of.extent, mark, per_channel=False)
+            b.deliver(out, piece, n, row, m, columns_of)
 
 
 def _batch(x: View, n: int, h: int) -> tuple[int, Span]:
@@ -224,30 +235,3 @@ def _fitting_product(node: Node, extents: tuple[int, int, int], target: Target, 
             k = -(-k // 2)
         else:
             n = -(-n // 2)
-
-
-def _emit_product(
-    b: Builder, node: Node, a: Piece, other: Piece, acc: Buffer, tile: Sequence[Span], *, accum: bool
-) -> None:
-    m, n, k = (s.extent for s in tile)
-    several = n > b.target.mx.cols
-    instr = Gemm(
-        m=m,
-        n=n,
-        k=k,
-        ap=a.pixel_pitch,
-        bp=other.pixel_pitch,
-        bg=b.target.mx.cols if several else 0,
-        zx=zero_of(node.inputs[0].type),
-        zw=zero_of(node.inputs[1].type),
-        xt=element(node.inputs[0]),
-        wt=element(node.inputs[1]),
-        accum=int(accum),
-        ags=m if several else 0,
-    )
-    b.emit(
-        instr,
-        {"a": a.ref, "b": other.ref, "acc": Ref(acc)},
-        ("acc",),
-        extra_reads=(acc,) if accum else (),
-    )

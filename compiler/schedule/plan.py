@@ -62,8 +62,7 @@ class _Planner:
         self.builder = Builder(target)
         self.plan = Plan(self.builder.graph)
         host = host_nodes(graph)
-        quantizes = [n for n in graph.nodes() if isinstance(n.op, Quantize)]
-        self.nodes = [n for n in graph.nodes() if not n.is_constant and (n.id not in host or n in quantizes)]
+        self.nodes = [n for n in graph.nodes() if not n.is_constant and n.id not in host]
         self.layers = [n for n in self.nodes if not isinstance(n.op, (Quantize, Reshape))]
         self.index = {n.id: i for i, n in enumerate(self.layers)}
         self.returned = {unreshaped(self._returned_value(n)).id for n in graph.outputs}
