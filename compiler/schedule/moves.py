@@ -33,7 +33,7 @@ def plan_table(b: Builder, node: Node, view: Callable[[int], View], out: Tensor,
     operation = node.op
     assert isinstance(operation, QTable)
     codes = operation.codes(node.inputs[0].quant, node.quant)
-    _copy(b, node, view(0), out, (0, 0, 0, 0), codes, budget)
+    _copy(b, node, view(0), out, _whole(out.shape), ALL, budget, codes)
 
 
 @tiles_of(ClampCodes)
@@ -41,7 +41,7 @@ def plan_clamp(b: Builder, node: Node, view: Callable[[int], View], out: Tensor,
     """A clamp of codes, as a table."""
     every = np.arange(256, dtype=np.uint8).view(node.type.dtype.numpy)
     codes = node.op.evaluate([every], [node.type], node.type).view(np.uint8)
-    _copy(b, node, view(0), out, (0, 0, 0, 0), codes, budget)
+    _copy(b, node, view(0), out, _whole(out.shape), ALL, budget, codes)
 
 
 @tiles_of(QConcat)
@@ -50,12 +50,18 @@ def plan_concat(b: Builder, node: Node, view: Callable[[int], View], out: Tensor
     operation = node.op
     assert isinstance(operation, QConcat)
     axis = operation.axis + 4 - len(node.shape)
-    at = [0, 0, 0, 0]
+    at = 0
     for index, operand in enumerate(node.inputs):
         x = view(index)
         codes = None if operand.quant == node.quant else requantizing_table(operand.quant, node.quant)
-        _copy(b, node, x, out, (at[0], at[1], at[2], at[3]), codes, budget)
-        at[axis] += x.shape[axis]
+        to = [s.shifted(at if i == axis else 0) for i, s in enumerate(_whole(x.shape))]
+        _copy(b, node, x, out, to, ALL, budget, codes)
+        at += x.shape[axis]
+
+
+Strides = Sequence[tuple[int, int]]
+"""For every axis: the first element of the operand, and the distance to the next; 0 repeats it."""
+ALL: Final[Strides] = ((0, 1),) * 4
 
 
 def _copy(
@@ -63,27 +69,54 @@ def _copy(
     node: Node,
     x: View,
     out: Tensor,
-    at: tuple[int, int, int, int],
-    codes: NDArray[np.uint8] | None,
+    to: Sequence[Span],
+    strides: Strides,
     budget: int,
+    codes: NDArray[np.uint8] | None = None,
 ) -> None:
-    """Copy an image into a result, its first element to `at`, through a table if one is given."""
+    """Copy elements of an image to a box of a result, through a table if one is given."""
     table: dict[str, Ref] = {}
     if codes is not None:
         table["lut"] = Ref(b.parameters(codes.tobytes(), "table", align=TABLE).buffer, 0, TABLE)
-    copies = (not x.tensor.resident) + (not out.resident)
-    size = fit_box(node, x.shape[1:], dense(copies), _move_limits, budget)
-    for n, rs, cs, ch in tiles(b, x.shape, size):
-        source = b.fetch(x, n, rs, cs, ch, "input")
-        place = n + at[0], rs.shifted(at[1]), cs.shifted(at[2]), ch.shifted(at[3])
+    inner = strides[1:]
+
+    def needed(*size: int) -> int:
+        box = math.prod((t - 1) * abs(step) + 1 for t, (_, step) in zip(size, inner, strict=True))
+        return (0 if x.tensor.resident else box) + (0 if out.resident else math.prod(size))
+
+    def allowed(th: int, tw: int, tc: int) -> bool:
+        wide, deep = ((t - 1) * abs(step) + 1 for t, (_, step) in zip((tw, tc), inner[1:], strict=True))
+        levels = (tc, tw, th, 1) if inner[2][1] == 1 else (1, tc, tw, th)
+        fits = all(t <= most for t, most in zip(levels, (MAX_RUN, *MAX_MOVE), strict=True))
+        return fits and max(wide * deep, tw * tc) <= MAX_MOVE_PITCH
+
+    extents = (to[0].extent, to[1].extent, to[2].extent, to[3].extent)
+    for n, rs, cs, ch in tiles(b, extents, fit_box(node, extents[1:], needed, allowed, budget)):
+        taken = [_taken(s, *stride) for s, stride in zip((rs, cs, ch), inner, strict=True)]
+        source = b.fetch(x, strides[0][0] + n * strides[0][1], taken[0], taken[1], taken[2], "input")
+        place = to[0].start + n, rs.shifted(to[1].start), cs.shifted(to[2].start), ch.shifted(to[3].start)
         target = b.result(out, *place, "output")
-        levels = [
-            (cs.extent, source.pixel_pitch, target.pixel_pitch),
-            (rs.extent, source.row_pitch, target.row_pitch),
-        ]
-        bind = {"src": source.ref, "dst": target.ref, **table}
-        b.emit(move(ch.extent, levels), bind, ("dst",), stored=stored(out, *place, "dst"))
+        steps = [step for _, step in inner]
+        pitches = (source.row_pitch, source.pixel_pitch, 1)
+        first = sum((s.extent - 1) * p for s, p, step in zip(taken, pitches, steps, strict=True) if step < 0)
+        row, pixel, element = (p * step for p, step in zip(pitches, steps, strict=True))
+        levels = [(cs.extent, pixel, target.pixel_pitch), (rs.extent, row, target.row_pitch)]
+        run = ch.extent
+        if element != 1 and run > 1:
+            levels, run = [(run, element, 1), *levels], 1
+        bind = {"src": source.ref.shifted(first), "dst": target.ref, **table}
+        b.emit(move(run, levels), bind, ("dst",), stored=stored(out, *place, "dst"))
         b.deliver(out, target, *place)
+
+
+def _taken(span: Span, first: int, step: int) -> Span:
+    """The elements of the operand between the first and the last that a span of the result takes."""
+    ends = first + span.start * step, first + (span.stop - 1) * step
+    return Span(min(ends), max(ends) + 1)
+
+
+def _whole(shape: Sequence[int]) -> list[Span]:
+    return [Span(0, extent) for extent in shape]
 
 
 @tiles_of(Transpose)
@@ -149,50 +182,11 @@ def _transpose_limits(th: int, tw: int, tc: int) -> bool:
 
 @tiles_of(Slice)
 def plan_slice(b: Builder, node: Node, view: Callable[[int], View], out: Tensor, budget: int) -> None:
-    """A box of the operand, copied; steps become pitches within the scratchpad."""
+    """Elements of the operand, copied; steps become pitches within the scratchpad."""
     operation = node.op
     assert isinstance(operation, Slice)
-    lead = 4 - len(node.shape)
-    starts, steps = (0,) * lead + operation.starts, (1,) * lead + operation.steps
-    x = view(0)
-    reach = [(abs(s), 1 if s > 0 else -1) for s in steps[1:]]
-
-    def needed(th: int, tw: int, tc: int) -> int:
-        box = [(t - 1) * s + 1 for t, (s, _) in zip((th, tw, tc), reach, strict=True)]
-        return (0 if x.tensor.resident else math.prod(box)) + (0 if out.resident else th * tw * tc)
-
-    def allowed(th: int, tw: int, tc: int) -> bool:
-        box = [(t - 1) * s + 1 for t, (s, _) in zip((th, tw, tc), reach, strict=True)]
-        runs = (1, th, tw, tc) if steps[3] != 1 else (tc, tw, th, 1)
-        fits = runs[0] <= MAX_RUN and all(r <= m for r, m in zip(runs[1:][::-1], MAX_MOVE, strict=True))
-        return fits and max(box[1] * box[2], tw * tc) <= MAX_MOVE_PITCH
-
-    size = fit_box(node, out.shape[1:], needed, allowed, budget)
-    for n, rs, cs, ch in tiles(b, out.shape, size):
-        spans_in = [
-            _span_of(s, start, step)
-            for s, start, step in zip((rs, cs, ch), starts[1:], steps[1:], strict=True)
-        ]
-        source = b.fetch(x, starts[0] + n * steps[0], spans_in[0], spans_in[1], spans_in[2], "input")
-        target = b.result(out, n, rs, cs, ch, "output")
-        pitches = [source.row_pitch, source.pixel_pitch, 1]
-        first = sum(
-            (s.extent - 1) * p for s, p, step in zip(spans_in, pitches, steps[1:], strict=True) if step < 0
-        )
-        row, pixel, element_pitch = (p * s for p, s in zip(pitches, steps[1:], strict=True))
-        levels = [(cs.extent, pixel, target.pixel_pitch), (rs.extent, row, target.row_pitch)]
-        run = ch.extent
-        if element_pitch != 1 and run > 1:
-            levels, run = [(run, element_pitch, 1), *levels], 1
-        bind = {"src": source.ref.shifted(first), "dst": target.ref}
-        b.emit(move(run, levels), bind, ("dst",), stored=stored(out, n, rs, cs, ch, "dst"))
-        b.deliver(out, target, n, rs, cs, ch)
-
-
-def _span_of(span: Span, start: int, step: int) -> Span:
-    """The elements of the operand between the first and the last that a span of the result takes."""
-    ends = start + span.start * step, start + (span.stop - 1) * step
-    return Span(min(ends), max(ends) + 1)
+    strides = [*ALL[len(node.shape) :], *zip(operation.starts, operation.steps, strict=True)]
+    _copy(b, node, view(0), out, _whole(out.shape), strides, budget)
 
 
 @tiles_of(QPad)
@@ -209,35 +203,28 @@ def plan_pad(b: Builder, node: Node, view: Callable[[int], View], out: Tensor, b
         )
     ]
     for box in itertools.product(*axes):
-        to = [piece[0] for piece in box]
-        if any(piece[1] is None for piece in box):
+        to, strides = [place for place, _ in box], [stride for _, stride in box if stride is not None]
+        if len(strides) < len(box):
             _fill(b, node, out, to, operation.value, budget)
-            continue
-        sources = [piece[1] for piece in box if piece[1] is not None]
-        _copy_box(b, node, x, out, sources, to, [piece[2] for piece in box], budget)
+        else:
+            _copy(b, node, x, out, to, strides, budget)
 
 
-Segment = tuple[Span, Span | None, int]
-"""A range of the result, the range of the operand that it copies (None: the constant), and the step."""
+Segment = tuple[Span, tuple[int, int] | None]
+"""A range of the result, and which elements it copies, as in Strides; None: the constant."""
 
 
 def _segments(extent: int, before: int, after: int, mode: str) -> list[Segment]:
-    middle = Span(before, before + extent)
-    found: list[Segment] = [(middle, Span(0, extent), 1)]
+    found: list[Segment] = [(Span(before, before + extent), (0, 1))]
     for count, at, low in ((before, 0, True), (after, before + extent, False)):
-        if count == 0:
-            continue
-        place = Span(at, at + count)
-        match mode:
-            case "constant":
-                found.append((place, None, 1))
-            case "edge":
-                found.append((place, Span(0, 1) if low else Span(extent - 1, extent), 0))
-            case "reflect":
-                source = Span(1, count + 1) if low else Span(extent - 1 - count, extent - 1)
-                found.append((place, source, -1))
-            case _:
-                found.append((place, Span(extent - count, extent) if low else Span(0, count), 1))
+        strides: dict[str, tuple[int, int] | None] = {
+            "constant": None,
+            "edge": (0 if low else extent - 1, 0),
+            "reflect": (count if low else extent - 2, -1),
+            "wrap": (extent - count if low else 0, 1),
+        }
+        if count:
+            found.append((Span(at, at + count), strides[mode]))
     return found
 
 
@@ -257,47 +244,3 @@ def _fill(b: Builder, node: Node, out: Tensor, to: Sequence[Span], value: int, b
         bind = {"src": Ref(byte), "dst": target.ref}
         b.emit(move(1, levels), bind, ("dst",), stored=stored(out, *place, "dst"))
         b.deliver(out, target, *place)
-
-
-def _copy_box(
-    b: Builder,
-    node: Node,
-    x: View,
-    out: Tensor,
-    sources: Sequence[Span],
-    to: Sequence[Span],
-    steps: Sequence[int],
-    budget: int,
-) -> None:
-    """A box of the operand, along each axis forwards (1), backwards (-1) or one element repeated (0)."""
-    extents = (to[0].extent, to[1].extent, to[2].extent, to[3].extent)
-    copies = (not x.tensor.resident) + (not out.resident)
-    size = fit_box(node, extents[1:], dense(copies), _move_limits, budget)
-    for n, rs, cs, ch in tiles(b, extents, size):
-        taken = [
-            _taken(s, source, step)
-            for s, source, step in zip((rs, cs, ch), sources[1:], steps[1:], strict=True)
-        ]
-        image = _taken(Span(n, n + 1), sources[0], steps[0]).start
-        source = b.fetch(x, image, taken[0], taken[1], taken[2], "input")
-        place = to[0].start + n, rs.shifted(to[1].start), cs.shifted(to[2].start), ch.shifted(to[3].start)
-        target = b.result(out, *place, "output")
-        pitches = [source.row_pitch, source.pixel_pitch, 1]
-        first = sum((t.extent - 1) * p for t, p, s in zip(taken, pitches, steps[1:], strict=True) if s < 0)
-        row, pixel, run_pitch = (p * s for p, s in zip(pitches, steps[1:], strict=True))
-        levels = [(cs.extent, pixel, target.pixel_pitch), (rs.extent, row, target.row_pitch)]
-        run = ch.extent
-        if run_pitch != 1 and run > 1:
-            levels, run = [(run, run_pitch, 1), *levels], 1
-        bind = {"src": source.ref.shifted(first), "dst": target.ref}
-        b.emit(move(run, levels), bind, ("dst",), stored=stored(out, *place, "dst"))
-        b.deliver(out, target, *place)
-
-
-def _taken(span: Span, source: Span, step: int) -> Span:
-    """What a range of the result takes of the operand's range."""
-    if step == 0:
-        return source
-    if step > 0:
-        return span.shifted(source.start)
-    return Span(source.stop - span.stop, source.stop - span.start)
