@@ -66,6 +66,22 @@ class OnnxWriter:
         self.nodes.append((op_type, domain, list(inputs), [output], attributes))
         return output
 
+    def pair(self, op_type: str, node: Node, domain: str = "") -> Callable[[str], str]:
+        """What writes a QLinear operator of two operands, given the name of its output."""
+        a, b = node.inputs
+        inputs = [*self.quantized(a), *self.quantized(b), self.scale(node), self.zero_point(node)]
+        return lambda output: self.add(op_type, inputs, output, domain=domain)
+
+    def in_reals(self, node: Node, compute: Callable[[Sequence[str], str], str], operands: int = 1) -> None:
+        """Write DequantizeLinear of the operands, `compute(reals, output)`, and QuantizeLinear."""
+        name = self.tensor(node)
+        reals = [
+            self.add("DequantizeLinear", self.quantized(x), f"{name}_real_{i}")
+            for i, x in enumerate(node.inputs[:operands])
+        ]
+        computed = compute(reals, f"{name}_real")
+        self.add("QuantizeLinear", [computed, self.scale(node), self.zero_point(node)], name)
+
     def reshaped(self, name: str, shape: Sequence[int], output: str) -> str:
         """The tensor under another shape."""
         constant = self.initializer(np.array(shape, np.int64), f"{output}_shape")

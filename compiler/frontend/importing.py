@@ -43,11 +43,12 @@ class OnnxNode:
         """Refuse the node."""
         raise Unsupported(Diagnostic("model.unsupported", message, self.loc, allowed, remedy))
 
-    def weight_axis(self, x: Node) -> int:
-        """Where the scales of a constant operand of QLinearConv, QLinearMatMul and QGemm lie."""
-        if self.op_type == "QLinearConv":
-            return 0
-        return len(x.shape) - (2 if self.integer("transB", 0) else 1)
+    def axis(self, rank: int, default: int) -> int:
+        """The attribute `axis`, counted from the front."""
+        axis = self.integer("axis", default)
+        if not -rank <= axis < rank:
+            self.fail(f"axis={axis} is outside {-rank}..{rank - 1}")
+        return axis % rank
 
     def quantization(
         self, scale: int, zero: int, shape: Shape, codes: DType | None = None, axis: int | None = None
@@ -85,9 +86,7 @@ class OnnxNode:
         if dtype is DType.I32 and point:
             self.fail(f"the zero point {point} of int32 codes is not supported", "0")
         values = tuple(float(s) for s in scales.ravel())
-        return Quant(
-            values, point, axis if scales.size != 1 or (per_channel and codes is DType.I32) else None, dtype
-        )
+        return Quant(values, point, axis if scales.size != 1 else None, dtype)
 
     def _output_dtype(self) -> DType:
         """What the attribute output_dtype of QuantizeLinear says; uint8 where it says nothing."""
@@ -123,15 +122,9 @@ class OnnxNode:
 
     def transposed(self, node: Node, perm: Sequence[int], suffix: str) -> Node:
         """A parameter with its dimensions permuted; codes stay codes."""
-        if node.is_constant:
-            return self.const(np.ascontiguousarray(node.constant.transpose(perm)), suffix)
-        (codes,) = node.inputs
-        quant = codes.type.quant
-        assert quant is not None
-        turned = quant if quant.axis is None else replace(quant, axis=list(perm).index(quant.axis))
-        values = np.ascontiguousarray(codes.constant.transpose(perm))
-        made = self.graph.const(values, codes.name, codes.loc, turned)
-        return self.before(node.op, made, suffix=suffix)
+        quant = None if node.is_constant else node.inputs[0].type.quant
+        axis = 0 if quant is None or quant.axis is None else list(perm).index(quant.axis)
+        return self.mapped(node, lambda values, _: values.transpose(perm), axis, suffix)
 
     def mapped(
         self, node: Node, function: Callable[[NDArray[Any], int], NDArray[Any]], axis: int, suffix: str

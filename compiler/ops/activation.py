@@ -204,12 +204,13 @@ def write_table(w: OnnxWriter, node: Node) -> None:
     """DequantizeLinear, the function in float32, QuantizeLinear."""
     operation = node.op
     assert isinstance(operation, QTable)
-    (x,) = node.inputs
-    name = w.tensor(node)
-    real = w.add("DequantizeLinear", w.quantized(x), f"{name}_real_input")
-    if operation.function != "identity":
-        real = FUNCTION_WRITERS[operation.function](w, real, f"{name}_real", operation.parameters)
-    w.add("QuantizeLinear", [real, w.scale(node), w.zero_point(node)], name)
+
+    def compute(reals: Sequence[str], output: str) -> str:
+        if operation.function == "identity":
+            return reals[0]
+        return FUNCTION_WRITERS[operation.function](w, reals[0], output, operation.parameters)
+
+    w.in_reals(node, compute)
 
 
 FunctionWriter = Callable[[OnnxWriter, str, str, Sequence[float]], str]

@@ -92,12 +92,5 @@ def write_add(w: OnnxWriter, node: Node) -> None:
     """QLinearAdd of com.microsoft."""
     operation = node.op
     assert isinstance(operation, QAdd)
-    a, b = node.inputs
-    inputs = [*w.quantized(a), *w.quantized(b), w.scale(node), w.zero_point(node)]
-    write_clamped(
-        w,
-        w.tensor(node),
-        operation.bounds,
-        node.type.dtype.numpy,
-        lambda name: w.add("QLinearAdd", inputs, name, domain=MICROSOFT),
-    )
+    write = w.pair("QLinearAdd", node, MICROSOFT)
+    write_clamped(w, w.tensor(node), operation.bounds, node.type.dtype.numpy, write)

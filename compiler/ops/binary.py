@@ -7,7 +7,6 @@ QuantizeLinear.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import reduce
 from typing import Final
 
 import numpy as np
@@ -119,19 +118,14 @@ def import_variadic(n: OnnxNode) -> Node:
     operands = same_rank(n, [n.operand(i) for i in range(len(n.operands))])
     if len(operands) == 1 and n.op_type != "Mean":
         return n.add(Unary("identity"), operands[0])
-    made = Add() if n.op_type in ("Sum", "Mean") else Binary(OPERATORS[n.op_type])
-    last = len(operands) - 2
-    steps = enumerate(operands[1:])
-    if n.op_type == "Mean":
-        total = reduce(lambda x, step: n.before(made, x, step[1], suffix=f"sum{step[0]}"), steps, operands[0])
-        share = np.full((1,) * len(total.shape), 1 / len(operands), np.float32)
-        return n.add(Binary("mul"), total, n.const(share, "share"))
-
-    def step(x: Node, item: tuple[int, Node]) -> Node:
-        index, y = item
-        return n.add(made, x, y) if index == last else n.before(made, x, y, suffix=f"part{index}")
-
-    return reduce(step, steps, operands[0])
+    step = Add() if n.op_type in ("Sum", "Mean") else Binary(OPERATORS[n.op_type])
+    value, *others = operands if n.op_type == "Mean" else operands[:-1]
+    for index, other in enumerate(others):
+        value = n.before(step, value, other, suffix=f"part{index}")
+    if n.op_type != "Mean":
+        return n.add(step, value, operands[-1])
+    share = np.full((1,) * len(value.shape), 1 / len(operands), np.float32)
+    return n.add(Binary("mul"), value, n.const(share, "share"))
 
 
 @onnx_operator("Pow")
@@ -176,15 +170,8 @@ def write_mul(w: OnnxWriter, node: Node) -> None:
     """QLinearMul of com.microsoft."""
     operation = node.op
     assert isinstance(operation, QMul)
-    a, b = node.inputs
-    inputs = [*w.quantized(a), *w.quantized(b), w.scale(node), w.zero_point(node)]
-    write_clamped(
-        w,
-        w.tensor(node),
-        operation.bounds,
-        node.type.dtype.numpy,
-        lambda name: w.add("QLinearMul", inputs, name, domain=MICROSOFT),
-    )
+    write = w.pair("QLinearMul", node, MICROSOFT)
+    write_clamped(w, w.tensor(node), operation.bounds, node.type.dtype.numpy, write)
 
 
 @written_as_onnx(QReal)
@@ -192,7 +179,5 @@ def write_real(w: OnnxWriter, node: Node) -> None:
     """DequantizeLinear of both, the operator, QuantizeLinear."""
     operation = node.op
     assert isinstance(operation, QReal)
-    name = w.tensor(node)
-    reals = [w.add("DequantizeLinear", w.quantized(x), f"{name}_real_{i}") for i, x in enumerate(node.inputs)]
-    computed = w.add(operation.function.capitalize(), reals, f"{name}_real")
-    w.add("QuantizeLinear", [computed, w.scale(node), w.zero_point(node)], name)
+    op_type = operation.function.capitalize()
+    w.in_reals(node, lambda reals, output: w.add(op_type, reals, output), operands=2)

@@ -86,9 +86,7 @@ def import_quantize(n: OnnxNode) -> Node:
     x = n.operand(0)
     if x.type.dtype is not DType.F32:
         n.fail(f"QuantizeLinear of {x.type.dtype.host_name} is not supported", "float32")
-    quant = n.quantization(1, 2, x.shape)
-    if quant.axis is not None and not x.is_constant:
-        n.fail("one scale per channel of a computed tensor is not supported", "one scale")
+    quant = _quantization(n, x, 1, 2)
     if quant.dtype is DType.I32:
         n.fail("the zero point is int32", "int8, uint8")
     return n.add(Quantize(), x, quant=quant)
@@ -102,10 +100,18 @@ def import_dequantize(n: OnnxNode) -> Node:
         n.fail(
             f"DequantizeLinear of {x.type.dtype.host_name} is not supported", "int8, uint8; int32 constants"
         )
-    quant = n.quantization(1, 2, x.shape, x.type.dtype)
+    quant = _quantization(n, x, 1, 2, x.type.dtype)
+    return n.add(Dequantize(), n.coded(x, quant))
+
+
+def _quantization(
+    n: OnnxNode, x: Node, scale: int, zero: int, codes: DType | None = None, axis: int | None = None
+) -> Quant:
+    """The quantization of an operand; one scale per channel is for constants alone."""
+    quant = n.quantization(scale, zero, x.shape, codes, axis)
     if quant.axis is not None and not x.is_constant:
         n.fail("one scale per channel of a computed tensor is not supported", "one scale")
-    return n.add(Dequantize(), n.coded(x, quant))
+    return quant
 
 
 Triple = tuple[int, int, int]
@@ -119,27 +125,35 @@ def qlinear(
     result: tuple[int, int],
     *,
     bias: int = -1,
+    weight_axis: int = -1,
     domain: str = "",
 ) -> None:
     """Declare an operator on integers as what it is: dequantized operands, the operator `of`, quantized.
 
-    `bias` is the index of an int32 operand at the scale of the product of the first two.
+    `bias` is the index of an int32 operand at the scale of the product of the first two; `weight_axis` is
+    where the scales of a constant operand lie, if it has several and is not stored transposed.
     """
 
     @onnx_operator(op_type, domains=(domain,))
     def rule(n: OnnxNode) -> Node:
-        return import_qlinear(n, of, operands, result, bias)
+        return import_qlinear(n, of, operands, result, bias, weight_axis)
 
     rule.__doc__ = f"{of} of codes: every operand dequantized, the result quantized."
 
 
 def import_qlinear(
-    n: OnnxNode, of: str, operands: Sequence[Triple], result: tuple[int, int], bias: int = -1
+    n: OnnxNode,
+    of: str,
+    operands: Sequence[Triple],
+    result: tuple[int, int],
+    bias: int = -1,
+    weight_axis: int = -1,
 ) -> Node:
     """The nodes that an operator on integers stands for."""
     if n.integer("channels_last", 0):
         n.fail("channels_last=1 is not supported", "0")
-    reals: list[Node | None] = [_real_operand(n, triple) for triple in operands]
+    axis = -2 if n.integer("transB", 0) else weight_axis
+    reals: list[Node | None] = [_real_operand(n, triple, axis) for triple in operands]
     if bias >= 0 and n.maybe(bias) is not None:
         codes = n.graph.const(n.constant(bias, "the bias"), f"{n.output}.bias", n.loc)
         if codes.type.dtype is not DType.I32:
@@ -154,15 +168,12 @@ def import_qlinear(
     return n.add(Quantize(), real, quant=quant)
 
 
-def _real_operand(n: OnnxNode, triple: Triple) -> Node:
+def _real_operand(n: OnnxNode, triple: Triple, axis: int) -> Node:
     tensor, scale, zero = triple
     x = n.operand(tensor)
     if not x.type.dtype.is_code:
         n.fail(f"operand {tensor} is {x.type.dtype.host_name}", "int8, uint8")
-    default_axis = n.weight_axis(x)
-    quant = n.quantization(scale, zero, x.shape, x.type.dtype, default_axis)
-    if quant.axis is not None and not x.is_constant:
-        n.fail("one scale per channel of a computed tensor is not supported", "one scale")
+    quant = _quantization(n, x, scale, zero, x.type.dtype, axis)
     return n.before(Dequantize(), n.coded(x, quant), suffix=f"operand{tensor}")
 
 

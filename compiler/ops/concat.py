@@ -74,10 +74,7 @@ def import_concat(n: OnnxNode) -> Node:
     """Any number of operands."""
     operands = [n.operand(i) for i in range(len(n.operands))]
     rank = len(operands[0].shape)
-    axis = n.integer("axis", 1)
-    if not -rank <= axis < rank:
-        n.fail(f"axis={axis} is outside {-rank}..{rank - 1}")
-    return n.add(Concat(axis % rank), *operands)
+    return n.add(Concat(n.axis(rank, 1)), *operands)
 
 
 @onnx_operator("QLinearConcat", domains=(MICROSOFT,))

@@ -18,6 +18,7 @@ from compiler.frontend.importing import OnnxNode, onnx_operator
 from compiler.ir.graph import Node
 from compiler.ir.op import Array
 from compiler.ir.types import MAX_ELEMENTS, DType
+from compiler.ops.shapes import Identity
 
 MAX_RANK: Final = 8
 
@@ -39,7 +40,7 @@ def import_size(n: OnnxNode) -> Node:
 @onnx_operator("ConstantOfShape")
 def import_constant_of_shape(n: OnnxNode) -> Node:
     """One value, as often as the shape says."""
-    shape = _extents(n, n.constant(0, "the shape"))
+    shape = extents(n, n.constant(0, "the shape"))
     tensor = n.attributes.get("value")
     value: Array = np.zeros(1, np.float32)
     if isinstance(tensor, onnx.TensorProto):
@@ -64,42 +65,6 @@ def import_range(n: OnnxNode) -> Node:
     return known(n, values.astype(n.operand(0).type.dtype.numpy))
 
 
-@onnx_operator("Gather")
-def import_gather(n: OnnxNode) -> Node:
-    """Constant indices along one axis, any of them."""
-    from compiler.ops.slices import gathered  # noqa: PLC0415  (slices import this module)
-
-    x, indices = n.operand(0), n.constant(1, "the indices").astype(np.int64)
-    rank = len(x.shape)
-    axis = n.integer("axis", 0)
-    if not -rank <= axis < rank:
-        n.fail(f"axis={axis} is outside {-rank}..{rank - 1}")
-    extent = x.shape[axis]
-    if indices.size and (indices.min() < -extent or indices.max() >= extent):
-        n.fail(f"indices outside {-extent}..{extent - 1}")
-    indices = np.where(indices < 0, indices + extent, indices)
-    if x.is_constant:
-        return known(n, np.take(x.constant, indices, axis))
-    return gathered(n, x, axis % rank, indices)
-
-
-@onnx_operator("Expand")
-def import_expand(n: OnnxNode) -> Node:
-    """A value repeated along its axes of extent 1, to a constant shape."""
-    x, shape = n.operand(0), _extents(n, n.constant(1, "the shape"))
-    try:
-        result = np.broadcast_shapes(x.shape, shape)
-    except ValueError:
-        n.fail(f"{list(x.shape)} does not broadcast to {list(shape)}")
-    if math.prod(result) > MAX_ELEMENTS:
-        n.fail(f"the result has the shape {list(result)}", f"{MAX_ELEMENTS} elements")
-    if x.is_constant:
-        return known(n, np.broadcast_to(x.constant, result))
-    from compiler.ops.slices import expanded  # noqa: PLC0415
-
-    return expanded(n, x, result)
-
-
 @onnx_operator("Cast")
 def import_cast(n: OnnxNode) -> Node:
     """Of constants to a number type; of computed values to their own type."""
@@ -113,8 +78,6 @@ def import_cast(n: OnnxNode) -> Node:
             return known(n, x.constant.astype(wanted))
     if DType.of(wanted) is not x.type.dtype:
         n.fail(f"a cast from {x.type.dtype.host_name} to {wanted} is not supported", x.type.dtype.host_name)
-    from compiler.ops.shapes import Identity  # noqa: PLC0415
-
     return n.add(Identity(), x)
 
 
@@ -187,8 +150,9 @@ def known(n: OnnxNode, value: Any) -> Node:
     return n.graph.const(np.ascontiguousarray(array).reshape(array.shape), n.output, n.loc)
 
 
-def _extents(n: OnnxNode, shape: Array) -> tuple[int, ...]:
-    extents = tuple(int(v) for v in shape.ravel())
-    if any(e < 0 for e in extents) or len(extents) > MAX_RANK or math.prod(extents) > MAX_ELEMENTS:
-        n.fail(f"the shape {list(extents[:MAX_RANK])} is not allowed", f"{MAX_ELEMENTS} elements")
-    return extents
+def extents(n: OnnxNode, shape: Array) -> tuple[int, ...]:
+    """A shape that a constant gives."""
+    found = tuple(int(v) for v in shape.ravel())
+    if any(e < 0 for e in found) or len(found) > MAX_RANK or math.prod(found) > MAX_ELEMENTS:
+        n.fail(f"the shape {list(found[:MAX_RANK])} is not allowed", f"{MAX_ELEMENTS} elements")
+    return found

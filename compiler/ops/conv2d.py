@@ -155,7 +155,7 @@ def import_conv(n: OnnxNode) -> Node:
     return n.add(conv, x, weights, bias)
 
 
-qlinear("QLinearConv", "Conv", [(0, 1, 2), (3, 4, 5)], (6, 7), bias=8)
+qlinear("QLinearConv", "Conv", [(0, 1, 2), (3, 4, 5)], (6, 7), bias=8, weight_axis=0)
 
 
 @layer("Conv2D", "filters", "kernel_size", "strides", "padding")

@@ -125,12 +125,5 @@ def write_matmul(w: OnnxWriter, node: Node) -> None:
     """QLinearMatMul."""
     operation = node.op
     assert isinstance(operation, QMatMul)
-    a, b = node.inputs
-    inputs = [*w.quantized(a), *w.quantized(b), w.scale(node), w.zero_point(node)]
-    write_clamped(
-        w,
-        w.tensor(node),
-        operation.bounds,
-        node.type.dtype.numpy,
-        lambda name: w.add("QLinearMatMul", inputs, name),
-    )
+    write = w.pair("QLinearMatMul", node)
+    write_clamped(w, w.tensor(node), operation.bounds, node.type.dtype.numpy, write)

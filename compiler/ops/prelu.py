@@ -145,11 +145,8 @@ def write_prelu(w: OnnxWriter, node: Node) -> None:
     operation = node.op
     assert isinstance(operation, QPRelu)
     x, slope = node.inputs
-    name = w.tensor(node)
-    real = w.add("DequantizeLinear", w.quantized(x), f"{name}_real_input")
-    row = w.initializer(_spread(slope.constant, operation.axis, len(x.shape)), f"{name}_slope")
-    computed = w.add("PRelu", [real, row], f"{name}_real")
-    w.add("QuantizeLinear", [computed, w.scale(node), w.zero_point(node)], name)
+    row = w.initializer(_spread(slope.constant, operation.axis, len(x.shape)), f"{w.tensor(node)}_slope")
+    w.in_reals(node, lambda reals, output: w.add("PRelu", [*reals, row], output))
 
 
 @written_as_onnx(QAffine)
@@ -159,14 +156,12 @@ def write_affine(w: OnnxWriter, node: Node) -> None:
     assert isinstance(operation, QAffine)
     x, *rows = node.inputs
     name = w.tensor(node)
-    real = w.add("DequantizeLinear", w.quantized(x), f"{name}_real_input")
     spread = [_spread(r.constant, operation.axis, len(x.shape)) for r in rows]
     gain, offset = (
         w.initializer(s, f"{name}_{what}") for s, what in zip(spread, ("gain", "offset"), strict=True)
     )
-    scaled = w.add("Mul", [real, gain], f"{name}_scaled")
-    w.add(
-        "QuantizeLinear",
-        [w.add("Add", [scaled, offset], f"{name}_real"), w.scale(node), w.zero_point(node)],
-        name,
-    )
+
+    def compute(reals: Sequence[str], output: str) -> str:
+        return w.add("Add", [w.add("Mul", [*reals, gain], f"{name}_scaled"), offset], output)
+
+    w.in_reals(node, compute)

@@ -193,19 +193,18 @@ def write_reduce(w: OnnxWriter, node: Node) -> None:
     """QLinearGlobalAveragePool, or the reduction in real numbers where the bits are the same."""
     operation = node.op
     assert isinstance(operation, QReduce)
-    (x,) = node.inputs
-    name = w.tensor(node)
     if operation.function == "mean":
         _write_global(w, node, operation.axes)
         return
-    real = w.add("DequantizeLinear", w.quantized(x), f"{name}_real_input")
-    function = {"meanf": "Mean", "sum": "Sum", "max": "Max"}[operation.function]
-    if function == "Sum":
-        axes = [w.initializer(np.array(operation.axes, np.int64), f"{name}_axes")]
-        computed = w.add("ReduceSum", [real, *axes], f"{name}_real", keepdims=1)
-    else:
-        computed = w.add(f"Reduce{function}", [real], f"{name}_real", axes=list(operation.axes), keepdims=1)
-    w.add("QuantizeLinear", [computed, w.scale(node), w.zero_point(node)], name)
+
+    def compute(reals: Sequence[str], output: str) -> str:
+        if operation.function == "sum":
+            axes = w.initializer(np.array(operation.axes, np.int64), f"{output}_axes")
+            return w.add("ReduceSum", [*reals, axes], output, keepdims=1)
+        op_type = {"meanf": "ReduceMean", "max": "ReduceMax"}[operation.function]
+        return w.add(op_type, reals, output, axes=list(operation.axes), keepdims=1)
+
+    w.in_reals(node, compute)
 
 
 def _write_global(w: OnnxWriter, node: Node, axes: tuple[int, ...]) -> None:

@@ -1,10 +1,10 @@
-"""Parts of tensors: ONNX Slice, Split, Gather of a range, Pad; tensors repeated along an axis."""
+"""Parts of tensors: ONNX Slice, Split, Gather, Pad; tensors repeated along an axis: Tile, Expand."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -14,7 +14,8 @@ from compiler.ir.graph import Node
 from compiler.ir.op import Array, Op, ShapeError, op
 from compiler.ir.types import MAX_ELEMENTS, TensorType
 from compiler.ops.blocks import Take
-from compiler.ops.constants import known
+from compiler.ops.concat import Concat
+from compiler.ops.constants import extents, known
 from compiler.ops.shapes import Reshape
 from compiler.quantize.rules import Quantizer, quantization_rule
 
@@ -77,10 +78,6 @@ def import_slice(n: OnnxNode) -> Node:
         if not chosen:
             n.fail(f"nothing is left of axis {axis} of {list(x.shape)}", "at least one element")
         begin[axis], count[axis], step[axis] = chosen[0], len(chosen), stride if len(chosen) > 1 else 1
-    if x.is_constant:
-        return known(
-            n, Slice(tuple(begin), tuple(count), tuple(step)).evaluate([x.constant], [x.type], x.type)
-        )
     return n.add(Slice(tuple(begin), tuple(count), tuple(step)), x)
 
 
@@ -96,27 +93,32 @@ def part(x: Node, axis: int, span: range) -> Slice:
     return Slice(starts, counts, steps)
 
 
-def gathered(n: OnnxNode, x: Node, axis: int, indices: Array) -> Node:
-    """Any indices along one axis, whose place their shape takes."""
-    row = [int(i) for i in indices.ravel()]
+@onnx_operator("Gather")
+def import_gather(n: OnnxNode) -> Node:
+    """Constant indices along one axis, any of them; their shape takes the axis' place."""
+    x, indices = n.operand(0), n.constant(1, "the indices").astype(np.int64)
+    axis = n.axis(len(x.shape), 0)
+    extent = x.shape[axis]
+    if indices.size and (indices.min() < -extent or indices.max() >= extent):
+        n.fail(f"indices outside {-extent}..{extent - 1}")
+    indices = np.where(indices < 0, indices + extent, indices)
+    if x.is_constant:
+        return known(n, np.take(x.constant, indices, axis))
+    row: list[int] = indices.ravel().tolist()
     if not row:
         n.fail("there are no indices", "at least one")
-    shape = (*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :])
     span = range(row[0], row[0] + len(row))
     operation = part(x, axis, span) if row == list(span) else Take(axis, tuple(row))
     if indices.ndim == 1:
         return n.add(operation, x)
+    shape = (*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :])
     return n.add(Reshape(shape or (1,)), n.before(operation, x, suffix="picked"))
 
 
 @onnx_operator("Split")
 def import_split(n: OnnxNode) -> Node | list[Node]:
     """Consecutive parts along an axis."""
-    x, rank = n.operand(0), len(n.operand(0).shape)
-    axis = n.integer("axis", 0)
-    if not -rank <= axis < rank:
-        n.fail(f"axis={axis} is outside {-rank}..{rank - 1}")
-    axis %= rank
+    x, axis = n.operand(0), n.axis(len(n.operand(0).shape), 0)
     sizes = list(n.integers("split", ()))
     if not sizes and n.maybe(1) is not None:
         sizes = _numbers(n, 1, "the sizes")
@@ -201,10 +203,9 @@ def pad_array(
     x: Array, before: Sequence[int], after: Sequence[int], mode: str, value: float | np.float32
 ) -> Array:
     """Pad as the mode says."""
-    pairs = list(zip(before, after, strict=True))
-    if mode == "constant":
-        return np.pad(x, pairs, constant_values=value)
-    return np.pad(x, pairs, "edge" if mode == "edge" else "reflect" if mode == "reflect" else "wrap")
+    pad: Any = np.pad
+    further = {"constant_values": value} if mode == "constant" else {}
+    return pad(x, list(zip(before, after, strict=True)), mode, **further)
 
 
 @onnx_operator("Pad")
@@ -244,13 +245,22 @@ def _cut_off(n: OnnxNode, x: Node, before: Sequence[int], after: Sequence[int]) 
     return n.before(Slice(starts, counts, (1,) * len(starts)), x, suffix="cut")
 
 
-def expanded(n: OnnxNode, x: Node, shape: Sequence[int]) -> Node:
-    """A computed value repeated along axes of extent 1."""
-    rank = len(shape)
-    source = (*(1,) * (rank - len(x.shape)), *x.shape)
+@onnx_operator("Expand")
+def import_expand(n: OnnxNode) -> Node:
+    """A value repeated along its axes of extent 1, to a constant shape."""
+    x, wanted = n.operand(0), extents(n, n.constant(1, "the shape"))
+    try:
+        shape = np.broadcast_shapes(x.shape, wanted)
+    except ValueError:
+        n.fail(f"{list(x.shape)} does not broadcast to {list(wanted)}")
+    if math.prod(shape) > MAX_ELEMENTS:
+        n.fail(f"the result has the shape {list(shape)}", f"{MAX_ELEMENTS} elements")
+    if x.is_constant:
+        return known(n, np.broadcast_to(x.constant, shape))
+    source = (*(1,) * (len(shape) - len(x.shape)), *x.shape)
     aligned = x if source == x.shape else n.before(Reshape(source), x, suffix="aligned")
-    repeats = tuple(d if s == 1 else 1 for d, s in zip(shape, source, strict=True))
-    return n.add(Pad((0,) * rank, tuple(r - 1 for r in repeats), "edge", 0.0), aligned)
+    more = tuple(d - 1 if s == 1 else 0 for d, s in zip(shape, source, strict=True))
+    return n.add(Pad((0,) * len(shape), more, "edge", 0.0), aligned)
 
 
 @onnx_operator("Tile")
@@ -263,8 +273,6 @@ def import_tile(n: OnnxNode) -> Node:
         n.fail(f"repeats={repeats} of {list(x.shape)}", f"a result of at most {MAX_ELEMENTS} elements")
     if x.is_constant:
         return known(n, np.tile(x.constant, repeats))
-    from compiler.ops.concat import Concat  # noqa: PLC0415
-
     for axis, count in enumerate(repeats):
         if count > 1:
             x = n.before(Concat(axis), *[x] * count, suffix=f"repeated{axis}")

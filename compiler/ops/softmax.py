@@ -111,10 +111,7 @@ def import_softmax(n: OnnxNode) -> Node:
     """Over one axis; before opset 13 the dimensions from `axis` on are one."""
     x = n.operand(0)
     rank = len(x.shape)
-    axis = n.integer("axis", -1 if n.opset >= QLINEAR_SOFTMAX_OPSET else 1)
-    if not -rank <= axis < rank:
-        n.fail(f"axis={axis} is outside {-rank}..{rank - 1}")
-    axis %= rank
+    axis = n.axis(rank, -1 if n.opset >= QLINEAR_SOFTMAX_OPSET else 1)
     length = math.prod(x.shape[axis:])
     if n.opset >= QLINEAR_SOFTMAX_OPSET or length == x.shape[axis]:
         return n.add(Softmax(axis), x)
