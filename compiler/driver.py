@@ -12,12 +12,14 @@ from numpy.typing import NDArray
 from compiler.codegen.emit import emit, resolved_stream
 from compiler.errors import FitError
 from compiler.ir.graph import Graph
-from compiler.ir.types import Quant
 from compiler.passes.base import PassLog, run_passes
+from compiler.passes.equalize import EqualizeLayers
 from compiler.passes.pipeline import INGEST, PREPARE, TO_DEVICE
 from compiler.passes.quantize import QuantizeGraph
-from compiler.quantize.calibrate import calibrate
+from compiler.quantize.calibrate import observe, scheme_of
+from compiler.quantize.methods import Recipe
 from compiler.quantize.representable import require_finite_constants, require_finite_scales
+from compiler.quantize.scheme import Scheme
 from compiler.schedule.allocate import Allocation, AllocationError, allocate
 from compiler.schedule.order import respects, serial
 from compiler.schedule.plan import Plan, plan
@@ -78,21 +80,36 @@ def ingest(graph: Graph, log: PassLog | None = None) -> Graph:
     return integers
 
 
-def quantize(graph: Graph, samples: Iterable[Sample], log: PassLog | None = None) -> Graph:
-    """The integer graph of a prepared float graph, with ranges from samples."""
-    scheme, _ = calibrate(graph, samples)
-    return quantize_with(graph, scheme, log=log)
+def equalize(graph: Graph, log: PassLog | None = None) -> Graph:
+    """A prepared float graph with like ranges in the channels between layers; it computes the same bits."""
+    return run_passes(graph.copy(), [EqualizeLayers()], log)
 
 
-def quantize_with(
-    graph: Graph, scheme: Mapping[str, Quant], provenance: str = "", log: PassLog | None = None
+def calibrate(graph: Graph, samples: Iterable[Sample], recipe: Recipe) -> Scheme:
+    """The scheme that a recipe makes of samples.
+
+    Raises:
+        UsageError: there is no sample, or a tensor is not finite on one.
+        CompileError: operations that the device does not have.
+    """
+    seen = observe(graph, samples, ranges_alone=recipe.method == "minmax")
+    return scheme_of(graph, seen, recipe)
+
+
+def quantize(
+    graph: Graph, samples: Iterable[Sample], recipe: Recipe | None = None, log: PassLog | None = None
 ) -> Graph:
+    """The integer graph of a prepared float graph, quantized by a recipe on samples."""
+    return quantize_with(graph, calibrate(graph, samples, recipe or Recipe()), log)
+
+
+def quantize_with(graph: Graph, scheme: Scheme, log: PassLog | None = None) -> Graph:
     """The integer graph of a prepared float graph, with given scales.
 
     Raises:
         CompileError: operations that the device does not have, or scales that it cannot compute with.
     """
-    quantized = run_passes(graph, [QuantizeGraph(scheme, provenance)], log)
+    quantized = run_passes(graph, [QuantizeGraph(scheme)], log)
     require_finite_scales(quantized)
     return quantized
 

@@ -65,6 +65,7 @@ SCRATCHPAD_ADDRESS: Final = 32 << REGION_SHIFT
 HOST_CAP: Final = 4 << 30
 """The host never allocates more than this for the regions of one program."""
 TEXT: Final = ".text.core0"
+SCHEME: Final = ".x1.scheme"
 REQUIRED: Final = (TEXT, ".note.x1", ".x1.target", ".x1.abi", ".x1.map", ".x1.ops", ".symtab", ".strtab")
 DEVICE_DTYPES: Final = ("int8", "uint8", "int32")
 DEVICE_RANK: Final = 4
@@ -140,6 +141,8 @@ def program_sections(program: Program, text: bytes | None = None) -> list[Sectio
         (".x1.ops", to_json(program.operators)),
     ):
         sections.append(Section(name, PROGBITS, content))
+    if program.scheme:
+        sections.append(Section(SCHEME, PROGBITS, program.scheme.encode()))
     index = {s.name: i + 1 for i, s in enumerate(sections)}
     symtab, strtab = write_symbols([_elf_symbol(s, index) for s in program.symbols])
     sections.append(Section(".symtab", SYMTAB, symtab, align=8, link=".strtab", info=1, entry_size=24))
@@ -252,7 +255,7 @@ def _program(file: ElfFile, content: bytes, note: NoteRecord, name: str) -> Prog
         found = file.find(section)
         return found.length if found else 0
 
-    target = target_from_json(_text(data(".x1.target")))
+    target = target_from_json(_text(data(".x1.target"), "target"))
     if target.canonical.encode() != data(".x1.target") or _sha256(data(".x1.target")) != note.target_sha256:
         raise ElfError("the target is not in canonical form")
     _check_sizes(file, target.dram.size)
@@ -282,6 +285,7 @@ def _program(file: ElfFile, content: bytes, note: NoteRecord, name: str) -> Prog
         from_json(Operators, data(".x1.ops"), ".x1.ops"),
         tuple(_symbols(file)),
         Note(note.compiler, note.options, note.calibration),
+        _text(data(SCHEME), "scheme"),
     )
     _check_interface(program)
     _check_debug(program)
@@ -304,11 +308,11 @@ def _require_canonical(file: ElfFile, data: bytes, program: Program) -> None:
         raise ElfError("the file is not written canonically")
 
 
-def _text(data: bytes) -> str:
+def _text(data: bytes, what: str) -> str:
     try:
         return data.decode()
     except UnicodeDecodeError:
-        raise ElfError("the target is not UTF-8") from None
+        raise ElfError(f"the {what} is not UTF-8") from None
 
 
 def _check_sizes(file: ElfFile, dram: int) -> None:

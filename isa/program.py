@@ -225,6 +225,8 @@ class Program:
     operators: Operators = field(default_factory=Operators)
     symbols: tuple[Symbol, ...] = ()
     note: Note = field(default_factory=Note)
+    scheme: str = ""
+    """The text of the scheme that a float network was quantized by."""
 
     def region_sizes(self) -> dict[int, int]:
         """Bytes of every region that the program has."""

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypedDict, Unpack
 
 from numpy.typing import NDArray
 
 from compiler import driver
+from compiler.export.qdq import to_qdq
 from compiler.export.qoperator import to_qoperator
 from compiler.frontend.load import load_model
 from compiler.ir.graph import Graph
-from compiler.ir.types import Quant
 from compiler.passes.base import PassLog
-from compiler.quantize.calibrate import METHODS, made_up
+from compiler.quantize.calibrate import completed, made_up, observe, scheme_of
+from compiler.quantize.methods import METHODS, Recipe
+from compiler.quantize.scheme import GRANULARITIES, Scheme
 from compiler.schedule.tiles import Memory
 from isa.checker import CheckReport
 from isa.checker import check as check_program
@@ -31,7 +33,16 @@ from x1.version import __version__
 
 Sample = Mapping[str, NDArray[Any]]
 Calibration = str | Path | Iterable[Sample]
+Progress = Callable[[Iterable[Sample], int | None], Iterable[Sample]]
+ONNX_FORMS: Final = ("qoperator", "qdq")
 OPT_LEVELS: Final = (0, 1, 2, 3)
+LEAST_PERCENTILE: Final = 50.0
+
+
+def untracked(samples: Iterable[Sample], count: int | None) -> Iterable[Sample]:
+    """The samples, nobody told of their progress."""
+    del count
+    return samples
 
 
 @dataclass(frozen=True)
@@ -49,6 +60,8 @@ class Model:
     name: str
     float_graph: Graph | None
     quantized: Graph | None = None
+    scheme: Scheme | None = None
+    """What a float network was quantized by."""
     source: Source | None = None
     """The file of a network that was quantized elsewhere: what ONNX Runtime executes to judge us."""
 
@@ -65,16 +78,22 @@ class Model:
         return {n.name: n.shape for n in graph.inputs}
 
     def save_onnx(self, path: str | Path, format: str = "qoperator") -> None:  # noqa: A002
-        """Write the quantized network as ONNX.
+        """Write the quantized network as ONNX, of operators on integers or in QDQ form.
 
         Raises:
             UsageError: a format that is not known, or a network that is not quantized.
         """
-        if format != "qoperator":
+        if format not in ONNX_FORMS:
             raise UsageError(
-                Diagnostic("usage.format", f"the format '{format}' is not supported", allowed="qoperator")
+                Diagnostic(
+                    "usage.format",
+                    f"the format '{format}' is not supported",
+                    allowed=", ".join(ONNX_FORMS),
+                    remedy=did_you_mean(format, ONNX_FORMS),
+                )
             )
-        write_atomic(path, to_qoperator(self.source_form()).SerializeToString(deterministic=True))
+        write = {"qoperator": to_qoperator, "qdq": to_qdq}[format]
+        write_atomic(path, write(self.source_form()).SerializeToString(deterministic=True))
 
     def source_form(self) -> Graph:
         """The quantized graph in the layout of its source, as it can be written to ONNX.
@@ -101,15 +120,19 @@ class Model:
             UsageError: the network is not quantized.
         """
         if self.quantized is None:
-            raise UsageError(
-                Diagnostic(
-                    "usage.calibrate",
-                    f"the network '{self.name}' is float32 and is not quantized yet",
-                    remedy="give --calibrate D.npz with samples as the network takes them, or "
-                    "--calibrate random:4 to look at cycles only",
-                )
-            )
+            raise self.not_quantized()
         return self.quantized
+
+    def not_quantized(self) -> UsageError:
+        """What a float network is refused with where integers are needed."""
+        return UsageError(
+            Diagnostic(
+                "usage.calibrate",
+                f"the network '{self.name}' is float32 and is not quantized yet",
+                remedy="give --calibrate D.npz with samples as the network takes them, or "
+                "--calibrate random:4 to look at cycles only",
+            )
+        )
 
 
 @dataclass(frozen=True)
@@ -183,63 +206,123 @@ def load_network(
     return Model(graph.name, None, graph)
 
 
+class Quantization(TypedDict, total=False):
+    """How a float network is quantized, beyond the samples; every key may be left out.
+
+    * `method`: how ranges become scales: minmax, percentile, entropy or mse (the default).
+    * `percentile`: the share of values, in percent, that each end of a range keeps.
+    * `symmetric`: all zero points are 0.
+    * `granularity`: weights have one scale per output "channel", or one per "tensor".
+    * `bias_correction`: correct biases for the mean error that rounding the weights makes (the default).
+    * `equalize`: move scale between neighbouring layers first.
+    * `scheme`: a scheme, or its file; it goes before what calibration finds, and does without it if whole.
+    * `progress`: called with the samples and their number, if that is known; gives the samples back.
+    """
+
+    method: str
+    percentile: float
+    symmetric: bool
+    granularity: str
+    bias_correction: bool
+    equalize: bool
+    scheme: str | Path | Scheme | None
+    progress: Progress
+
+
 def quantize(
     model: str | Path | Model,
-    calibrate: Calibration,
+    calibrate: Calibration | None = None,
     *,
-    method: str = "minmax",
     shapes: Mapping[str, Sequence[int]] | None = None,
     log: PassLog | None = None,
+    **options: Unpack[Quantization],
 ) -> Model:
-    """A quantized network: int8 activations, int8 weights per output channel.
+    """A quantized network: int8 activations and weights, int32 biases.
 
     Args:
         model: a file, or a network that `load_network` gave.
         calibrate: `D.npz`, a folder, `random:N`, or samples as mappings from input names to arrays.
-        method: how ranges become scales.
         shapes: fixed shapes for inputs with open dimensions.
         log: an observer of the passes.
+        options: see `Quantization`.
 
     Raises:
-        UsageError: calibration data that does not fit the network.
+        UsageError: options, a scheme or calibration data that do not fit the network.
         CompileError: the network is not valid or not supported.
     """
     network = model if isinstance(model, Model) else load_network(model, shapes, log)
-    if method not in METHODS:
-        raise UsageError(
-            Diagnostic(
-                "usage.method",
-                f"there is no method '{method}'",
-                allowed=", ".join(METHODS),
-                remedy=did_you_mean(method, METHODS),
-            )
-        )
-    if network.float_graph is None:
+    recipe, progress = _recipe(options), options.get("progress", untracked)
+    graph = network.float_graph
+    if graph is None:
         raise UsageError(
             Diagnostic(
                 "usage.calibrate",
                 f"'{network.name}' is quantized already",
-                remedy="compile it without --calibrate",
+                remedy="compile it without --calibrate and --scheme",
             )
         )
-    samples, described = _samples(calibrate, network.input_shapes)
-    scheme, count = driver.calibrate(network.float_graph, samples)
-    return with_scheme(network, scheme, f"{method} on {described or f'{count} samples'}", log)
+    given = _scheme(options.get("scheme"))
+    if recipe.equalize or (given is not None and given.equalize):
+        graph = driver.equalize(graph, log)
+    if given is not None:
+        given.require_names(graph)
+    if calibrate is not None:
+        samples, count, described = _samples(calibrate, network.input_shapes)
+        seen = observe(graph, progress(samples, count), ranges_alone=recipe.method == "minmax")
+        made = scheme_of(graph, seen, recipe, given)
+        if described:
+            made = replace(made, calibration=f"{recipe} on {described}")
+    elif given is not None:
+        made = completed(graph, given, None)
+    else:
+        raise network.not_quantized()
+    return _quantized(network, graph, made, log)
+
+
+def _recipe(options: Quantization) -> Recipe:
+    """The recipe of options that have a meaning."""
+    names = {f.name for f in fields(Recipe)}
+    recipe = Recipe(**{k: v for k, v in options.items() if k in names})  # pyright: ignore[reportArgumentType]
+    for option, value, known in (
+        ("method", recipe.method, tuple(METHODS)),
+        ("granularity", recipe.granularity, GRANULARITIES),
+    ):
+        if value not in known:
+            raise UsageError(
+                Diagnostic(
+                    f"usage.{option}",
+                    f"there is no {option} '{value}'",
+                    allowed=", ".join(known),
+                    remedy=did_you_mean(value, known),
+                )
+            )
+    if not LEAST_PERCENTILE <= recipe.percentile <= 100:
+        raise UsageError(
+            Diagnostic(
+                "usage.percentile",
+                f"the percentile {recipe.percentile:g} is not allowed",
+                allowed=f"{LEAST_PERCENTILE} to 100",
+            )
+        )
+    return recipe
+
+
+def _scheme(scheme: str | Path | Scheme | None) -> Scheme | None:
+    if scheme is None or isinstance(scheme, Scheme):
+        return scheme
+    return Scheme.load(scheme)
 
 
 def with_made_up_ranges(network: Model) -> Model:
     """The network quantized with ranges that come from nowhere, to see what the compiler makes of it."""
     assert network.float_graph is not None
-    return with_scheme(network, made_up(network.float_graph), "made-up ranges")
+    scheme = replace(made_up(network.float_graph), calibration="made-up ranges")
+    return _quantized(network, network.float_graph, scheme, None)
 
 
-def with_scheme(
-    network: Model, scheme: Mapping[str, Quant], described: str, log: PassLog | None = None
-) -> Model:
-    """The network quantized with given scales."""
-    assert network.float_graph is not None
-    integers = driver.quantize_with(network.float_graph, scheme, described, log)
-    return Model(network.name, network.float_graph, integers)
+def _quantized(network: Model, graph: Graph, scheme: Scheme, log: PassLog | None) -> Model:
+    """The network quantized by a scheme."""
+    return Model(network.name, graph, driver.quantize_with(graph, scheme, log), scheme)
 
 
 def compile(
@@ -247,13 +330,15 @@ def compile(
     target: str | Target = "edge32",
     *,
     calibrate: Calibration | None = None,
-    method: str = "minmax",
     opt_level: int = 3,
     overrides: Sequence[str] = (),
     shapes: Mapping[str, Sequence[int]] | None = None,
     log: PassLog | None = None,
+    **options: Unpack[Quantization],
 ) -> Binary:
     """The binary of a network for a target; the checker has passed it.
+
+    A float network is quantized by `calibrate` and the options of `Quantization`.
 
     Raises:
         UsageError: options that do not fit the network, or a float network without calibration.
@@ -268,18 +353,16 @@ def compile(
     times.done("import")
     if network.float_graph is not None:
         driver.require_dram(network.float_graph, machine)
-    if calibrate is not None:
-        network = quantize(network, calibrate, method=method, log=log)
+    if calibrate is not None or options.get("scheme") is not None:
+        network = quantize(network, calibrate, log=log, **options)
     times.done("quantize")
     graph = network.integers()
     device = driver.lower(graph, log) if graph.stage == "q" else graph
     times.done("lower")
     scheduled = driver.schedule(device, machine)
     times.done("schedule")
-    options = (("opt_level", str(opt_level)),)
-    program = driver.generate(
-        device, scheduled, machine, Note(f"x1 {__version__}", options, network.calibration)
-    )
+    note = Note(f"x1 {__version__}", (("opt_level", str(opt_level)),), network.calibration)
+    program = driver.generate(device, scheduled, machine, note)
     times.done("generate")
     content = save(program)
     times.done("write")
@@ -292,12 +375,15 @@ def check(binary: str | Path | Binary) -> CheckReport:
     return check_program(loaded.program)
 
 
-def _samples(calibrate: Calibration, shapes: Mapping[str, Sequence[int]]) -> tuple[Iterable[Sample], str]:
-    """The samples, and how the binary describes them where that is not their number.
+def _samples(
+    calibrate: Calibration, shapes: Mapping[str, Sequence[int]]
+) -> tuple[Iterable[Sample], int | None, str]:
+    """The samples, how many they are, and how the binary describes them where that is not their number.
 
     A binary says nothing of files: what they are called must not change its bytes.
     """
     if isinstance(calibrate, (str, Path)):
         text = str(calibrate)
-        return data.calibration(text, shapes), text if text.startswith("random:") else ""
-    return calibrate, ""
+        samples, count = data.calibration(text, shapes)
+        return samples, count, text if text.startswith("random:") else ""
+    return calibrate, None, ""

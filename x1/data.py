@@ -128,8 +128,8 @@ def samples(arrays: Mapping[str, Member], shapes: Mapping[str, Sequence[int]]) -
             return
 
 
-def calibration(spec: str, shapes: Mapping[str, Sequence[int]]) -> Iterator[dict[str, Array]]:
-    """Samples from `D.npz`, from a folder of such files, or `random:N`.
+def calibration(spec: str, shapes: Mapping[str, Sequence[int]]) -> tuple[Iterator[dict[str, Array]], int]:
+    """Samples from `D.npz`, from a folder of such files, or `random:N`, and their number.
 
     Raises:
         UsageError: not such data.
@@ -137,15 +137,17 @@ def calibration(spec: str, shapes: Mapping[str, Sequence[int]]) -> Iterator[dict
     if spec.startswith("random:"):
         return _random(spec.removeprefix("random:"), shapes)
     path = Path(spec)
+    files = [path]
     if path.is_dir():
         files = sorted(p for p in path.iterdir() if p.suffix in (".npz", ".npy"))
         if not files:
             _fail("calibrate.empty", f"the folder '{spec}' has no .npz or .npy files")
-        return (s for file in files for s in _from_file(file, shapes))
-    return _from_file(path, shapes)
+    arrays = [_calibration_arrays(file, shapes) for file in files]
+    count = sum(sample_count(a, shapes) for a in arrays)
+    return (s for a in arrays for s in samples(a, shapes)), count
 
 
-def _from_file(path: Path, shapes: Mapping[str, Sequence[int]]) -> Iterator[dict[str, Array]]:
+def _calibration_arrays(path: Path, shapes: Mapping[str, Sequence[int]]) -> dict[str, Member]:
     arrays = {name: input_member(path, name) for name in shapes}
     for name, member in arrays.items():
         if member.dtype != np.float32:
@@ -155,17 +157,18 @@ def _from_file(path: Path, shapes: Mapping[str, Sequence[int]]) -> Iterator[dict
                 "float32",
                 "preprocess it as the network expects",
             )
-    return samples(arrays, shapes)
+    return arrays
 
 
-def _random(text: str, shapes: Mapping[str, Sequence[int]]) -> Iterator[dict[str, Array]]:
+def _random(text: str, shapes: Mapping[str, Sequence[int]]) -> tuple[Iterator[dict[str, Array]], int]:
     count = whole_number(text)
     if count is None or not 1 <= count <= MAX_RANDOM:
         _fail("calibrate.random", f"random:{text} is not allowed", f"random:1 to random:{MAX_RANDOM}")
     generator = np.random.default_rng(SEED)
-    return (
+    drawn = (
         {n: generator.standard_normal(tuple(s), np.float32) for n, s in shapes.items()} for _ in range(count)
     )
+    return drawn, count
 
 
 def _fail(code: str, message: str, allowed: str = "", remedy: str = "") -> NoReturn:

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from compiler.errors import CompileError
 from compiler.ir.evaluate import outputs
-from compiler.ir.types import Quant
+from compiler.quantize.scheme import Scheme
 from isa.diagnostics import Diagnostic, UsageError
-from isa.program import Program, bits_float
-from x1.api import Binary, Model, with_scheme
+from isa.program import Program
+from x1.api import Binary, Model, quantize
 from x1.session import Session
 
 
@@ -55,7 +56,7 @@ def evaluate(
         raise UsageError(
             Diagnostic("eval.model", "the model is quantized already", allowed="the float network")
         )
-    integers = with_scheme(model, scheme_of(model, binary.program), "scales of the binary").integers()
+    integers = _quantized_as(model, binary.program).integers()
     session = Session(binary)
     name = float_graph.output_names[0]
     classes: list[tuple[int, ...]] = []
@@ -91,25 +92,27 @@ def evaluate(
     return Evaluation(len(classes), right[0], right[1], right[2], agreement)
 
 
-def scheme_of(model: Model, program: Program) -> dict[str, Quant]:
-    """The scales that a binary of the network was compiled with, by tensor name.
+def _quantized_as(model: Model, program: Program) -> Model:
+    """The network quantized as a binary of it says.
 
     Raises:
-        UsageError: the binary lacks a tensor of the network: it is of another one.
+        UsageError: the binary does not say, or is of another network.
     """
-    assert model.float_graph is not None
-    given = {
-        t.name: Quant((float(bits_float(t.scale_bits)),), t.zero_point)
-        for t in program.operators.tensors
-        if t.scale_bits is not None
-    }
-    needed = [n.name for n in model.float_graph.nodes() if not n.is_constant]
-    if missing := [name for name in needed if name not in given]:
+    if not program.scheme:
         raise UsageError(
             Diagnostic(
                 "eval.binary",
-                f"the binary has no tensor '{missing[0]}': it was compiled from another network",
+                "the binary has no scheme: it was compiled from a network that was quantized before",
                 allowed="a binary of this model",
             )
         )
-    return given
+    try:
+        return quantize(model, scheme=Scheme.parse(program.scheme, "scheme of the binary"))
+    except (UsageError, CompileError) as error:
+        raise UsageError(
+            Diagnostic(
+                "eval.binary",
+                f"the binary was compiled from another network: {error.diagnostics[0].message}",
+                allowed="a binary of this model",
+            )
+        ) from None

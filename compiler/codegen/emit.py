@@ -70,6 +70,7 @@ def emit(
         _operators(graph, plan),
         tuple(_symbols(plan, order, synchronized)),
         note,
+        graph.scheme,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 import onnx
@@ -13,7 +13,7 @@ from compiler.export.writing import MICROSOFT, WRITERS, OnnxWriter
 from compiler.ir.graph import Graph, Input
 from compiler.ir.types import DType
 
-OPSET: Final = 17
+OPSETS: Final = {"": 17, MICROSOFT: 1}
 IR_VERSION: Final = 8
 ELEMENT_TYPES: Final = {
     DType.F32: TensorProto.FLOAT,
@@ -26,13 +26,25 @@ ELEMENT_TYPES: Final = {
 
 def to_qoperator(graph: Graph, extra_outputs: Iterable[str] = ()) -> onnx.ModelProto:
     """The ONNX model of a graph of stage q; `extra_outputs` are source tensors to give out too."""
+    return as_model(graph, written(graph), OPSETS, extra_outputs)
+
+
+def written(graph: Graph) -> OnnxWriter:
+    """The nodes and initializers of a graph of stage q."""
     assert graph.stage == "q"
     writer = OnnxWriter(_names(graph))
     for node in graph.nodes():
         if not node.is_constant and not isinstance(node.op, Input):
             WRITERS[type(node.op)](writer, node)
+    return writer
+
+
+def as_model(
+    graph: Graph, writer: OnnxWriter, opsets: Mapping[str, int], extra_outputs: Iterable[str] = ()
+) -> onnx.ModelProto:
+    """The ONNX model of what was written of a graph."""
     outputs = [
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, node.shape)
+        helper.make_tensor_value_info(name, ELEMENT_TYPES[node.type.dtype], node.shape)
         for name, node in zip(graph.output_names, graph.outputs, strict=True)
     ]
     wanted = set(extra_outputs)
@@ -51,8 +63,8 @@ def to_qoperator(graph: Graph, extra_outputs: Iterable[str] = ()) -> onnx.ModelP
     ]
     initializers = [numpy_helper.from_array(value, name) for name, value in writer.initializers.items()]
     body = helper.make_graph(nodes, graph.name, inputs, outputs, initializers)
-    opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(MICROSOFT, 1)]
-    return helper.make_model(body, opset_imports=opsets, ir_version=IR_VERSION, producer_name="x1")
+    imports = [helper.make_opsetid(domain, version) for domain, version in opsets.items()]
+    return helper.make_model(body, opset_imports=imports, ir_version=IR_VERSION, producer_name="x1")
 
 
 def quantized_names(graph: Graph) -> dict[str, str]:

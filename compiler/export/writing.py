@@ -14,6 +14,8 @@ from compiler.ir.op import Op
 from compiler.ir.types import Quant
 
 MICROSOFT: Final = "com.microsoft"
+OnnxNodeText = tuple[str, str, list[str], list[str], dict[str, Any]]
+"""Operator, domain, inputs, outputs, attributes."""
 
 
 @dataclass(slots=True)
@@ -21,9 +23,7 @@ class OnnxWriter:
     """Collects nodes and initializers; a node's tensor is called as `tensor(node)` says."""
 
     names: dict[int, str]
-    nodes: list[tuple[str, str, list[str], list[str], dict[str, Any]]] = field(
-        default_factory=list[tuple[str, str, list[str], list[str], dict[str, Any]]]
-    )
+    nodes: list[OnnxNodeText] = field(default_factory=list[OnnxNodeText])
     initializers: dict[str, NDArray[Any]] = field(default_factory=dict[str, NDArray[Any]])
 
     def tensor(self, node: Node) -> str:

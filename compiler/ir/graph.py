@@ -103,6 +103,8 @@ class Graph:
     stage: str = "nn"
     provenance: str = ""
     """How an integer graph got its scales; a binary says so too."""
+    scheme: str = ""
+    """The text of the scheme that a float network was quantized by; a binary holds it too."""
     outputs: list[Node] = field(default_factory=list[Node])
     output_names: list[str] = field(default_factory=list[str])
     _net: Any = field(default_factory=nx.MultiDiGraph)
@@ -190,6 +192,13 @@ class Graph:
         self.outputs = [new if n is old else n for n in self.outputs]
         self.erase(old)
 
+    def set_operand(self, node: Node, index: int, value: Node) -> None:
+        """Let a node use another value of the same type as one of its operands."""
+        old = node.inputs[index]
+        assert value.type == old.type
+        self._net.remove_edge(old.id, node.id, index)
+        self._net.add_edge(value.id, node.id, key=index)
+
     def erase(self, node: Node) -> None:
         """Remove a node that nothing uses."""
         assert self._net.out_degree(node.id) == 0, f"{node.name} is used"
@@ -213,7 +222,7 @@ class Graph:
 
     def copy(self) -> Graph:
         """A graph with the same nodes under the same numbers; constants are shared."""
-        twin = Graph(self.name, self.stage, self.provenance, _next=self._next)
+        twin = Graph(self.name, self.stage, self.provenance, self.scheme, _next=self._next)
         made: dict[int, Node] = {}
         for node in self.nodes():
             copied = Node(twin, node.id, node.op, node.type, node.name, node.loc, node.value, node.views)
@@ -244,4 +253,5 @@ class Graph:
             for n in self.nodes()
         ]
         outputs = tuple(number[n.id] for n in self.outputs)
-        return self.name, self.stage, self.provenance, tuple(rows), outputs, tuple(self.output_names)
+        said = (self.name, self.stage, self.provenance, self.scheme)
+        return *said, tuple(rows), outputs, tuple(self.output_names)

@@ -100,6 +100,23 @@ class ElementWise(Op):
         return self
 
 
+@dataclass(frozen=True)
+class Product(Op):
+    """The base of products of an activation with constant weights, plus a bias: operands x, w, b."""
+
+    weight_axis: ClassVar[int]
+    """Where the output channels of the weights lie."""
+
+    @property
+    def channel_axis(self) -> int:
+        """Where the channels of the result lie."""
+        raise NotImplementedError
+
+    def linear(self) -> Op:
+        """The operation without its clamp."""
+        raise NotImplementedError
+
+
 OPS: Final[dict[str, type[Op]]] = {}
 OpT = TypeVar("OpT", bound=Op)
 

@@ -65,7 +65,11 @@ class _Reader:
         name, stage = _string(children[0]), str(children[1])
         if stage not in STAGES:
             self._fail(tree, f"there is no stage '{stage}'", ", ".join(STAGES))
-        graph = Graph(name, stage, next((_string(s.children[0]) for s in trees(tree, "scales")), ""))
+        said = {
+            word: next((_string(s.children[0]) for s in trees(tree, word)), "")
+            for word in ("scales", "scheme")
+        }
+        graph = Graph(name, stage, said["scales"], said["scheme"])
         for node in trees(tree, "node"):
             self._node(graph, node)
         results = [c.children for r in trees(tree, "results") for c in trees(r, "result")]

@@ -2,7 +2,7 @@
 
     %2 = nn.conv2d %0, %1 {pads=[1,1,1,1], strides=[2,2]} : f32[1,8,4,4] name "y" loc(node "m" "c" "Conv")
 
-With blobs, the constants' bytes follow the graph, and the parser gives the same graph back.
+With blobs, the scheme and the constants' bytes follow the graph, and the parser gives the same graph back.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ def print_graph(graph: Graph, *, blobs: bool = False) -> str:
     )
     lines += [f"  return {', '.join(results)}", "}"]
     if blobs:
+        lines += [f"scheme {_quote(graph.scheme)}"] if graph.scheme else []
         constants = {digest(n.constant): n.constant for n in nodes if n.is_constant}
         lines += [
             f'blob {d} "{base64.b64encode(v.tobytes()).decode()}"' for d, v in sorted(constants.items())

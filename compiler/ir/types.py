@@ -73,6 +73,11 @@ class Quant:
         assert self.axis is None
         return self.scales[0]
 
+    def along(self, rank: int) -> np.ndarray[Any, np.dtype[np.float32]]:
+        """The scales, float32, to be broadcast over a tensor of that rank."""
+        shape = () if self.axis is None else [-1 if i == self.axis else 1 for i in range(rank)]
+        return np.asarray(self.scales, np.float32).reshape(shape)
+
 
 @dataclass(frozen=True, slots=True)
 class TensorType:

@@ -11,7 +11,7 @@ from compiler.frontend.importing import LayerCall, OnnxNode, layer, onnx_operato
 from compiler.ir.graph import Node
 from compiler.ir.op import Array, ElementWise, Op, op
 from compiler.ir.types import DType, TensorType
-from compiler.ops.boundary import qlinear
+from compiler.ops.boundary import QLinear, qlinear
 from compiler.ops.broadcasting import broadcast, broadcast_operands, is_innermost_broadcast, layer_operands
 from compiler.ops.spatial import Pair, require_codes, write_clamped
 from compiler.quantize.rules import Quantizer, quantization_rule
@@ -65,7 +65,7 @@ def import_add(n: OnnxNode) -> Node:
     return n.add(Add(), *broadcast_operands(n))
 
 
-qlinear("QLinearAdd", "Add", [(0, 1, 2), (3, 4, 5)], (6, 7), domain=MICROSOFT)
+qlinear("QLinearAdd", QLinear("Add", [(0, 1, 2), (3, 4, 5)], (6, 7)), MICROSOFT)
 
 
 @layer("Add")

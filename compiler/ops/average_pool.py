@@ -11,7 +11,7 @@ from compiler.frontend.importing import LayerCall, OnnxNode, layer, onnx_operato
 from compiler.ir.graph import Node
 from compiler.ir.op import Array, Op, op
 from compiler.ir.types import DType, TensorType
-from compiler.ops.boundary import qlinear
+from compiler.ops.boundary import QLinear, qlinear
 from compiler.ops.reduce import QReduce
 from compiler.ops.spatial import (
     Pads,
@@ -111,7 +111,7 @@ def import_average_pool(n: OnnxNode) -> Node:
     return n.add(AveragePool(kernel, strides, pads, include, "NCHW"), x)
 
 
-qlinear("QLinearAveragePool", "AveragePool", [(0, 1, 2)], (3, 4), domain=MICROSOFT)
+qlinear("QLinearAveragePool", QLinear("AveragePool", [(0, 1, 2)], (3, 4)), MICROSOFT)
 
 
 @layer("AveragePooling2D", "pool_size", "strides", "padding")

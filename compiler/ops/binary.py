@@ -17,7 +17,7 @@ from compiler.ir.graph import Node
 from compiler.ir.op import Array, ElementWise, Op, ShapeError, op
 from compiler.ir.types import DType, TensorType
 from compiler.ops.add import Add
-from compiler.ops.boundary import qlinear
+from compiler.ops.boundary import QLinear, qlinear
 from compiler.ops.broadcasting import broadcast, broadcast_operands, layer_operands, same_rank
 from compiler.ops.spatial import Pair, require_codes, scale_of, write_clamped, zero_of
 from compiler.ops.unary import Unary
@@ -138,7 +138,7 @@ def import_power(n: OnnxNode) -> Node:
     return n.add(Unary("power", (float(values.item()),)), n.operand(0))
 
 
-qlinear("QLinearMul", "Mul", [(0, 1, 2), (3, 4, 5)], (6, 7), domain=MICROSOFT)
+qlinear("QLinearMul", QLinear("Mul", [(0, 1, 2), (3, 4, 5)], (6, 7)), MICROSOFT)
 
 
 def _layer(name: str, function: str) -> None:

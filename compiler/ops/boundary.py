@@ -7,8 +7,8 @@ quantized elsewhere (stage qdq) they stand around every operation, and say how i
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any, ClassVar
+from dataclasses import dataclass, replace
+from typing import ClassVar, Final
 
 import numpy as np
 
@@ -33,7 +33,7 @@ class Quantize(Op):
         if types[0].dtype.is_code:
             return args[0]
         assert out.quant is not None
-        scales = _along(out.quant, args[0].ndim)
+        scales = out.quant.along(args[0].ndim)
         return arithmetic.quantize(args[0], scales, out.quant.zero_point, *out.dtype.bounds)
 
 
@@ -49,7 +49,7 @@ class Dequantize(Op):
     def evaluate(self, args: Sequence[Array], types: Sequence[TensorType], out: TensorType) -> Array:
         quant = types[0].quant
         assert quant is not None
-        return arithmetic.dequantize(args[0], _along(quant, args[0].ndim), quant.zero_point)
+        return arithmetic.dequantize(args[0], quant.along(args[0].ndim), quant.zero_point)
 
 
 @op("q.returned", "x:i8|u8|i32|i64")
@@ -71,13 +71,6 @@ def host_nodes(graph: Graph) -> set[int]:
         if edge and not isinstance(node.op, Quantize):
             found.add(node.id)
     return found
-
-
-def _along(quant: Quant, rank: int) -> Any:
-    """The scales, to be broadcast over a tensor of that rank."""
-    if quant.axis is None:
-        return np.float32(quant.scale)
-    return np.asarray(quant.scales, np.float32).reshape([-1 if i == quant.axis else 1 for i in range(rank)])
 
 
 @onnx_operator("QuantizeLinear", domains=("", MICROSOFT_DOMAIN))
@@ -118,52 +111,63 @@ Triple = tuple[int, int, int]
 """Indices of a tensor, its scale and its zero point among the operands of a node."""
 
 
-def qlinear(
-    op_type: str,
-    of: str,
-    operands: Sequence[Triple],
-    result: tuple[int, int],
-    *,
-    bias: int = -1,
-    weight_axis: int = -1,
-    domain: str = "",
-) -> None:
-    """Declare an operator on integers as what it is: dequantized operands, the operator `of`, quantized.
+@dataclass(frozen=True)
+class QLinear:
+    """An operator on integers as what it is: dequantized operands, the operator `of`, the result quantized.
 
     `bias` is the index of an int32 operand at the scale of the product of the first two; `weight_axis` is
-    where the scales of a constant operand lie, if it has several and is not stored transposed.
+    where the scales of a constant operand lie, if it has several and is not stored transposed. An operator
+    of any number of operands has no `operands`: their triples follow `result`.
     """
+
+    of: str
+    operands: Sequence[Triple]
+    result: tuple[int, int]
+    bias: int = -1
+    weight_axis: int = -1
+
+    def triples(self, count: int) -> Sequence[Triple]:
+        """The triples among `count` operands."""
+        return self.operands or [(i, i + 1, i + 2) for i in range(2, count, 3)]
+
+
+QLINEAR: Final[dict[tuple[str, str], QLinear]] = {}
+"""Operators on integers, by domain and name."""
+
+
+def qlinear(op_type: str, meaning: QLinear, domain: str = "") -> None:
+    """Declare an operator on integers: it is imported as what it means, and written so in QDQ form."""
+    QLINEAR[domain, op_type] = meaning
 
     @onnx_operator(op_type, domains=(domain,))
     def rule(n: OnnxNode) -> Node:
-        return import_qlinear(n, of, operands, result, bias, weight_axis)
+        return _import_qlinear(n, meaning)
 
-    rule.__doc__ = f"{of} of codes: every operand dequantized, the result quantized."
+    rule.__doc__ = f"{meaning.of} of codes: every operand dequantized, the result quantized."
 
 
-def import_qlinear(
-    n: OnnxNode,
-    of: str,
-    operands: Sequence[Triple],
-    result: tuple[int, int],
-    bias: int = -1,
-    weight_axis: int = -1,
-) -> Node:
+def _import_qlinear(n: OnnxNode, meaning: QLinear) -> Node:
     """The nodes that an operator on integers stands for."""
     if n.integer("channels_last", 0):
         n.fail("channels_last=1 is not supported", "0")
-    axis = -2 if n.integer("transB", 0) else weight_axis
-    reals: list[Node | None] = [_real_operand(n, triple, axis) for triple in operands]
-    if bias >= 0 and n.maybe(bias) is not None:
-        codes = n.graph.const(n.constant(bias, "the bias"), f"{n.output}.bias", n.loc)
+    axis = -2 if n.integer("transB", 0) else meaning.weight_axis
+    triples = meaning.triples(len(n.operands))
+    reals: list[Node | None] = [_real_operand(n, triple, axis) for triple in triples]
+    if meaning.bias >= 0 and n.maybe(meaning.bias) is not None:
+        codes = n.graph.const(n.constant(meaning.bias, "the bias"), f"{n.output}.bias", n.loc)
         if codes.type.dtype is not DType.I32:
             n.fail(f"the bias is {codes.type.dtype.host_name}", "int32")
         reals.append(n.before(Dequantize(), _bias_codes(n, codes, reals), suffix="bias.real"))
-    quant = n.quantization(*result, (), reals[0].inputs[0].type.dtype if reals[0] else None)
+    quant = n.quantization(*meaning.result, (), reals[0].inputs[0].type.dtype if reals[0] else None)
     inner = replace(
-        n, op_type=of, operands=reals, output=n.unused("real"), opset=n.integer("opset", n.opset), outputs=1
+        n,
+        op_type=meaning.of,
+        operands=reals,
+        output=n.unused("real"),
+        opset=n.integer("opset", n.opset),
+        outputs=1,
     )
-    real = ONNX_OPERATORS["", of](inner)
+    real = ONNX_OPERATORS["", meaning.of](inner)
     assert not isinstance(real, list)
     return n.add(Quantize(), real, quant=quant)
 

@@ -12,7 +12,7 @@ from compiler.ir.graph import Node
 from compiler.ir.op import Array, Op, ShapeError, op
 from compiler.ir.types import DType, TensorType
 from compiler.ops.activation import requantizing_table
-from compiler.ops.boundary import import_qlinear
+from compiler.ops.boundary import QLinear, qlinear
 from compiler.quantize.rules import Quantizer, quantization_rule
 
 ANY_AXIS_OPSET = 13
@@ -77,11 +77,7 @@ def import_concat(n: OnnxNode) -> Node:
     return n.add(Concat(n.axis(rank, 1)), *operands)
 
 
-@onnx_operator("QLinearConcat", domains=(MICROSOFT,))
-def import_qlinear_concat(n: OnnxNode) -> Node:
-    """Scale and zero point of the result come first, then three operands for each tensor."""
-    triples = [(i, i + 1, i + 2) for i in range(2, len(n.operands), 3)]
-    return import_qlinear(n, "Concat", triples, (0, 1))
+qlinear("QLinearConcat", QLinear("Concat", (), (0, 1)), MICROSOFT)
 
 
 @layer("Concatenate", "axis")

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import ClassVar
 
 import numpy as np
 
 from compiler.export.writing import OnnxWriter, written_as_onnx
 from compiler.frontend.importing import LayerCall, OnnxNode, layer, onnx_operator
 from compiler.ir.graph import Node
-from compiler.ir.op import Array, Op, ShapeError, op
+from compiler.ir.op import Array, Op, Product, ShapeError, op
 from compiler.ir.types import DType, TensorType
 from compiler.ops.activation import ACTIVATIONS, apply_activation
-from compiler.ops.boundary import qlinear
+from compiler.ops.boundary import QLinear, qlinear
 from compiler.ops.spatial import (
     Pads,
     Pair,
@@ -64,15 +66,23 @@ def _convolved(
 
 
 @op("nn.conv2d", "x:f32", "w:f32", "b:f32")
-class Conv2d(Op):
+class Conv2d(Product):
     """Convolution with weights (out, in, kh, kw) and bias, then an optional clamp to real bounds."""
 
+    weight_axis: ClassVar[int] = 0
     strides: Pair
     pads: Pads
     dilations: Pair
     layout: str
     clamp: tuple[float, float] | None = None
     groups: int = 1
+
+    @property
+    def channel_axis(self) -> int:
+        return 1 if self.layout == "NCHW" else 3
+
+    def linear(self) -> Op:
+        return replace(self, clamp=None)
 
     def infer(self, types: Sequence[TensorType]) -> TensorType:
         shape = _convolved(types, self.strides, self.pads, self.dilations, self.layout, self.groups)
@@ -155,7 +165,7 @@ def import_conv(n: OnnxNode) -> Node:
     return n.add(conv, x, weights, bias)
 
 
-qlinear("QLinearConv", "Conv", [(0, 1, 2), (3, 4, 5)], (6, 7), bias=8, weight_axis=0)
+qlinear("QLinearConv", QLinear("Conv", [(0, 1, 2), (3, 4, 5)], (6, 7), bias=8, weight_axis=0))
 
 
 @layer("Conv2D", "filters", "kernel_size", "strides", "padding")
@@ -189,8 +199,7 @@ def quantize_conv(q: Quantizer, node: Node, inputs: list[Node]) -> Node:
         q.clamp_codes(quant, operation.clamp),
         operation.groups,
     )
-    _, w, b = node.inputs
-    return q.add(made, q.weights_and_bias(inputs[0], w, b, 0), node, quant)
+    return q.add(made, q.weights_and_bias(node, inputs[0]), node, quant)
 
 
 @written_as_onnx(QConv2d)

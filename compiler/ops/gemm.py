@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import ClassVar
 
 import numpy as np
 
 from compiler.export.writing import MICROSOFT, OnnxWriter, written_as_onnx
 from compiler.frontend.importing import LayerCall, OnnxNode, is_parameter, known_values, layer, onnx_operator
 from compiler.ir.graph import Node
-from compiler.ir.op import Array, Op, ShapeError, op
+from compiler.ir.op import Array, Op, Product, ShapeError, op
 from compiler.ir.types import DType, TensorType
 from compiler.ops.activation import ACTIVATIONS, apply_activation
 from compiler.ops.add import Add
-from compiler.ops.boundary import qlinear
+from compiler.ops.boundary import QLinear, qlinear
 from compiler.ops.shapes import Transpose
 from compiler.ops.spatial import Pair, require_codes, scale_of, scales_of, write_clamped, zero_of
 from compiler.quantize.rules import Quantizer, quantization_rule
@@ -37,11 +38,19 @@ def _product(types: Sequence[TensorType]) -> tuple[int, int]:
 
 
 @op("nn.gemm", "a:f32", "b:f32", "bias:f32")
-class Gemm(Op):
+class Gemm(Product):
     """alpha times a (m, k) times b (k, n), plus bias (n), then an optional clamp to real bounds."""
 
+    weight_axis: ClassVar[int] = 1
     alpha: float = 1.0
     clamp: tuple[float, float] | None = None
+
+    @property
+    def channel_axis(self) -> int:
+        return 1
+
+    def linear(self) -> Op:
+        return replace(self, clamp=None)
 
     def infer(self, types: Sequence[TensorType]) -> TensorType:
         return TensorType(DType.F32, _product(types))
@@ -129,7 +138,7 @@ def _spread_bias(n: OnnxNode, c: Array, beta: float, rows: int, columns: int) ->
         n.fail(f"C of shape {list(c.shape)} does not broadcast to {[rows, columns]}")
 
 
-qlinear("QGemm", "Gemm", [(0, 1, 2), (3, 4, 5)], (7, 8), bias=6, domain=MICROSOFT)
+qlinear("QGemm", QLinear("Gemm", [(0, 1, 2), (3, 4, 5)], (7, 8), bias=6), MICROSOFT)
 
 
 @layer("Dense", "units")
@@ -151,8 +160,7 @@ def quantize_gemm(q: Quantizer, node: Node, inputs: list[Node]) -> Node:
     assert isinstance(operation, Gemm)
     quant = q.chosen(node)
     made = QGemm(q.clamp_codes(quant, operation.clamp), operation.alpha)
-    _, b, bias = node.inputs
-    return q.add(made, q.weights_and_bias(inputs[0], b, bias, 1, operation.alpha), node, quant)
+    return q.add(made, q.weights_and_bias(node, inputs[0], operation.alpha), node, quant)
 
 
 @written_as_onnx(QGemm)

@@ -11,7 +11,7 @@ from compiler.frontend.importing import OnnxNode, is_parameter, known_values, on
 from compiler.ir.graph import Node
 from compiler.ir.op import Array, Op, ShapeError, op
 from compiler.ir.types import DType, Shape, TensorType
-from compiler.ops.boundary import qlinear
+from compiler.ops.boundary import QLinear, qlinear
 from compiler.ops.gemm import Gemm
 from compiler.ops.shapes import Reshape
 from compiler.ops.spatial import Pair, require_codes, scale_of, write_clamped, zero_of
@@ -110,7 +110,7 @@ def _reshaped(n: OnnxNode, x: Node, shape: Shape, index: int) -> Node:
     return n.before(Reshape(shape), x, suffix=f"operand{index}.matrix")
 
 
-qlinear("QLinearMatMul", "MatMul", [(0, 1, 2), (3, 4, 5)], (6, 7))
+qlinear("QLinearMatMul", QLinear("MatMul", [(0, 1, 2), (3, 4, 5)], (6, 7)))
 
 
 @quantization_rule(MatMul)

@@ -19,7 +19,7 @@ from compiler.ir.graph import Node
 from compiler.ir.op import Array, Op, ShapeError, op
 from compiler.ir.types import DType, Shape, TensorType
 from compiler.ops.activation import QTable
-from compiler.ops.boundary import qlinear
+from compiler.ops.boundary import QLinear, qlinear
 from compiler.ops.shapes import Reshape
 from compiler.ops.spatial import TO_NCHW, TO_NHWC, scale_of, zero_of
 from compiler.quantize.rules import Quantizer, quantization_rule
@@ -134,8 +134,8 @@ def import_global_pool(n: OnnxNode) -> Node:
     return n.add(Reduce(function, tuple(range(2, rank))), n.operand(0))
 
 
-qlinear("QLinearGlobalAveragePool", "GlobalAveragePool", [(0, 1, 2)], (3, 4), domain=MICROSOFT)
-qlinear("QLinearReduceMean", "ReduceMean", [(0, 1, 2)], (3, 4), domain=MICROSOFT)
+qlinear("QLinearGlobalAveragePool", QLinear("GlobalAveragePool", [(0, 1, 2)], (3, 4)), MICROSOFT)
+qlinear("QLinearReduceMean", QLinear("ReduceMean", [(0, 1, 2)], (3, 4)), MICROSOFT)
 
 
 @layer("GlobalAveragePooling2D", "keepdims")

@@ -15,7 +15,7 @@ from compiler.frontend.importing import LayerCall, OnnxNode, layer, onnx_operato
 from compiler.ir.graph import Node
 from compiler.ir.op import Array, Op, ShapeError, op
 from compiler.ir.types import DType, Quant, TensorType
-from compiler.ops.boundary import qlinear
+from compiler.ops.boundary import QLinear, qlinear
 from compiler.ops.shapes import Reshape
 from compiler.quantize.rules import Quantizer, quantization_rule
 from isa import arithmetic
@@ -119,7 +119,7 @@ def import_softmax(n: OnnxNode) -> Node:
     return n.add(Reshape(x.shape), n.before(Softmax(1), rows, suffix="softmax"))
 
 
-qlinear("QLinearSoftmax", "Softmax", [(0, 1, 2)], (3, 4), domain=MICROSOFT)
+qlinear("QLinearSoftmax", QLinear("Softmax", [(0, 1, 2)], (3, 4)), MICROSOFT)
 
 
 @layer("Softmax")

@@ -13,7 +13,7 @@ from compiler.ir.graph import Node
 from compiler.ir.op import Array, Op, op
 from compiler.ir.types import DType, TensorType
 from compiler.ops.activation import FUNCTION_WRITERS, QTable, require_function
-from compiler.ops.boundary import qlinear
+from compiler.ops.boundary import QLinear, qlinear
 from compiler.ops.functions import FUNCTIONS
 from compiler.quantize.rules import Quantizer, quantization_rule
 
@@ -102,8 +102,8 @@ def import_gelu(n: OnnxNode) -> Node:
     return n.add(Unary("gelu" if mode == "none" else "gelu_tanh"), n.operand(0))
 
 
-qlinear("QLinearSigmoid", "Sigmoid", [(0, 1, 2)], (3, 4), domain=MICROSOFT)
-qlinear("QLinearLeakyRelu", "LeakyRelu", [(0, 1, 2)], (3, 4), domain=MICROSOFT)
+qlinear("QLinearSigmoid", QLinear("Sigmoid", [(0, 1, 2)], (3, 4)), MICROSOFT)
+qlinear("QLinearLeakyRelu", QLinear("LeakyRelu", [(0, 1, 2)], (3, 4)), MICROSOFT)
 
 
 @layer("LeakyReLU", "negative_slope")

@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -19,6 +18,7 @@ from compiler.ops.activation import QTable
 from compiler.ops.boundary import Dequantize, Quantize, Returned
 from compiler.passes.base import Pass
 from compiler.quantize.rules import RULES, Quantizer
+from compiler.quantize.scheme import Scheme
 from isa.diagnostics import Diagnostic
 
 
@@ -31,7 +31,7 @@ class FuseQdq(Pass):
 
     name: ClassVar[str] = "fuse-qdq"
     changes_values: ClassVar[bool] = True
-    scheme: Mapping[str, Quant] = field(default_factory=dict[str, Quant])
+    scheme: Scheme = field(default_factory=Scheme)
 
     def run(self, graph: Graph) -> Graph:
         return _Fuser(graph, self.scheme).run()
@@ -42,7 +42,7 @@ class _Follows(Exception):
 
 
 class _Fuser:
-    def __init__(self, graph: Graph, scheme: Mapping[str, Quant]) -> None:
+    def __init__(self, graph: Graph, scheme: Scheme) -> None:
         self.graph, self.scheme = graph, scheme
         self.made = Graph(graph.name, "q", graph.provenance or "scales of the model")
         self.codes: dict[int, Node] = {}

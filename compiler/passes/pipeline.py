@@ -9,6 +9,7 @@ from compiler.passes.cancel_transposes import CancelTransposes
 from compiler.passes.copy_returned_inputs import CopyReturnedInputs
 from compiler.passes.eliminate_dead import EliminateDead
 from compiler.passes.eliminate_identity import EliminateIdentity
+from compiler.passes.equalize import EqualizeLayers
 from compiler.passes.fold_batch_norm import FoldBatchNorm
 from compiler.passes.fold_bias import FoldBias
 from compiler.passes.fold_constants import FoldConstants
@@ -47,4 +48,6 @@ TO_DEVICE: Final[tuple[Pass, ...]] = (
     CopyReturnedInputs(),  # when nothing moves values to the edges any more
     EliminateDead(),
 )
-PASS_NAMES: Final = tuple(dict.fromkeys(p.name for p in (*PREPARE, QuantizeGraph(), *INGEST, *TO_DEVICE)))
+PASS_NAMES: Final = tuple(
+    dict.fromkeys(p.name for p in (*PREPARE, EqualizeLayers(), QuantizeGraph(), *INGEST, *TO_DEVICE))
+)

@@ -1,10 +1,9 @@
-"""Ranges of activations from samples, and scales from ranges."""
+"""From samples to a scheme: what they show of every tensor, and what a recipe makes of it."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -12,45 +11,57 @@ from numpy.typing import NDArray
 
 from compiler.ir.evaluate import walk
 from compiler.ir.graph import Graph, Node
-from compiler.ir.types import DType, Quant
+from compiler.ir.op import Product
+from compiler.ir.types import DType
+from compiler.ops.conv2d import QConv2d
+from compiler.ops.gemm import QGemm
+from compiler.passes.quantize import to_integers
+from compiler.quantize.histogram import Histogram
+from compiler.quantize.methods import Observed, Recipe, chosen, parameters
+from compiler.quantize.scheme import Scheme
+from isa import arithmetic
 from isa.diagnostics import Diagnostic, UsageError
 
-MANTISSA_BITS: Final = 10
-METHODS: Final = ("minmax",)
+GRID: Final = 8
+"""Corrections of a bias are multiples of this part of the result's scale: BLAS noise does not reach them."""
 
 
-@dataclass(slots=True)
-class Range:
-    """The least and the greatest value seen; zero always lies within."""
+@dataclass(frozen=True, slots=True)
+class Observations:
+    """What samples showed of every activation of a float graph, by name."""
 
-    low: float = 0.0
-    high: float = 0.0
-
-    def include(self, values: NDArray[Any]) -> None:
-        """Widen to the values; NaN and infinity make the range infinite."""
-        low, high = float(values.min()), float(values.max())
-        if not (math.isfinite(low) and math.isfinite(high)):
-            low, high = -math.inf, math.inf
-        self.low, self.high = min(self.low, low), max(self.high, high)
+    tensors: Mapping[str, Observed]
+    samples: int
 
 
-def calibrate(graph: Graph, samples: Iterable[Mapping[str, NDArray[Any]]]) -> tuple[dict[str, Quant], int]:
-    """The scheme (the quantization of every float tensor by name, min-max) and the number of samples.
+def observe(
+    graph: Graph, samples: Iterable[Mapping[str, NDArray[Any]]], *, ranges_alone: bool = False
+) -> Observations:
+    """Look at every activation on every sample, in memory that does not grow with their number.
+
+    Args:
+        graph: a prepared float graph.
+        samples: inputs by name.
+        ranges_alone: leave histograms out, which min-max does not need.
 
     Raises:
         UsageError: there is no sample, or a tensor was not finite.
     """
-    ranges: dict[str, Range] = {}
+    activations = {n.id for n in graph.nodes() if _is_activation(n)}
+    averaged = {n.inputs[0].id for n in graph.nodes() if isinstance(n.op, Product)}
+    seen: dict[str, Observed] = {}
     count = 0
     for sample in samples:
         count += 1
         for node, value in walk(graph, sample):
-            if _is_activation(node):
-                ranges.setdefault(node.name, Range()).include(value)
+            if node.id in activations:
+                if node.name not in seen:
+                    seen[node.name] = Observed(histogram=None if ranges_alone else Histogram())
+                seen[node.name].include(value, sums=node.id in averaged)
     if count == 0:
         raise UsageError(Diagnostic("calibrate.empty", "there are no calibration samples"))
-    for name, found in ranges.items():
-        if not (math.isfinite(found.low) and math.isfinite(found.high)):
+    for name, found in seen.items():
+        if not found.is_finite:
             raise UsageError(
                 Diagnostic(
                     "calibrate.range",
@@ -59,43 +70,59 @@ def calibrate(graph: Graph, samples: Iterable[Mapping[str, NDArray[Any]]]) -> tu
                     remedy="check the preprocessing of the samples",
                 )
             )
-    return {name: parameters(r.low, r.high) for name, r in ranges.items()}, count
+    return Observations(seen, count)
 
 
-def made_up(graph: Graph) -> dict[str, Quant]:
+def scheme_of(graph: Graph, seen: Observations, recipe: Recipe, given: Scheme | None = None) -> Scheme:
+    """The scheme that a recipe makes of what was seen; what a given one says goes before."""
+    base = given or Scheme(granularity=recipe.granularity, equalize=recipe.equalize)
+    tensors = {name: chosen(found, recipe) for name, found in seen.tensors.items()} | dict(base.tensors)
+    calibration = f"{recipe} on {seen.samples} samples"
+    scheme = replace(base, tensors=tensors, network=graph.name, calibration=calibration)
+    return completed(graph, scheme, seen if recipe.bias_correction else None)
+
+
+def completed(graph: Graph, scheme: Scheme, seen: Observations | None) -> Scheme:
+    """The scheme without scales that no operation asks for, its biases corrected by what was seen."""
+    quantized, asked = to_integers(graph, scheme)
+    tensors = {name: q for name, q in scheme.tensors.items() if name in asked}
+    found = {} if seen is None else _corrections(graph, quantized, seen)
+    return replace(scheme, tensors=tensors, corrections={**found, **scheme.corrections})
+
+
+def made_up(graph: Graph) -> Scheme:
     """A scheme that no sample has been looked at for: enough to see what the compiler makes of a network."""
-    return {n.name: parameters(-4.0, 4.0) for n in graph.nodes() if _is_activation(n)}
+    return Scheme({n.name: parameters(-4.0, 4.0) for n in graph.nodes() if _is_activation(n)})
 
 
 def _is_activation(node: Node) -> bool:
     return node.type.dtype is DType.F32 and not node.is_constant
 
 
-def constant_parameters(values: NDArray[Any]) -> Quant:
-    """The quantization of a constant that is used as activations are; it depends on it alone."""
-    span = Range()
-    span.include(values)
-    return parameters(span.low, span.high)
+def _corrections(graph: Graph, quantized: Graph, seen: Observations) -> dict[str, tuple[float, ...]]:
+    """What to add to biases so that rounding the weights leaves the mean of every output channel as it was.
 
-
-def parameters(low: float, high: float) -> Quant:
-    """Asymmetric int8: scale and zero point of a range that contains zero.
-
-    The range is first rounded outward to 10 mantissa bits, so that the order in which BLAS adds
-    cannot reach a scale.
+    A product is linear: the mean of its error is the product of the mean input with the error of the
+    weights (Nagel et al., Data-Free Quantization Through Weight Equalization and Bias Correction, 2019).
     """
-    low, high = -round_outward(-low), round_outward(high)
-    scale = np.float32((high - low) / 255)
-    if scale <= np.finfo(np.float32).tiny:
-        scale = np.float32(1)
-    least, greatest = DType.I8.bounds
-    zero = round(least - low / float(scale))
-    return Quant((float(scale),), max(least, min(greatest, zero)))
+    made = {n.name: n for n in quantized.nodes() if isinstance(n.op, (QConv2d, QGemm))}
+    found: dict[str, tuple[float, ...]] = {}
+    for node in graph.nodes():
+        if not isinstance(node.op, Product) or node.inputs[0].name not in seen.tensors:
+            continue
+        counterpart, (x, w, b) = made[node.name], node.inputs
+        mean, error = seen.tensors[x.name].mean, _dequantized(counterpart.inputs[1]) - w.constant
+        shift = node.op.linear().evaluate(
+            [mean, error, np.zeros(b.shape, np.float32)], [i.type for i in node.inputs], node.type
+        )
+        others = tuple(i for i in range(shift.ndim) if i != node.op.channel_axis)
+        step = counterpart.quant.scale / GRID
+        steps = np.rint(-shift.mean(axis=others, dtype=np.float64) / step)
+        found[node.name] = tuple(float(v) for v in (steps * step).astype(np.float32) + 0.0)
+    return found
 
 
-def round_outward(value: float) -> float:
-    """The next value of at most 10 mantissa bits that is not smaller; value >= 0."""
-    if value <= 0:
-        return 0.0
-    mantissa, exponent = math.frexp(value)
-    return math.ldexp(math.ceil(math.ldexp(mantissa, MANTISSA_BITS)), exponent - MANTISSA_BITS)
+def _dequantized(weights: Node) -> NDArray[np.float32]:
+    quant = weights.type.quant
+    assert quant is not None
+    return arithmetic.dequantize(weights.constant, quant.along(weights.constant.ndim), quant.zero_point)

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from compiler.errors import Unsupported
 from compiler.frontend.importing import is_parameter, known_values
 from compiler.ir.graph import Graph, Node, SourceView
-from compiler.ir.op import Op
+from compiler.ir.op import Op, Product
 from compiler.ir.types import DType, Quant
-from compiler.quantize.calibrate import constant_parameters
+from compiler.quantize.methods import constant_parameters
+from compiler.quantize.scheme import Scheme
 from isa import arithmetic
 from isa.arithmetic import INT32_MAX, INT32_MIN
 from isa.diagnostics import Diagnostic
@@ -31,9 +32,11 @@ class Quantizer:
     """The graph being made, and the quantization chosen for every float tensor."""
 
     graph: Graph
-    scheme: Mapping[str, Quant]
+    scheme: Scheme
     given: Mapping[str, Quant] = field(default_factory=dict[str, Quant])
     """Quantization that the model itself says, by the name of the float tensor."""
+    asked: set[str] = field(default_factory=set[str])
+    """The tensors whose scale the scheme was asked for."""
 
     @staticmethod
     def fail(node: Node, code: str, message: str, allowed: str = "", remedy: str = "") -> NoReturn:
@@ -42,13 +45,16 @@ class Quantizer:
 
     def chosen(self, node: Node, instead: Quant | None = None) -> Quant:
         """The quantization of a float node's result; `instead` where neither model nor scheme says one."""
-        found = self.given.get(node.name) or self.scheme.get(node.name) or instead
+        if (found := self.given.get(node.name)) is not None:
+            return found
+        self.asked.add(node.name)
+        found = self.scheme.tensors.get(node.name) or instead
         if found is None:
             self.fail(
                 node,
                 "model.scale",
-                f"the result '{node.name}' is not quantized: no QuantizeLinear follows",
-                remedy="quantize every operator of the model, or compile the float model with --calibrate",
+                f"the result '{node.name}' has no scale: neither a QuantizeLinear nor the scheme gives one",
+                remedy="quantize every operator of the model, or give --calibrate as well",
             )
         return found
 
@@ -76,7 +82,8 @@ class Quantizer:
         """A constant that is used as an activation is: its scale depends on it alone."""
         if (codes := _codes(source)) is not None:
             return self.const(codes.constant, source, codes.type.quant)
-        quant = constant_parameters(source.constant)
+        self.asked.add(source.name)
+        quant = self.scheme.tensors.get(source.name) or constant_parameters(source.constant)
         low, high = DType.I8.bounds
         codes = arithmetic.quantize(source.constant, quant.scale, quant.zero_point, low, high)
         return self.const(codes.astype(np.int8), source, quant)
@@ -86,19 +93,22 @@ class Quantizer:
         computed = iter(inputs)
         return [self.activation(i) if is_parameter(i) else next(computed) for i in node.inputs]
 
-    def weights_and_bias(self, x: Node, w: Node, b: Node, axis: int, alpha: float = 1.0) -> list[Node]:
-        """The operands of a product: x, its weights along `axis`, its bias at the scale alpha * sx * sw.
+    def weights_and_bias(self, node: Node, x: Node, alpha: float = 1.0) -> list[Node]:
+        """The operands of a product: x, its weights, its bias at the scale alpha * sx * sw.
 
         The bias is int32 at the scale sx * sw, so that weights which are small beside their bias take
         a larger scale than they need: |bias| / (sx * sw) stays at most 2^30, and a sum with room for
         products on top of it stays within int32, and sx * sw stays a normal number.
         """
+        assert isinstance(node.op, Product)
+        axis, (_, w, b) = node.op.weight_axis, node.inputs
         if (codes := _codes(w)) is not None:
             weights = self.const(codes.constant, w, codes.type.quant)
         else:
             values = known_values(b).astype(np.float64)
             least = np.maximum(np.abs(values) / BIAS_LIMIT, 2 * TINY) / x.quant.scale
-            weights = self.weights(w, axis, least)
+            granularity = self.scheme.weights.get(node.name, self.scheme.granularity)
+            weights = self.weights(w, axis if granularity == "channel" else None, least)
         assert weights.type.quant is not None
         if weights.type.quant.axis not in (None, axis):
             self.fail(
@@ -107,21 +117,38 @@ class Quantizer:
                 f"the scales of '{w.name}' lie along axis {weights.type.quant.axis}",
                 f"{axis}",
             )
-        return [x, weights, self.bias(b, np.float32(alpha) * np.float32(x.quant.scale), weights.type.quant)]
+        correction = self._correction(node, b)
+        x_scale = np.float32(alpha) * np.float32(x.quant.scale)
+        return [x, weights, self.bias(b, x_scale, weights.type.quant, correction)]
 
-    def weights(self, source: Node, axis: int, least: NDArray[np.float64]) -> Node:
-        """Per-channel symmetric int8 weights: scale = max|w| / 127 of each index of the axis, or `least`."""
+    def _correction(self, node: Node, b: Node) -> NDArray[np.float64]:
+        """What the scheme adds to the bias of every output channel."""
+        found = np.asarray(self.scheme.corrections.get(node.name, np.zeros(b.shape)), np.float64)
+        if found.shape != b.shape:
+            self.fail(
+                node,
+                "scheme.correction",
+                f"the correction of '{node.name}' has {found.size} numbers",
+                f"{b.type.elements}",
+                "take the scheme of this network, or remove the line",
+            )
+        return found
+
+    def weights(self, source: Node, axis: int | None, least: NDArray[np.float64]) -> Node:
+        """Symmetric int8 weights: scale = max|w| / 127 of each index of the axis, or of all, or `least`."""
         values = source.constant
-        others = tuple(i for i in range(values.ndim) if i != axis)
-        largest = np.abs(values).max(axis=others)
+        if axis is None:
+            least = least.max(initial=0, keepdims=True)
+            largest = np.abs(values).max(keepdims=True).reshape(1)
+        else:
+            largest = np.abs(values).max(axis=tuple(i for i in range(values.ndim) if i != axis))
         scales = np.maximum((largest / np.float32(WEIGHT_LIMIT)).astype(np.float32), _rounded_up(least))
         scales = np.maximum(scales, np.float32(TINY))
-        shape = [-1 if i == axis else 1 for i in range(values.ndim)]
-        codes = arithmetic.quantize(values, scales.reshape(shape), 0, -WEIGHT_LIMIT, WEIGHT_LIMIT)
         quant = Quant(tuple(float(s) for s in scales), 0, axis)
+        codes = arithmetic.quantize(values, quant.along(values.ndim), 0, -WEIGHT_LIMIT, WEIGHT_LIMIT)
         return self.const(codes.astype(np.int8), source, quant)
 
-    def bias(self, source: Node, x_scale: np.float32, w: Quant) -> Node:
+    def bias(self, source: Node, x_scale: np.float32, w: Quant, correction: NDArray[np.float64]) -> Node:
         """int32 bias at scale sx * sw; codes that have about that scale stay as they are."""
         scales = np.broadcast_to(x_scale * np.asarray(w.scales, np.float32), source.shape)
         if not np.isfinite(scales).all():
@@ -136,7 +163,7 @@ class Quantizer:
         given = _codes(source)
         if given is not None and given.type.dtype is DType.I32 and _about(given.type.quant, scales):
             return self.const(given.constant, source, quant)
-        codes = np.rint(known_values(source).astype(np.float64) / scales.astype(np.float64))
+        codes = np.rint((known_values(source).astype(np.float64) + correction) / scales.astype(np.float64))
         return self.const(np.clip(codes, INT32_MIN, INT32_MAX).astype(np.int32), source, quant)
 
     @staticmethod

@@ -12,7 +12,7 @@ from typing import Final, cast
 
 from isa.assembly.assembler import Assembled
 from isa.assembly.text import format_instruction
-from isa.container import TEXT, assemble_sections, program_sections, save
+from isa.container import SCHEME, TEXT, assemble_sections, program_sections, save
 from isa.diagnostics import AssemblyError, Diagnostic, one_line
 from isa.locations import FileLoc
 from isa.plain import PlainError, from_json, to_json
@@ -66,6 +66,10 @@ def binary_of(assembled: Assembled, path: str = "<text>") -> bytes:
         note = from_json(Note, raw.pop(NOTE_SECTION), NOTE_SECTION) if NOTE_SECTION in raw else program.note
     except PlainError as error:
         raise AssemblyError(Diagnostic("asm.section", str(error), FileLoc(path))) from None
+    try:
+        program = replace(program, scheme=raw.get(SCHEME, b"").decode())
+    except UnicodeDecodeError:
+        raise AssemblyError(Diagnostic("asm.section", f"{SCHEME} is not UTF-8", FileLoc(path))) from None
     sections = program_sections(program)
     known = {s.name for s in sections}
     if unknown := sorted(set(raw) - known):

@@ -48,7 +48,9 @@ def write_network(folder: Path) -> tuple[Path, Path]:
 def main() -> None:
     """Write the files, and print the lines of stem.x1s that depend on them."""
     network, calibration = write_network(FOLDER)
-    program = x1.compile(network, "edge32", calibrate=calibration).program
+    program = x1.compile(
+        network, "edge32", calibrate=calibration, method="minmax", bias_correction=False
+    ).program
     (FOLDER / "stem_weights.bin").write_bytes(program.weights)
     (FOLDER / "stem_params.bin").write_bytes(program.params)
     for word, (tensor,) in (("in ", program.abi.inputs), ("out", program.abi.outputs)):

@@ -349,7 +349,7 @@ def test_a_dump_compiles_to_the_same_bytes(tmp_path: Path) -> None:
     np.savez(tmp_path / "c.npz", x=np.random.default_rng(1).random((2, 3, 8, 8), np.float32))
     model = api.quantize(path, tmp_path / "c.npz")
     whole = api.compile(path, calibrate=tmp_path / "c.npz")
-    assert whole.program.note.calibration == "minmax on 2 samples"
+    assert whole.program.note.calibration == "mse on 2 samples"
     for graph in (model.integers(), driver.lower(model.integers())):
         (tmp_path / "d.x1ir").write_text(print_graph(graph, blobs=True))
         assert api.compile(tmp_path / "d.x1ir").data == whole.data

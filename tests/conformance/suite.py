@@ -27,7 +27,8 @@ from compiler.frontend.importing import ONNX_OPERATORS
 from compiler.frontend.load import load_model
 from compiler.ir.evaluate import outputs
 from compiler.ir.graph import Input
-from compiler.quantize.calibrate import calibrate
+from compiler.quantize.calibrate import observe
+from compiler.quantize.methods import Recipe, chosen
 from isa import arithmetic
 from isa.diagnostics import X1Error
 from x1 import api
@@ -204,7 +205,7 @@ def _on_quantized_values(network: api.Model, data: dict[str, Array]) -> dict[str
     """The float network, every value of it rounded to what its codes can say."""
     graph = network.float_graph
     assert graph is not None
-    scheme, _ = calibrate(graph, [cast("Any", data)])
+    seen = observe(graph, [cast("Any", data)], ranges_alone=True)
     values: dict[int, Array] = {}
     for node in graph.nodes():
         if node.value is not None:
@@ -214,7 +215,7 @@ def _on_quantized_values(network: api.Model, data: dict[str, Array]) -> dict[str
         if given is None:
             operands = [values[i.id] for i in node.inputs]
             given = node.op.evaluate(operands, [i.type for i in node.inputs], node.type)
-        quant = scheme[node.name]
+        quant = chosen(seen.tensors[node.name], Recipe("minmax"))
         codes = arithmetic.quantize(np.nan_to_num(given), quant.scale, quant.zero_point, *quant.dtype.bounds)
         values[node.id] = arithmetic.dequantize(codes, quant.scale, quant.zero_point)
     return {name: values[n.id] for name, n in zip(graph.output_names, graph.outputs, strict=True)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path, PurePath
-from typing import Final
+from typing import Any, Final
 
 import click
 
@@ -15,7 +15,14 @@ from isa.assembly.disassembler import disassemble
 from isa.diagnostics import Diagnostic, UsageError, did_you_mean
 from isa.target import Target, load_target
 from x1 import api
-from x1.cli.options import calibration_options, opt_level, parse_shapes, random_warning, target_options
+from x1.cli.options import (
+    calibration_options,
+    opt_level,
+    parse_shapes,
+    quantization,
+    random_warning,
+    target_options,
+)
 from x1.cli.outcome import Outcome, json_option, reported, say
 from x1.files import make_folder, require_another, write_atomic
 from x1.schedule_text import schedule_text
@@ -26,6 +33,7 @@ Examples:
   x1 compile net.onnx --calibrate samples.npz -o net.x1
   x1 compile net.net --calibrate samples.npz --target edge16 --set dram.bytes_per_cycle=16
   x1 compile net.onnx --calibrate random:4 --emit asm
+  x1 compile net.onnx --scheme net.toml -o net.x1
   x1 compile net.onnx --calibrate samples.npz --print-after fuse-activation
 """
 
@@ -50,7 +58,6 @@ def command(
     target: str,
     overrides: tuple[str, ...],
     calibrate: str | None,
-    method: str,
     shapes: tuple[str, ...],
     opt_level: str,
     emit: str,
@@ -58,19 +65,20 @@ def command(
     stop_after: str | None,
     dump_dir: str | None,
     as_json: bool,
+    **options: Any,
 ) -> Outcome:
     """Compile MODEL (.onnx, .net or .x1ir) to an X1 binary."""
-    warnings = random_warning(calibrate)
+    warnings, how = random_warning(calibrate), quantization(options)
     machine = load_target(target, overrides)
     log = _log(print_after, stop_after, dump_dir)
     given = parse_shapes(shapes)
     place = f"{PurePath(model).stem}.x1" if output is None else output
-    require_another(place if emit == "elf" else output, model, calibrate, target)
+    require_another(place if emit == "elf" else output, model, calibrate, target, options["scheme"])
     try:
         if emit in ("nn", "q", "schedule"):
             network = api.load_network(model, given, log)
-            if calibrate is not None and emit != "nn":
-                network = api.quantize(network, calibrate, method=method, log=log)
+            if (calibrate is not None or options["scheme"] is not None) and emit != "nn":
+                network = api.quantize(network, calibrate, log=log, **how)
             text = _form(network, emit, machine, log)
             _require_reached(log)
             return _text(text, output, warnings)
@@ -78,10 +86,10 @@ def command(
             model,
             machine,
             calibrate=calibrate,
-            method=method,
             opt_level=int(opt_level),
             shapes=given,
             log=log,
+            **how,
         )
     except StopHere as stopped:
         return _text(print_graph(stopped.graph, blobs=True), output, warnings)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 import click
 
+from compiler.quantize.methods import DEFAULT_METHOD, DEFAULT_PERCENTILE, METHODS
 from isa.diagnostics import Diagnostic, UsageError
 from isa.parsing import whole_number
+from x1.api import Quantization, Sample
 
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
@@ -37,7 +39,28 @@ shape_option = click.option(
 
 calibration_options = _together(
     click.option("--calibrate", metavar="D.npz|DIR|random:N", help="Samples as the network takes them."),
-    click.option("--method", default="minmax", show_default=True, help="How ranges become scales."),
+    click.option(
+        "--method",
+        default=DEFAULT_METHOD,
+        show_default=True,
+        metavar="|".join(METHODS),
+        help="How ranges become scales.",
+    ),
+    click.option(
+        "--percentile",
+        type=float,
+        default=DEFAULT_PERCENTILE,
+        show_default=True,
+        metavar="P",
+        help="Percent of the values that each end of a range keeps, with --method percentile.",
+    ),
+    click.option("--symmetric", is_flag=True, help="Activations with zero point 0."),
+    click.option("--per-tensor", is_flag=True, help="Weights with one scale, not one per output channel."),
+    click.option("--no-bias-correction", is_flag=True, help="Leave biases as they are."),
+    click.option("--equalize", is_flag=True, help="Move scale between neighbouring layers first."),
+    click.option(
+        "--scheme", metavar="F.toml", help="Scales that a person chose: they go before those calibrated."
+    ),
     shape_option,
 )
 
@@ -49,6 +72,24 @@ opt_level = click.option(
     show_default=True,
     help="How much work to spend on the schedule.",
 )
+
+
+def quantization(given: Mapping[str, Any]) -> Quantization:
+    """What `calibration_options` say beyond the samples and the shapes."""
+    return Quantization(
+        method=given["method"],
+        percentile=given["percentile"],
+        symmetric=given["symmetric"],
+        granularity="tensor" if given["per_tensor"] else "channel",
+        bias_correction=not given["no_bias_correction"],
+        equalize=given["equalize"],
+        scheme=given["scheme"],
+        progress=_calibrating,
+    )
+
+
+def _calibrating(samples: Iterable[Sample], count: int | None) -> Iterable[Sample]:
+    return with_progress(samples, "calibrating", count)
 
 
 def parse_shapes(texts: Sequence[str]) -> dict[str, tuple[int, ...]]:

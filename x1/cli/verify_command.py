@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import math
-from typing import Final
+from typing import Any, Final
 
 import click
 
 from isa.diagnostics import ExitCode, one_line
 from isa.target import load_target
 from x1 import api, data
-from x1.cli.options import calibration_options, parse_shapes, random_warning, target_options, with_progress
+from x1.cli.options import (
+    calibration_options,
+    parse_shapes,
+    quantization,
+    random_warning,
+    target_options,
+    with_progress,
+)
 from x1.cli.outcome import Outcome, json_option, reported
 from x1.verification import Verification, verify
 
@@ -40,21 +47,21 @@ def command(
     target: str,
     overrides: tuple[str, ...],
     calibrate: str | None,
-    method: str,
     shapes: tuple[str, ...],
     inputs: tuple[str, ...],
     as_json: bool,
+    **options: Any,
 ) -> Outcome:
     """Compile MODEL, run it, and compare every tensor of the binary with ONNX Runtime, bit for bit."""
     del as_json
     machine = load_target(target, overrides)
     network = api.load_network(model, parse_shapes(shapes))
-    if calibrate is not None:
-        network = api.quantize(network, calibrate, method=method)
+    if calibrate is not None or options["scheme"] is not None:
+        network = api.quantize(network, calibrate, **quantization(options))
     network.integers()
     members = data.input_members(inputs, list(network.input_shapes))
     count = data.sample_count(members, network.input_shapes)
-    binary = api.compile(network, machine, method=method)
+    binary = api.compile(network, machine)
     samples = with_progress(data.samples(members, network.input_shapes), "verifying", count)
     result = verify(network, binary, samples)
     code = ExitCode.MISMATCH if result.mismatches else ExitCode.OK

@@ -1,0 +1,251 @@
+"""How one network is quantized, tensor by tensor: what calibration finds, and what a person may edit.
+
+As text a scheme is TOML. Layers and tensors are called as in the model.
+
+    format = "x1.scheme/1"
+    network = "mnist"
+    calibration = "mse on 200 samples"
+    granularity = "channel"
+    equalize = false
+
+    [tensors]
+    "image" = { scale = 0.003921569, zero_point = -128 }
+
+    [weights]
+    "conv2d" = "tensor"
+
+    [bias_correction]
+    "conv2d" = [0.0012, -0.0003]
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, cast
+
+import numpy as np
+
+from compiler.ir.graph import Graph
+from compiler.ir.types import DType, Quant
+from isa.diagnostics import Diagnostic, Findings, UsageError, did_you_mean
+from isa.locations import FileLoc
+from isa.paths import read_file
+
+FORMAT: Final = "x1.scheme/1"
+MAX_TEXT: Final = 1 << 26
+GRANULARITIES: Final = ("channel", "tensor")
+TINY: Final = float(np.finfo(np.float32).tiny)
+LARGEST: Final = float(np.finfo(np.float32).max)
+KEYS: Final = (
+    "format",
+    "network",
+    "calibration",
+    "granularity",
+    "equalize",
+    "tensors",
+    "weights",
+    "bias_correction",
+)
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """Scales of activations by tensor, granularity of weights by layer, corrections of biases by layer.
+
+    `granularity` is that of layers which `weights` does not name: a scale per output channel, or one per
+    tensor. A correction is added to the real bias, one number per output channel.
+    """
+
+    tensors: Mapping[str, Quant] = field(default_factory=dict[str, Quant])
+    weights: Mapping[str, str] = field(default_factory=dict[str, str])
+    corrections: Mapping[str, tuple[float, ...]] = field(default_factory=dict[str, tuple[float, ...]])
+    granularity: str = "channel"
+    equalize: bool = False
+    network: str = ""
+    calibration: str = ""
+
+    def require_names(self, graph: Graph) -> None:
+        """Every tensor and layer that the scheme names must be one of the network.
+
+        Raises:
+            UsageError: some are not.
+        """
+        findings = Findings(UsageError)
+        known = {n.name for n in graph.nodes()}
+        for table in (self.tensors, self.weights, self.corrections):
+            for name in table:
+                if name not in known:
+                    findings.add(
+                        "scheme.name",
+                        f"the scheme names '{name}', which the network '{graph.name}' does not have",
+                        remedy=did_you_mean(name, known)
+                        or "remove the line, or take the scheme of this network",
+                    )
+        findings.raise_if_any()
+
+    def text(self) -> str:
+        """The scheme as TOML; the same scheme gives the same text."""
+        tensors = [
+            f"{_quoted(name)} = {{ scale = {_number(q.scale)}, zero_point = {q.zero_point} }}"
+            for name, q in self.tensors.items()
+        ]
+        weights = [f"{_quoted(name)} = {_quoted(kind)}" for name, kind in self.weights.items()]
+        corrections = [
+            f"{_quoted(name)} = [{', '.join(map(_number, values))}]"
+            for name, values in self.corrections.items()
+        ]
+        lines = [
+            "# How a network is quantized. What is edited here is what is compiled: --scheme FILE.",
+            f"format = {_quoted(FORMAT)}",
+            f"network = {_quoted(self.network)}",
+            f"calibration = {_quoted(self.calibration)}",
+            f"granularity = {_quoted(self.granularity)}  # of weights: a scale per output channel, or tensor",
+            f"equalize = {'true' if self.equalize else 'false'}",
+            "",
+            "[tensors]  # real = (code - zero_point) * scale, codes from -128 to 127",
+            *tensors,
+            "",
+            "[weights]  # layers whose granularity is another",
+            *weights,
+            "",
+            "[bias_correction]  # added to the bias of every output channel",
+            *corrections,
+        ]
+        return "\n".join(lines) + "\n"
+
+    @staticmethod
+    def load(path: str | Path) -> Scheme:
+        """The scheme of a file.
+
+        Raises:
+            UsageError: no such file, or no scheme.
+        """
+        content = read_file(path)
+        if len(content) > MAX_TEXT:
+            raise UsageError(
+                Diagnostic("scheme.size", "the scheme is too large", FileLoc(str(path)), f"{MAX_TEXT} bytes")
+            )
+        try:
+            return Scheme.parse(content.decode(), str(path))
+        except UnicodeDecodeError:
+            raise UsageError(
+                Diagnostic("scheme.syntax", "the scheme is not UTF-8 text", FileLoc(str(path)))
+            ) from None
+
+    @staticmethod
+    def parse(text: str, path: str) -> Scheme:
+        """The scheme of a text; `path` is for messages.
+
+        Raises:
+            UsageError: the text is no scheme.
+        """
+        try:
+            content = tomllib.loads(text)
+        except (tomllib.TOMLDecodeError, RecursionError) as error:
+            raise UsageError(
+                Diagnostic("scheme.syntax", f"the scheme is not TOML: {error}", FileLoc(path))
+            ) from None
+        return _Reader(text, path, content).scheme()
+
+
+class _Reader:
+    """From parsed TOML to a scheme; every mistake is collected."""
+
+    def __init__(self, text: str, path: str, content: Mapping[str, Any]) -> None:
+        self.path, self.content = path, content
+        self.lines = text.splitlines()
+        self.findings = Findings(UsageError)
+
+    def scheme(self) -> Scheme:
+        if self.content.get("format") != FORMAT:
+            self._wrong("format", f"format = {self.content.get('format')!r}", f'format = "{FORMAT}"')
+        for key in self.content:
+            if key not in KEYS:
+                self._wrong(key, f"there is no key '{key}'", ", ".join(KEYS), did_you_mean(key, KEYS))
+        made = Scheme(
+            self._table("tensors", self._quant),
+            self._table("weights", self._granularity),
+            self._table("bias_correction", self._correction),
+            self._granularity("granularity", self.content.get("granularity", "channel")) or "channel",
+            self._value("equalize", bool, default=False),
+            self._value("network", str, ""),
+            self._value("calibration", str, ""),
+        )
+        self.findings.raise_if_any()
+        return made
+
+    def _value(self, key: str, kind: type[Any], default: Any) -> Any:
+        value = self.content.get(key, default)
+        if not isinstance(value, kind):
+            self._wrong(key, f"{key} = {value!r}", {bool: "true, false", str: "a string"}[kind])
+        return value
+
+    def _table(self, key: str, entry: Callable[[str, Any], Any]) -> dict[str, Any]:
+        table = self.content.get(key, {})
+        if not isinstance(table, Mapping):
+            self._wrong(key, f"{key} is {table!r}", "a table")
+            return {}
+        named = cast("Mapping[str, Any]", table)
+        read = {name: entry(name, value) for name, value in named.items()}
+        return {name: value for name, value in read.items() if value is not None}
+
+    def _quant(self, name: str, value: Any) -> Quant | None:
+        given: Mapping[str, Any] = cast("Mapping[str, Any]", value) if isinstance(value, Mapping) else {}
+        if set(given) != {"scale", "zero_point"}:
+            self._wrong(name, f"'{name}' has other keys", "{ scale = ..., zero_point = ... }")
+            return None
+        scale, zero = given["scale"], given["zero_point"]
+        low, high = DType.I8.bounds
+        if not _is_number(scale) or not TINY <= scale <= LARGEST:
+            self._wrong(
+                name, f"the scale of '{name}' is {scale!r}", f"a number from {TINY:.4g} to {LARGEST:.4g}"
+            )
+            return None
+        if not isinstance(zero, int) or isinstance(zero, bool) or not low <= zero <= high:
+            self._wrong(
+                name, f"the zero point of '{name}' is {zero!r}", f"a whole number from {low} to {high}"
+            )
+            return None
+        return Quant((float(np.float32(scale)),), zero)
+
+    def _granularity(self, name: str, value: Any) -> str | None:
+        if value in GRANULARITIES:
+            return str(value)
+        self._wrong(
+            name,
+            f"the granularity '{name}' is {value!r}",
+            ", ".join(GRANULARITIES),
+            did_you_mean(str(value), GRANULARITIES),
+        )
+        return None
+
+    def _correction(self, name: str, value: Any) -> tuple[float, ...] | None:
+        values: list[Any] = cast("list[Any]", value) if isinstance(value, list) else [value]
+        if isinstance(value, list) and all(_is_number(v) and abs(v) <= LARGEST for v in values):
+            return tuple(float(v) for v in values)
+        self._wrong(name, f"the correction of '{name}' is no list of numbers", "[0.0, ...]")
+        return None
+
+    def _wrong(self, key: str, message: str, allowed: str, remedy: str = "") -> None:
+        heads = (key, _quoted(key), f"[{key}]")
+        line = next((i for i, t in enumerate(self.lines, 1) if t.strip().startswith(heads)), 0)
+        self.findings.add("scheme.value", message, FileLoc(self.path, line), allowed=allowed, remedy=remedy)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _quoted(text: str) -> str:
+    """A TOML basic string; JSON's differ in DEL alone."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _number(value: float) -> str:
+    """The shortest decimal that gives the float32 back."""
+    return str(float(str(np.float32(value))))
