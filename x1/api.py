@@ -251,7 +251,7 @@ def quantize(
         CompileError: the network is not valid or not supported.
     """
     network = model if isinstance(model, Model) else load_network(model, shapes, log)
-    recipe, progress = _recipe(options), options.get("progress", untracked)
+    recipe, progress = recipe_of(options), options.get("progress", untracked)
     graph = network.float_graph
     if graph is None:
         raise UsageError(
@@ -261,13 +261,13 @@ def quantize(
                 remedy="compile it without --calibrate and --scheme",
             )
         )
-    given = _scheme(options.get("scheme"))
+    given = scheme_given(options)
     if recipe.equalize or (given is not None and given.equalize):
         graph = driver.equalize(graph, log)
     if given is not None:
         given.require_names(graph)
     if calibrate is not None:
-        samples, count, described = _samples(calibrate, network.input_shapes)
+        samples, count, described = calibration_samples(calibrate, network.input_shapes)
         seen = observe(graph, progress(samples, count), ranges_alone=recipe.method == "minmax")
         made = scheme_of(graph, seen, recipe, given)
         if described:
@@ -279,8 +279,12 @@ def quantize(
     return _quantized(network, graph, made, log)
 
 
-def _recipe(options: Quantization) -> Recipe:
-    """The recipe of options that have a meaning."""
+def recipe_of(options: Quantization) -> Recipe:
+    """The recipe of options.
+
+    Raises:
+        UsageError: they have no meaning.
+    """
     names = {f.name for f in fields(Recipe)}
     recipe = Recipe(**{k: v for k, v in options.items() if k in names})  # pyright: ignore[reportArgumentType]
     for option, value, known in (
@@ -307,7 +311,13 @@ def _recipe(options: Quantization) -> Recipe:
     return recipe
 
 
-def _scheme(scheme: str | Path | Scheme | None) -> Scheme | None:
+def scheme_given(options: Quantization) -> Scheme | None:
+    """The scheme of options, read if it is a file.
+
+    Raises:
+        UsageError: no such file, or no scheme.
+    """
+    scheme = options.get("scheme")
     if scheme is None or isinstance(scheme, Scheme):
         return scheme
     return Scheme.load(scheme)
@@ -375,10 +385,10 @@ def check(binary: str | Path | Binary) -> CheckReport:
     return check_program(loaded.program)
 
 
-def _samples(
+def calibration_samples(
     calibrate: Calibration, shapes: Mapping[str, Sequence[int]]
 ) -> tuple[Iterable[Sample], int | None, str]:
-    """The samples, how many they are, and how the binary describes them where that is not their number.
+    """The samples, how many they are if that is known, and how a binary describes them if not by number.
 
     A binary says nothing of files: what they are called must not change its bytes.
     """

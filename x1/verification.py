@@ -134,7 +134,7 @@ def verify(model: Model, binary: Binary, samples: Iterable[Mapping[str, NDArray[
         got = session.execute(sample, tensors=True)  # first: it checks names, dtypes and shapes
         expected = oracle.run(sample)
         evaluated = source_tensors(graph, evaluate(graph, sample))
-        real = _float_tensors(model, sample)
+        real = real_tensors(model.float_graph, sample)
         assert not got.incomplete, f"the binary does not show the whole of {got.incomplete}"
         for name, row in rows.items():
             if name not in expected:
@@ -181,8 +181,8 @@ def _computed_exactly(node: Node, oracle: Oracle) -> bool:
     return True
 
 
-def _float_tensors(model: Model, sample: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    graph: Graph | None = model.float_graph
+def real_tensors(graph: Graph | None, sample: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """Every tensor of a float graph, by name; none where there is no graph."""
     if graph is None:
         return {}
     values = evaluate(graph, sample)

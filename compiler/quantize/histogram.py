@@ -13,9 +13,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-BITS: Final = 12
+BITS: Final = 13
 HALF: Final = 1 << BITS
-"""Bins on each side of zero: at least eight for each of 256 codes of a range that lies on one side."""
+"""Bins on each side of zero: at least 16 for each of 256 codes of a range that lies on one side."""
 Counts = NDArray[np.int64]
 
 

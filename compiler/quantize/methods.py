@@ -32,7 +32,10 @@ SHARES: Final = np.arange(64, 0, -1) / 64
 """The fractions of a range's ends that are tried."""
 UNSEEN: Final = 2
 """Values that count at either end of a range besides those that were seen."""
-LEAST_MASS: Final = 1e-9
+PARTS: Final = 4
+"""Parts of a level in the distributions that are compared."""
+LEAST_SHARE: Final = 0.25
+"""A smaller part of a range has too few bins for that."""
 Range = tuple[float, float]
 Floats = NDArray[np.float64]
 
@@ -145,7 +148,8 @@ def entropy(seen: Observed, recipe: Recipe) -> Range:
     away = centres != centres[np.argmin(np.abs(centres))]  # zero is a code of its own in every range
     centres, counts = centres[away], counts[away]
     found = [
-        (_divergence(centres, counts, *_spread(seen.low * s, seen.high * s, recipe)), -s) for s in SHARES
+        (_divergence(centres, counts, *_spread(seen.low * s, seen.high * s, recipe)), -s)
+        for s in SHARES[SHARES >= LEAST_SHARE]
     ]
     share = -min(found)[1]
     return float(seen.low * share), float(seen.high * share)
@@ -196,18 +200,24 @@ class _Sums:
 
 
 def _divergence(centres: Floats, counts: NDArray[np.int64], low: float, high: float) -> float:
-    """Kullback-Leibler divergence of the clipped values from their form in 256 levels."""
+    """Kullback-Leibler divergence of the clipped values from their form in 256 levels.
+
+    Each level is looked at in as many parts whatever the range, so that ranges can be compared.
+    """
     inside = (centres >= low) & (centres <= high)
     if high <= low or not inside.any():
         return math.inf
-    kept = counts[inside].astype(np.float64)
-    level = np.rint((centres[inside] - low) / ((high - low) / (LEVELS - 1))).astype(np.int64)
-    mass = np.bincount(level, kept, LEVELS) / np.maximum(np.bincount(level, minlength=LEVELS), 1)
-    clipped = kept.copy()
-    clipped[0] += counts[centres < low].sum()
-    clipped[-1] += counts[centres > high].sum()
-    p, q = clipped / clipped.sum(), mass[level] / kept.sum()
-    return float((p * np.log(p / np.maximum(q, LEAST_MASS))).sum())
+    step = (high - low) / (LEVELS - 1)
+    part = np.floor((centres[inside] - low) / step * PARTS + PARTS / 2).astype(np.int64)
+    kept = np.bincount(part, counts[inside], LEVELS * PARTS).reshape(LEVELS, PARTS)
+    held = kept > 0
+    even = kept.sum(axis=1, keepdims=True) / np.maximum(held.sum(axis=1, keepdims=True), 1)
+    clipped, at = kept.ravel().copy(), np.flatnonzero(held)
+    clipped[at[0]] += counts[centres < low].sum()
+    clipped[at[-1]] += counts[centres > high].sum()
+    p = clipped[at] / clipped.sum()
+    q = np.broadcast_to(even, held.shape)[held] / kept.sum()
+    return float((p * np.log(p / q)).sum())
 
 
 def _spread(low: float, high: float, recipe: Recipe) -> Range:

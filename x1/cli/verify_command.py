@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, Final
 
 import click
 
-from isa.diagnostics import ExitCode, one_line
+from isa.diagnostics import Diagnostic, ExitCode, UsageError, one_line
 from isa.target import load_target
-from x1 import api, data
+from x1 import api, data, suggestions
 from x1.cli.options import (
     calibration_options,
     parse_shapes,
@@ -19,12 +20,14 @@ from x1.cli.options import (
     with_progress,
 )
 from x1.cli.outcome import Outcome, json_option, reported
+from x1.suggestions import Suggestion
 from x1.verification import Verification, verify
 
 EPILOG: Final = """\b
 Examples:
   x1 verify net.onnx --calibrate samples.npz --input @samples.npz
   x1 verify net.net --calibrate samples.npz --input @digit.npy --target tiny8
+  x1 verify net.onnx --calibrate samples.npz --input @samples.npz --suggest
 """
 
 
@@ -40,6 +43,11 @@ Examples:
     metavar="[NAME=]@X.npy|@D.npz",
     help="Samples; axis 0 is looped in steps of the model's batch.",
 )
+@click.option(
+    "--suggest",
+    is_flag=True,
+    help="Show the layers with the least SQNR, and what another method or granularity gives.",
+)
 @json_option
 @reported("verify")
 def command(
@@ -49,23 +57,49 @@ def command(
     calibrate: str | None,
     shapes: tuple[str, ...],
     inputs: tuple[str, ...],
+    suggest: bool,
     as_json: bool,
     **options: Any,
 ) -> Outcome:
     """Compile MODEL, run it, and compare every tensor of the binary with ONNX Runtime, bit for bit."""
     del as_json
     machine = load_target(target, overrides)
+    if suggest and calibrate is None:
+        raise UsageError(
+            Diagnostic("usage.suggest", "--suggest compares calibrations", remedy="--calibrate D.npz")
+        )
     network = api.load_network(model, parse_shapes(shapes))
+    how = quantization(options)
     if calibrate is not None or options["scheme"] is not None:
-        network = api.quantize(network, calibrate, **quantization(options))
+        network = api.quantize(network, calibrate, **how)
     network.integers()
     members = data.input_members(inputs, list(network.input_shapes))
     count = data.sample_count(members, network.input_shapes)
     binary = api.compile(network, machine)
     samples = with_progress(data.samples(members, network.input_shapes), "verifying", count)
     result = verify(network, binary, samples)
+    body, text = result.as_json(), comparison_table(result)
+    if suggest and calibrate is not None:
+        recipe, given = api.recipe_of(how), api.scheme_given(how)
+        found = suggestions.suggest(
+            network, calibrate, recipe, data.samples(members, network.input_shapes), given
+        )
+        body |= {"suggestions": [s.as_json() for s in found]}
+        text += "\n\n" + suggestion_table(found)
     code = ExitCode.MISMATCH if result.mismatches else ExitCode.OK
-    return Outcome(result.as_json(), code, comparison_table(result), random_warning(calibrate))
+    return Outcome(body, code, text, random_warning(calibrate))
+
+
+def suggestion_table(found: Sequence[Suggestion]) -> str:
+    """A block per tensor: its SQNR, and that under every alternative, the best marked."""
+    lines = ["SQNR in dB, and what it would be with:"]
+    for row in found:
+        lines.append(f"{one_line(row.name)}{'  (output)' if row.is_output else ''}: {row.sqnr_db:.1f}")
+        lines += [
+            f"  {option:22}{value:6.1f}{'  <- best' if option == row.best else ''}"
+            for option, value in row.alternatives.items()
+        ]
+    return "\n".join(lines)
 
 
 def comparison_table(result: Verification) -> str:
