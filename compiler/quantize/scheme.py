@@ -158,7 +158,10 @@ class _Reader:
 
     def __init__(self, text: str, path: str, content: Mapping[str, Any]) -> None:
         self.path, self.content = path, content
-        self.lines = text.splitlines()
+        self.lines = [
+            line.partition("]")[0] + "]" if line.startswith("[") else line for line in text.splitlines()
+        ]
+        self.table = ""
         self.findings = Findings(UsageError)
 
     def scheme(self) -> Scheme:
@@ -191,7 +194,9 @@ class _Reader:
             self._wrong(key, f"{key} is {table!r}", "a table")
             return {}
         named = cast("Mapping[str, Any]", table)
+        self.table = key
         read = {name: entry(name, value) for name, value in named.items()}
+        self.table = ""
         return {name: value for name, value in read.items() if value is not None}
 
     def _quant(self, name: str, value: Any) -> Quant | None:
@@ -227,14 +232,18 @@ class _Reader:
     def _correction(self, name: str, value: Any) -> tuple[float, ...] | None:
         values: list[Any] = cast("list[Any]", value) if isinstance(value, list) else [value]
         if isinstance(value, list) and all(_is_number(v) and abs(v) <= LARGEST for v in values):
-            return tuple(float(v) for v in values)
+            return tuple(float(np.float32(v)) for v in values)
         self._wrong(name, f"the correction of '{name}' is no list of numbers", "[0.0, ...]")
         return None
 
     def _wrong(self, key: str, message: str, allowed: str, remedy: str = "") -> None:
-        heads = (key, _quoted(key), f"[{key}]")
-        line = next((i for i, t in enumerate(self.lines, 1) if t.strip().startswith(heads)), 0)
-        self.findings.add("scheme.value", message, FileLoc(self.path, line), allowed=allowed, remedy=remedy)
+        """Note a mistake at the line of its key, below the head of its table."""
+        start = self.lines.index(f"[{self.table}]") + 1 if f"[{self.table}]" in self.lines else 0
+        heads = (f"{key} ", f"{key}=", _quoted(key))
+        below = (n for n, t in enumerate(self.lines[start:], start + 1) if t.strip().startswith(heads))
+        self.findings.add(
+            "scheme.value", message, FileLoc(self.path, next(below, 0)), allowed=allowed, remedy=remedy
+        )
 
 
 def _is_number(value: Any) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 from importlib import resources
@@ -130,6 +131,50 @@ def test_quantize_writes_a_model_that_onnx_runtime_runs_with_the_same_bits(work:
     x1("run", "mnist.x1", "--input", "@digit.npy", "-o", "bits.npz", folder=work)
     with np.load(work / "bits.npz") as out:
         assert session.run(None, {"image": digit})[0].tobytes() == out["digit"].tobytes()
+
+
+def test_quantize_writes_a_qdq_model_whose_own_binary_has_onnx_runtimes_bits(work: Path) -> None:
+    as_json("quantize", NETWORK, "--calibrate", CALIBRATION, "--format", "qdq", "-o", "qdq.onnx", folder=work)
+    body = as_json("verify", "qdq.onnx", "--input", "@digit.npy", folder=work)
+    assert body["mismatches"] == 0
+    assert body["tensors"][-1]["comparable"]
+    assert body["tensors"][-1]["elements"] == 10
+
+
+def test_a_saved_scheme_gives_the_same_binary_and_an_edited_one_another(work: Path) -> None:
+    body = as_json("quantize", NETWORK, "--calibrate", CALIBRATION, "--save-scheme", "s.toml", folder=work)
+    assert (body["scheme"], body["output"]) == ("s.toml", None)
+    as_json("compile", NETWORK, "--scheme", "s.toml", "-o", "by_scheme.x1", folder=work)
+    assert (work / "by_scheme.x1").read_bytes() == (work / "mnist.x1").read_bytes()
+    text = (work / "s.toml").read_text()
+    edited = re.sub(r'"image" = .*', '"image" = { scale = 0.0078125, zero_point = -128 }', text)
+    assert edited != text
+    (work / "s.toml").write_text(edited)
+    as_json("compile", NETWORK, "--scheme", "s.toml", "-o", "edited.x1", folder=work)
+    from isa.program import bits_float
+    from x1.api import Binary
+
+    image = Binary.load(work / "edited.x1").program.abi.inputs[0]
+    assert image.scale_bits is not None
+    assert bits_float(image.scale_bits) == 0.0078125
+
+
+def test_verify_suggests_what_another_method_gives(work: Path) -> None:
+    options = ["--calibrate", CALIBRATION, "--input", "@digit.npy", "--per-tensor", "--suggest"]
+    body = as_json("verify", NETWORK, *options, folder=work)
+    found = {s["name"]: s for s in body["suggestions"]}
+    assert found["dense"]["is_output"]
+    assert set(found["conv2d"]["alternatives"]) == {
+        "--method minmax",
+        "--method percentile",
+        "--method entropy",
+        "without --per-tensor",
+        "--symmetric",
+        "--equalize",
+    }
+    assert found["conv2d"]["best"] == "without --per-tensor"
+    shown = x1("verify", NETWORK, *options, folder=work)
+    assert "without --per-tensor" in shown.stdout
 
 
 @pytest.mark.parametrize("form", ["nn", "q"])

@@ -66,6 +66,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "model m\ninput x: float32[100000, 28, 28, 1]\na = MaxPooling2D(2)(x)\noutput a\n"
     )
     (place / "data.x1s").write_text("the work of others\n")
+    (place / "part.toml").write_text('format = "x1.scheme/1"\n[tensors]\n')
+    (place / "other.toml").write_text(
+        'format = "x1.scheme/1"\n[tensors]\n"inptu" = { scale = 0.1, zero_point = 0 }\n[weights]\n"c" = "tensor"\n'
+    )
     (place / "parts").mkdir()
     (place / "parts" / "good.x1s").symlink_to(place / "data.x1s")
     (place / "mistakes.net").write_text(
@@ -135,6 +139,16 @@ CASES = {
     "quantize: missing file": (["quantize", "none.onnx", "--calibrate", "random:1", "-o", "q.onnx"], 2),
     "quantize: unknown operator": (["quantize", "unknown_operator.onnx", "--calibrate", "random:1", "-o", "q.onnx"], 3),
     "quantize: unknown format": (["quantize", "sound.onnx", "--calibrate", "random:1", "-o", "q.onnx", "--format", "qop"], 2),
+    "quantize: nothing to write": (["quantize", "sound.onnx", "--calibrate", "random:1"], 2),
+    "quantize: neither samples nor scheme": (["quantize", "sound.onnx", "-o", "q.onnx"], 2),
+    "quantize: percentile": (["quantize", "sound.onnx", "--calibrate", "random:1", "-o", "q.onnx", "--method", "percentile",
+                              "--percentile", "101"], 2),
+    "quantize: a scheme that lacks a tensor": (["quantize", "sound.onnx", "--scheme", "part.toml", "-o", "q.onnx"], 3),
+    "quantize: a scheme of another network": (["quantize", "sound.onnx", "--scheme", "other.toml", "-o", "q.onnx"], 2),
+    "quantize: a scheme that is no TOML": (["quantize", "sound.onnx", "--scheme", "bad.x1s", "-o", "q.onnx"], 2),
+    "compile: a missing scheme": (["compile", "sound.onnx", "--scheme", "none.toml"], 2),
+    "verify: suggest without samples": (["verify", "sound.onnx", "--scheme", "part.toml", "--input", "@x.npy",
+                                         "--suggest"], 2),
     "run: missing file": (["run", "none.x1", "--input", "@x.npy"], 2),
     "run: truncated binary": (["run", "truncated.x1", "--input", "@x.npy"], 5),
     "run: text file": (["run", "text.onnx", "--input", "@x.npy"], 5),
