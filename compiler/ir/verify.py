@@ -10,66 +10,14 @@ from compiler.ir.graph import Const, Graph, Input, Node, typed
 from compiler.ir.op import ShapeError
 from compiler.ir.types import DType, Quant
 
-ANY_STAGE: Final = frozenset(
-    {
-        "input",
-        "const",
-        "reshape",
-        "transpose",
-        "max_pool",
-        "clamp_codes",
-        "slice",
-        "depth_to_space",
-        "space_to_depth",
-        "take",
-    }
-)
-STAGES: Final[dict[str, frozenset[str]]] = {
-    "nn": ANY_STAGE
-    | {
-        "nn.conv2d",
-        "nn.gemm",
-        "nn.matmul",
-        "nn.add",
-        "nn.concat",
-        "nn.reduce",
-        "nn.unary",
-        "nn.pad",
-        "nn.binary",
-        "nn.prelu",
-        "nn.clamp",
-        "nn.average_pool",
-        "nn.softmax",
-        "nn.batch_norm",
-        "nn.identity",
-    },
-    "q": ANY_STAGE
-    | {
-        "q.quantize",
-        "q.dequantize",
-        "q.returned",
-        "q.conv2d",
-        "q.gemm",
-        "q.matmul",
-        "q.add",
-        "q.concat",
-        "q.reduce",
-        "q.mul",
-        "q.pad",
-        "q.real",
-        "q.prelu",
-        "q.affine",
-        "q.table",
-        "q.average_pool",
-        "q.softmax",
-    },
+STAGES: Final[dict[str, tuple[str, ...]]] = {
+    "nn": ("", "nn"),
+    "qdq": ("", "nn", "q.quantize", "q.dequantize"),
+    "q": ("", "q"),
+    "device": ("", "q"),
 }
-STAGES["device"] = STAGES["q"]
-STAGES["qdq"] = STAGES["nn"] | {"q.quantize", "q.dequantize"}
-MOVING: Final = frozenset(
-    {"reshape", "transpose", "max_pool", "slice", "q.pad", "depth_to_space", "space_to_depth", "take"}
-)
-"""Operations whose result has the quantization of the operand."""
+"""The operations of every stage, by name or by what stands before the dot; nothing stands before those that
+belong to all."""
 INTEGERS: Final = ("q", "device")
 """Stages whose graphs compute integers, real numbers at their edges alone."""
 
@@ -87,7 +35,7 @@ def verify(graph: Graph) -> None:
     """
     allowed = STAGES[graph.stage]
     for node in graph.nodes():
-        if node.op.name not in allowed:
+        if node.op.name not in allowed and node.op.name.rpartition(".")[0] not in allowed:
             raise VerifyError(f"%{node.id} = {node.op.name} does not belong to stage {graph.stage}")
         _verify_type(node)
         if graph.stage in INTEGERS:
@@ -159,8 +107,10 @@ def _verify_quantization(node: Node) -> None:
     least, most = node.type.dtype.bounds if node.type.dtype.is_code else (0, 0)
     if not least <= low <= high <= most:
         raise VerifyError(f"%{node.id} = {node.op.name} clamps to {low}..{high}, outside {least}..{most}")
-    moves = node.op.name in MOVING
-    if moves and node.type.quant != node.inputs[0].type.quant:
+    if isinstance(node.op, (Const, Input)):
+        return
+    kept = node.op.result([i.type for i in node.inputs]).quant
+    if kept is not None and node.type.quant != kept:
         raise VerifyError(f"%{node.id} = {node.op.name} changes the quantization")
 
 

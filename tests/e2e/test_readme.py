@@ -1,41 +1,53 @@
-"""The README shows what the commands print."""
+"""The README and the tutorial show what the commands print."""
 
 from __future__ import annotations
 
-import re
-import shlex
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.sessions import replay, steps
+
 REPOSITORY = Path(__file__).resolve().parents[2]
-SESSION = re.search(
-    r"```\n(\$ cat .*?)```", (REPOSITORY / "README.md").read_text(encoding="utf-8"), re.DOTALL
-)
-assert SESSION is not None
-COMMANDS = [part.partition("\n")[::2] for part in SESSION[1].split("$ ")[1:]]
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the sample, in which the commands follow one another."""
-    return Path(
-        shutil.copytree(REPOSITORY / "samples" / "mnist", tmp_path_factory.mktemp("readme") / "mnist")
+@pytest.fixture
+def sample(tmp_path: Path) -> Path:
+    """A copy of the digits and their network, in which the commands follow one another."""
+    return Path(shutil.copytree(REPOSITORY / "samples" / "mnist", tmp_path / "mnist"))
+
+
+def readme_session(folder: Path) -> Path:
+    """The part of the README that is one session on the sample."""
+    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    page = folder / "session.md"
+    page.write_text(
+        text[text.index("## The whole job") : text.index("The same from Python")], encoding="utf-8"
     )
+    return page
 
 
-def test_every_command_prints_what_the_readme_shows(folder: Path) -> None:
-    assert len(COMMANDS) == 5
-    for command, shown in COMMANDS:
-        words = shlex.split(command)
-        if words[0] == "x1":
-            words[:1] = [sys.executable, "-m", "x1"]
-        done = subprocess.run(words, cwd=folder, capture_output=True, text=True, check=True)
-        printed = done.stdout + done.stderr
-        pattern = "".join(
-            "(?:.*\\n)*?" if line == "..." else re.escape(line) + "\\n" for line in shown.strip().splitlines()
-        )
-        assert re.fullmatch(pattern, printed.strip() + "\n"), f"$ {command}\n{printed}"
+def test_every_command_prints_what_the_readme_shows(sample: Path) -> None:
+    assert replay(readme_session(sample), sample) == 5
+
+
+def test_every_command_prints_what_the_tutorial_shows(sample: Path) -> None:
+    shutil.copy(REPOSITORY / "samples" / "pytorch" / "net.onnx", sample / "net.onnx")
+    assert replay(REPOSITORY / "docs" / "tutorial.md", sample) == 10
+
+
+def test_a_line_that_is_not_printed_is_found(sample: Path) -> None:
+    """A planted fault: the comparison of pages must be able to fail."""
+    page = readme_session(sample)
+    page.write_text(page.read_text(encoding="utf-8").replace("16 instructions", "17 instructions"))
+    with pytest.raises(AssertionError, match="16 instructions"):
+        replay(page, sample)
+
+
+def test_every_command_of_the_guides_is_among_the_steps() -> None:
+    """Nothing that starts with `$` hides in a block of another language."""
+    for name in ("README.md", "docs/tutorial.md"):
+        text = (REPOSITORY / name).read_text(encoding="utf-8")
+        shown = sum(line.startswith("$ ") for line in text.splitlines())
+        assert shown == sum(command != "python" for command, _ in steps(text))
