@@ -12,7 +12,10 @@ from compiler.ir.graph import Node
 from compiler.ir.op import Array, Op, op
 from compiler.ir.types import DType, TensorType
 from compiler.ops.boundary import QLinear, qlinear
+from compiler.ops.conv2d import Conv2d
+from compiler.ops.max_pool import ceil_pads, reaches
 from compiler.ops.reduce import QReduce
+from compiler.ops.slices import Pad
 from compiler.ops.spatial import (
     Pads,
     Pair,
@@ -94,21 +97,40 @@ class QAveragePool(Op):
 
 @onnx_operator("AveragePool")
 def import_average_pool(n: OnnxNode) -> Node:
-    """Over one or two dimensions; ceil_mode only where it changes nothing."""
+    """Over one or two dimensions; dilated only where every window has as many taps."""
     if len(n.operand(0).shape) == 3:
         return one_dimensional(n, import_average_pool)
     x = n.operand(0)
     if len(x.shape) != 4:
         n.fail(f"AveragePool on the shape {list(x.shape)} is not supported", "rank 4")
     kernel, strides, dilations = onnx_window(n, n.integers("kernel_shape", ()))
-    pads = onnx_pads(n, (x.shape[2], x.shape[3]), kernel, strides, dilations)
-    rest = [(x.shape[2 + i] + pads[i] + pads[i + 2] - kernel[i]) % strides[i] for i in (0, 1)]
-    if dilations != (1, 1) or (n.integer("ceil_mode", 0) and any(rest)):
+    extents = (x.shape[2], x.shape[3])
+    pads, include = onnx_pads(n, extents, kernel, strides, dilations), bool(n.integer("count_include_pad", 0))
+    whole = (
+        ceil_pads(extents, reaches(kernel, dilations), strides, pads) if n.integer("ceil_mode", 0) else pads
+    )
+    if dilations != (1, 1):
+        return _dilated(n, x, kernel, strides, dilations, pads if whole == pads else None, include=include)
+    if include and whole != pads:  # the pads count, what the last windows reach beyond them does not
+        top, left, bottom, right = pads
+        x = n.before(Pad((0, 0, top, left), (0, 0, bottom, right), "constant", 0.0), x, suffix="padded")
+        whole, include = (0, 0, whole[2] - bottom, whole[3] - right), False
+    return n.add(AveragePool(kernel, strides, whole, include, "NCHW"), x)
+
+
+def _dilated(
+    n: OnnxNode, x: Node, kernel: Pair, strides: Pair, dilations: Pair, pads: Pads | None, *, include: bool
+) -> Node:
+    """A depthwise convolution with equal weights."""
+    if pads is None or (any(pads) and not include):
         n.fail(
-            "dilation or ceil_mode with incomplete windows is not supported", "dilations=[1,1], ceil_mode=0"
+            "a dilated average whose windows have different numbers of taps is not supported",
+            "no pads or count_include_pad=1, and whole windows",
         )
-    include = bool(n.integer("count_include_pad", 0))
-    return n.add(AveragePool(kernel, strides, pads, include, "NCHW"), x)
+    channels = x.shape[1]
+    weights = np.full((channels, 1, *kernel), 1 / (kernel[0] * kernel[1]), np.float32)
+    conv = Conv2d(strides, pads, dilations, "NCHW", groups=channels)
+    return n.add(conv, x, n.const(weights, "share"), n.const(np.zeros(channels, np.float32), "none"))
 
 
 qlinear("QLinearAveragePool", QLinear("AveragePool", [(0, 1, 2)], (3, 4)), MICROSOFT)

@@ -35,20 +35,25 @@ class MaxPool(Op):
     strides: Pair
     pads: Pads
     layout: str
+    dilations: Pair = (1, 1)
 
     def infer(self, types: Sequence[TensorType]) -> TensorType:
-        shape = pooled_shape(types[0].shape, self.layout, self.kernel, self.strides, self.pads)
+        shape = pooled_shape(
+            types[0].shape, self.layout, self.kernel, self.strides, self.pads, self.dilations
+        )
         return TensorType(types[0].dtype, shape, types[0].quant)
 
     def evaluate(self, args: Sequence[Array], types: Sequence[TensorType], out: TensorType) -> Array:
         least = -np.inf if out.dtype is DType.F32 else out.dtype.bounds[0]
-        taken = windows(nhwc(args[0], self.layout), self.kernel, self.strides, (1, 1), self.pads, least)
+        taken = windows(
+            nhwc(args[0], self.layout), self.kernel, self.strides, self.dilations, self.pads, least
+        )
         return from_nhwc(taken.max(axis=(-2, -1)), self.layout)
 
 
 @onnx_operator("MaxPool")
 def import_max_pool(n: OnnxNode) -> Node:
-    """Over one or two dimensions, without dilation and without the indices output."""
+    """Over one or two dimensions, without the indices output."""
     if len(n.operand(0).shape) == 3:
         return one_dimensional(n, import_max_pool)
     x = n.operand(0)
@@ -57,13 +62,17 @@ def import_max_pool(n: OnnxNode) -> Node:
     if n.outputs > 1:
         n.fail("the Indices output is not supported", "one output")
     kernel, strides, dilations = onnx_window(n, n.integers("kernel_shape", ()))
-    if dilations != (1, 1):
-        n.fail(f"dilations={list(dilations)} are not supported", "[1, 1]")
     extents = (x.shape[2], x.shape[3])
     pads = onnx_pads(n, extents, kernel, strides, dilations)
     if n.integer("ceil_mode", 0):
-        pads = ceil_pads(extents, kernel, strides, pads)
-    return n.add(MaxPool(kernel, strides, pads, "NCHW"), x)
+        pads = ceil_pads(extents, reaches(kernel, dilations), strides, pads)
+    return n.add(MaxPool(kernel, strides, pads, "NCHW", dilations), x)
+
+
+def reaches(kernel: Pair, dilations: Pair) -> Pair:
+    """What a window spans."""
+    rows, columns = ((k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True))
+    return rows, columns
 
 
 def ceil_pads(extents: Pair, kernel: Pair, strides: Pair, pads: Pads) -> Pads:
@@ -93,20 +102,26 @@ def quantize_max_pool(q: Quantizer, node: Node, inputs: list[Node]) -> Node:
 
 @written_as_onnx(MaxPool)
 def write_max_pool(w: OnnxWriter, node: Node) -> None:
-    """MaxPool on int8 (opset 12)."""
+    """MaxPool on int8 (opset 12); pads that ONNX Runtime refuses, as wide as the kernel, by a Pad before."""
     operation = node.op
     assert isinstance(operation, MaxPool)
-    write_spatial(
-        w,
-        node,
-        operation.layout,
-        w.tensor(node.inputs[0]),
-        lambda source, output: w.add(
+    top, left, bottom, right = operation.pads
+    inside = all(p < operation.kernel[i % 2] for i, p in enumerate(operation.pads))
+
+    def write(source: str, output: str) -> None:
+        if not inside:
+            pads = w.initializer(np.array([0, 0, top, left, 0, 0, bottom, right], np.int64), f"{output}_pads")
+            least = np.array(node.type.dtype.bounds[0], node.type.dtype.numpy)
+            padding = [pads, w.initializer(least, f"{output}_least")]
+            source = w.add("Pad", [source, *padding], f"{output}_padded")
+        w.add(
             "MaxPool",
             [source],
             output,
             kernel_shape=list(operation.kernel),
             strides=list(operation.strides),
-            pads=list(operation.pads),
-        ),
-    )
+            pads=list(operation.pads) if inside else [0, 0, 0, 0],
+            dilations=list(operation.dilations),
+        )
+
+    write_spatial(w, node, operation.layout, w.tensor(node.inputs[0]), write)

@@ -108,19 +108,21 @@ def window_output(extent: int, taps: int, stride: int, dilation: int, before: in
     return count
 
 
-def pooled_shape(shape: Shape, layout: str, kernel: Pair, strides: Pair, pads: Pads) -> Shape:
+def pooled_shape(
+    shape: Shape, layout: str, kernel: Pair, strides: Pair, pads: Pads, dilations: Pair = (1, 1)
+) -> Shape:
     """The shape after pooling.
 
     Raises:
         ShapeError: a window does not fit or lies in the padding alone.
     """
-    require_geometry(layout, pads, kernel, strides)
+    require_geometry(layout, pads, kernel, strides, dilations)
     n, h, w, c = image_shape(shape, layout)
-    oh = window_output(h, kernel[0], strides[0], 1, pads[0], pads[2])
-    ow = window_output(w, kernel[1], strides[1], 1, pads[1], pads[3])
+    oh = window_output(h, kernel[0], strides[0], dilations[0], pads[0], pads[2])
+    ow = window_output(w, kernel[1], strides[1], dilations[1], pads[1], pads[3])
     for extent, count, taps, stride, before, after in (
-        (h, oh, kernel[0], strides[0], pads[0], pads[2]),
-        (w, ow, kernel[1], strides[1], pads[1], pads[3]),
+        (h, oh, (kernel[0] - 1) * dilations[0] + 1, strides[0], pads[0], pads[2]),
+        (w, ow, (kernel[1] - 1) * dilations[1] + 1, strides[1], pads[1], pads[3]),
     ):
         if before >= taps or after >= taps or (count - 1) * stride - before >= extent:
             raise ShapeError(f"a pooling window of {taps} lies in padding alone", "pads less than the window")

@@ -19,6 +19,7 @@ from compiler.passes.fuse_qdq import FuseQdq
 from compiler.passes.infer_shapes import InferShapes
 from compiler.passes.permute_on_host import PermuteOnHost
 from compiler.passes.quantize import QuantizeGraph
+from compiler.passes.split_windows import SplitWindows
 from compiler.passes.to_device_layout import ToDeviceLayout
 
 PREPARE: Final[tuple[Pass, ...]] = (
@@ -42,6 +43,7 @@ INGEST: Final[tuple[Pass, ...]] = (
 """For graphs that were quantized elsewhere."""
 TO_DEVICE: Final[tuple[Pass, ...]] = (
     ToDeviceLayout(),  # puts the transposes in
+    SplitWindows(),
     CancelTransposes(),  # takes them out
     PermuteOnHost(),  # what is left at the edges costs nothing there
     EliminateIdentity(),

@@ -60,8 +60,26 @@ class Layers:
         kernel: tuple[int, int],
         strides: tuple[int, int] = (2, 2),
         pads: tuple[int, int, int, int] = (1, 1, 1, 1),
+        dilations: tuple[int, int] = (1, 1),
     ) -> Node:
-        return self.graph.add(MaxPool(kernel, strides, pads, "NHWC"), (self.x,))
+        return self.graph.add(MaxPool(kernel, strides, pads, "NHWC", dilations), (self.x,))
+
+    def average(self, kernel: tuple[int, int], strides: tuple[int, int] = (2, 2)) -> Node:
+        operation = AveragePool(kernel, strides, (1, 1, 1, 1), count_include_pad=False, layout="NHWC")
+        return self.graph.add(operation, (self.x,))
+
+    def window(
+        self,
+        cout: int,
+        kernel: tuple[int, int],
+        strides: tuple[int, int],
+        pads: tuple[int, int, int, int] = (0, 0, 0, 0),
+        dilations: tuple[int, int] = (1, 1),
+        groups: int = 1,
+    ) -> Node:
+        operation = Conv2d(strides, pads, dilations, "NHWC", groups=groups)
+        w = self.weights(cout, self.x.shape[3] // groups, *kernel)
+        return self.graph.add(operation, (self.x, w, self.weights(cout)))
 
     def dense(self, x: Node, columns: int) -> Node:
         depth = x.type.elements // x.shape[0]
@@ -85,6 +103,20 @@ CUT: dict[str, Build] = {
     "many output channels": ((1, 3, 3, 5), lambda net: net.conv(net.x, 4100, 1, 1)),
     "dilation 16": ((1, 20, 20, 5), lambda net: net.conv(net.x, 4, 3, 3, pad=16, dilation=16)),
     "product of a reshaped resident": ((3, 9, 100, 3), lambda net: net.dense(net.conv(net.x, 10, 1, 1), 3)),
+    "kernel of a convolution": ((1, 20, 20, 5), lambda net: net.conv(net.x, 4, 17, 3)),
+    "kernel over rows and columns": ((1, 40, 37, 3), lambda net: net.conv(net.x, 4, 33, 20, pad=7)),
+    "pad of a convolution": ((1, 20, 20, 5), lambda net: net.conv(net.x, 4, 3, 3, pad=40)),
+    "dilation of a convolution": ((1, 45, 50, 5), lambda net: net.conv(net.x, 4, 3, 2, pad=2, dilation=17)),
+    "patches": ((1, 64, 64, 3), lambda net: net.window(6, (32, 32), (32, 32))),
+    "stride beyond the kernel": ((2, 50, 40, 3), lambda net: net.window(6, (2, 3), (20, 5), (1, 1, 2, 0))),
+    "large depthwise kernel": ((1, 30, 31, 6), lambda net: net.window(6, (31, 31), (1, 1), (15, 15, 15, 15), groups=6)),
+    "large grouped kernel": ((1, 30, 12, 6), lambda net: net.window(4, (18, 3), (2, 1), (9, 1, 8, 1), groups=2)),
+    "dilated grouped": ((1, 50, 12, 6), lambda net: net.window(4, (3, 3), (2, 1), (9, 1, 8, 1), (20, 2), groups=2)),
+    "kernel of a pool": ((1, 80, 30, 3), lambda net: net.pool((70, 3))),
+    "kernel of a pool over columns": ((1, 9, 200, 3), lambda net: net.pool((3, 150))),
+    "stride of a pool": ((1, 80, 30, 3), lambda net: net.pool((3, 3), (17, 2))),
+    "pad of a pool": ((1, 80, 30, 3), lambda net: net.pool((60, 3), pads=(40, 1, 1, 1))),
+    "dilated pool": ((2, 30, 29, 5), lambda net: net.pool((3, 2), (2, 1), (2, 1, 3, 1), (3, 2))),
     "turned": ((1, 100, 90, 3), lambda net: net.graph.add(Clamp(-1, 0.5), (
         net.graph.add(Transpose((0, 2, 1, 3)), (net.conv(net.x, 9, 1, 1),)),))),
 }  # fmt: skip
@@ -103,11 +135,8 @@ def test_what_exceeds_a_field_is_cut(name: str, target: str) -> None:
 
 
 REFUSED: dict[str, tuple[Build, str]] = {
-    "kernel of a pool": (((1, 80, 30, 3), lambda net: net.pool((70, 3))), "at most 64"),
-    "stride of a pool": (((1, 80, 30, 3), lambda net: net.pool((3, 3), (17, 2))), "at most 16"),
-    "pad of a pool": (((1, 80, 30, 3), lambda net: net.pool((60, 3), pads=(40, 1, 1, 1))), "at most 31"),
-    "kernel of a convolution": (((1, 20, 20, 5), lambda net: net.conv(net.x, 4, 17, 3)), "at most 16"),
-    "pad of a convolution": (((1, 20, 20, 5), lambda net: net.conv(net.x, 4, 3, 3, pad=40)), "at most 31"),
+    "kernel of an average": (((1, 80, 30, 3), lambda net: net.average((70, 3))), "at most 64"),
+    "stride of an average": (((1, 80, 30, 3), lambda net: net.average((3, 3), (17, 2))), "at most 16"),
     "length of a softmax": (((1, 70000), lambda net: net.graph.add(Softmax(1), (net.x,))), "at most 65535"),
 }  # fmt: skip
 
