@@ -118,6 +118,22 @@ class Network:
             "Conv", inputs, (n, cout, *out), strides=strides, pads=pads, dilations=dilations, group=groups
         )
 
+    def wide_conv(self, x: Value) -> Value:
+        """A convolution beyond the fields of an instruction: kernel, dilation, stride or pads."""
+        n, c, h, w = x.shape
+        groups = self.pick(1, 1, c)
+        cout = groups * self.pick(1, 2)
+        kind = self.pick("kernel", "dilation", "stride", "pads")
+        kernel = [self.pick(17, 18) if kind == "kernel" else 2, self.pick(1, 3)]
+        dilation, stride = 17 if kind == "dilation" else 1, 17 if kind == "stride" else 1
+        reach = (kernel[0] - 1) * dilation + 1
+        before = 33 if kind == "pads" else reach // 2
+        pads = [before, self.pick(0, 1), reach // 2, 1]
+        out = [(h + before + pads[2] - reach) // stride + 1, w + pads[1] + 1 - kernel[1] + 1]
+        inputs = [x.name, self.weights(cout, c // groups, *kernel)]
+        return self.add("Conv", inputs, (n, cout, *out), strides=[stride, 1], pads=pads,
+                        dilations=[dilation, 1], group=groups)  # fmt: skip
+
     def conv_transpose(self, x: Value) -> Value:
         n, c, h, w = x.shape
         groups = self.pick(1, 1, *(g for g in (2, 3) if c % g == 0))
@@ -155,7 +171,28 @@ class Network:
         ):
             raise DoesNotFit
         extra = {"count_include_pad": self.pick(0, 1)} if op == "AveragePool" else {}
+        if self.pick(0, 0, 1):
+            return self.other_pool(x, op, kernel, strides, extra)
         return self.add(op, [x.name], (n, c, *out), kernel_shape=kernel, strides=strides, pads=pads, **extra)
+
+    def other_pool(
+        self, x: Value, op: str, kernel: list[int], strides: list[int], extra: dict[str, Any]
+    ) -> Value:
+        """Dilated maxima, averages with incomplete windows at the end."""
+        n, c, h, w = x.shape
+        dilations = [self.pick(1, 2), self.pick(2, 3)] if op == "MaxPool" else [1, 1]
+        reach = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
+        ceil = op == "AveragePool"
+        out = [(e - r + (s - 1) * ceil) // s + 1 for e, r, s in zip((h, w), reach, strides, strict=True)]
+        if min(h - reach[0], w - reach[1]) < 0 or any(
+            (o - 1) * s >= e for o, s, e in zip(out, strides, (h, w), strict=True)
+        ):
+            raise DoesNotFit
+        if ceil:
+            extra |= {"ceil_mode": 1}
+        else:
+            extra |= {"dilations": dilations}
+        return self.add(op, [x.name], (n, c, *out), kernel_shape=kernel, strides=strides, **extra)
 
     def excite(self, x: Value) -> Value:
         """Squeeze and excitation: a gain for every channel, computed from the whole image."""
@@ -319,13 +356,9 @@ class Network:
         op = self.pick(
             "ReduceMean", "ReduceMax", "ReduceMin", "ReduceMin", "ReduceSum", "ReduceSum", "GlobalMaxPool"
         )
-        axes = (
-            []
-            if op == "GlobalMaxPool"
-            else [1]
-            if op in ("ReduceMean", "ReduceMax") and self.pick(0, 1)
-            else [2, 3]
-        )
+        several = [[2, 3], [1, 3], [1, 2], [1, 2, 3], [0, 2], [0, 1, 3]]
+        single = [[1]] if op == "ReduceMean" else [[1], [2], [3], [0]]
+        axes = [] if op == "GlobalMaxPool" else self.pick(*several, *single)
         reduced = axes or [2, 3]
         shape = tuple(1 if i in reduced else d for i, d in enumerate(x.shape))
         inputs = [x.name] + ([self.constant(np.array(axes))] if axes else [])
@@ -381,7 +414,7 @@ class Network:
             self.conv, self.conv, self.conv, self.conv_transpose, self.norm, self.pool, self.pool, self.excite,
             self.binary, self.binary, self.concat, self.split, self.slice, self.pad, self.resize, self.blocks,
             self.transpose, self.pointwise, self.pointwise, self.pointwise, self.pointwise, self.clip, self.prelu,
-            self.power, self.softmax, self.swish, self.reduce, self.reduce, self.product, self.gather, self.line,
+            self.power, self.softmax, self.swish, self.reduce, self.reduce, self.wide_conv, self.product, self.gather, self.line,
             self.several, self.several, self.reshaped, self.expand, self.pointwise, self.blocks, self.blocks,
         ]  # fmt: skip
 
@@ -404,12 +437,18 @@ def random_network(seed: int) -> tuple[onnx.ModelProto, Counter[str]]:
         x = net.head(x) if net.pick(0, 0, 1) == 0 else x
     if x is given or not any(x.name in n.output for n in net.nodes):
         x = net.add("Relu", [given.name], given.shape)
+    indices: list[Value] = []
+    if net.pick(0, 0, 0, 1):
+        axis, op = net.pick(*range(int(len(x.shape) == 4), len(x.shape))), net.pick("ArgMax", "ArgMin")
+        shape = tuple(1 if i == axis else d for i, d in enumerate(x.shape))
+        indices.append(net.add(op, [x.name], shape, axis=axis, select_last_index=net.pick(0, 1)))
     outputs = [x] + ([net.images[0]] if net.images and net.images[0] is not x and net.pick(0, 0, 1) else [])
     graph = helper.make_graph(
         net.nodes,
         f"random{seed}",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, given.shape)],
-        [helper.make_tensor_value_info(v.name, TensorProto.FLOAT, v.shape) for v in outputs],
+        [helper.make_tensor_value_info(v.name, TensorProto.FLOAT, v.shape) for v in outputs]
+        + [helper.make_tensor_value_info(v.name, TensorProto.INT64, v.shape) for v in indices],
         net.constants,
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=8)

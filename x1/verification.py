@@ -128,7 +128,7 @@ def verify(model: Model, binary: Binary, samples: Iterable[Mapping[str, NDArray[
     promised = _promised(graph, oracle)
     rows = {v.name: _row(v.name, node, node.id in promised) for node in graph.nodes() for v in node.views}
     result = Verification(oracle.describe(), 0, list(rows.values()))
-    quants = {v.name: node.quant for node in graph.nodes() for v in node.views}
+    quants = {v.name: node.quant for node in graph.nodes() if node.type.quant for v in node.views}
     for sample in samples:
         result.samples += 1
         got = session.execute(sample, tensors=True)  # first: it checks names, dtypes and shapes
@@ -141,7 +141,7 @@ def verify(model: Model, binary: Binary, samples: Iterable[Mapping[str, NDArray[
                 row.comparable = False
                 continue
             row.add(expected[name], got.tensors[name], evaluated[name])
-            if name in real:
+            if name in real and name in quants:
                 quant = quants[name]
                 row.add_real(
                     real[name], arithmetic.dequantize(got.tensors[name], quant.scale, quant.zero_point)

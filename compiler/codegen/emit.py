@@ -111,17 +111,22 @@ def _interface(name: str, host: Node, device: Node, tensor: Tensor, perm: tuple[
         name,
         host.type.dtype.host_name,
         host.shape,
-        device.type.dtype.host_name,
-        tensor.shape,
+        _device_dtype(device),
+        tensor.elements,
         perm,
         tensor.shape[3],
         float_bits(device.quant.scale) if host.type.dtype is DType.F32 else None,
-        device.quant.zero_point,
+        0 if device.type.quant is None else device.quant.zero_point,
         REGION[tensor.home.memory],
         tensor.home.address,
         tensor.home.size,
         tensor.id,
     )
+
+
+def _device_dtype(node: Node) -> str:
+    """The type of a value's elements on the device: indices are int32 there."""
+    return (DType.I32 if node.type.dtype is DType.I64 else node.type.dtype).host_name
 
 
 # --- debug map -----------------------------------------------------------------------------------
@@ -194,18 +199,19 @@ def _tensor_rows(graph: Graph, plan: Plan) -> list[TensorRow]:
         if node.id not in plan.views or node.is_constant:
             continue
         tensor = plan.views[node.id].tensor
-        quant = node.quant
+        scale = None if node.type.quant is None else float_bits(node.quant.scale)
+        zero = 0 if node.type.quant is None else node.quant.zero_point
         if tensor.id not in held:
             held.add(tensor.id)
             rows.append(
                 TensorRow(
                     tensor.id,
                     "",
-                    node.type.dtype.host_name,
-                    tensor.shape,
+                    _device_dtype(node),
+                    tensor.elements,
                     (),
-                    float_bits(quant.scale),
-                    quant.zero_point,
+                    scale,
+                    zero,
                 )
             )
         for view in node.views:
@@ -213,11 +219,11 @@ def _tensor_rows(graph: Graph, plan: Plan) -> list[TensorRow]:
                 TensorRow(
                     next_id,
                     view.name,
-                    node.type.dtype.host_name,
+                    _device_dtype(node),
                     view.shape,
                     view.steps,
-                    float_bits(quant.scale),
-                    quant.zero_point,
+                    scale,
+                    zero,
                     tensor.id,
                 )
             )

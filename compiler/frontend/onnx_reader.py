@@ -405,7 +405,7 @@ class _Importer:
 
     def _output(self, value: onnx.ValueInfoProto, node: Node) -> None:
         """Check what the model declares of an output against what it computes."""
-        returnable = node.type.dtype is DType.F32 or node.type.dtype.is_code
+        returnable = node.type.dtype in (DType.F32, DType.I64) or node.type.dtype.is_code
         if not returnable or is_parameter(node) or not 1 <= len(node.shape) <= 4:
             self.findings.add(
                 "model.output",

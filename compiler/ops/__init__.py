@@ -3,6 +3,7 @@
 from compiler.ops import (
     activation,
     add,
+    arg_max,
     average_pool,
     batch_norm,
     binary,
@@ -27,6 +28,7 @@ from compiler.ops import (
 __all__ = [
     "activation",
     "add",
+    "arg_max",
     "average_pool",
     "batch_norm",
     "binary",

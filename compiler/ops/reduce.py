@@ -117,11 +117,14 @@ def import_reduce(n: OnnxNode) -> Node:
 def reduced(n: OnnxNode, function: str, axes: tuple[int, ...], *, keep: bool) -> Node:
     """A reduction, and a reshape where the axes are not kept."""
     x = n.operand(0)
+    left = tuple(d for i, d in enumerate(x.shape) if i not in axes)
+    if len(axes) == len(x.shape) == RANK:  # the device keeps its first dimension
+        x = n.before(Reshape((1, x.shape[0] * x.shape[1], *x.shape[2:])), x, suffix="one")
+        axes = axes[1:]
     operation = Reduce(function, axes)
     if keep:
         return n.add(operation, x)
-    shape = tuple(d for i, d in enumerate(x.shape) if i not in axes)
-    return n.add(Reshape(shape or (1,)), n.before(operation, x, suffix="kept"))
+    return n.add(Reshape(left), n.before(operation, x, suffix="kept"))
 
 
 @onnx_operator("GlobalAveragePool", "GlobalMaxPool")

@@ -13,7 +13,7 @@ from typing import ClassVar
 from compiler.errors import CompileError, Unsupported
 from compiler.frontend.importing import is_parameter
 from compiler.ir.graph import Graph, Input, Node, SourceView
-from compiler.ir.types import Quant
+from compiler.ir.types import DType, Quant
 from compiler.ops.activation import QTable
 from compiler.ops.boundary import Dequantize, Quantize, Returned
 from compiler.passes.base import Pass
@@ -148,5 +148,5 @@ class _Fuser:
         return made
 
     def _output(self, node: Node, name: str) -> Node:
-        operation = Returned() if node.type.dtype.is_code else Dequantize()
+        operation = Dequantize() if node.type.dtype is DType.F32 else Returned()
         return self.made.add(operation, (self._codes(node),), name=name, loc=node.loc)

@@ -13,7 +13,8 @@ from typing import ClassVar
 
 from compiler.errors import CompileError, Unsupported
 from compiler.ir.graph import Graph, Input, Node, SourceView
-from compiler.ops.boundary import Dequantize, Quantize
+from compiler.ir.types import DType
+from compiler.ops.boundary import Dequantize, Quantize, Returned
 from compiler.passes.base import Pass
 from compiler.quantize.rules import RULES, Quantizer
 from compiler.quantize.scheme import Scheme
@@ -54,7 +55,9 @@ def to_integers(graph: Graph, scheme: Scheme) -> tuple[Graph, set[str]]:
     if refused:
         raise CompileError(refused)
     outputs = [
-        made.add(Dequantize(), (values[n.id],), name=name, loc=n.loc)
+        made.add(
+            Dequantize() if n.type.dtype is DType.F32 else Returned(), (values[n.id],), name=name, loc=n.loc
+        )
         for n, name in zip(graph.outputs, graph.output_names, strict=True)
     ]
     made.set_outputs(outputs, graph.output_names)

@@ -51,6 +51,10 @@ class ToDeviceLayout(Pass):
                 others = [i for i in range(len(node.shape)) if i != operation.axis]
                 last = len(others)
                 _convert(graph, node, replace(operation, axis=last), (*others, operation.axis))
+            elif isinstance(operation, QReduce) and not is_on_device(operation, len(node.shape)):
+                kept = [i for i in range(len(node.shape)) if i not in operation.axes]
+                axes = tuple(range(len(kept), len(node.shape)))
+                _convert(graph, node, replace(operation, axes=axes), (*kept, *operation.axes))
         graph.stage = "device"
         return graph
 

@@ -11,7 +11,7 @@ from typing import Final
 
 from compiler.errors import CompileError
 from compiler.ir.graph import Graph, Node
-from compiler.ir.types import Shape
+from compiler.ir.types import DType, Shape
 from compiler.ops.boundary import Dequantize, Quantize, Returned, host_nodes
 from compiler.ops.gemm import QGemm
 from compiler.ops.shapes import Reshape, Transpose, unreshaped
@@ -28,6 +28,8 @@ MAX_RESIDENT_PIXEL: Final = greatest(Conv, "ips")
 MAX_RESIDENT_ROW: Final = greatest(VectorMove, "ss1")
 """Pitches that every instruction on images can express."""
 MAX_RESIDENT_DEPTH: Final = greatest(Gemm, "ap")
+
+INDEX_BYTES: Final = 4
 
 
 @dataclass
@@ -54,6 +56,11 @@ def device_shape(shape: Shape) -> tuple[int, int, int, int]:
     """A shape of rank up to 4 as (n, h, w, c), ones in front."""
     n, h, w, c = (*(1,) * (4 - len(shape)), *shape)
     return n, h, w, c
+
+
+def item_bytes(node: Node) -> int:
+    """Bytes of an element on the device: indices are int32 there."""
+    return INDEX_BYTES if node.type.dtype is DType.I64 else 1
 
 
 class _Planner:
@@ -108,6 +115,15 @@ class _Planner:
     def _layer(self, node: Node) -> None:
         layer = Layer(self.index[node.id], node.name, node.loc, tuple(v.name for v in node.views))
         self.builder.begin(layer)
+        if any(not i.is_constant and i.type.dtype is DType.I64 for i in node.inputs):
+            raise CompileError(
+                Diagnostic(
+                    "model.unsupported",
+                    f"'{node.name}' computes with indices, which is not supported",
+                    node.loc,
+                    "indices that are reshaped and returned",
+                )
+            )
         out = self._tensor(node, node.shape, self._home(node))
         self.plan.views[node.id] = View(out, device_shape(node.shape))
         budget = self.target.spm.bytes - self._held_during(layer.id)
@@ -122,7 +138,9 @@ class _Planner:
         return self.plan.views[node.id]
 
     def _tensor(self, node: Node, shape: Shape, home: Buffer) -> Tensor:
-        tensor = Tensor(len(self.plan.tiles.tensors), node.name, device_shape(shape), home)
+        n, h, w, c = device_shape(shape)
+        item = item_bytes(node)
+        tensor = Tensor(len(self.plan.tiles.tensors), node.name, (n, h, w, c * item), home, item)
         self.plan.tiles.tensors.append(tensor)
         return tensor
 
@@ -131,7 +149,7 @@ class _Planner:
 
         Slots are told apart by the node's number: names come from models and need not differ.
         """
-        size = node.type.elements
+        size = node.type.elements * item_bytes(node)
         if node.id in self.returned:
             return Buffer(node.name, Memory.OUTPUT, size, f"output.{node.id}")
         if node.id in self.resident:

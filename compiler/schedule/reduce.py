@@ -10,6 +10,7 @@ import numpy as np
 
 from compiler.errors import CompileError
 from compiler.ir.graph import Node
+from compiler.ops.arg_max import ArgMax
 from compiler.ops.reduce import QReduce
 from compiler.ops.spatial import zero_of
 from compiler.schedule.boxes import SLACK, tiles
@@ -71,6 +72,41 @@ def plan_reduce(b: Builder, node: Node, view: Callable[[int], View], out: Tensor
             bind["prm"] = record
         b.emit(instr, bind, ("out",), stored=stored(out, n, box[0], box[1], box[2]))
         b.deliver(out, target, n, box[0], box[1], box[2])
+
+
+@tiles_of(ArgMax)
+def plan_arg_max(b: Builder, node: Node, view: Callable[[int], View], out: Tensor, budget: int) -> None:
+    """Indices along one axis, int32: tiles over what is left."""
+    operation = node.op
+    assert isinstance(operation, ArgMax)
+    x, axis = view(0), operation.axis + 4 - len(node.shape)
+    copies = (not x.tensor.resident) + -(-out.item // x.shape[axis])
+    size = _fitting(x, (axis,), copies, budget)
+    if size is None:
+        least = [d if i == axis else 1 for i, d in enumerate(x.shape)]
+        raise does_not_fit(node, (copies + 1) * int(np.prod(least[1:])) + SLACK, budget)
+    for n, h, w, c in tiles(b, x.shape, size):
+        source = b.fetch(x, n, h, w, c, "input")
+        rows, columns, channels = (Span(0, 1) if i == axis else s for i, s in enumerate((h, w, c), 1))
+        place = Span(channels.start * out.item, channels.stop * out.item)
+        target = b.result(out, n, rows, columns, place, "output")
+        instr = Reduce(
+            fn=Reduction.ARGMAX,
+            axis=AXES[axis,],
+            h=h.extent,
+            w=w.extent,
+            c=c.extent,
+            ips=source.pixel_pitch,
+            irs=source.row_pitch,
+            ops=target.pixel_pitch,
+            ors=target.row_pitch,
+            xt=element(node.inputs[0]),
+            ot=ElementType.S32,
+            last=int(operation.last),
+        )
+        mark = stored(out, n, rows, columns, channels)
+        b.emit(instr, {"inp": source.ref, "out": target.ref}, ("out",), stored=mark)
+        b.deliver(out, target, n, rows, columns, place)
 
 
 def _canonical(node: Node, x: View, axes: Sequence[int]) -> tuple[View, tuple[int, ...]]:

@@ -115,12 +115,23 @@ class Layer:
 
 @dataclass(eq=False)
 class Tensor:
-    """The value of a node on the device: a dense (n, h, w, c) array of bytes in one home."""
+    """The value of a node on the device: a dense (n, h, w, c) array of bytes in one home.
+
+    Elements of more than one byte lie next to one another: the shape counts bytes.
+    """
 
     id: int
     name: str
     shape: tuple[int, int, int, int]
     home: Buffer
+    item: int = 1
+    """Bytes of an element."""
+
+    @property
+    def elements(self) -> tuple[int, int, int, int]:
+        """The shape in elements."""
+        n, h, w, c = self.shape
+        return n, h, w, c // self.item
 
     @property
     def resident(self) -> bool:
