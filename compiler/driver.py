@@ -14,7 +14,8 @@ from compiler.errors import FitError
 from compiler.ir.graph import Graph
 from compiler.passes.base import PassLog, run_passes
 from compiler.passes.equalize import EqualizeLayers
-from compiler.passes.pipeline import INGEST, PREPARE, TO_DEVICE
+from compiler.passes.pipeline import PREPARE, READY, TO_DEVICE
+from compiler.passes.pipeline import ingest as ingest_passes
 from compiler.passes.quantize import QuantizeGraph
 from compiler.quantize.calibrate import observe, scheme_of
 from compiler.quantize.methods import Recipe
@@ -69,13 +70,20 @@ def prepare(graph: Graph, log: PassLog | None = None) -> Graph:
     return prepared
 
 
-def ingest(graph: Graph, log: PassLog | None = None) -> Graph:
-    """The integer graph of a graph that was quantized elsewhere, its scales untouched.
+def ready(graph: Graph, log: PassLog | None = None) -> Graph:
+    """A graph that was quantized elsewhere, simplified."""
+    return run_passes(graph, READY, log)
+
+
+def ingest(graph: Graph, scheme: Scheme | None = None, log: PassLog | None = None) -> Graph:
+    """The integer graph of a graph that was quantized elsewhere and made ready, its scales untouched.
+
+    `scheme` quantizes the results that the model leaves open.
 
     Raises:
         CompileError: operations that the device does not have, or that the model does not quantize.
     """
-    integers = run_passes(graph, INGEST, log)
+    integers = run_passes(graph, ingest_passes(scheme or Scheme()), log)
     require_finite_scales(integers)
     return integers
 
@@ -135,15 +143,18 @@ def schedule(graph: Graph, target: Target) -> Schedule:
     try:
         return _schedule(graph, target, keep_resident=False)
     except AllocationError as error:
-        node = next((n for n in graph.nodes() if n.name == error.layer), None)
+        places = {n.name: n.loc for n in graph.nodes()}
         raise FitError(
-            Diagnostic(
-                "fit.memory",
-                f"'{error.layer}' needs {error.needed} {error.unit} of {error.memory.value}, "
-                f"{error.needed - error.available} more than the {error.available} available",
-                node.loc if node is not None else UNKNOWN,
-                remedy=f"choose a target with more {error.memory.value}",
-            )
+            [
+                Diagnostic(
+                    "fit.memory",
+                    f"'{s.layer}' needs {s.needed} {s.unit} of {s.memory.value}, "
+                    f"{s.needed - s.available} more than the {s.available} available",
+                    places.get(s.layer, UNKNOWN),
+                    remedy=f"choose a target with more {s.memory.value}",
+                )
+                for s in error.shortages
+            ]
         ) from None
 
 

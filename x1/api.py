@@ -11,13 +11,15 @@ from typing import Any, Final, TypedDict, Unpack
 from numpy.typing import NDArray
 
 from compiler import driver
+from compiler.errors import CompileError
 from compiler.export.qdq import to_qdq
 from compiler.export.qoperator import to_qoperator
 from compiler.frontend.load import load_model
 from compiler.ir.graph import Graph
 from compiler.passes.base import PassLog
 from compiler.quantize.calibrate import completed, made_up, observe, scheme_of
-from compiler.quantize.methods import METHODS, Recipe
+from compiler.quantize.methods import METHODS, Recipe, chosen
+from compiler.quantize.rules import NO_SCALE
 from compiler.quantize.scheme import GRANULARITIES, Scheme
 from compiler.schedule.tiles import Memory
 from isa.checker import CheckReport
@@ -64,6 +66,10 @@ class Model:
     """What a float network was quantized by."""
     source: Source | None = None
     """The file of a network that was quantized elsewhere: what ONNX Runtime executes to judge us."""
+    partial: Graph | None = None
+    """A network that was quantized elsewhere, but for some results."""
+    refusal: CompileError | None = None
+    """What it lacks."""
 
     @property
     def calibration(self) -> str:
@@ -73,7 +79,7 @@ class Model:
     @property
     def input_shapes(self) -> dict[str, tuple[int, ...]]:
         """The shapes of the graph inputs."""
-        graph = self.float_graph or self.quantized
+        graph = self.float_graph or self.quantized or self.partial
         assert graph is not None
         return {n.name: n.shape for n in graph.inputs}
 
@@ -119,6 +125,8 @@ class Model:
         Raises:
             UsageError: the network is not quantized.
         """
+        if self.refusal is not None:
+            raise self.refusal
         if self.quantized is None:
             raise self.not_quantized()
         return self.quantized
@@ -200,9 +208,7 @@ def load_network(
     if graph.stage == "nn":
         return Model(graph.name, driver.prepare(graph, log))
     if graph.stage == "qdq":
-        return Model(
-            graph.name, None, driver.ingest(graph, log), source=Source(Path(path), dict(shapes or {}))
-        )
+        return _quantized_elsewhere(driver.ready(graph, log), Source(Path(path), dict(shapes or {})), log)
     return Model(graph.name, None, graph)
 
 
@@ -229,6 +235,16 @@ class Quantization(TypedDict, total=False):
     progress: Progress
 
 
+def _quantized_elsewhere(graph: Graph, source: Source, log: PassLog | None) -> Model:
+    """The integers of such a network; where only scales are missing, calibration can find them."""
+    try:
+        return Model(graph.name, None, driver.ingest(graph.copy(), log=log), source=source)
+    except CompileError as error:
+        if any(d.code != NO_SCALE for d in error.diagnostics):
+            raise
+        return Model(graph.name, None, source=source, partial=graph, refusal=error)
+
+
 def quantize(
     model: str | Path | Model,
     calibrate: Calibration | None = None,
@@ -253,6 +269,8 @@ def quantize(
     network = model if isinstance(model, Model) else load_network(model, shapes, log)
     recipe, progress = recipe_of(options), options.get("progress", untracked)
     graph = network.float_graph
+    if network.partial is not None:
+        return _completed(network, network.partial, calibrate, recipe, progress, log)
     if graph is None:
         raise UsageError(
             Diagnostic(
@@ -323,8 +341,28 @@ def scheme_given(options: Quantization) -> Scheme | None:
     return Scheme.load(scheme)
 
 
+def _completed(
+    network: Model,
+    graph: Graph,
+    calibrate: Calibration | None,
+    recipe: Recipe,
+    progress: Progress,
+    log: PassLog | None,
+) -> Model:
+    """A network that was quantized elsewhere, the scales that it leaves open calibrated."""
+    if calibrate is None:
+        return network
+    samples, count, _ = calibration_samples(calibrate, network.input_shapes)
+    seen = observe(graph, progress(samples, count), ranges_alone=recipe.method == "minmax")
+    scheme = Scheme({name: chosen(found, recipe) for name, found in seen.tensors.items()})
+    return Model(network.name, None, driver.ingest(graph.copy(), scheme, log), source=network.source)
+
+
 def with_made_up_ranges(network: Model) -> Model:
     """The network quantized with ranges that come from nowhere, to see what the compiler makes of it."""
+    if network.partial is not None:
+        integers = driver.ingest(network.partial.copy(), made_up(network.partial))
+        return Model(network.name, None, integers, source=network.source)
     assert network.float_graph is not None
     scheme = replace(made_up(network.float_graph), calibration="made-up ranges")
     return _quantized(network, network.float_graph, scheme, None)

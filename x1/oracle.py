@@ -111,10 +111,12 @@ class SourceOracle(Oracle):
                 self.inexact = _inexact(model)
             else:
                 self.mode = "the model itself (qoperator), ORT_DISABLE_ALL"
+            wanted = set(wanted)
             computed = {o for node in model.graph.node for o in node.output}
-            further = set(wanted) & computed - {o.name for o in model.graph.output}
+            further = wanted & computed - {o.name for o in model.graph.output}
             model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in sorted(further))
             self._session = _Session(runtime, model.SerializeToString(), "ORT_DISABLE_ALL")
+            self.inexact |= self._session.real & wanted
         except runtime.OrtError as error:
             raise UsageError(
                 Diagnostic("oracle.model", f"ONNX Runtime refuses the model: {str(error).splitlines()[0]}")
@@ -162,7 +164,10 @@ class _Session:
         if dump:
             options.optimized_model_filepath = dump
         self._session = runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        self._names: list[str] = [o.name for o in self._session.get_outputs()]
+        outputs = self._session.get_outputs()
+        self._names: list[str] = [o.name for o in outputs]
+        self.real = frozenset(o.name for o in outputs if o.type == "tensor(float)")
+        """The outputs that are real numbers."""
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
         values: Sequence[NDArray[Any]] = self._session.run(None, dict(inputs))

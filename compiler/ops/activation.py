@@ -20,8 +20,26 @@ from compiler.ops.functions import FUNCTIONS
 from compiler.quantize.rules import Quantizer, quantization_rule
 from isa import arithmetic
 
-ACTIVATIONS: Final = ("linear", "relu", "relu6", "softmax")
 REAL_BOUNDS: Final = {"relu": (0.0, math.inf), "relu6": (0.0, 6.0)}
+KERAS_FUNCTIONS: Final[dict[str, tuple[str, tuple[float, ...]]]] = {
+    "sigmoid": ("sigmoid", ()),
+    "tanh": ("tanh", ()),
+    "elu": ("elu", (1.0,)),
+    "selu": ("selu", (1.67326319217681884765625, 1.05070102214813232421875)),
+    "gelu": ("gelu", ()),
+    "silu": ("silu", ()),
+    "swish": ("silu", ()),
+    "hard_sigmoid": ("hard_sigmoid", (float(np.float32(1 / 6)), 0.5)),
+    "hard_silu": ("hard_swish", ()),
+    "hard_swish": ("hard_swish", ()),
+    "leaky_relu": ("leaky_relu", (float(np.float32(0.2)),)),
+    "softplus": ("softplus", ()),
+    "softsign": ("softsign", ()),
+    "exponential": ("exp", ()),
+    "mish": ("mish", ()),
+}
+"""What Keras calls the functions of one value, with its parameters."""
+ACTIVATIONS: Final = ("linear", *REAL_BOUNDS, "softmax", *KERAS_FUNCTIONS)
 
 
 def require_function(name: str, parameters: Sequence[float]) -> None:
@@ -155,7 +173,7 @@ def relu_layer(call: LayerCall) -> Node:
 
 @layer("Activation", "activation")
 def activation_layer(call: LayerCall) -> Node:
-    """Activation("relu" | "relu6" | "softmax" | "linear")."""
+    """Activation(name): relu, relu6, softmax, linear, or a function of Keras such as sigmoid, silu, gelu."""
     kind = call.choice("activation", None, ACTIVATIONS)
     call.done()
     if kind is None or len(call.operands) != 1:
@@ -171,6 +189,10 @@ def activated(call: LayerCall, kind: str | None, x: Node) -> Node:
         from compiler.ops.softmax import Softmax  # noqa: PLC0415  (softmax is an activation and a layer)
 
         return call.add(Softmax(len(x.shape) - 1), x)
+    if kind in KERAS_FUNCTIONS:
+        from compiler.ops.unary import Unary  # noqa: PLC0415  (its tables are those of this file)
+
+        return call.add(Unary(*KERAS_FUNCTIONS[kind]), x)
     return x
 
 

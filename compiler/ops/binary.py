@@ -155,6 +155,16 @@ for _name, _function in (("Multiply", "mul"), ("Subtract", "sub"), ("Maximum", "
     _layer(_name, _function)
 
 
+@layer("Average")
+def average_layer(call: LayerCall) -> Node:
+    """Average()([a, b])."""
+    call.done()
+    total = call.add(Add(), *layer_operands(call), suffix="/sum")
+    return call.add(
+        Binary("mul"), total, call.const(np.full((1,) * len(total.shape), 0.5, np.float32), "half")
+    )
+
+
 @quantization_rule(Binary)
 def quantize_binary(q: Quantizer, node: Node, inputs: list[Node]) -> Node:
     """The result has a scale of its own."""

@@ -170,18 +170,50 @@ qlinear("QLinearConv", QLinear("Conv", [(0, 1, 2), (3, 4, 5)], (6, 7), bias=8, w
 
 @layer("Conv2D", "filters", "kernel_size", "strides", "padding")
 def conv2d_layer(call: LayerCall) -> Node:
-    """Conv2D(filters, kernel_size, strides=1, padding="valid", dilation_rate=1, activation, use_bias)."""
+    """Conv2D(filters, kernel_size, strides=1, padding="valid", dilation_rate=1, groups=1, activation,
+    use_bias).
+    """
     x = call.input(4)
     filters, kernel = call.count("filters"), call.pair("kernel_size", None)
+    groups = call.count("groups", 1)
+    if x.shape[3] % groups or filters % groups:
+        call.fail(
+            f"{call.layer}: groups={groups} does not divide {x.shape[3]} channels and {filters} filters"
+        )
+    conv, activation, has_bias = _convolution(call, x, kernel, groups)
+    weights = call.weights("kernel", (*kernel, x.shape[3] // groups, filters))
+    return _with_bias(call, conv, x, weights.transpose(3, 2, 0, 1), activation, has_bias=has_bias)
+
+
+@layer("DepthwiseConv2D", "kernel_size", "strides", "padding", "depth_multiplier")
+def depthwise_layer(call: LayerCall) -> Node:
+    """DepthwiseConv2D(kernel_size, strides=1, padding="valid", depth_multiplier=1, dilation_rate=1,
+    activation, use_bias).
+    """
+    x = call.input(4)
+    kernel, each = call.pair("kernel_size", None), call.count("depth_multiplier", 1)
+    conv, activation, has_bias = _convolution(call, x, kernel, x.shape[3])
+    weights = call.weights("kernel", (*kernel, x.shape[3], each))
+    turned = weights.transpose(2, 3, 0, 1).reshape(-1, 1, *kernel)
+    return _with_bias(call, conv, x, turned, activation, has_bias=has_bias)
+
+
+def _convolution(call: LayerCall, x: Node, kernel: Pair, groups: int) -> tuple[Conv2d, str | None, bool]:
+    """The operation, its activation, and whether it has a bias: the arguments that every such layer has."""
     strides, dilations = call.pair("strides", 1), call.pair("dilation_rate", 1)
     pads = layer_pads(call, (x.shape[1], x.shape[2]), kernel, strides, dilations)
     activation = call.choice("activation", None, ACTIVATIONS)
     has_bias = call.flag("use_bias", default=True)
     call.done()
-    weights = call.weights("kernel", (*kernel, x.shape[3], filters))
-    bias = call.weights("bias", (filters,)) if has_bias else np.zeros(filters, np.float32)
-    w = call.const(np.ascontiguousarray(weights.transpose(3, 2, 0, 1)), "kernel")
-    conv = Conv2d(strides, pads, dilations, "NHWC")
+    return Conv2d(strides, pads, dilations, "NHWC", groups=groups), activation, has_bias
+
+
+def _with_bias(
+    call: LayerCall, conv: Conv2d, x: Node, weights: Array, activation: str | None, *, has_bias: bool
+) -> Node:
+    count = int(weights.shape[0])
+    bias = call.weights("bias", (count,)) if has_bias else np.zeros(count, np.float32)
+    w = call.const(np.ascontiguousarray(weights), "kernel")
     return apply_activation(call, activation, conv, (x, w, call.const(bias, "bias")))
 
 

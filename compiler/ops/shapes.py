@@ -173,6 +173,19 @@ def reshape_layer(call: LayerCall) -> Node:
     return call.add(Reshape((x.shape[0], *target)), x)
 
 
+@layer("Permute", "dims")
+def permute_layer(call: LayerCall) -> Node:
+    """Permute((3, 1, 2)): the dimensions behind the batch, counted from 1."""
+    dims = call.take("dims", None, (tuple,), "(n, ...)")
+    call.done()
+    if len(call.operands) != 1:
+        call.fail("Permute takes one value")
+    (x,) = call.operands
+    if dims is None or sorted(map(str, dims)) != [str(i) for i in range(1, len(x.shape))]:
+        call.fail(f"Permute: dims={dims!r} is not allowed", f"1 to {len(x.shape) - 1}, each once")
+    return call.add(Transpose((0, *dims)), x)
+
+
 @layer("Dropout", "rate")
 def dropout_layer(call: LayerCall) -> Node:
     """Dropout(rate): nothing at inference."""

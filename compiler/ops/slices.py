@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from compiler.ops.blocks import Take
 from compiler.ops.concat import Concat
 from compiler.ops.constants import extents, known
 from compiler.ops.shapes import Reshape
+from compiler.ops.spatial import MAX_PAD
 from compiler.quantize.rules import Quantizer, quantization_rule
 
 ATTRIBUTES_OPSET: Final = 10
@@ -279,14 +280,38 @@ def import_tile(n: OnnxNode) -> Node:
     return n.add(Reshape(x.shape), x)
 
 
+def _borders(call: LayerCall, name: str) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Rows before and after, columns before and after: n, (rows, columns), or a pair for each."""
+    allowed = "n, (rows, columns) or ((top, bottom), (left, right))"
+    value = call.take(name, 1, (int, tuple), allowed)
+    sides: tuple[Any, ...] = (value, value) if isinstance(value, int) else value
+    pairs: list[Any] = [(side, side) if isinstance(side, int) else side for side in sides]
+    shaped = len(pairs) == 2 and all(isinstance(p, tuple) and len(cast("Any", p)) == 2 for p in pairs)
+    if not shaped or not all(isinstance(v, int) and 0 <= v <= MAX_PAD for p in pairs for v in p):
+        call.fail(f"{call.layer}: {name}={value!r} is not allowed", allowed)
+    rows, columns = pairs
+    return (rows[0], rows[1]), (columns[0], columns[1])
+
+
 @layer("ZeroPadding2D", "padding")
 def zero_padding_layer(call: LayerCall) -> Node:
-    """ZeroPadding2D(padding=1)."""
+    """ZeroPadding2D(padding=1): n, (rows, columns), or ((top, bottom), (left, right))."""
     x = call.input(4)
-    rows, columns = call.pair("padding", 1)
+    (top, bottom), (left, right) = _borders(call, "padding")
     call.done()
-    pads = (0, rows, columns, 0)
-    return call.add(Pad(pads, pads, "constant", 0.0), x)
+    return call.add(Pad((0, top, left, 0), (0, bottom, right, 0), "constant", 0.0), x)
+
+
+@layer("Cropping2D", "cropping")
+def cropping_layer(call: LayerCall) -> Node:
+    """Cropping2D(cropping=1): n, (rows, columns), or ((top, bottom), (left, right))."""
+    x = call.input(4)
+    (top, bottom), (left, right) = _borders(call, "cropping")
+    call.done()
+    counts = (x.shape[0], x.shape[1] - top - bottom, x.shape[2] - left - right, x.shape[3])
+    if min(counts) < 1:
+        call.fail(f"Cropping2D: nothing is left of {list(x.shape)}", "fewer rows and columns")
+    return call.add(Slice((0, top, left, 0), counts, (1, 1, 1, 1)), x)
 
 
 @quantization_rule(Slice)

@@ -15,7 +15,9 @@ from compiler.ir.types import DType, TensorType
 from compiler.ops.activation import FUNCTION_WRITERS, QTable, require_function
 from compiler.ops.boundary import QLinear, qlinear
 from compiler.ops.functions import FUNCTIONS
+from compiler.quantize.methods import constant_parameters
 from compiler.quantize.rules import Quantizer, quantization_rule
+from isa import arithmetic
 
 
 @op("nn.unary", "x:f32")
@@ -106,6 +108,16 @@ qlinear("QLinearSigmoid", QLinear("Sigmoid", [(0, 1, 2)], (3, 4)), MICROSOFT)
 qlinear("QLinearLeakyRelu", QLinear("LeakyRelu", [(0, 1, 2)], (3, 4)), MICROSOFT)
 
 
+@layer("ELU", "alpha")
+def elu_layer(call: LayerCall) -> Node:
+    """ELU(alpha=1.0)."""
+    alpha = call.take("alpha", 1.0, (int, float), "a number")
+    call.done()
+    if len(call.operands) != 1:
+        call.fail("ELU takes one value")
+    return call.add(Unary("elu", (float(np.float32(alpha)),)), call.operands[0])
+
+
 @layer("LeakyReLU", "negative_slope")
 def leaky_relu_layer(call: LayerCall) -> Node:
     """LeakyReLU(negative_slope=0.3)."""
@@ -118,10 +130,15 @@ def leaky_relu_layer(call: LayerCall) -> Node:
 
 @quantization_rule(Unary)
 def quantize_unary(q: Quantizer, node: Node, inputs: list[Node]) -> Node:
-    """A table."""
-    operation = node.op
+    """A table; where nothing says how the result is quantized, by the range that it has on all 256 codes."""
+    operation, (x,) = node.op, inputs
     assert isinstance(operation, Unary)
-    return q.add(QTable(operation.function, operation.parameters), inputs, node, q.chosen(node))
+    every = np.arange(256, dtype=np.uint8).view(x.type.dtype.numpy)
+    with np.errstate(all="ignore"):
+        reals = arithmetic.dequantize(every, x.quant.scale, x.quant.zero_point)
+        found = FUNCTIONS[operation.function].real(reals, operation.parameters)
+    reach = constant_parameters(found) if np.isfinite(found).all() else None
+    return q.add(QTable(operation.function, operation.parameters), inputs, node, q.chosen(node, reach))
 
 
 def _writer(op_type: str, names: Sequence[str]) -> Callable[[OnnxWriter, str, str, Sequence[float]], str]:

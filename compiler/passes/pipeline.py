@@ -21,6 +21,7 @@ from compiler.passes.permute_on_host import PermuteOnHost
 from compiler.passes.quantize import QuantizeGraph
 from compiler.passes.split_windows import SplitWindows
 from compiler.passes.to_device_layout import ToDeviceLayout
+from compiler.quantize.scheme import Scheme
 
 PREPARE: Final[tuple[Pass, ...]] = (
     InferShapes(),
@@ -31,16 +32,20 @@ PREPARE: Final[tuple[Pass, ...]] = (
     FuseActivation(),  # last: a clamp ends what can be folded into a convolution
     EliminateDead(),
 )
-INGEST: Final[tuple[Pass, ...]] = (
+READY: Final[tuple[Pass, ...]] = (
     InferShapes(),
     EliminateIdentity(),
     FoldConstants(),
     FuseActivation(),  # a clamp between an operation and its Quantize becomes bounds
-    FuseQdq(),
-    FuseCodeClamp(),
-    EliminateDead(),
 )
 """For graphs that were quantized elsewhere."""
+
+
+def ingest(scheme: Scheme) -> tuple[Pass, ...]:
+    """For such graphs, made ready; the scheme is for results that they leave open."""
+    return (FuseQdq(scheme), FuseCodeClamp(), EliminateDead())
+
+
 TO_DEVICE: Final[tuple[Pass, ...]] = (
     ToDeviceLayout(),  # puts the transposes in
     SplitWindows(),
@@ -50,6 +55,5 @@ TO_DEVICE: Final[tuple[Pass, ...]] = (
     CopyReturnedInputs(),  # when nothing moves values to the edges any more
     EliminateDead(),
 )
-PASS_NAMES: Final = tuple(
-    dict.fromkeys(p.name for p in (*PREPARE, EqualizeLayers(), QuantizeGraph(), *INGEST, *TO_DEVICE))
-)
+_ALL: Final = (*PREPARE, EqualizeLayers(), QuantizeGraph(), *READY, *ingest(Scheme()), *TO_DEVICE)
+PASS_NAMES: Final = tuple(dict.fromkeys(p.name for p in _ALL))

@@ -21,6 +21,8 @@ from isa.arithmetic import INT32_MAX, INT32_MIN
 from isa.diagnostics import Diagnostic
 
 WEIGHT_LIMIT: Final = 127
+NO_SCALE: Final = "model.no-scale"
+"""The code of a result that neither the model nor a scheme quantizes."""
 BIAS_LIMIT: Final = 1 << 30
 SCALE_ROUNDING: Final = 1e-5
 TINY: Final = float(np.finfo(np.float32).tiny)
@@ -52,7 +54,7 @@ class Quantizer:
         if found is None:
             self.fail(
                 node,
-                "model.scale",
+                NO_SCALE,
                 f"the result '{node.name}' has no scale: neither a QuantizeLinear nor the scheme gives one",
                 remedy="quantize every operator of the model, or give --calibrate as well",
             )

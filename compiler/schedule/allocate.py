@@ -7,7 +7,7 @@ at the lowest address that is free for all of its time.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -18,17 +18,27 @@ DRAM: Final = (Memory.WEIGHTS, Memory.ARENA, Memory.INPUT, Memory.OUTPUT, Memory
 DRAM_ALIGN: Final = 64
 
 
-class AllocationError(Exception):
-    """A memory on the chip is too small for what is held at the same time, during a layer."""
+@dataclass(frozen=True, slots=True)
+class Shortage:
+    """A memory on the chip that is too small for what a layer and those around it hold at the same time."""
 
-    def __init__(self, memory: Memory, needed: int, available: int, layer: str) -> None:
-        super().__init__(f"{memory.value}: {needed} of {available}")
-        self.memory, self.needed, self.available, self.layer = memory, needed, available, layer
+    memory: Memory
+    layer: str
+    needed: int
+    available: int
 
     @property
     def unit(self) -> str:
         """What is counted."""
         return "rows" if self.memory is Memory.ACC else "bytes"
+
+
+class AllocationError(Exception):
+    """What does not fit: by memory, then by layer."""
+
+    def __init__(self, shortages: list[Shortage]) -> None:
+        super().__init__(f"{len(shortages)} shortages")
+        self.shortages = shortages
 
 
 @dataclass(slots=True)
@@ -62,6 +72,7 @@ def allocate(
     limits = {Memory.SPM: target.spm.bytes, Memory.ACC: target.acc.rows, Memory.PRM: target.prm.bytes}
     slots = _slots(order, tensors)
     used: dict[Memory, int] = {}
+    shortages: list[Shortage] = []
     for memory in Memory:
         mine = [s for s in slots if s.memory is memory]
         if memory in (Memory.ARENA, *limits):
@@ -69,13 +80,27 @@ def allocate(
         else:
             used[memory] = _line_up(mine)
         if used[memory] > limits.get(memory, used[memory]):
-            highest = max(mine, key=lambda s: s.address + s.size)
-            raise AllocationError(memory, used[memory], limits[memory], layers[order[highest.first].layer])
+            shortages += _shortages(mine, order, layers, limits[memory])
         _require_disjoint(mine)
         for slot in mine:
             for buffer in slot.buffers:
                 buffer.address = slot.address
+    if shortages:
+        raise AllocationError(shortages)
     return Allocation(used)
+
+
+def _shortages(
+    slots: list[Slot], order: list[TileOp], layers: Mapping[int, str], available: int
+) -> Iterator[Shortage]:
+    """The layers whose slots end beyond the memory, and where they end."""
+    ends: dict[int, int] = {}
+    for slot in slots:
+        layer = order[slot.first].layer
+        ends[layer] = max(ends.get(layer, 0), slot.address + slot.size)
+    for layer, end in ends.items():
+        if end > available:
+            yield Shortage(slots[0].memory, layers[layer], end, available)
 
 
 def _require_disjoint(slots: list[Slot]) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final
 
-from compiler.errors import CompileError
+from compiler.errors import CompileError, FitError
 from compiler.ir.graph import Graph, Node
 from compiler.ir.types import DType, Shape
 from compiler.ops.boundary import Dequantize, Quantize, Returned, host_nodes
@@ -63,11 +63,21 @@ def item_bytes(node: Node) -> int:
     return INDEX_BYTES if node.type.dtype is DType.I64 else 1
 
 
+def _require_codes(node: Node) -> None:
+    """Indices are returned; nothing computes with them."""
+    if any(not i.is_constant and i.type.dtype is DType.I64 for i in node.inputs):
+        message = f"'{node.name}' computes with indices, which is not supported"
+        allowed = "indices that are reshaped and returned"
+        raise CompileError(Diagnostic("model.unsupported", message, node.loc, allowed))
+
+
 class _Planner:
     def __init__(self, graph: Graph, target: Target, *, keep_resident: bool) -> None:
         self.graph, self.target = graph, target
         self.builder = Builder(target)
         self.plan = Plan(self.builder.graph)
+        self.unsupported: list[Diagnostic] = []
+        self.too_large: list[Diagnostic] = []
         host = host_nodes(graph)
         self.nodes = [n for n in graph.nodes() if not n.is_constant and n.id not in host]
         self.layers = [n for n in self.nodes if not isinstance(n.op, (Quantize, Reshape))]
@@ -85,6 +95,7 @@ class _Planner:
                     self.plan.views[node.id] = View(source.tensor, device_shape(node.shape))
                 case _:
                     self._layer(node)
+        self._raise_refusals()
         for node in self.graph.outputs:
             tensor = self._view(self._returned_value(node)).tensor
             if tensor.home.memory is not Memory.OUTPUT:
@@ -115,19 +126,23 @@ class _Planner:
     def _layer(self, node: Node) -> None:
         layer = Layer(self.index[node.id], node.name, node.loc, tuple(v.name for v in node.views))
         self.builder.begin(layer)
-        if any(not i.is_constant and i.type.dtype is DType.I64 for i in node.inputs):
-            raise CompileError(
-                Diagnostic(
-                    "model.unsupported",
-                    f"'{node.name}' computes with indices, which is not supported",
-                    node.loc,
-                    "indices that are reshaped and returned",
-                )
-            )
         out = self._tensor(node, node.shape, self._home(node))
         self.plan.views[node.id] = View(out, device_shape(node.shape))
         budget = self.target.spm.bytes - self._held_during(layer.id)
-        PLANNERS[type(node.op)](self.builder, node, lambda i: self._view(node.inputs[i]), out, budget)
+        try:
+            _require_codes(node)
+            PLANNERS[type(node.op)](self.builder, node, lambda i: self._view(node.inputs[i]), out, budget)
+        except CompileError as error:  # collected: every layer is told
+            self.unsupported += error.diagnostics
+        except FitError as error:
+            self.too_large += error.diagnostics
+
+    def _raise_refusals(self) -> None:
+        """What no machine can do goes before what this one has no room for."""
+        if self.unsupported:
+            raise CompileError(self.unsupported)
+        if self.too_large:
+            raise FitError(self.too_large)
 
     def _view(self, node: Node) -> View:
         if node.id not in self.plan.views:

@@ -19,6 +19,8 @@ from compiler.ir.printer import print_graph
 from isa.diagnostics import UsageError
 from tests.networks import random_graph
 from tests.oracle import Nodes, ort, run
+from x1 import api
+from x1.verification import verify
 
 random = np.random.default_rng(0)
 
@@ -211,6 +213,65 @@ def _by_hand(w: dict[str, np.ndarray], x: np.ndarray) -> Any:
         ("Softmax", ["l"], "y", {}),
     ]
     return run(nodes, {"x": x}, constants, "y")
+
+
+LAYERS = """\
+model layers
+weights "w.npz"
+input x: float32[1, 9, 8, 4]
+a = Conv2D(6, 3, groups=2, padding="same", activation="silu", name="grouped")(x)
+b = DepthwiseConv2D((3, 2), strides=2, depth_multiplier=2, activation="hard_sigmoid", name="depthwise")(a)
+p = ZeroPadding2D(((0, 0), (1, 2)))(b)
+c = Cropping2D(((1, 1), (1, 2)))(p)
+d = Permute((3, 1, 2))(c)
+e = ELU(0.5)(d)
+f = Activation("gelu")(d)
+g = Average()([e, f])
+output a, g
+"""
+
+
+def test_further_layers_mean_what_onnx_operators_do(tmp_path: Path) -> None:
+    shapes = {
+        "grouped/kernel": (3, 3, 2, 6),
+        "grouped/bias": (6,),
+        "depthwise/kernel": (3, 2, 6, 2),
+        "depthwise/bias": (12,),
+    }
+    w = {k: random.standard_normal(v).astype(np.float32) for k, v in shapes.items()}
+    np.savez(tmp_path / "w.npz", **w)  # pyright: ignore[reportArgumentType]  (numpy's stub)
+    (tmp_path / "n.net").write_text(LAYERS)
+    graph = driver.prepare(load_model(tmp_path / "n.net"))
+    x = random.standard_normal((1, 9, 8, 4)).astype(np.float32)
+    depthwise = w["depthwise/kernel"].transpose(2, 3, 0, 1).reshape(12, 1, 3, 2)
+    constants = {
+        "k": w["grouped/kernel"].transpose(3, 2, 0, 1).copy(), "b": w["grouped/bias"],
+        "d": depthwise.copy(), "e": w["depthwise/bias"], "starts": np.array([1]), "ends": np.array([-1]),
+        "axes": np.array([2]), "half": np.array(0.5, np.float32),
+    }  # fmt: skip
+    nodes: Nodes = [
+        ("Transpose", ["x"], "t", {"perm": [0, 3, 1, 2]}),
+        ("Conv", ["t", "k", "b"], "c", {"pads": [1, 1, 1, 1], "group": 2}),
+        ("Sigmoid", ["c"], "s", {}),
+        ("Mul", ["c", "s"], "m", {}),
+        ("Conv", ["m", "d", "e"], "v", {"strides": [2, 2], "group": 6}),
+        ("HardSigmoid", ["v"], "h", {"alpha": 1 / 6, "beta": 0.5}),
+        ("Slice", ["h", "starts", "ends", "axes"], "q", {}),
+        ("Elu", ["q"], "u", {"alpha": 0.5}),
+        ("Erf", ["r"], "erf", {}),
+        ("Mul", ["q", "root"], "r", {}),
+        ("Add", ["erf", "one"], "p", {}),
+        ("Mul", ["q", "p"], "n", {}),
+        ("Mul", ["n", "half"], "o", {}),
+        ("Add", ["u", "o"], "z", {}),
+        ("Mul", ["z", "half"], "y", {}),
+    ]
+    nodes[8], nodes[9] = nodes[9], nodes[8]
+    constants |= {"root": np.array(0.5**0.5, np.float32), "one": np.array(1, np.float32)}
+    expected = run(nodes, {"x": x}, constants, "y")
+    np.testing.assert_allclose(outputs(graph, {"x": x})["g"], expected, rtol=1e-5, atol=1e-5)
+    model = api.quantize(api.Model("layers", graph), [{"x": x}])
+    assert verify(model, api.compile(model, "tiny8"), [{"x": x}]).mismatches == 0
 
 
 @pytest.mark.parametrize("seed", range(15))

@@ -50,7 +50,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
                         helper.make_node("Relu", ["a"], ["y"], "three")]),
     }  # fmt: skip
     cases["wide"] = model(
-        [helper.make_node("MaxPool", ["x"], ["y"], "pool", kernel_shape=[70, 70], pads=[69] * 4)]
+        [helper.make_node("AveragePool", ["x"], ["y"], "pool", kernel_shape=[70, 70], pads=[69] * 4)]
     )
     for name, proto in cases.items():
         (place / f"{name}.onnx").write_bytes(proto.SerializeToString())

@@ -73,7 +73,7 @@ def command(
 def _supported(file: str, shapes: tuple[str, ...]) -> Outcome:
     """Compile with made-up ranges for the default machine: whatever is refused is refused here."""
     network = api.load_network(file, parse_shapes(shapes))
-    nodes = len((network.float_graph or network.integers()).nodes())
+    nodes = len((network.float_graph or network.partial or network.integers()).nodes())
     fits = True
     try:
         api.compile(network if network.quantized is not None else api.with_made_up_ranges(network))
