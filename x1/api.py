@@ -280,10 +280,12 @@ def quantize(
             )
         )
     given = scheme_given(options)
-    if recipe.equalize or (given is not None and given.equalize):
+    equalized = recipe.equalize or (given is not None and given.equalize)
+    if equalized:
         graph = driver.equalize(graph, log)
     if given is not None:
         given.require_names(graph)
+        given = replace(given, equalize=equalized)
     if calibrate is not None:
         samples, count, described = calibration_samples(calibrate, network.input_shapes)
         seen = observe(graph, progress(samples, count), ranges_alone=recipe.method == "minmax")

@@ -116,6 +116,9 @@ def suggest(
             Diagnostic("usage.suggest", f"'{model.name}' is quantized already", allowed="a float network")
         )
     data = list(islice(samples, SAMPLES))
+    if scheme is not None:
+        recipe = replace(recipe, equalize=recipe.equalize or scheme.equalize)
+        scheme = replace(scheme, equalize=recipe.equalize)
     graphs = {equalized: _graph(model.float_graph, equalized=equalized) for equalized in (False, True)}
     seen = {equalized: _observed(graph, calibrate) for equalized, graph in graphs.items()}
 

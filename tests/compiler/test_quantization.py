@@ -299,6 +299,17 @@ def test_what_a_scheme_leaves_open_is_calibrated() -> None:
     assert made.scheme.tensors["y"] == whole.tensors["y"]
 
 
+def test_equalizing_a_given_scheme_is_part_of_what_the_binary_says() -> None:
+    graph = uneven_graph(pooled=False)
+    samples = random_inputs(graph, 2)
+    given = Scheme({"x": Quant((0.0625,), 0)})
+    model = api.quantize(api.Model("uneven", graph), samples, scheme=given, equalize=True)
+    again = Scheme.parse(api.compile(model, "tiny8").program.scheme, "binary")
+    assert again.equalize
+    assert again.tensors["x"] == Quant((0.0625,), 0)
+    assert api.quantize(api.Model("uneven", graph), scheme=again).integers() == model.integers()
+
+
 NAMES = ['a"b', "tab\there", "\x7f", "é🙂", "a.b", "", "a\nb", "back\\slash"]
 
 
