@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 
 from compiler import driver
-from compiler.errors import CompileError
+from compiler.errors import CompileError, FitError
 from compiler.ir.evaluate import outputs
 from compiler.ir.graph import Graph, Node
 from compiler.ir.types import DType
@@ -149,6 +150,36 @@ def test_what_no_instruction_expresses_is_refused_with_the_limit(name: str) -> N
     with pytest.raises(CompileError) as refused:
         compiled_and_verified(layers.graph, "edge32", samples=1)
     assert refused.value.diagnostics[0].allowed == limit
+
+
+def test_every_layer_that_does_not_fit_is_told_with_what_it_needs() -> None:
+    layers = Layers(1, 8, 8, 16)
+    first = layers.conv(layers.x, 64, 5, 5)
+    second = layers.conv(first, 64, 3, 3)
+    layers.graph.set_outputs([layers.graph.add(Clamp(-1, 0.5), (second,))], ["y"])
+    small = load_target(
+        "edge32", ["spm.bytes=2048", "mx.rows=128", "mx.cols=128", "spm.port_bytes=128", "spm.banks=1"]
+    )
+    model = api.quantize(api.Model("limits", driver.prepare(layers.graph)), random_inputs(layers.graph, 1))
+    with pytest.raises(FitError) as refused:
+        api.compile(model, small)
+    assert len(refused.value.diagnostics) == 2
+    for diagnostic in refused.value.diagnostics:
+        found = re.search(
+            r"needs (\d+) bytes of the scratchpad, (\d+) more than the (\d+) available", diagnostic.message
+        )
+        assert found is not None
+        needed, excess, available = map(int, found.groups())
+        assert (available, needed - available) == (2048, excess)
+
+
+def test_every_layer_that_no_machine_can_do_is_told() -> None:
+    layers = Layers(1, 80, 80, 3)
+    outputs = [layers.average((70, 3)), layers.average((3, 71))]
+    layers.graph.set_outputs(outputs, ["y", "z"])
+    with pytest.raises(CompileError) as refused:
+        compiled_and_verified(layers.graph, "edge32", samples=1)
+    assert len(refused.value.diagnostics) == 2
 
 
 def convolution(weight_scale: float, bias_scale: float) -> Graph:
