@@ -91,3 +91,28 @@ def test_a_wrong_multiplier_in_the_binary_is_found_and_named(assets: Path) -> No
     result = verify(model, broken, [{given: image[None]} for image in images])
     assert result.first_divergence == "/n/Relu_output_0"
     assert result.mismatches > 0
+
+
+FURTHER: dict[str, dict[str, tuple[int, ...]]] = {
+    "efficientnet_lite0_clean.onnx": {},
+    "squeezenet1_1_ndf_imagenet_227.onnx": {},
+    "blazeface_front_128.onnx": {},
+    "mtcnn_pnet.onnx": {"input_1": (1, 60, 52, 3)},
+    "mtcnn_rnet.onnx": {"input_2": (1, 24, 24, 3)},
+    "mtcnn_onet.onnx": {"input_3": (1, 48, 48, 3)},
+}
+LARGE = 200 * 200
+"""Inputs of more pixels are left to the larger machine."""
+
+
+@pytest.mark.parametrize("name", FURTHER)
+def test_networks_of_others_have_onnx_runtimes_bits_in_every_tensor(assets: Path, name: str) -> None:
+    loaded = api.load_network(assets / "models" / name, FURTHER[name])
+    ((given, shape),) = loaded.input_shapes.items()
+    generator = np.random.default_rng(1)
+    samples = [{given: generator.standard_normal(shape).astype(np.float32)} for _ in range(3)]
+    model = api.quantize(loaded, samples[:2])
+    for target in ("edge32", "tiny8") if np.prod(shape) < 3 * LARGE else ("edge32",):
+        result = verify(model, api.compile(model, target), samples[2:])
+        assert result.mismatches == 0, (target, result.first_divergence)
+        assert all(t.comparable for t in result.tensors)
