@@ -17,6 +17,7 @@ from compiler.export.qoperator import to_qoperator
 from compiler.frontend.load import load_model
 from compiler.ir.graph import Graph
 from compiler.passes.base import PassLog
+from compiler.passes.fuse_qdq import open_results
 from compiler.quantize.calibrate import completed, made_up, observe, scheme_of
 from compiler.quantize.methods import METHODS, Recipe, chosen
 from compiler.quantize.rules import NO_SCALE
@@ -270,7 +271,7 @@ def quantize(
     recipe, progress = recipe_of(options), options.get("progress", untracked)
     graph = network.float_graph
     if network.partial is not None:
-        return _completed(network, network.partial, calibrate, recipe, progress, log)
+        return _completed(network, network.partial, calibrate, recipe, options, log)
     if graph is None:
         raise UsageError(
             Diagnostic(
@@ -348,16 +349,32 @@ def _completed(
     graph: Graph,
     calibrate: Calibration | None,
     recipe: Recipe,
-    progress: Progress,
+    options: Quantization,
     log: PassLog | None,
 ) -> Model:
-    """A network that was quantized elsewhere, the scales that it leaves open calibrated."""
-    if calibrate is None:
+    """A network that was quantized elsewhere, the scales that it leaves open calibrated or given."""
+    if recipe.equalize or recipe.granularity != GRANULARITIES[0]:
+        raise UsageError(
+            Diagnostic(
+                "usage.weights",
+                f"the weights of '{network.name}' are quantized already",
+                remedy="leave --equalize and --per-tensor out",
+            )
+        )
+    left_open = open_results(graph)
+    given = scheme_given(options) or Scheme()
+    given.require_names(graph)
+    tensors = {name: quant for name, quant in given.tensors.items() if name in left_open}
+    if calibrate is not None:
+        samples, count, _ = calibration_samples(calibrate, network.input_shapes)
+        track = options.get("progress", untracked)
+        seen = observe(graph, track(samples, count), ranges_alone=recipe.method == "minmax")
+        tensors = {n: chosen(seen.tensors[n], recipe) for n in left_open if n in seen.tensors} | tensors
+    if not tensors:
         return network
-    samples, count, _ = calibration_samples(calibrate, network.input_shapes)
-    seen = observe(graph, progress(samples, count), ranges_alone=recipe.method == "minmax")
-    scheme = Scheme({name: chosen(found, recipe) for name, found in seen.tensors.items()})
-    return Model(network.name, None, driver.ingest(graph.copy(), scheme, log), source=network.source)
+    scheme = Scheme(tensors, network=network.name, calibration="scales of the model")
+    integers = driver.ingest(graph.copy(), scheme, log)
+    return Model(network.name, None, integers, scheme, network.source)
 
 
 def with_made_up_ranges(network: Model) -> Model:

@@ -68,8 +68,8 @@ def quantize_arg_max(q: Quantizer, node: Node, inputs: list[Node]) -> Node:
 
 @written_as_onnx(ArgMax)
 def write_arg_max(w: OnnxWriter, node: Node) -> None:
-    """ArgMax of the codes as int32."""
+    """ArgMax of the real numbers: equal codes are equal numbers."""
     operation, name = node.op, w.tensor(node)
     assert isinstance(operation, ArgMax)
-    wide = w.add("Cast", [w.tensor(node.inputs[0])], f"{name}_wide", to=6)
-    w.add("ArgMax", [wide], name, axis=operation.axis, keepdims=1, select_last_index=int(operation.last))
+    real = w.add("DequantizeLinear", w.quantized(node.inputs[0]), f"{name}_real")
+    w.add("ArgMax", [real], name, axis=operation.axis, keepdims=1, select_last_index=int(operation.last))

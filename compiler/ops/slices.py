@@ -14,11 +14,13 @@ from compiler.ir.graph import Node
 from compiler.ir.op import Array, Op, ShapeError, op
 from compiler.ir.types import MAX_ELEMENTS, TensorType
 from compiler.ops.blocks import Take
+from compiler.ops.boundary import Dequantize, Quantize
 from compiler.ops.concat import Concat
 from compiler.ops.constants import extents, known
 from compiler.ops.shapes import Reshape
 from compiler.ops.spatial import MAX_PAD
 from compiler.quantize.rules import Quantizer, quantization_rule
+from isa import arithmetic
 
 ATTRIBUTES_OPSET: Final = 10
 """Before this opset starts, ends and axes of Slice are attributes."""
@@ -235,7 +237,14 @@ def import_pad(n: OnnxNode) -> Node:
     if min(*before, *after) < 0:
         x = _cut_off(n, x, before, after)
         before, after = [max(b, 0) for b in before], [max(a, 0) for a in after]
-    return n.add(Pad(tuple(before), tuple(after), n.text("mode", "constant"), value), x)
+    mode, sides = n.text("mode", "constant"), (tuple(before), tuple(after))
+    if not x.type.dtype.is_code:
+        return n.add(Pad(*sides, mode, value), x)
+    if (quant := x.type.quant) is None or quant.axis is not None:
+        n.fail("codes of no known scale are padded", "a result of QuantizeLinear")
+    real = float(arithmetic.dequantize(np.array(value), quant.scale, quant.zero_point))
+    padded = n.before(Pad(*sides, mode, real), n.before(Dequantize(), x, suffix="real"), suffix="padded")
+    return n.add(Quantize(), padded, quant=quant)
 
 
 def _cut_off(n: OnnxNode, x: Node, before: Sequence[int], after: Sequence[int]) -> Node:

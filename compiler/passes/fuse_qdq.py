@@ -37,6 +37,17 @@ class FuseQdq(Pass):
         return _Fuser(graph, self.scheme).run()
 
 
+def open_results(graph: Graph) -> list[str]:
+    """The results of a graph of stage qdq that something uses as the real numbers that they are."""
+    return [
+        node.name
+        for node in graph.nodes()
+        if node.type.dtype is DType.F32
+        and not (is_parameter(node) or isinstance(node.op, (Input, Dequantize)))
+        and (node in graph.outputs or not all(isinstance(u.op, Quantize) for u in graph.users(node)))
+    ]
+
+
 class _Follows(Exception):
     """A node whose operand has been refused."""
 

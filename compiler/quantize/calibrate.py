@@ -75,10 +75,17 @@ def observe(
 
 def scheme_of(graph: Graph, seen: Observations, recipe: Recipe, given: Scheme | None = None) -> Scheme:
     """The scheme that a recipe makes of what was seen; what a given one says goes before."""
-    base = given or Scheme(granularity=recipe.granularity, equalize=recipe.equalize)
+    base = given or Scheme(equalize=recipe.equalize)
+    recipe = replace(recipe, granularity=base.granularity or recipe.granularity, equalize=base.equalize)
     tensors = {name: chosen(found, recipe) for name, found in seen.tensors.items()} | dict(base.tensors)
     calibration = f"{recipe} on {seen.samples} samples"
-    scheme = replace(base, tensors=tensors, network=graph.name, calibration=calibration)
+    scheme = replace(
+        base,
+        tensors=tensors,
+        granularity=recipe.granularity,
+        network=graph.name,
+        calibration=calibration,
+    )
     return completed(graph, scheme, seen if recipe.bias_correction else None)
 
 

@@ -110,7 +110,7 @@ class Quantizer:
             values = known_values(b).astype(np.float64)
             least = np.maximum(np.abs(values) / BIAS_LIMIT, 2 * TINY) / x.quant.scale
             granularity = self.scheme.weights.get(node.name, self.scheme.granularity)
-            weights = self.weights(w, axis if granularity == "channel" else None, least)
+            weights = self.weights(w, None if granularity == "tensor" else axis, least)
         assert weights.type.quant is not None
         if weights.type.quant.axis not in (None, axis):
             self.fail(

@@ -21,7 +21,6 @@ As text a scheme is TOML. Layers and tensors are called as in the model.
 from __future__ import annotations
 
 import json
-import math
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -31,6 +30,7 @@ from typing import Any, Final, cast
 import numpy as np
 
 from compiler.ir.graph import Graph
+from compiler.ir.op import Product
 from compiler.ir.types import DType, Quant
 from isa.diagnostics import Diagnostic, Findings, UsageError, did_you_mean
 from isa.locations import FileLoc
@@ -58,13 +58,14 @@ class Scheme:
     """Scales of activations by tensor, granularity of weights by layer, corrections of biases by layer.
 
     `granularity` is that of layers which `weights` does not name: a scale per output channel, or one per
-    tensor. A correction is added to the real bias, one number per output channel.
+    tensor; where it is empty, the first. A correction is added to the real bias, one number per output
+    channel.
     """
 
     tensors: Mapping[str, Quant] = field(default_factory=dict[str, Quant])
     weights: Mapping[str, str] = field(default_factory=dict[str, str])
     corrections: Mapping[str, tuple[float, ...]] = field(default_factory=dict[str, tuple[float, ...]])
-    granularity: str = "channel"
+    granularity: str = ""
     equalize: bool = False
     network: str = ""
     calibration: str = ""
@@ -76,13 +77,18 @@ class Scheme:
             UsageError: some are not.
         """
         findings = Findings(UsageError)
-        known = {n.name for n in graph.nodes()}
-        for table in (self.tensors, self.weights, self.corrections):
+        tensors = {n.name for n in graph.nodes()}
+        layers = {n.name for n in graph.nodes() if isinstance(n.op, Product)}
+        for table, known, what in (
+            (self.tensors, tensors, "which"),
+            (self.weights, layers, "a layer of weights that"),
+            (self.corrections, layers, "a layer of weights that"),
+        ):
             for name in table:
                 if name not in known:
                     findings.add(
                         "scheme.name",
-                        f"the scheme names '{name}', which the network '{graph.name}' does not have",
+                        f"the scheme names '{name}', {what} the network '{graph.name}' does not have",
                         remedy=did_you_mean(name, known)
                         or "remove the line, or take the scheme of this network",
                     )
@@ -99,12 +105,16 @@ class Scheme:
             f"{_quoted(name)} = [{', '.join(map(_number, values))}]"
             for name, values in self.corrections.items()
         ]
+        said = (
+            f"granularity = {_quoted(self.granularity)}  # of weights: a scale per output channel, or tensor"
+        )
+        granularity = [said] if self.granularity else []
         lines = [
             "# How a network is quantized. What is edited here is what is compiled: --scheme FILE.",
             f"format = {_quoted(FORMAT)}",
             f"network = {_quoted(self.network)}",
             f"calibration = {_quoted(self.calibration)}",
-            f"granularity = {_quoted(self.granularity)}  # of weights: a scale per output channel, or tensor",
+            *(granularity if self.granularity else []),
             f"equalize = {'true' if self.equalize else 'false'}",
             "",
             "[tensors]  # real = (code - zero_point) * scale, codes from -128 to 127",
@@ -146,7 +156,7 @@ class Scheme:
         """
         try:
             content = tomllib.loads(text)
-        except (tomllib.TOMLDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:  # a number of thousands of digits is a ValueError
             raise UsageError(
                 Diagnostic("scheme.syntax", f"the scheme is not TOML: {error}", FileLoc(path))
             ) from None
@@ -170,11 +180,12 @@ class _Reader:
         for key in self.content:
             if key not in KEYS:
                 self._wrong(key, f"there is no key '{key}'", ", ".join(KEYS), did_you_mean(key, KEYS))
+        granularity = self.content.get("granularity")
         made = Scheme(
             self._table("tensors", self._quant),
             self._table("weights", self._granularity),
             self._table("bias_correction", self._correction),
-            self._granularity("granularity", self.content.get("granularity", "channel")) or "channel",
+            "" if granularity is None else self._granularity("granularity", granularity) or "",
             self._value("equalize", bool, default=False),
             self._value("network", str, ""),
             self._value("calibration", str, ""),
@@ -206,7 +217,7 @@ class _Reader:
             return None
         scale, zero = given["scale"], given["zero_point"]
         low, high = DType.I8.bounds
-        if not _is_number(scale) or not TINY <= scale <= LARGEST:
+        if not _is_number(scale) or scale < TINY:
             self._wrong(
                 name, f"the scale of '{name}' is {scale!r}", f"a number from {TINY:.4g} to {LARGEST:.4g}"
             )
@@ -231,7 +242,7 @@ class _Reader:
 
     def _correction(self, name: str, value: Any) -> tuple[float, ...] | None:
         values: list[Any] = cast("list[Any]", value) if isinstance(value, list) else [value]
-        if isinstance(value, list) and all(_is_number(v) and abs(v) <= LARGEST for v in values):
+        if isinstance(value, list) and all(map(_is_number, values)):
             return tuple(float(np.float32(v)) for v in values)
         self._wrong(name, f"the correction of '{name}' is no list of numbers", "[0.0, ...]")
         return None
@@ -247,7 +258,9 @@ class _Reader:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return abs(value) <= LARGEST  # also of NaN, and of whole numbers beyond any float
 
 
 def _quoted(text: str) -> str:

@@ -349,7 +349,28 @@ def test_a_wrong_scheme_is_told_all_of_its_mistakes(golden: Callable[[str, str],
     golden("errors/scheme.txt", f"{caught.value}\n")
 
 
-@pytest.mark.parametrize("text", ["[", "a = ", "\x00", "[tensors]\n[tensors]", "x = " + "[" * 5000])
+@pytest.mark.parametrize("number", ["1" + "0" * 400, "0x" + "f" * 400, "1e400", "nan", "-inf"])
+@pytest.mark.parametrize(
+    "line", ['[tensors]\n"a" = {{ scale = {}, zero_point = 0 }}', '[bias_correction]\n"a" = [{}]']
+)
+def test_numbers_beyond_any_float_are_refused(number: str, line: str) -> None:
+    with pytest.raises(UsageError, match="'a'"):
+        Scheme.parse(f'format = "x1.scheme/1"\n{line.format(number)}\n', "net.toml")
+
+
+def test_an_option_fills_what_a_scheme_does_not_say() -> None:
+    graph, samples = biased_graph()
+    model = api.quantize(
+        api.Model("m", graph), samples, scheme=Scheme({"x": Quant((0.5,), 0)}), granularity="tensor"
+    )
+    assert model.scheme is not None
+    assert model.scheme.granularity == "tensor"
+    assert "weights per tensor" in model.scheme.calibration
+
+
+@pytest.mark.parametrize(
+    "text", ["[", "a = ", "\x00", "[tensors]\n[tensors]", "x = " + "[" * 5000, "x = " + "9" * 5000]
+)
 def test_what_is_no_toml_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="not TOML"):
         Scheme.parse(text, "net.toml")

@@ -10,6 +10,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from compiler.errors import CompileError
+from isa.diagnostics import UsageError
 from x1 import api
 from x1.verification import verify
 
@@ -109,3 +110,21 @@ def test_scales_that_the_model_has_are_not_calibrated(tmp_path: Path) -> None:
     scales = [{n.name: n.type.quant for n in graph.nodes() if n.type.quant is not None} for graph in found]
     differing = {name for name, quant in scales[0].items() if quant != scales[1][name]}
     assert len(differing) == 1
+
+
+def test_a_scheme_goes_before_what_samples_give_and_is_saved(tmp_path: Path) -> None:
+    from compiler.ir.types import Quant
+    from compiler.quantize.scheme import Scheme
+
+    network = api.load_network(quantized(tmp_path, DIFFERENCE, {"d"}))
+    calibrated = api.quantize(network, samples())
+    assert calibrated.scheme is not None
+    (name,) = calibrated.scheme.tensors
+    chosen = Scheme({name: Quant((0.0625,), 5)})
+    for given in (api.quantize(network, scheme=chosen), api.quantize(network, samples(), scheme=chosen)):
+        assert given.scheme is not None
+        assert given.scheme.tensors == chosen.tensors
+    with pytest.raises(UsageError, match="does not have"):
+        api.quantize(network, samples(), scheme=Scheme({"none": Quant((0.5,), 0)}))
+    with pytest.raises(UsageError, match="quantized already"):
+        api.quantize(network, samples(), equalize=True)

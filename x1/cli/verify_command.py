@@ -68,7 +68,7 @@ def command(
         raise UsageError(
             Diagnostic("usage.suggest", "--suggest compares calibrations", remedy="--calibrate D.npz")
         )
-    network = api.load_network(model, parse_shapes(shapes))
+    network = loaded = api.load_network(model, parse_shapes(shapes))
     how = quantization(options)
     if calibrate is not None or options["scheme"] is not None:
         network = api.quantize(network, calibrate, **how)
@@ -82,7 +82,7 @@ def command(
     if suggest and calibrate is not None:
         recipe, given = api.recipe_of(how), api.scheme_given(how)
         found = suggestions.suggest(
-            network, calibrate, recipe, data.samples(members, network.input_shapes), given
+            loaded, calibrate, recipe, data.samples(members, network.input_shapes), given
         )
         body |= {"suggestions": [s.as_json() for s in found]}
         text += "\n\n" + suggestion_table(found)
