@@ -21,6 +21,8 @@ from compiler.quantize.rules import Quantizer, quantization_rule
 from isa import arithmetic
 
 REAL_BOUNDS: Final = {"relu": (0.0, math.inf), "relu6": (0.0, 6.0)}
+TIE: Final = 2.0**-13
+"""Steps: what float32 approximations, some units in the last place off, can make of 256 steps, and more."""
 KERAS_FUNCTIONS: Final[dict[str, tuple[str, tuple[float, ...]]]] = {
     "sigmoid": ("sigmoid", ()),
     "tanh": ("tanh", ()),
@@ -117,6 +119,21 @@ class QTable(ElementWise):
             np.where(np.isnan(real), least, real), y.scale, y.zero_point, *y.dtype.bounds
         )
         return codes.astype(y.dtype.numpy).view(np.uint8)
+
+    def is_near_a_tie(self, x: Quant, y: Quant) -> bool:
+        """Whether an entry lies so near the middle of two codes that an approximation may give the other one.
+
+        Of functions alone that are no float32 steps: others ONNX Runtime computes as they are here.
+        """
+        function = FUNCTIONS[self.function]
+        if function.steps is not None:
+            return False
+        every = np.arange(256, dtype=np.uint8).view(x.dtype.numpy)
+        real = function.rounded(arithmetic.dequantize(every, x.scale, x.zero_point), self.parameters)
+        steps = real.astype(np.float64) / y.scale
+        low, high = y.dtype.bounds[0] - y.zero_point, y.dtype.bounds[1] - y.zero_point
+        inside = steps[(steps > low - 1) & (steps < high + 1)]
+        return bool((np.abs(inside - np.floor(inside) - 0.5) < TIE).any())
 
 
 def requantizing_table(x: Quant, y: Quant) -> Array:

@@ -13,6 +13,7 @@ from compiler.ir.evaluate import walk
 from compiler.ir.graph import Graph, Node
 from compiler.ir.op import Product
 from compiler.ir.types import DType
+from compiler.ops.activation import QTable
 from compiler.ops.conv2d import QConv2d
 from compiler.ops.gemm import QGemm
 from compiler.passes.quantize import to_integers
@@ -22,6 +23,8 @@ from compiler.quantize.scheme import Scheme
 from isa import arithmetic
 from isa.diagnostics import Diagnostic, UsageError
 
+ROUNDS: Final = 16
+LARGER: Final = 1 + 2.0**-10
 GRID: Final = 8
 """Corrections of a bias are multiples of this part of the result's scale: BLAS noise does not reach them."""
 
@@ -86,7 +89,31 @@ def scheme_of(graph: Graph, seen: Observations, recipe: Recipe, given: Scheme | 
         network=graph.name,
         calibration=calibration,
     )
+    scheme = _without_ties(graph, scheme, set(base.tensors))
     return completed(graph, scheme, seen if recipe.bias_correction else None)
+
+
+def _without_ties(graph: Graph, scheme: Scheme, fixed: set[str]) -> Scheme:
+    """The scheme with slightly larger scales where a function's table has an entry next to a tie.
+
+    There the last bits of a float32 approximation decide, and other implementations of the function, ONNX
+    Runtime's among them, may give another code.
+    """
+    for _ in range(ROUNDS):
+        quantized, _ = to_integers(graph, scheme)
+        tied = {
+            n.name: n.quant
+            for n in quantized.nodes()
+            if isinstance(n.op, QTable)
+            and n.name in scheme.tensors
+            and n.name not in fixed
+            and n.op.is_near_a_tie(n.inputs[0].quant, n.quant)
+        }
+        if not tied:
+            break
+        larger = {name: replace(q, scales=(float(np.float32(q.scale * LARGER)),)) for name, q in tied.items()}
+        scheme = replace(scheme, tensors={**scheme.tensors, **larger})
+    return scheme
 
 
 def completed(graph: Graph, scheme: Scheme, seen: Observations | None) -> Scheme:

@@ -398,3 +398,29 @@ def test_evaluating_floats_is_not_changed_by_looking_at_them() -> None:
     calibrate.observe(graph, [sample])
     after = evaluate(graph, sample)
     assert all(before[i].tobytes() == after[i].tobytes() for i in before)
+
+
+def test_calibrated_tables_have_no_entry_next_to_a_tie() -> None:
+    """Scales that would put one there are made a little larger; given ones stay."""
+    from compiler.ops.activation import QTable
+    from compiler.ops.unary import Unary
+
+    graph = Graph("table")
+    x = graph.input("x", DType.F32, (1, 64))
+    graph.set_outputs([graph.add(Unary("silu"), (x,), name="y")], ["y"])
+    operation, given = QTable("silu", ()), Quant((1 / 255,), -128)
+    tied = next(
+        q
+        for q in (Quant((float(np.float32(s)),), -128) for s in np.linspace(0.0028, 0.0029, 4000))
+        if operation.is_near_a_tie(given, q)
+    )
+    samples = [{"x": np.linspace(0, 1, 64, dtype=np.float32)[None]}]
+    high = tied.scale * 255
+    for scheme in (None, Scheme({"x": Quant((float(np.float32(1 / 255)),), -128), "y": tied})):
+        seen = calibrate.observe(graph, samples)
+        seen.tensors["y"].high, seen.tensors["y"].low = high, 0.0
+        made = calibrate.scheme_of(graph, seen, Recipe("minmax"), scheme)
+        quantized = driver.quantize_with(graph, made)
+        (table,) = (n for n in quantized.nodes() if isinstance(n.op, QTable))
+        assert isinstance(table.op, QTable)
+        assert table.op.is_near_a_tie(table.inputs[0].quant, table.quant) == (scheme is not None)
