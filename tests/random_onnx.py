@@ -353,9 +353,7 @@ class Network:
         return self.add("Mul", [x.name, self.add("Sigmoid", [x.name], x.shape).name], x.shape)
 
     def reduce(self, x: Value) -> Value:
-        op = self.pick(
-            "ReduceMean", "ReduceMax", "ReduceMin", "ReduceMin", "ReduceSum", "ReduceSum", "GlobalMaxPool"
-        )
+        op = self.pick("ReduceMean", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceSum", "GlobalMaxPool")
         several = [[2, 3], [1, 3], [1, 2], [1, 2, 3], [0, 2], [0, 1, 3]]
         single = [[1]] if op == "ReduceMean" else [[1], [2], [3], [0]]
         axes = [] if op == "GlobalMaxPool" else self.pick(*several, *single)
@@ -411,10 +409,10 @@ class Network:
 
     def layers(self) -> list[Callable[[Value], Value]]:
         return [
-            self.conv, self.conv, self.conv, self.conv_transpose, self.norm, self.pool, self.pool, self.excite,
+            self.conv, self.conv, self.binary, self.conv_transpose, self.norm, self.pool, self.pool, self.excite,
             self.binary, self.binary, self.concat, self.split, self.slice, self.pad, self.resize, self.blocks,
             self.transpose, self.pointwise, self.pointwise, self.pointwise, self.pointwise, self.clip, self.prelu,
-            self.power, self.softmax, self.swish, self.reduce, self.reduce, self.wide_conv, self.product, self.gather, self.line,
+            self.power, self.softmax, self.swish, self.reduce, self.reduce, self.reduce, self.wide_conv, self.product, self.gather, self.line,
             self.several, self.several, self.reshaped, self.expand, self.pointwise, self.blocks, self.blocks,
         ]  # fmt: skip
 

@@ -117,7 +117,8 @@ def _canonical(node: Node, x: View, axes: Sequence[int]) -> tuple[View, tuple[in
     """
     n, h, w, c = x.shape
     rank = len(node.inputs[0].shape)
-    wanted = tuple(a + 4 - rank for a in axes if node.inputs[0].shape[a] > 1)
+    several = [a + 4 - rank for a in axes if node.inputs[0].shape[a] > 1]
+    wanted = tuple(range(several[0], several[-1] + 1)) if several else ()  # extents of 1 between count too
     single = tuple(a + 4 - rank for a in axes if a + 4 - rank > 0)[-1:]
     match wanted or single:
         case (1,) | (2,) | (3,) | (1, 2) as found:
