@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, Final
 
-import numpy as np
 from numpy.typing import NDArray
 
 from compiler import driver
@@ -20,7 +20,7 @@ from isa import arithmetic
 from isa.diagnostics import Diagnostic, UsageError
 from x1 import api
 from x1.oracle import ExportOracle
-from x1.verification import real_tensors
+from x1.verification import Noise, real_tensors
 
 SAMPLES: Final = 8
 """Alternatives are compared on so many samples at most."""
@@ -55,27 +55,6 @@ class Suggestion:
             "sqnr_db": _finite(self.sqnr_db),
             "alternatives": {option: _finite(v) for option, v in self.alternatives.items()},
             "best": self.best,
-        }
-
-
-@dataclass
-class _Noise:
-    """Powers of signal and noise by tensor."""
-
-    signal: dict[str, float] = field(default_factory=dict[str, float])
-    noise: dict[str, float] = field(default_factory=dict[str, float])
-
-    def add(self, name: str, real: NDArray[Any], got: NDArray[Any]) -> None:
-        wanted = real.astype(np.float64).ravel()
-        error = wanted - got.astype(np.float64).ravel()
-        self.signal[name] = self.signal.get(name, 0.0) + float(wanted @ wanted)
-        self.noise[name] = self.noise.get(name, 0.0) + float(error @ error)
-
-    def decibels(self) -> dict[str, float]:
-        return {
-            name: 10 * math.log10(signal / self.noise[name]) if self.noise[name] else math.inf
-            for name, signal in self.signal.items()
-            if signal
         }
 
 
@@ -148,14 +127,15 @@ def _observed(graph: Graph, calibrate: api.Calibration) -> Observations:
 def _noise(graph: Graph, scheme: Scheme, data: Sequence[Sample]) -> dict[str, float]:
     """The SQNR of every tensor of a network under a scheme, the quantized one in ONNX Runtime."""
     quantized = driver.quantize_with(graph, scheme)
-    oracle, found = ExportOracle(quantized), _Noise()
+    oracle, found = ExportOracle(quantized), defaultdict[str, Noise](Noise)
     quants = {v.name: n.quant for n in quantized.nodes() for v in n.views if n.op.name.startswith("q.")}
     for sample in data:
         codes, real = oracle.run(sample), real_tensors(graph, sample)
         for name, quant in quants.items():
             if name in real and name in codes:
-                found.add(name, real[name], arithmetic.dequantize(codes[name], quant.scale, quant.zero_point))
-    return found.decibels()
+                got = arithmetic.dequantize(codes[name], quant.scale, quant.zero_point)
+                found[name].add(real[name], got)
+    return {name: db for name, noise in found.items() if (db := noise.decibels) is not None}
 
 
 def _chosen(graph: Graph, now: Mapping[str, float]) -> Iterator[tuple[str, bool]]:

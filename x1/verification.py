@@ -28,6 +28,27 @@ X86 = ("x86_64", "AMD64")
 
 
 @dataclass
+class Noise:
+    """Signal and quantization noise of a tensor over all samples."""
+
+    signal: float = 0.0
+    noise: float = 0.0
+
+    def add(self, real: NDArray[Any], got: NDArray[Any]) -> None:
+        """Count a sample."""
+        r, g = real.astype(np.float64).ravel(), got.astype(np.float64).ravel()
+        self.signal += float(r @ r)
+        self.noise += float((r - g) @ (r - g))
+
+    @property
+    def decibels(self) -> float | None:
+        """Signal to noise; infinite without noise, None without signal."""
+        if self.signal == 0:
+            return None
+        return 10 * math.log10(self.signal / self.noise) if self.noise > 0 else math.inf
+
+
+@dataclass
 class TensorComparison:
     """One tensor over all samples: the binary against ONNX Runtime, and against the float network."""
 
@@ -39,8 +60,7 @@ class TensorComparison:
     mismatches: int = 0
     evaluator_mismatches: int = 0
     max_lsb: int = 0
-    _signal: float = 0.0
-    _noise: float = 0.0
+    _noise: Noise = field(default_factory=Noise)
     _dot: float = 0.0
     _power: float = 0.0
 
@@ -55,22 +75,19 @@ class TensorComparison:
     def add_real(self, real: NDArray[Any], got: NDArray[Any]) -> None:
         """Count the noise of quantization."""
         r, g = real.astype(np.float64).ravel(), got.astype(np.float64).ravel()
-        self._signal += float(r @ r)
-        self._noise += float((r - g) @ (r - g))
+        self._noise.add(real, got)
         self._dot += float(r @ g)
         self._power += float(g @ g)
 
     @property
     def sqnr_db(self) -> float | None:
         """Signal to quantization noise in dB; infinite without noise, None where nothing was compared."""
-        if self._signal == 0:
-            return None
-        return 10 * math.log10(self._signal / self._noise) if self._noise > 0 else math.inf
+        return self._noise.decibels
 
     def as_json(self) -> dict[str, object]:
         """The row of `x1 verify --json`."""
         sqnr = self.sqnr_db
-        size = math.sqrt(self._signal * self._power)
+        size = math.sqrt(self._noise.signal * self._power)
         return {
             "name": self.name,
             "node": self.node,

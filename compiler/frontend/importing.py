@@ -240,6 +240,12 @@ class LayerCall:
             )
         return self.operands[0]
 
+    def value(self) -> Node:
+        """The only operand, of any rank."""
+        if len(self.operands) != 1:
+            self.fail(f"{self.layer} takes one value")
+        return self.operands[0]
+
     def take(self, name: str, default: object, kinds: tuple[type, ...], allowed: str) -> Any:
         """An argument, checked; it counts as used."""
         value = self.arguments.pop(name, default)

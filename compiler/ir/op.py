@@ -116,6 +116,11 @@ class Product(Op):
         """The operation without its clamp."""
         raise NotImplementedError
 
+    @property
+    def is_linear(self) -> bool:
+        """Whether it has no clamp."""
+        return self == self.linear()
+
 
 OPS: Final[dict[str, type[Op]]] = {}
 OpT = TypeVar("OpT", bound=Op)

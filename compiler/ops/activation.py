@@ -44,6 +44,12 @@ KERAS_FUNCTIONS: Final[dict[str, tuple[str, tuple[float, ...]]]] = {
 ACTIVATIONS: Final = ("linear", *REAL_BOUNDS, "softmax", *KERAS_FUNCTIONS)
 
 
+def every_real(quant: Quant) -> Array:
+    """The real number of every code, indexed by the raw byte."""
+    every = np.arange(256, dtype=np.uint8).view(quant.dtype.numpy)
+    return arithmetic.dequantize(every, quant.scale, quant.zero_point)
+
+
 def require_function(name: str, parameters: Sequence[float]) -> None:
     """A function that is known, with as many parameters as it has.
 
@@ -111,9 +117,7 @@ class QTable(ElementWise):
 
     def codes(self, x: Quant, y: Quant) -> Array:
         """The table as raw bytes, indexed by the raw input byte."""
-        every = np.arange(256, dtype=np.uint8).view(x.dtype.numpy)
-        given = arithmetic.dequantize(every, x.scale, x.zero_point)
-        real = FUNCTIONS[self.function].rounded(given, self.parameters)
+        real = FUNCTIONS[self.function].rounded(every_real(x), self.parameters)
         least = arithmetic.f32(y.dtype.bounds[0] - y.zero_point) * np.float32(y.scale)
         codes = arithmetic.quantize(
             np.where(np.isnan(real), least, real), y.scale, y.zero_point, *y.dtype.bounds
@@ -128,8 +132,7 @@ class QTable(ElementWise):
         function = FUNCTIONS[self.function]
         if function.steps is not None:
             return False
-        every = np.arange(256, dtype=np.uint8).view(x.dtype.numpy)
-        real = function.rounded(arithmetic.dequantize(every, x.scale, x.zero_point), self.parameters)
+        real = function.rounded(every_real(x), self.parameters)
         steps = real.astype(np.float64) / y.scale
         low, high = y.dtype.bounds[0] - y.zero_point, y.dtype.bounds[1] - y.zero_point
         inside = steps[(steps > low - 1) & (steps < high + 1)]
@@ -183,9 +186,7 @@ def relu_layer(call: LayerCall) -> Node:
     if not high >= 0:
         call.fail(f"ReLU: max_value={high} is not allowed", "at least 0")
     call.done()
-    if len(call.operands) != 1:
-        call.fail("ReLU takes one value")
-    return call.add(Clamp(0.0, float(high)), call.operands[0])
+    return call.add(Clamp(0.0, float(high)), call.value())
 
 
 @layer("Activation", "activation")

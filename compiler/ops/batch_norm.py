@@ -68,9 +68,7 @@ def batch_norm_layer(call: LayerCall) -> Node:
     """BatchNormalization(epsilon=0.001)."""
     epsilon = call.take("epsilon", 1e-3, (float,), "a number")
     call.done()
-    if len(call.operands) != 1:
-        call.fail("BatchNormalization takes one value")
-    x = call.operands[0]
+    x = call.value()
     channels = (x.shape[-1],)
     names = ("gamma", "beta", "moving_mean", "moving_variance")
     gain, offset = _affine([call.weights(name, channels) for name in names], epsilon)

@@ -113,9 +113,7 @@ def import_prelu(n: OnnxNode) -> Node:
 def prelu_layer(call: LayerCall) -> Node:
     """PReLU(): a slope `alpha` per channel, shared over the image."""
     call.done()
-    if len(call.operands) != 1:
-        call.fail("PReLU takes one value")
-    x = call.operands[0]
+    x = call.value()
     shape = (1,) * (len(x.shape) - 2) + (x.shape[-1],)
     slope = np.ascontiguousarray(call.weights("alpha", shape)).reshape(-1)
     return call.add(PRelu(len(x.shape) - 1), x, call.const(slope, "alpha"))

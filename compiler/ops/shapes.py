@@ -154,9 +154,7 @@ def import_transpose(n: OnnxNode) -> Node:
 def flatten_layer(call: LayerCall) -> Node:
     """Flatten(): all but the first dimension become one."""
     call.done()
-    if len(call.operands) != 1:
-        call.fail("Flatten takes one value")
-    x = call.operands[0]
+    x = call.value()
     return call.add(Reshape((x.shape[0], math.prod(x.shape[1:]))), x)
 
 
@@ -178,9 +176,7 @@ def permute_layer(call: LayerCall) -> Node:
     """Permute((3, 1, 2)): the dimensions behind the batch, counted from 1."""
     dims = call.take("dims", None, (tuple,), "(n, ...)")
     call.done()
-    if len(call.operands) != 1:
-        call.fail("Permute takes one value")
-    (x,) = call.operands
+    x = call.value()
     if dims is None or sorted(map(str, dims)) != [str(i) for i in range(1, len(x.shape))]:
         call.fail(f"Permute: dims={dims!r} is not allowed", f"1 to {len(x.shape) - 1}, each once")
     return call.add(Transpose((0, *dims)), x)
@@ -191,9 +187,7 @@ def dropout_layer(call: LayerCall) -> Node:
     """Dropout(rate): nothing at inference."""
     call.take("rate", 0.5, (float, int), "a number")
     call.done()
-    if len(call.operands) != 1:
-        call.fail("Dropout takes one value")
-    return call.add(Identity(), call.operands[0])
+    return call.add(Identity(), call.value())
 
 
 @quantization_rule(Reshape, Transpose)

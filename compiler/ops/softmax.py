@@ -126,9 +126,7 @@ qlinear("QLinearSoftmax", QLinear("Softmax", [(0, 1, 2)], (3, 4)), MICROSOFT)
 def softmax_layer(call: LayerCall) -> Node:
     """Softmax()."""
     call.done()
-    if len(call.operands) != 1:
-        call.fail("Softmax takes one value")
-    return call.add(Softmax(len(call.operands[0].shape) - 1), call.operands[0])
+    return call.add(Softmax(len(call.value().shape) - 1), call.value())
 
 
 @quantization_rule(Softmax)

@@ -12,12 +12,11 @@ from compiler.frontend.importing import LayerCall, OnnxNode, layer, onnx_operato
 from compiler.ir.graph import Node
 from compiler.ir.op import Array, Op, op
 from compiler.ir.types import DType, TensorType
-from compiler.ops.activation import FUNCTION_WRITERS, QTable, require_function
+from compiler.ops.activation import FUNCTION_WRITERS, QTable, every_real, require_function
 from compiler.ops.boundary import QLinear, qlinear
 from compiler.ops.functions import FUNCTIONS
 from compiler.quantize.methods import constant_parameters
 from compiler.quantize.rules import Quantizer, quantization_rule
-from isa import arithmetic
 
 
 @op("nn.unary", "x:f32")
@@ -113,9 +112,7 @@ def elu_layer(call: LayerCall) -> Node:
     """ELU(alpha=1.0)."""
     alpha = call.take("alpha", 1.0, (int, float), "a number")
     call.done()
-    if len(call.operands) != 1:
-        call.fail("ELU takes one value")
-    return call.add(Unary("elu", (float(np.float32(alpha)),)), call.operands[0])
+    return call.add(Unary("elu", (float(np.float32(alpha)),)), call.value())
 
 
 @layer("LeakyReLU", "negative_slope")
@@ -123,9 +120,7 @@ def leaky_relu_layer(call: LayerCall) -> Node:
     """LeakyReLU(negative_slope=0.3)."""
     slope = call.take("negative_slope", 0.3, (int, float), "a number")
     call.done()
-    if len(call.operands) != 1:
-        call.fail("LeakyReLU takes one value")
-    return call.add(Unary("leaky_relu", (float(np.float32(slope)),)), call.operands[0])
+    return call.add(Unary("leaky_relu", (float(np.float32(slope)),)), call.value())
 
 
 @quantization_rule(Unary)
@@ -133,10 +128,8 @@ def quantize_unary(q: Quantizer, node: Node, inputs: list[Node]) -> Node:
     """A table; where nothing says how the result is quantized, by the range that it has on all 256 codes."""
     operation, (x,) = node.op, inputs
     assert isinstance(operation, Unary)
-    every = np.arange(256, dtype=np.uint8).view(x.type.dtype.numpy)
     with np.errstate(all="ignore"):
-        reals = arithmetic.dequantize(every, x.quant.scale, x.quant.zero_point)
-        found = FUNCTIONS[operation.function].real(reals, operation.parameters)
+        found = FUNCTIONS[operation.function].real(every_real(x.quant), operation.parameters)
     reach = constant_parameters(found) if np.isfinite(found).all() else None
     return q.add(QTable(operation.function, operation.parameters), inputs, node, q.chosen(node, reach))
 

@@ -11,9 +11,9 @@ from typing import ClassVar
 import numpy as np
 
 from compiler.ir.graph import Graph, Node
+from compiler.ir.op import Product
 from compiler.ops.batch_norm import BatchNorm
 from compiler.ops.conv2d import Conv2d
-from compiler.ops.gemm import Gemm
 from compiler.passes.base import Pass
 from isa.locations import fuse
 
@@ -26,21 +26,13 @@ class FoldBatchNorm(Pass):
     def run(self, graph: Graph) -> Graph:
         for norm, operation in graph.of(BatchNorm):
             producer, gain, offset = norm.inputs
-            if graph.sole_user(producer) is norm and operation.axis == _channel_axis(producer):
+            product = producer.op
+            if not isinstance(product, Product) or not product.is_linear:
+                continue
+            if graph.sole_user(producer) is norm and operation.axis == product.channel_axis:
                 _fold(graph, norm, producer, gain, offset)
         graph.erase_dead()
         return graph
-
-
-def _channel_axis(producer: Node) -> int | None:
-    """The axis of the output channels of what a normalization can be folded into."""
-    match producer.op:
-        case Conv2d(clamp=None, layout=layout):
-            return 1 if layout == "NCHW" else 3
-        case Gemm(clamp=None):
-            return 1
-        case _:
-            return None
 
 
 def _fold(graph: Graph, norm: Node, producer: Node, gain: Node, offset: Node) -> None:

@@ -12,9 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compiler.ir.graph import Graph, Node
+from compiler.ir.op import Product
 from compiler.ops.add import Add
-from compiler.ops.conv2d import Conv2d
-from compiler.ops.gemm import Gemm
 from compiler.passes.base import Pass
 from isa.locations import fuse
 
@@ -51,13 +50,9 @@ class FoldBias(Pass):
 
 def _row(producer: Node, values: NDArray[Any]) -> NDArray[Any] | None:
     """The constant as one value per output channel, if it is that."""
-    match producer.op:
-        case Gemm(clamp=None):
-            axis = 1
-        case Conv2d(clamp=None, layout=layout):
-            axis = 1 if layout == "NCHW" else 3
-        case _:
-            return None
+    if not isinstance(producer.op, Product) or not producer.op.is_linear:
+        return None
+    axis = producer.op.channel_axis
     rows = np.moveaxis(values, axis, -1).reshape(-1, values.shape[axis])
     same = (rows == rows[0]).all()
     return np.broadcast_to(rows[0], producer.shape[axis : axis + 1]) if same else None

@@ -23,6 +23,8 @@ from compiler.quantize.scheme import Scheme
 from isa import arithmetic
 from isa.diagnostics import Diagnostic, UsageError
 
+Integers = tuple[Graph, set[str]]
+"""An integer graph, and the tensors whose scale was asked for."""
 ROUNDS: Final = 16
 LARGER: Final = 1 + 2.0**-10
 GRID: Final = 8
@@ -89,21 +91,21 @@ def scheme_of(graph: Graph, seen: Observations, recipe: Recipe, given: Scheme | 
         network=graph.name,
         calibration=calibration,
     )
-    scheme = _without_ties(graph, scheme, set(base.tensors))
-    return completed(graph, scheme, seen if recipe.bias_correction else None)
+    scheme, integers = _without_ties(graph, scheme, set(base.tensors))
+    return completed(graph, scheme, seen if recipe.bias_correction else None, integers)
 
 
-def _without_ties(graph: Graph, scheme: Scheme, fixed: set[str]) -> Scheme:
-    """The scheme with slightly larger scales where a function's table has an entry next to a tie.
+def _without_ties(graph: Graph, scheme: Scheme, fixed: set[str]) -> tuple[Scheme, Integers]:
+    """The scheme, with slightly larger scales where a table has an entry next to a tie, and what it makes.
 
     There the last bits of a float32 approximation decide, and other implementations of the function, ONNX
     Runtime's among them, may give another code.
     """
+    integers = to_integers(graph, scheme)
     for _ in range(ROUNDS):
-        quantized, _ = to_integers(graph, scheme)
         tied = {
             n.name: n.quant
-            for n in quantized.nodes()
+            for n in integers[0].nodes()
             if isinstance(n.op, QTable)
             and n.name in scheme.tensors
             and n.name not in fixed
@@ -113,12 +115,18 @@ def _without_ties(graph: Graph, scheme: Scheme, fixed: set[str]) -> Scheme:
             break
         larger = {name: replace(q, scales=(float(np.float32(q.scale * LARGER)),)) for name, q in tied.items()}
         scheme = replace(scheme, tensors={**scheme.tensors, **larger})
-    return scheme
+        integers = to_integers(graph, scheme)
+    return scheme, integers
 
 
-def completed(graph: Graph, scheme: Scheme, seen: Observations | None) -> Scheme:
-    """The scheme without scales that no operation asks for, its biases corrected by what was seen."""
-    quantized, asked = to_integers(graph, scheme)
+def completed(
+    graph: Graph, scheme: Scheme, seen: Observations | None, integers: Integers | None = None
+) -> Scheme:
+    """The scheme without scales that no operation asks for, its biases corrected by what was seen.
+
+    `integers` is what the scheme makes of the graph, where that is known.
+    """
+    quantized, asked = integers or to_integers(graph, scheme)
     tensors = {name: q for name, q in scheme.tensors.items() if name in asked}
     found = {} if seen is None else _corrections(graph, quantized, seen)
     return replace(scheme, tensors=tensors, corrections={**found, **scheme.corrections})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
@@ -49,14 +50,29 @@ def plan_reduce(b: Builder, node: Node, view: Callable[[int], View], out: Tensor
     if size is None:
         least = [n if d in axes else 1 for d, n in enumerate(x.shape)]
         raise does_not_fit(node, int(np.prod(least[1:])) + SLACK, budget)
-    record = b.parameters(_record(node), "record")
+    instr = Reduce(fn=FUNCTIONS[operation.function], axis=AXES[axes], h=1, w=1, c=1, ot=element(node))
+    used = "prm" not in instr.unused()
+    _plan_tiles(b, node, x, out, axes, size, instr, b.parameters(_record(node), "record") if used else None)
+
+
+def _plan_tiles(
+    b: Builder,
+    node: Node,
+    x: View,
+    out: Tensor,
+    axes: tuple[int, ...],
+    size: tuple[int, int, int],
+    instr: Reduce,
+    record: Ref | None,
+) -> None:
+    """A reduction in tiles over what is left, each as `instr` says."""
     for n, h, w, c in tiles(b, x.shape, size):
         source = b.fetch(x, n, h, w, c, "input")
-        box = [Span(0, 1) if d in axes else s for d, s in zip((1, 2, 3), (h, w, c), strict=True)]
-        target = b.result(out, n, box[0], box[1], box[2], "output")
-        instr = Reduce(
-            fn=FUNCTIONS[operation.function],
-            axis=AXES[axes],
+        rows, columns, channels = (Span(0, 1) if i in axes else s for i, s in enumerate((h, w, c), 1))
+        place = Span(channels.start * out.item, channels.stop * out.item)
+        target = b.result(out, n, rows, columns, place, "output")
+        tile = replace(
+            instr,
             h=h.extent,
             w=w.extent,
             c=c.extent,
@@ -65,13 +81,10 @@ def plan_reduce(b: Builder, node: Node, view: Callable[[int], View], out: Tensor
             ops=target.pixel_pitch,
             ors=target.row_pitch,
             xt=element(node.inputs[0]),
-            ot=element(node),
         )
-        bind = {"inp": source.ref, "out": target.ref}
-        if "prm" not in instr.unused():
-            bind["prm"] = record
-        b.emit(instr, bind, ("out",), stored=stored(out, n, box[0], box[1], box[2]))
-        b.deliver(out, target, n, box[0], box[1], box[2])
+        bind = {"inp": source.ref, "out": target.ref} | ({} if record is None else {"prm": record})
+        b.emit(tile, bind, ("out",), stored=stored(out, n, rows, columns, channels))
+        b.deliver(out, target, n, rows, columns, place)
 
 
 @tiles_of(ArgMax)
@@ -85,28 +98,9 @@ def plan_arg_max(b: Builder, node: Node, view: Callable[[int], View], out: Tenso
     if size is None:
         least = [d if i == axis else 1 for i, d in enumerate(x.shape)]
         raise does_not_fit(node, (copies + 1) * int(np.prod(least[1:])) + SLACK, budget)
-    for n, h, w, c in tiles(b, x.shape, size):
-        source = b.fetch(x, n, h, w, c, "input")
-        rows, columns, channels = (Span(0, 1) if i == axis else s for i, s in enumerate((h, w, c), 1))
-        place = Span(channels.start * out.item, channels.stop * out.item)
-        target = b.result(out, n, rows, columns, place, "output")
-        instr = Reduce(
-            fn=Reduction.ARGMAX,
-            axis=AXES[axis,],
-            h=h.extent,
-            w=w.extent,
-            c=c.extent,
-            ips=source.pixel_pitch,
-            irs=source.row_pitch,
-            ops=target.pixel_pitch,
-            ors=target.row_pitch,
-            xt=element(node.inputs[0]),
-            ot=ElementType.S32,
-            last=int(operation.last),
-        )
-        mark = stored(out, n, rows, columns, channels)
-        b.emit(instr, {"inp": source.ref, "out": target.ref}, ("out",), stored=mark)
-        b.deliver(out, target, n, rows, columns, place)
+    last, index = int(operation.last), ElementType.S32
+    instr = Reduce(fn=Reduction.ARGMAX, axis=AXES[axis,], h=1, w=1, c=1, ot=index, last=last)
+    _plan_tiles(b, node, x, out, (axis,), size, instr, None)
 
 
 def _canonical(node: Node, x: View, axes: Sequence[int]) -> tuple[View, tuple[int, ...]]:
