@@ -29,6 +29,8 @@ from isa.spec import (
 from isa.target import Target
 
 BAR_CYCLES: Final = 20
+CARRIER_CYCLES: Final = 1
+"""Of an instruction that only carries waits and signals."""
 
 
 class Scalar(IntEnum):
@@ -259,6 +261,10 @@ class Wait(Instruction):
 
     tag: int = operand(32, doc="free for tools; the compiler writes 0")
 
+    def cycles(self, t: Target) -> int:
+        del t
+        return CARRIER_CYCLES
+
 
 @instruction("xsig", opcode=0x1F, engine=None)
 class RemoteSignal(Instruction):
@@ -266,6 +272,10 @@ class RemoteSignal(Instruction):
 
     core: int = operand(4, doc="the core that is signalled")
     sem: int = operand(5, doc="its semaphore")
+
+    def cycles(self, t: Target) -> int:
+        del t
+        return CARRIER_CYCLES
 
     def check(self, t: Target) -> Iterator[Fault]:
         del t
