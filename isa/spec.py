@@ -289,8 +289,16 @@ class Instruction:
         del m
 
     def cycles(self, t: Target) -> int:
-        """Cycles for which the instruction occupies its engine, memory conflicts left out."""
+        """Cycles for which the instruction occupies its engine, memory conflicts left out.
+
+        An address changes them only by its place within a burst of DRAM.
+        """
         return t.ctl.issue
+
+    def latency(self, t: Target) -> int:
+        """Cycles from leaving its engine to its completion; the next instruction may start before."""
+        del t
+        return 0
 
     def macs(self) -> int:
         """Multiply-accumulate operations that it performs."""

@@ -61,6 +61,8 @@ def merge_rows(run: int, levels: Sequence[Level], limit: int | None = None) -> t
 
 def burst_cycles(t: Target, base: int, run: int, levels: Sequence[tuple[int, ...]]) -> int:
     """Cycles on the DRAM bus: whole bursts of every row, and the overhead of each further row."""
+    if not levels:
+        return math.ceil(-(-(run + base % t.dma.burst) // t.dma.burst) * t.dma.burst / t.dram.bytes_per_cycle)
     offsets = np.array([base % t.dma.burst])
     for count, pitch, *_ in levels:
         offsets = (offsets + np.arange(count)[:, None] * pitch).ravel() % t.dma.burst
@@ -160,6 +162,9 @@ class Load(Copy):
     def cycles(self, t: Target) -> int:
         return self.copy_cycles(t)
 
+    def latency(self, t: Target) -> int:
+        return t.dram.latency_read
+
 
 @instruction("ldf", opcode=0x23, engine=Engine.LD)
 class Fill(Copy):
@@ -209,3 +214,6 @@ class Store(Copy):
 
     def cycles(self, t: Target) -> int:
         return self.copy_cycles(t)
+
+    def latency(self, t: Target) -> int:
+        return t.dram.latency_write
