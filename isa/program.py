@@ -146,7 +146,11 @@ class MapRow:
 
 @dataclass(frozen=True, slots=True)
 class OpRow:
-    """A fused operator: the source nodes it computes."""
+    """A fused operator: the source nodes it computes, and the least work that it is on the target.
+
+    No schedule needs fewer cycles of the matrix array, fewer lanes x cycles of the vector unit, or fewer
+    bytes of DRAM: constants, graph inputs that it is the first to read, graph outputs that it writes.
+    """
 
     id: int
     name: str
@@ -154,6 +158,9 @@ class OpRow:
     op_types: tuple[str, ...]
     outputs: tuple[str, ...]
     source: tuple[str, ...]
+    mx_cycles: int = 0
+    vx_lanes: int = 0
+    dram_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

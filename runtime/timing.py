@@ -47,7 +47,7 @@ BANK: Final = "bank"
 """The cause of cycles that a shared bank adds."""
 BUS: Final = "bus"
 EMPTY: Final = "empty"
-"""The cause of cycles in which an engine has no instruction: dispatch has not come to one, or none is left."""
+"""The cause of cycles in which an engine has no instruction: none has been dispatched, or none is left."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +106,8 @@ def costs_of(program: Program) -> Costs:
     for number, size in sizes.items():
         outside |= (memory == number) & ((table.low < 0) | (table.high > size))
     suspects = {int(pc) for pc in table.pc[outside]}
-    suspects |= {pc for pc, number in enumerate(table.form.tolist()) if not table.forms[number].sound}
+    numbers: list[int] = table.form.tolist()
+    suspects |= {pc for pc, number in enumerate(numbers) if not table.forms[number].sound}
     for pc in sorted(suspects):
         for fault in instruction_faults(stream[pc], t, regions):
             raise trap_at(program, pc, TrapError(fault.trap, fault.operand, fault.message))
@@ -121,7 +122,7 @@ def costs_of(program: Program) -> Costs:
         [int(i.engine) for i in stream],
         [max(n, t.ctl.issue + m) for n, m in zip(_declared(stream, table, t), most, strict=True)],
         [i.latency(t) for i in stream],
-        [dram[number] for number in table.form.tolist()],
+        [dram[number] for number in numbers],
         by_bank,
     )
 

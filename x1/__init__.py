@@ -31,6 +31,7 @@ __all__ = [
     "check",
     "compile",
     "evaluate",
+    "profile",
     "quantize",
     "verify",
 ]
@@ -42,6 +43,7 @@ _HOMES = {
     "Binary": "x1.api",
     "Model": "x1.api",
     "check": "x1.api",
+    "profile": "x1.api",
     "compile": "x1.api",
     "quantize": "x1.api",
     "evaluate": "x1.evaluation",

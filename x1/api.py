@@ -30,6 +30,8 @@ from isa.diagnostics import Diagnostic, UsageError, did_you_mean
 from isa.paths import read_file
 from isa.program import Note, Program
 from isa.target import Target, load_target
+from runtime.profile import Profile
+from runtime.profile import profile as profile_of
 from x1 import data
 from x1.files import write_atomic
 from x1.version import __version__
@@ -440,6 +442,17 @@ def check(binary: str | Path | Binary) -> CheckReport:
     """Races, deadlocks, bounds and definedness of a binary, from its decoded form alone."""
     loaded = binary if isinstance(binary, Binary) else Binary.load(binary)
     return check_program(loaded.program)
+
+
+def profile(binary: str | Path | Binary) -> Profile:
+    """When a binary's instructions execute on its target, by the cycle model; no data is needed.
+
+    Raises:
+        BinaryError: the file is not a sound X1 binary.
+        MachineTrap: an instruction is not legal, or no engine can go on.
+    """
+    loaded = binary if isinstance(binary, Binary) else Binary.load(binary)
+    return profile_of(loaded.program)
 
 
 def calibration_samples(

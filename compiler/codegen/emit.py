@@ -167,7 +167,16 @@ def _continues(row: MapRow, op: TileOp, pc: int) -> bool:
 
 def _operators(graph: Graph, plan: Plan) -> Operators:
     ops = tuple(
-        OpRow(layer.id, layer.name, *_source(layer.loc), layer.outputs, _places(layer.loc))
+        OpRow(
+            layer.id,
+            layer.name,
+            *_source(layer.loc),
+            layer.outputs,
+            _places(layer.loc),
+            layer.least.mx_cycles,
+            layer.least.vx_lanes,
+            layer.least.dram_bytes,
+        )
         for layer in plan.tiles.layers
     )
     return Operators(ops, tuple(_tensor_rows(graph, plan)))

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compiler.ir.types import DType, TensorType
+from compiler.ir.work import Work
 
 Array = NDArray[Any]
 
@@ -82,6 +83,11 @@ class Op:
         del types, out
         return np.empty(0, np.float32)
 
+    def work(self, types: Sequence[TensorType], out: TensorType) -> Work:
+        """The least work of the operation on the device; none by default."""
+        del types, out
+        return Work()
+
     def evaluate(self, args: Sequence[Array], types: Sequence[TensorType], out: TensorType) -> Array:
         """The values of the result."""
         raise NotImplementedError
@@ -98,6 +104,11 @@ class ElementWise(Op):
         """The operation itself."""
         del perm
         return self
+
+    def work(self, types: Sequence[TensorType], out: TensorType) -> Work:
+        """Every element once."""
+        del types
+        return Work(out.elements)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from compiler.frontend.importing import LayerCall, OnnxNode, layer, onnx_operato
 from compiler.ir.graph import Node
 from compiler.ir.op import Array, Op, op
 from compiler.ir.types import DType, TensorType
+from compiler.ir.work import WindowWork, Work
 from compiler.ops.boundary import QLinear, qlinear
 from compiler.ops.conv2d import Conv2d
 from compiler.ops.max_pool import ceil_pads, reaches
@@ -76,6 +77,11 @@ class QAveragePool(Op):
         return TensorType(
             DType.I8, pooled_shape(types[0].shape, self.layout, self.kernel, self.strides, self.pads)
         )
+
+    def work(self, types: Sequence[TensorType], out: TensorType) -> Work:
+        """Rows and columns of every window, one after the other."""
+        channels = image_shape(out.shape, self.layout)[3]
+        return WindowWork(0, 0, channels, out.elements // channels, sum(self.kernel))
 
     def evaluate(self, args: Sequence[Array], types: Sequence[TensorType], out: TensorType) -> Array:
         assert types[0].quant is not None

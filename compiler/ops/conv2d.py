@@ -13,6 +13,7 @@ from compiler.frontend.importing import LayerCall, OnnxNode, layer, onnx_operato
 from compiler.ir.graph import Node
 from compiler.ir.op import Array, Op, Product, ShapeError, op
 from compiler.ir.types import DType, TensorType
+from compiler.ir.work import ProductWork, WindowWork, Work
 from compiler.ops.activation import ACTIVATIONS, apply_activation
 from compiler.ops.boundary import QLinear, qlinear
 from compiler.ops.spatial import (
@@ -38,6 +39,7 @@ from compiler.ops.spatial import (
 )
 from compiler.quantize.rules import Quantizer, quantization_rule
 from isa import arithmetic
+from isa.spec import GRANULE_BYTES
 
 
 def _convolved(
@@ -123,6 +125,16 @@ class QConv2d(Op):
         acc = arithmetic.wrap32(_grouped_product(taken.astype(np.float64) - zero, kernels, self.groups))
         y = arithmetic.requantize(acc, b, self.constants(types, out), zero_of(out), *self.bounds)
         return from_nhwc(y.astype(out.dtype.numpy), self.layout)
+
+    def work(self, types: Sequence[TensorType], out: TensorType) -> Work:
+        """Products on the array, or taps on the lanes where every channel has a kernel of its own."""
+        cout, cin, kh, kw = types[1].shape
+        constants = types[1].elements + GRANULE_BYTES * cout
+        pixels = out.elements // cout
+        if cin == 1 and self.groups > 1:
+            return WindowWork(0, constants, cout, pixels, kh * kw, multiplied=True)
+        columns = cout // self.groups
+        return ProductWork(out.elements, constants, pixels, columns, cin, (kh, kw), self.groups)
 
     def constants(self, types: Sequence[TensorType], out: TensorType) -> Array:
         """The multiplier of every output channel, or one for all."""

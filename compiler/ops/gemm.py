@@ -13,6 +13,7 @@ from compiler.frontend.importing import LayerCall, OnnxNode, is_parameter, known
 from compiler.ir.graph import Node
 from compiler.ir.op import Array, Op, Product, ShapeError, op
 from compiler.ir.types import DType, TensorType
+from compiler.ir.work import ProductWork, Work
 from compiler.ops.activation import ACTIVATIONS, apply_activation
 from compiler.ops.add import Add
 from compiler.ops.boundary import QLinear, qlinear
@@ -20,6 +21,7 @@ from compiler.ops.shapes import Transpose
 from compiler.ops.spatial import Pair, require_codes, scale_of, scales_of, write_clamped, zero_of
 from compiler.quantize.rules import Quantizer, quantization_rule
 from isa import arithmetic
+from isa.spec import GRANULE_BYTES
 
 RANK = 2
 
@@ -78,6 +80,12 @@ class QGemm(Op):
         left, right = a.astype(np.float64) - zero_of(types[0]), b.astype(np.float64) - zero_of(types[1])
         acc = arithmetic.wrap32((left @ right).astype(np.int64))
         return arithmetic.requantize(acc, bias, self.constants(types, out), zero_of(out), *self.bounds)
+
+    def work(self, types: Sequence[TensorType], out: TensorType) -> Work:
+        """A product on the array."""
+        depth, columns = types[1].shape
+        constants = types[1].elements + GRANULE_BYTES * columns
+        return ProductWork(out.elements, constants, out.elements // columns, columns, depth)
 
     def constants(self, types: Sequence[TensorType], out: TensorType) -> Array:
         """The multiplier of every column, or one for all."""

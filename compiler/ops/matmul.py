@@ -11,6 +11,7 @@ from compiler.frontend.importing import OnnxNode, is_parameter, known_values, on
 from compiler.ir.graph import Node
 from compiler.ir.op import Array, Op, ShapeError, op
 from compiler.ir.types import DType, Shape, TensorType
+from compiler.ir.work import ProductWork, Work
 from compiler.ops.boundary import QLinear, qlinear
 from compiler.ops.gemm import Gemm
 from compiler.ops.shapes import Reshape
@@ -57,6 +58,11 @@ class QMatMul(Op):
         a, b = (v.astype(np.float64) - zero_of(t) for v, t in zip(args, types, strict=True))
         acc = arithmetic.wrap32(np.matmul(a, b))
         return arithmetic.requantize(acc, 0, self.constants(types, out), zero_of(out), *self.bounds)
+
+    def work(self, types: Sequence[TensorType], out: TensorType) -> Work:
+        """A product on the array for every index of the batch."""
+        columns = out.shape[-1]
+        return ProductWork(out.elements, 0, out.elements // columns, columns, types[0].shape[-1])
 
     def constants(self, types: Sequence[TensorType], out: TensorType) -> Array:
         """m = (sa * sb) / sy."""

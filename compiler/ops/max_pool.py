@@ -11,10 +11,12 @@ from compiler.frontend.importing import LayerCall, OnnxNode, layer, onnx_operato
 from compiler.ir.graph import Node
 from compiler.ir.op import Array, Op, op
 from compiler.ir.types import DType, TensorType
+from compiler.ir.work import WindowWork, Work
 from compiler.ops.spatial import (
     Pads,
     Pair,
     from_nhwc,
+    image_shape,
     layer_pooling,
     nhwc,
     one_dimensional,
@@ -42,6 +44,11 @@ class MaxPool(Op):
             types[0].shape, self.layout, self.kernel, self.strides, self.pads, self.dilations
         )
         return TensorType(types[0].dtype, shape, types[0].quant)
+
+    def work(self, types: Sequence[TensorType], out: TensorType) -> Work:
+        """Rows and columns of every window, one after the other."""
+        channels = image_shape(out.shape, self.layout)[3]
+        return WindowWork(0, 0, channels, out.elements // channels, sum(self.kernel))
 
     def evaluate(self, args: Sequence[Array], types: Sequence[TensorType], out: TensorType) -> Array:
         least = -np.inf if out.dtype is DType.F32 else out.dtype.bounds[0]

@@ -11,6 +11,7 @@ from compiler.frontend.importing import LayerCall, OnnxNode, layer, onnx_operato
 from compiler.ir.graph import Node
 from compiler.ir.op import Array, Op, ShapeError, op
 from compiler.ir.types import DType, TensorType
+from compiler.ir.work import Work
 from compiler.ops.batch_norm import BatchNorm
 from compiler.ops.spatial import scale_of, zero_of
 from compiler.ops.unary import Unary
@@ -61,6 +62,11 @@ class QPRelu(Op):
         v = np.where(v < 0, v * _spread(args[1], self.axis, v.ndim), v)
         return arithmetic.quantize_real(v, scale_of(out), zero_of(out), *out.dtype.bounds)
 
+    def work(self, types: Sequence[TensorType], out: TensorType) -> Work:
+        """Every element once."""
+        del types
+        return Work(out.elements)
+
     def constants(self, types: Sequence[TensorType], out: TensorType) -> Array:
         """The scales of input and output."""
         return np.array([scale_of(types[0]), scale_of(out)], np.float32)
@@ -84,6 +90,11 @@ class QAffine(Op):
         v = arithmetic.dequantize(x, scale_of(types[0]), zero_of(types[0]))
         v = arithmetic.affine(v, _spread(gain, self.axis, v.ndim), _spread(offset, self.axis, v.ndim))
         return arithmetic.quantize_real(v, scale_of(out), zero_of(out), *out.dtype.bounds)
+
+    def work(self, types: Sequence[TensorType], out: TensorType) -> Work:
+        """Every element once."""
+        del types
+        return Work(out.elements)
 
     def constants(self, types: Sequence[TensorType], out: TensorType) -> Array:
         """The scales of input and output."""

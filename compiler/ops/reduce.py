@@ -18,6 +18,7 @@ from compiler.frontend.importing import LayerCall, OnnxNode, layer, onnx_operato
 from compiler.ir.graph import Node
 from compiler.ir.op import Array, Op, ShapeError, op
 from compiler.ir.types import DType, Shape, TensorType
+from compiler.ir.work import Work
 from compiler.ops.activation import QTable
 from compiler.ops.boundary import QLinear, qlinear
 from compiler.ops.shapes import Reshape
@@ -80,6 +81,11 @@ class QReduce(Op):
             m = self.constants(types, out)[0]
             y = arithmetic.requantize(arithmetic.wrap32(total), 0, m, zero_of(out), *bounds)
         return y.astype(out.dtype.numpy).reshape(out.shape)
+
+    def work(self, types: Sequence[TensorType], out: TensorType) -> Work:
+        """Every element of the operand once."""
+        del out
+        return Work(types[0].elements)
 
     def constants(self, types: Sequence[TensorType], out: TensorType) -> Array:
         """The multiplier of the sum, or the scales of input and output."""

@@ -6,12 +6,13 @@ producer to its last user where half of the scratchpad has room for it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from compiler.errors import CompileError, FitError
 from compiler.ir.graph import Graph, Node
 from compiler.ir.types import DType, Shape
+from compiler.ir.work import Least
 from compiler.ops.boundary import Dequantize, Quantize, Returned, host_nodes
 from compiler.ops.gemm import QGemm
 from compiler.ops.shapes import Reshape, Transpose, unreshaped
@@ -76,6 +77,8 @@ class _Planner:
         self.graph, self.target = graph, target
         self.builder = Builder(target)
         self.plan = Plan(self.builder.graph)
+        self.read: set[Node] = set()
+        """Graph inputs that a layer so far reads."""
         self.unsupported: list[Diagnostic] = []
         self.too_large: list[Diagnostic] = []
         host = host_nodes(graph)
@@ -124,7 +127,8 @@ class _Planner:
         return node.inputs[0] if isinstance(node.op, Transpose) else node
 
     def _layer(self, node: Node) -> None:
-        layer = Layer(self.index[node.id], node.name, node.loc, tuple(v.name for v in node.views))
+        names = tuple(v.name for v in node.views)
+        layer = Layer(self.index[node.id], node.name, node.loc, names, self._least(node))
         self.builder.begin(layer)
         out = self._tensor(node, node.shape, self._home(node))
         self.plan.views[node.id] = View(out, device_shape(node.shape))
@@ -136,6 +140,16 @@ class _Planner:
             self.unsupported += error.diagnostics
         except FitError as error:
             self.too_large += error.diagnostics
+
+    def _least(self, node: Node) -> Least:
+        """The least work of a layer; each byte of the interface counts where it is first read or written."""
+        least = node.op.work([i.type for i in node.inputs], node.type).least(self.target)
+        given = {unreshaped(i) for i in node.inputs if isinstance(unreshaped(i).op, Quantize)} - self.read
+        self.read |= given
+        bytes_of_interface = sum(i.type.elements for i in given)
+        if node.id in self.returned:
+            bytes_of_interface += node.type.elements
+        return replace(least, dram_bytes=least.dram_bytes + bytes_of_interface)
 
     def _raise_refusals(self) -> None:
         """What no machine can do goes before what this one has no room for."""

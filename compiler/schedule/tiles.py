@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any, Final
 
+from compiler.ir.work import Least
 from isa.locations import Loc
 from isa.program import Box
 from isa.spec import Engine, Instruction
@@ -111,6 +112,7 @@ class Layer:
     name: str
     loc: Loc
     outputs: tuple[str, ...]
+    least: Least
 
 
 @dataclass(eq=False)

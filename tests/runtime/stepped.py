@@ -118,7 +118,7 @@ class Stepped:
                 self.leaving[engine].append((now + self.stream[pc].latency(self.t), pc))
 
     def retire(self, now: int) -> None:
-        before = None
+        before = -1
         while self.changes != before:
             before = self.changes
             for waiting in self.leaving.values():
@@ -134,9 +134,9 @@ class Stepped:
         for engine in QUEUED:
             queue = self.queue[engine]
             able = self.running[engine] is None and bool(queue)
-            if able and all(self.level[s] for s in self.stream[queue[0]].waits):
-                if self.ready[engine] is None:
-                    self.ready[engine] = now
+            signalled = able and all(self.level[s] for s in self.stream[queue[0]].waits)
+            if signalled and self.ready[engine] is None:
+                self.ready[engine] = now
         for engine in QUEUED:
             since = self.ready[engine]
             if since is None:

@@ -24,6 +24,7 @@ from x1.cli.options import (
     target_options,
 )
 from x1.cli.outcome import Outcome, json_option, reported, say
+from x1.cli.profile_command import short, summary
 from x1.files import make_folder, require_another, write_atomic
 from x1.schedule_text import schedule_text
 
@@ -97,9 +98,12 @@ def command(
     if emit == "asm":
         return _text(disassemble(binary.program).text, output, warnings)
     binary.save(place)
+    found = api.profile(binary)
     if not as_json:
         _report(binary, place)
-    return Outcome({"output": place, **binary.summary()}, diagnostics=warnings)
+        say(summary(found))
+    body = {"output": place, **binary.summary(), "profile": short(found)}
+    return Outcome(body, diagnostics=warnings)
 
 
 def _require_reached(log: PassLog) -> None:

@@ -16,6 +16,7 @@ COMMANDS: Final = {
     "run": "run a binary on inputs",
     "eval": "top-1 of float network, quantized network and binary",
     "verify": "compare every tensor of the binary with ONNX Runtime",
+    "profile": "count the cycles of a binary, and where they go",
     "check": "prove a binary free of races and deadlocks",
     "inspect": "show a network, an IR dump or a binary",
     "asm": "assemble a program",

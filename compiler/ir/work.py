@@ -1,0 +1,75 @@
+"""The least work of an operation on any X1 machine, as its declaration states it.
+
+Lower bounds on cycles follow from it and a target. They leave out everything that a schedule may or may not
+need: moving activations, filling pipelines, padding of tiles.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from isa.target import Target
+
+
+@dataclass(frozen=True, slots=True)
+class Least:
+    """Lower bounds: cycles of the matrix array, lanes x cycles of the vector unit, bytes of DRAM."""
+
+    mx_cycles: int = 0
+    vx_lanes: int = 0
+    dram_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """Results that pass the vector unit once (`elements`), and bytes of constants; nothing else."""
+
+    elements: int = 0
+    constant_bytes: int = 0
+
+    def least(self, t: Target) -> Least:
+        """The bounds on a target."""
+        del t
+        return Least(0, self.elements, self.constant_bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class ProductWork(Work):
+    """A product of `rows` with `columns` per group: a sum over kernel rows, kernel columns and channels."""
+
+    rows: int = 0
+    columns: int = 0
+    channels: int = 0
+    kernel: tuple[int, int] = (1, 1)
+    groups: int = 1
+
+    def least(self, t: Target) -> Least:
+        """Passes of the array, the depth of the sum laid on its rows in whichever way is best."""
+        kh, kw = self.kernel
+        depth = min(
+            kh * kw * math.ceil(self.channels / t.mx.rows),
+            kh * math.ceil(kw * self.channels / t.mx.rows),
+            math.ceil(kh * kw * self.channels / t.mx.rows),
+        )
+        passes = self.groups * math.ceil(self.columns / t.mx.cols) * depth
+        return Least(passes * self.rows, self.elements, self.constant_bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class WindowWork(Work):
+    """Windows that slide over every channel by itself: `steps` for one tap, or one row and column, each.
+
+    With `multiplied`, the taps of a depthwise convolution, some of which a lane takes at once.
+    """
+
+    channels: int = 0
+    pixels: int = 0
+    steps: int = 0
+    multiplied: bool = False
+
+    def least(self, t: Target) -> Least:
+        """Lanes x cycles of the vector unit."""
+        steps = math.ceil(self.steps / t.vx.dw_taps) if self.multiplied else self.steps
+        cycles = math.ceil(self.channels / t.vx.lanes) * self.pixels * steps
+        return Least(0, cycles * t.vx.lanes, self.constant_bytes)

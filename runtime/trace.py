@@ -1,0 +1,69 @@
+"""Profiles for other tools: CSV, and the trace format that Perfetto and chrome://tracing open."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from dataclasses import asdict, fields
+from typing import Any, Final
+
+from isa.assembly.text import format_instruction
+from isa.program import Program
+from isa.spec import Engine
+from runtime.profile import NO_LAYER, LayerProfile, Profile
+
+UNIT: Final = "1 us = 1 cycle"
+PROCESS: Final = 0
+
+
+def as_csv(profile: Profile) -> str:
+    """One row per layer, named as in JSON."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow([f.name for f in fields(LayerProfile)])
+    for layer in profile.per_layer:
+        values = asdict(layer)
+        writer.writerow([*(" ".join(v) if isinstance(v, tuple) else v for v in values.values())])
+    return out.getvalue()
+
+
+def as_trace(program: Program, profile: Profile) -> str:
+    """A track per engine, a slice per instruction; a microsecond stands for a cycle."""
+    names = {o.id: o.name for o in program.operators.ops}
+    events: list[dict[str, Any]] = [_named("process_name", f"X1 {profile.target} ({UNIT})", 0)]
+    events += [_named("thread_name", e.name, int(e)) for e in Engine]
+    rows = [(NO_LAYER, (), "")] * len(program.instructions)
+    for row in program.debug.rows:
+        rows[row.first : row.first + row.count] = [(row.op, row.tile, row.phase)] * row.count
+    time = profile.timeline
+    for pc, (instr, (layer, tile, phase)) in enumerate(zip(program.instructions, rows, strict=True)):
+        events.append(
+            {
+                "ph": "X",
+                "pid": PROCESS,
+                "tid": int(instr.engine),
+                "ts": time.start[pc],
+                "dur": time.end[pc] - time.start[pc],
+                "name": names.get(layer, instr.mnemonic),
+                "cat": instr.mnemonic,
+                "args": {
+                    "layer": names.get(layer, ""),
+                    "tile": list(tile),
+                    "phase": phase,
+                    "pc": pc,
+                    "instruction": format_instruction(instr),
+                    "lost_to_banks": time.waited[pc],
+                },
+            }
+        )
+    held = {
+        "traceEvents": events,
+        "displayTimeUnit": "ms",
+        "otherData": {"unit": UNIT, "target": profile.target, "cycles": str(profile.cycles)},
+    }
+    return json.dumps(held, separators=(",", ":")) + "\n"
+
+
+def _named(kind: str, name: str, track: int) -> dict[str, Any]:
+    return {"ph": "M", "pid": PROCESS, "tid": track, "name": kind, "args": {"name": name}}
