@@ -21,28 +21,17 @@ from compiler.quantize.calibrate import observe, scheme_of
 from compiler.quantize.methods import Recipe
 from compiler.quantize.representable import require_finite_constants, require_finite_scales
 from compiler.quantize.scheme import Scheme
-from compiler.schedule.allocate import Allocation, AllocationError, allocate
-from compiler.schedule.order import respects, serial
-from compiler.schedule.plan import Plan, plan
-from compiler.schedule.tiles import Memory, TileOp
+from compiler.schedule.scheduler import Schedule, best_schedule
+from compiler.schedule.techniques import techniques
+from compiler.schedule.tiles import Memory
 from compiler.schedule.tokens import insert_tokens
 from isa.checker import check
 from isa.container import HOST_CAP
 from isa.diagnostics import Diagnostic
-from isa.locations import UNKNOWN
 from isa.program import Note, Program
 from isa.target import Target
 
 Sample = Mapping[str, NDArray[Any]]
-
-
-@dataclass(frozen=True, slots=True)
-class Schedule:
-    """A planned, ordered and placed program, before its tokens."""
-
-    plan: Plan
-    order: list[TileOp]
-    allocation: Allocation
 
 
 @dataclass
@@ -127,7 +116,7 @@ def lower(graph: Graph, log: PassLog | None = None) -> Graph:
     return run_passes(graph.copy(), TO_DEVICE, log)
 
 
-def schedule(graph: Graph, target: Target) -> Schedule:
+def schedule(graph: Graph, target: Target, level: int = 3) -> Schedule:
     """Tiles, their order and their addresses, for a graph of stage device.
 
     Raises:
@@ -136,26 +125,7 @@ def schedule(graph: Graph, target: Target) -> Schedule:
     """
     require_finite_scales(graph)
     require_dram(graph, target)
-    try:
-        return _schedule(graph, target, keep_resident=True)
-    except (AllocationError, FitError):
-        pass  # what stays in the scratchpad may be what a layer lacks
-    try:
-        return _schedule(graph, target, keep_resident=False)
-    except AllocationError as error:
-        places = {n.name: n.loc for n in graph.nodes()}
-        raise FitError(
-            [
-                Diagnostic(
-                    "fit.memory",
-                    f"'{s.layer}' needs {s.needed} {s.unit} of {s.memory.value}, "
-                    f"{s.needed - s.available} more than the {s.available} available",
-                    places.get(s.layer, UNKNOWN),
-                    remedy=f"choose a target with more {s.memory.value}",
-                )
-                for s in error.shortages
-            ]
-        ) from None
+    return best_schedule(graph, target, techniques(level))
 
 
 def generate(graph: Graph, scheduled: Schedule, target: Target, note: Note) -> Program:
@@ -165,7 +135,6 @@ def generate(graph: Graph, scheduled: Schedule, target: Target, note: Note) -> P
         FitError: the regions do not fit into the target's DRAM, or it has too few semaphores.
     """
     used = scheduled.allocation.used
-    dram = {1: used[Memory.ARENA], 3: used[Memory.OUTPUT]}
     total = sum(used[m] for m in (Memory.WEIGHTS, Memory.PARAMS, Memory.INPUT, Memory.OUTPUT, Memory.ARENA))
     allowed = min(target.dram.size, HOST_CAP)
     if total > allowed:
@@ -177,7 +146,7 @@ def generate(graph: Graph, scheduled: Schedule, target: Target, note: Note) -> P
                 remedy="choose a larger dram.size",
             )
         )
-    synchronized = insert_tokens(resolved_stream(scheduled.order), target, dram)
+    synchronized = insert_tokens(resolved_stream(scheduled.order), target)
     program = emit(graph, scheduled.plan, scheduled.order, synchronized, scheduled.allocation, target, note)
     report = check(program)
     assert not report.violations, f"the compiler made an unsafe program: {report.violations[0]}"
@@ -203,12 +172,3 @@ def require_dram(graph: Graph, target: Target) -> None:
                     remedy="choose a larger dram.size, or a smaller input",
                 )
             )
-
-
-def _schedule(graph: Graph, target: Target, *, keep_resident: bool) -> Schedule:
-    planned = plan(graph, target, keep_resident=keep_resident)
-    ops = planned.tiles.ops
-    order = serial(ops)
-    assert respects(ops, order)
-    names = {layer.id: layer.name for layer in planned.tiles.layers}
-    return Schedule(planned, order, allocate(order, planned.tiles.tensors, names, target))

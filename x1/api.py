@@ -428,7 +428,7 @@ def compile(
     graph = network.integers()
     device = driver.lower(graph, log) if graph.stage == "q" else graph
     times.done("lower")
-    scheduled = driver.schedule(device, machine)
+    scheduled = driver.schedule(device, machine, opt_level)
     times.done("schedule")
     note = Note(f"x1 {__version__}", (("opt_level", str(opt_level)),), network.calibration)
     program = driver.generate(device, scheduled, machine, note)

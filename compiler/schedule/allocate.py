@@ -1,20 +1,22 @@
-"""Allocate: addresses for every buffer, from the order of the operations that touch them.
+"""Allocate: addresses for every buffer, from the times at which operations touch it.
 
-Working buffers of one role share a slot. A slot is held from the first to the last operation that
-touches it; slots whose times overlap get different addresses. Larger slots are placed first, each
-at the lowest address that is free for all of its time.
+A buffer of a memory on the chip, or of the arena, is held from the start of the first operation that
+touches it until the last has completed; buffers whose times overlap get different addresses. Larger
+buffers are placed first, each at the lowest address that is free for all of its time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from bisect import insort
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Final
 
+from compiler.schedule.order import Timing, Touch
 from compiler.schedule.tiles import TABLE, Buffer, Memory, Tensor, TileOp, aligned
 from isa.target import Target
 
-DRAM: Final = (Memory.WEIGHTS, Memory.ARENA, Memory.INPUT, Memory.OUTPUT, Memory.PARAMS)
 DRAM_ALIGN: Final = 64
 
 
@@ -41,17 +43,21 @@ class AllocationError(Exception):
         self.shortages = shortages
 
 
-@dataclass(slots=True)
-class Slot:
-    """A place that buffers share: its size, its alignment, and when it is held."""
+@dataclass(eq=False, slots=True)
+class Placed:
+    """A buffer, when it is held, the layer that takes it, and where it is."""
 
-    memory: Memory
-    buffers: list[Buffer]
-    size: int
-    align: int
+    buffer: Buffer
     first: int
     last: int
+    layer: int
+    number: int
     address: int = 0
+
+    @property
+    def end(self) -> int:
+        """One past its last address."""
+        return self.address + self.buffer.room
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,105 +67,122 @@ class Allocation:
     used: dict[Memory, int]
 
 
+def limits_of(target: Target) -> dict[Memory, int]:
+    """The sizes of the memories on the chip."""
+    return {Memory.SPM: target.spm.bytes, Memory.ACC: target.acc.rows, Memory.PRM: target.prm.bytes}
+
+
 def allocate(
-    order: list[TileOp], tensors: list[Tensor], layers: Mapping[int, str], target: Target
+    ops: Sequence[TileOp],
+    touched: Sequence[Sequence[Touch]],
+    timing: Timing,
+    tensors: Sequence[Tensor],
+    layers: Mapping[int, str],
+    target: Target,
 ) -> Allocation:
     """Give every buffer its address; `layers` are the names of the operations' layers.
 
     Raises:
         AllocationError: a memory on the chip is too small.
     """
-    limits = {Memory.SPM: target.spm.bytes, Memory.ACC: target.acc.rows, Memory.PRM: target.prm.bytes}
-    slots = _slots(order, tensors)
+    limits = limits_of(target)
+    held = _lifetimes(ops, touched, timing, tensors)
     used: dict[Memory, int] = {}
     shortages: list[Shortage] = []
     for memory in Memory:
-        mine = [s for s in slots if s.memory is memory]
+        mine = [p for p in held if p.buffer.memory is memory]
         if memory in (Memory.ARENA, *limits):
             used[memory] = _pack(mine)
+            _require_disjoint(mine)
         else:
             used[memory] = _line_up(mine)
         if used[memory] > limits.get(memory, used[memory]):
-            shortages += _shortages(mine, order, layers, limits[memory])
-        _require_disjoint(mine)
-        for slot in mine:
-            for buffer in slot.buffers:
-                buffer.address = slot.address
+            shortages += _shortages(mine, layers, limits[memory])
+        for placed in mine:
+            placed.buffer.address = placed.address
     if shortages:
         raise AllocationError(shortages)
     return Allocation(used)
 
 
-def _shortages(
-    slots: list[Slot], order: list[TileOp], layers: Mapping[int, str], available: int
-) -> Iterator[Shortage]:
-    """The layers whose slots end beyond the memory, and where they end."""
+def _lifetimes(
+    ops: Sequence[TileOp], touched: Sequence[Sequence[Touch]], timing: Timing, tensors: Sequence[Tensor]
+) -> list[Placed]:
+    """All buffers in order of first touch in the plan; tensors that nothing touches come last."""
+    found: dict[int, Placed] = {}
+    for index, op in enumerate(ops):
+        first, last = timing.start[index], timing.done[index]
+        for touch in touched[index]:
+            placed = found.get(id(touch.buffer))
+            if placed is None:
+                found[id(touch.buffer)] = Placed(touch.buffer, first, last, op.layer, len(found))
+                continue
+            if first < placed.first:
+                placed.first = first
+            if last > placed.last:
+                placed.last = last
+        for ref in op.bind.values():
+            if ref.buffer.content is not None and id(ref.buffer) not in found:
+                found[id(ref.buffer)] = Placed(ref.buffer, 0, 0, op.layer, len(found))
+    for tensor in tensors:
+        if id(tensor.home) not in found:
+            found[id(tensor.home)] = Placed(tensor.home, timing.cycles, timing.cycles, -1, len(found))
+    return list(found.values())
+
+
+def _shortages(held: list[Placed], layers: Mapping[int, str], available: int) -> Iterator[Shortage]:
+    """The layers whose buffers end beyond the memory, and where they end."""
     ends: dict[int, int] = {}
-    for slot in slots:
-        layer = order[slot.first].layer
-        ends[layer] = max(ends.get(layer, 0), slot.address + slot.size)
+    for placed in held:
+        ends[placed.layer] = max(ends.get(placed.layer, 0), placed.end)
     for layer, end in ends.items():
         if end > available:
-            yield Shortage(slots[0].memory, layers[layer], end, available)
+            yield Shortage(held[0].buffer.memory, layers.get(layer, ""), end, available)
 
 
-def _require_disjoint(slots: list[Slot]) -> None:
-    """Check, apart from how they were placed, that slots held at the same time share no address."""
-    active: list[Slot] = []
-    for slot in sorted(slots, key=lambda s: s.first):
-        active = [s for s in active if s.last >= slot.first]
+def _together(held: list[Placed]) -> Iterator[tuple[Placed, Placed]]:
+    """Every two buffers that are held at the same time."""
+    active: list[Placed] = []
+    for placed in sorted(held, key=attrgetter("first", "number")):
+        active = [p for p in active if p.last > placed.first]
         for other in active:
-            apart = other.address + other.size <= slot.address or slot.address + slot.size <= other.address
-            assert apart, f"{other.buffers[0].name} and {slot.buffers[0].name} share memory"
-        active.append(slot)
+            yield other, placed
+        active.append(placed)
 
 
-def _slots(order: list[TileOp], tensors: list[Tensor]) -> list[Slot]:
-    """The slots of all buffers, in order of first touch; tensors that nothing touches come last."""
-    slots: dict[str, Slot] = {}
-    for index, op in enumerate(order):
-        for buffer in (*op.reads, *op.writes):
-            _extend(slots, buffer, index)
-    for tensor in tensors:
-        if tensor.home.slot not in slots:
-            _extend(slots, tensor.home, len(order))
-    return list(slots.values())
+def _require_disjoint(held: list[Placed]) -> None:
+    """Check, apart from how they were placed, that what is held at the same time shares no address."""
+    for one, other in _together(held):
+        apart = one.end <= other.address or other.end <= one.address
+        assert apart, f"{one.buffer.name} and {other.buffer.name} share memory"
 
 
-def _extend(slots: dict[str, Slot], buffer: Buffer, time: int) -> None:
-    slot = slots.get(buffer.slot)
-    if slot is None:
-        slots[buffer.slot] = Slot(buffer.memory, [buffer], buffer.size, buffer.align, time, time)
-        return
-    assert slot.memory is buffer.memory, f"{buffer.name} is in two memories"
-    if time < len(slot.buffers) or not any(b is buffer for b in slot.buffers[-4:]):
-        slot.buffers.append(buffer)
-    slot.size, slot.align = max(slot.size, buffer.size), max(slot.align, buffer.align)
-    slot.last = max(slot.last, time)
-
-
-def _line_up(slots: list[Slot]) -> int:
+def _line_up(held: list[Placed]) -> int:
     """One after another: what is kept for the whole run."""
     end = 0
-    for slot in slots:
-        slot.address = aligned(end, DRAM_ALIGN)
-        end = slot.address + slot.size
+    for placed in held:
+        placed.address = aligned(end, DRAM_ALIGN)
+        end = placed.address + placed.buffer.size
     return aligned(end, DRAM_ALIGN)
 
 
-def _pack(slots: list[Slot]) -> int:
-    """The lowest free address of each, larger slots first."""
-    placed: list[Slot] = []
-    for slot in sorted(slots, key=lambda s: (-s.size, s.first, s.last)):
+def _pack(held: list[Placed]) -> int:
+    """The lowest free address of each, larger buffers first."""
+    others: dict[int, list[Placed]] = {p.number: [] for p in held}
+    for one, other in _together(held):
+        others[one.number].append(other)
+        others[other.number].append(one)
+    near: dict[int, list[tuple[int, int]]] = {p.number: [] for p in held}
+    """(address, end) of what is placed already and held at the same time."""
+    for placed in sorted(held, key=lambda p: (-p.buffer.room, p.first, p.last, p.number)):
         # A table's number is its address / 256, and number 0 means none.
-        start = TABLE if slot.memory is Memory.PRM and slot.align == TABLE else 0
-        others = sorted(
-            (o for o in placed if o.first <= slot.last and slot.first <= o.last), key=lambda o: o.address
-        )
-        for other in others:
-            if start + slot.size <= other.address:
+        start = TABLE if placed.buffer.memory is Memory.PRM and placed.buffer.align == TABLE else 0
+        for address, end in near[placed.number]:
+            if start + placed.buffer.room <= address:
                 break
-            start = max(start, aligned(other.address + other.size, slot.align))
-        slot.address = start
-        placed.append(slot)
-    return max((s.address + s.size for s in placed), default=0)
+            if end > start:
+                start = aligned(end, placed.buffer.align)
+        placed.address = start
+        for other in others[placed.number]:
+            insort(near[other.number], (start, placed.end))
+    return max((p.end for p in held), default=0)

@@ -36,7 +36,7 @@ COPY_LEVELS: Final = tuple(
     tuple(greatest(Load, f"{field}{level}") for field in ("n", "ds", "ls")) for level in (1, 2)
 )
 """(count, DRAM pitch, pitch on the chip) that the levels of a copy can express, innermost first."""
-ON_CHIP: Final = {Memory.SPM: OnChip.SPM, Memory.ACC: OnChip.ACC, Memory.PRM: OnChip.PRM}
+DMA_SPACES: Final = {Memory.SPM: OnChip.SPM, Memory.ACC: OnChip.ACC, Memory.PRM: OnChip.PRM}
 
 Level = tuple[int, int, int]
 """(count, DRAM pitch, pitch on the chip), both in bytes."""
@@ -98,15 +98,14 @@ class Builder:
         self.tile = ()
 
     def buffer(self, role: str, memory: Memory, size: int, align: int = 64) -> Buffer:
-        """A working buffer of the layer; buffers of one role share a place."""
-        return Buffer(f"{self.layer}.{role}", memory, size, f"{self.layer}.{role}", align)
+        """A working buffer of the layer."""
+        return Buffer(f"{self.layer}.{role}", memory, size, align)
 
     def image(self, memory: Memory, content: bytes, name: str) -> Buffer:
         """Read-only bytes in DRAM; equal bytes are kept once."""
         key = (memory, hashlib.sha256(content).hexdigest())
         if key not in self._images:
-            slot = f"{memory.value}.{key[1]}"
-            self._images[key] = Buffer(name, memory, len(content), slot, content=content)
+            self._images[key] = Buffer(name, memory, len(content), content=content)
         return self._images[key]
 
     def emit(
@@ -182,7 +181,7 @@ class Builder:
                 return
         (n1, ds1, ls1), (n2, ds2, ls2) = [*rest, (1, 0, 0), (1, 0, 0)][:2]
         instr = kind(
-            space=ON_CHIP[chip.buffer.memory],
+            space=DMA_SPACES[chip.buffer.memory],
             region=REGION[dram.buffer.memory],
             n0=run,
             n1=n1,

@@ -116,7 +116,7 @@ class _Planner:
     def _input(self, node: Node) -> None:
         """A graph input, as the host has permuted and quantized it."""
         name = self._host_value(node.inputs[0]).name
-        home = Buffer(name, Memory.INPUT, node.type.elements, f"input.{node.id}")
+        home = Buffer(name, Memory.INPUT, node.type.elements)
         tensor = self._tensor(node, node.shape, home)
         self.plan.inputs.append((node, tensor))
         self.plan.views[node.id] = View(tensor, device_shape(node.shape))
@@ -174,16 +174,13 @@ class _Planner:
         return tensor
 
     def _home(self, node: Node) -> Buffer:
-        """Where a layer's result lives: the output region, the scratchpad, or the arena.
-
-        Slots are told apart by the node's number: names come from models and need not differ.
-        """
+        """Where a layer's result lives: the output region, the scratchpad, or the arena."""
         size = node.type.elements * item_bytes(node)
         if node.id in self.returned:
-            return Buffer(node.name, Memory.OUTPUT, size, f"output.{node.id}")
+            return Buffer(node.name, Memory.OUTPUT, size)
         if node.id in self.resident:
-            return Buffer(node.name, Memory.SPM, size, f"resident.{node.id}")
-        return Buffer(node.name, Memory.ARENA, size, f"arena.{node.id}")
+            return Buffer(node.name, Memory.SPM, size)
+        return Buffer(node.name, Memory.ARENA, size)
 
     # --- residency -------------------------------------------------------------------------------
 

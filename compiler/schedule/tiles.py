@@ -33,6 +33,7 @@ class Memory(Enum):
     PARAMS = "params"
 
 
+ON_CHIP: Final = (Memory.SPM, Memory.ACC, Memory.PRM)
 REGION: Final = {Memory.WEIGHTS: 0, Memory.ARENA: 1, Memory.INPUT: 2, Memory.OUTPUT: 3, Memory.PARAMS: 5}
 
 
@@ -40,17 +41,20 @@ REGION: Final = {Memory.WEIGHTS: 0, Memory.ARENA: 1, Memory.INPUT: 2, Memory.OUT
 class Buffer:
     """A run of memory: bytes, or rows in the accumulators.
 
-    Buffers with the same slot share one place, whatever their number; a slot is as large as the
-    largest of them. `content` is what a read-only DRAM region holds there.
+    `content` is what a read-only DRAM region holds there.
     """
 
     name: str
     memory: Memory
     size: int
-    slot: str
     align: int = 64
     content: bytes | None = None
     address: int | None = None
+
+    @property
+    def room(self) -> int:
+        """The size, up to where another buffer can start."""
+        return aligned(self.size, self.align)
 
 
 @dataclass(frozen=True, slots=True)

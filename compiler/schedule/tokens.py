@@ -13,9 +13,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+import numpy as np
+
 from compiler.errors import FitError
-from compiler.schedule.hazards import HazardMap
+from compiler.schedule.intervals import LastTouch
+from isa.accesses import AccessTable, tabulate
 from isa.diagnostics import Diagnostic
+from isa.program import is_read_only
 from isa.spec import INSTRUCTIONS, MAX_SIGNALS, MAX_WAITS, Engine, Instruction
 from isa.target import Target
 
@@ -42,13 +46,13 @@ class Synchronized:
     origin: list[int]
 
 
-def insert_tokens(stream: Sequence[Instruction], target: Target, dram_sizes: dict[int, int]) -> Synchronized:
+def insert_tokens(stream: Sequence[Instruction], target: Target) -> Synchronized:
     """The stream with the waits and signals that it needs.
 
     Raises:
         FitError: the target has too few semaphores.
     """
-    edges = assign_semaphores(required_edges(stream, target, dram_sizes), stream, target)
+    edges = assign_semaphores(required_edges(stream, target), stream, target)
     waits: dict[int, list[int]] = defaultdict(list)
     signals: dict[int, list[int]] = defaultdict(list)
     for edge in edges:
@@ -62,9 +66,15 @@ def insert_tokens(stream: Sequence[Instruction], target: Target, dram_sizes: dic
     return result
 
 
-def required_edges(stream: Sequence[Instruction], target: Target, dram_sizes: dict[int, int]) -> list[Edge]:
-    """The edges between engines that no other edge implies, in order of their users."""
-    hazards = HazardMap(target, dram_sizes)
+def required_edges(stream: Sequence[Instruction], target: Target) -> list[Edge]:
+    """The edges between engines that no other edge implies, in order of their users.
+
+    An access counts as the range from its first to its last byte: where strided boxes lie in one
+    another an edge may be more than is needed, never less.
+    """
+    table = tabulate(stream, target)
+    touched = _accesses(table)
+    maps: dict[tuple[int, bool], list[LastTouch | None]] = {}
     clocks: list[tuple[int, ...]] = []
     latest: list[tuple[int, ...]] = [BEFORE_ALL for _ in Engine]
     edges: list[Edge] = []
@@ -74,15 +84,58 @@ def required_edges(stream: Sequence[Instruction], target: Target, dram_sizes: di
             clocks.append(latest[0])
             continue
         assert instr.engine is not Engine.CTL, "the compiler emits no other control instructions"
-        clock = list(latest[instr.engine])
-        for producer in sorted(hazards.conflicts(index, instr, clock), reverse=True):
-            if producer >= 0 and clock[stream[producer].engine] < producer:
+        clock = latest[instr.engine]
+        for producer in sorted(_conflicts(touched[index], maps, instr.engine, clock), reverse=True):
+            if clock[stream[producer].engine] < producer:
                 edges.append(Edge(producer, index))
-                clock = [max(a, b) for a, b in zip(clock, clocks[producer], strict=True)]
-        clock[instr.engine] = index
-        clocks.append(tuple(clock))
-        latest[instr.engine] = clocks[-1]
+                clock = tuple(map(max, clock, clocks[producer]))
+        clock = (*clock[: instr.engine], index, *clock[instr.engine + 1 :])
+        clocks.append(clock)
+        latest[instr.engine] = clock
+        for memory, low, high, write in touched[index]:
+            engines = maps.setdefault((memory, write), [None] * len(Engine))
+            mine = engines[instr.engine]
+            if mine is None:
+                mine = engines[instr.engine] = LastTouch()
+            mine.touch(low, high, index)
     return edges
+
+
+def _accesses(table: AccessTable) -> list[list[tuple[int, int, int, bool]]]:
+    """(memory, first byte, one past the last, write) of every access to what can be written."""
+    prototypes = table.prototypes
+    constant = np.array([is_read_only(a) for a in prototypes], np.bool_)
+    rows = np.flatnonzero(~constant[table.prototype]) if prototypes else np.empty(0, np.int64)
+    kinds = table.prototype[rows]
+    found: list[list[tuple[int, int, int, bool]]] = [[] for _ in range(table.form.size)]
+    for pc, *access in zip(
+        table.pc[rows].tolist(),
+        table.memory[kinds].tolist(),
+        table.low[rows].tolist(),
+        table.high[rows].tolist(),
+        table.write[kinds].tolist(),
+        strict=True,
+    ):
+        found[pc].append((access[0], access[1], access[2], access[3]))
+    return found
+
+
+def _conflicts(
+    accesses: list[tuple[int, int, int, bool]],
+    maps: dict[tuple[int, bool], list[LastTouch | None]],
+    engine: Engine,
+    known: Sequence[int],
+) -> set[int]:
+    """For every other engine the last conflicting instruction, if it is later than what is known."""
+    found: set[int] = set()
+    for memory, low, high, write in accesses:
+        for kind in (True, False) if write else (True,):
+            for other, touched in enumerate(maps.get((memory, kind), ())):
+                if touched is not None and other != engine and touched.newest > known[other]:
+                    last = touched.latest(low, high)
+                    if last > known[other]:
+                        found.add(last)
+    return found
 
 
 @dataclass(slots=True)

@@ -1,0 +1,39 @@
+"""What a schedule may do, and what each optimization level does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import Final
+
+
+@dataclass(frozen=True, slots=True)
+class Techniques:
+    """Each can be left out by itself, to see what it is worth."""
+
+    overlap: bool = True
+    """Engines run side by side; copies alternate between buffers."""
+    residency: bool = True
+    """Results stay in the scratchpad between layers where there is room."""
+    prefetch: bool = True
+    """Weights arrive under earlier layers."""
+    packing: bool = True
+    """Few input channels are laid side by side on the rows of the array."""
+    fusion: bool = True
+    """Layers that follow one another work through an image together, some rows at a time."""
+    banks: bool = True
+    """What is accessed at the same time is laid into different banks."""
+
+
+NAMES: Final = tuple(f.name for f in fields(Techniques))
+NONE: Final = Techniques(**dict.fromkeys(NAMES, False))
+LEVELS: Final = {
+    0: NONE,
+    1: replace(NONE, overlap=True),
+    2: Techniques(fusion=False),
+    3: Techniques(),
+}
+
+
+def techniques(level: int) -> Techniques:
+    """What an optimization level does."""
+    return LEVELS[level]
