@@ -17,11 +17,11 @@ SLACK: Final = 256
 def tiles(
     b: Builder, shape: tuple[int, int, int, int], size: tuple[int, int, int]
 ) -> Iterator[tuple[int, Span, Span, Span]]:
-    """Every tile of an image (batch index, rows, columns, channels); the builder is told which."""
+    """Every tile that is made now (image, rows, columns, channels); the builder is told which."""
     n, h, w, c = shape
     th, tw, tc = size
     for index, rows, columns, channels in itertools.product(
-        range(n), spans(h, th), spans(w, tw), spans(c, tc)
+        b.images(n), b.rows(h, th), spans(w, tw), spans(c, tc)
     ):
         b.tile = (index, rows.start, columns.start, channels.start)
         yield index, rows, columns, channels

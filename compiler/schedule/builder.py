@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from compiler.ir.graph import Node
 from compiler.ir.op import Op
-from compiler.ir.types import DType
+from compiler.ir.types import DType, Shape
+from compiler.schedule.lines import Line
+from compiler.schedule.techniques import Techniques
 from compiler.schedule.tiles import (
     PRM_GRANULE,
     REGION,
@@ -38,6 +40,7 @@ COPY_LEVELS: Final = tuple(
 """(count, DRAM pitch, pitch on the chip) that the levels of a copy can express, innermost first."""
 DMA_SPACES: Final = {Memory.SPM: OnChip.SPM, Memory.ACC: OnChip.ACC, Memory.PRM: OnChip.PRM}
 
+T = TypeVar("T")
 Level = tuple[int, int, int]
 """(count, DRAM pitch, pitch on the chip), both in bytes."""
 
@@ -81,21 +84,61 @@ class Piece:
     row_pitch: int
 
 
+@dataclass(frozen=True, slots=True)
+class Band:
+    """Some rows of one image of a batch."""
+
+    image: int
+    rows: Span
+
+
 @dataclass
 class Builder:
     """The plan being made for one target."""
 
     target: Target
+    allowed: Techniques
     graph: TileGraph = field(default_factory=TileGraph)
     layer: int = -1
     tile: tuple[int, ...] = ()
+    band: Band | None = None
+    """The rows of the result that are made now; None means all of every image."""
+    kept: dict[Any, Any] = field(default_factory=dict[Any, Any])
+    """Constants on the chip, while a segment lasts."""
     _images: dict[tuple[Memory, str], Buffer] = field(default_factory=dict[tuple[Memory, str], Buffer])
 
     def begin(self, layer: Layer) -> None:
         """Operations from here on belong to this layer."""
         self.graph.layers.append(layer)
+        self.resume(layer)
+
+    def resume(self, layer: Layer) -> None:
+        """Operations from here on belong to this layer again."""
         self.layer = layer.id
         self.tile = ()
+
+    def images(self, count: int) -> Iterable[int]:
+        """The images of the batch that are made now."""
+        return range(count) if self.band is None else (self.band.image,)
+
+    def rows(self, extent: int, size: int) -> list[Span]:
+        """The rows that are made now, in pieces of at most `size`."""
+        if self.band is None:
+            return spans(extent, size)
+        first = self.band.rows.start
+        return [s.shifted(first) for s in spans(self.band.rows.extent, size)]
+
+    def height(self, extent: int) -> int:
+        """How many rows are made now."""
+        return extent if self.band is None else self.band.rows.extent
+
+    def once(self, key: Any, make: Callable[[], T]) -> T:
+        """What `make` puts on the chip, kept while a segment lasts; outside of one, made anew."""
+        if self.band is None:
+            return make()
+        if (self.layer, key) not in self.kept:
+            self.kept[self.layer, key] = make()
+        return self.kept[self.layer, key]
 
     def buffer(self, role: str, memory: Memory, size: int, align: int = 64) -> Buffer:
         """A working buffer of the layer."""
@@ -142,6 +185,9 @@ class Builder:
 
     def parameters(self, content: bytes, role: str, align: int = PRM_GRANULE) -> Ref:
         """Parameters brought into PRM; the place counts bytes."""
+        return self.once((role, content), lambda: self._parameters(content, role, align))
+
+    def _parameters(self, content: bytes, role: str, align: int) -> Ref:
         padded = content + bytes(-len(content) % PRM_GRANULE)
         source = self.image(Memory.PARAMS, padded, f"{role}.image")
         buffer = self.buffer(role, Memory.PRM, len(padded), align)
@@ -197,6 +243,8 @@ class Builder:
 
     def fetch(self, view: View, n: int, h: Span, w: Span, c: Span, role: str) -> Piece:
         """A box of an image in the scratchpad: where it already is, or copied into a working buffer."""
+        if view.tensor.line is not None:
+            return _in_line(view.tensor, view.tensor.line, h, w, c)
         offset = _offset(view.shape, n, h, w, c)
         if view.tensor.resident:
             return _at_home(view.tensor, view.shape, offset)
@@ -206,16 +254,20 @@ class Builder:
 
     def result(self, tensor: Tensor, n: int, h: Span, w: Span, c: Span, role: str) -> Piece:
         """Where a box of a result is to be written: its home, or a working buffer to be stored."""
+        if tensor.line is not None:
+            return _in_line(tensor, tensor.line, h, w, c)
         if tensor.resident:
             return _at_home(tensor, tensor.shape, _offset(tensor.shape, n, h, w, c))
         buffer = self.buffer(role, Memory.SPM, h.extent * w.extent * c.extent)
         return Piece(Ref(buffer), c.extent, w.extent * c.extent)
 
     def deliver(self, tensor: Tensor, piece: Piece, n: int, h: Span, w: Span, c: Span) -> None:
-        """Store a box of a result, unless it is at home already."""
-        if not tensor.resident:
+        """Store a box of a result, unless it is at home already or goes no further."""
+        if tensor.delivered and tensor.home.memory is not Memory.SPM:
             home = Ref(tensor.home, _offset(tensor.shape, n, h, w, c))
-            self.store(piece.ref, home, c.extent, _levels(tensor.shape, h, w, c))
+            _, _, width, channels = tensor.shape
+            levels = [(w.extent, channels, piece.pixel_pitch), (h.extent, width * channels, piece.row_pitch)]
+            self.store(piece.ref, home, c.extent, levels)
 
 
 Shape4 = tuple[int, int, int, int]
@@ -233,6 +285,14 @@ def _levels(shape: Shape4, h: Span, w: Span, c: Span) -> list[Level]:
     return [(w.extent, channels, c.extent), (h.extent, width * channels, w.extent * c.extent)]
 
 
+def _in_line(tensor: Tensor, line: Line, h: Span, w: Span, c: Span) -> Piece:
+    """Rows of a tensor in its line buffer."""
+    _, _, width, channels = tensor.shape
+    held = line.find(h.start, h.stop)
+    offset = (h.start - held.base) * line.row + w.start * channels + c.start
+    return Piece(Ref(held.buffer, offset), channels, width * channels)
+
+
 def _at_home(tensor: Tensor, shape: Shape4, offset: int) -> Piece:
     """A box of a tensor that stays in the scratchpad."""
     _, _, width, channels = shape
@@ -244,16 +304,38 @@ Planner = Callable[[Builder, Node, Callable[[int], View], Tensor, int], None]
 PLANNERS: Final[dict[type[Op], Planner]] = {}
 
 
-def tiles_of(*kinds: type[Op]) -> Callable[[Planner], Planner]:
-    """Register what makes the tiles of these operations."""
+Reads = Callable[[Node, int, Span], Span | None]
+"""(node, which operand, rows of the result) to the rows of that operand; None: not row by row."""
+READS: Final[dict[type[Op], Reads]] = {}
+
+
+def tiles_of(*kinds: type[Op], reads: Reads | None = None) -> Callable[[Planner], Planner]:
+    """Register what makes the tiles of these operations.
+
+    With `reads`, a result can be made some rows at a time, as a builder's band says.
+    """
 
     def declare(planner: Planner) -> Planner:
         for kind in kinds:
             assert kind not in PLANNERS
             PLANNERS[kind] = planner
+            if reads is not None:
+                READS[kind] = reads
         return planner
 
     return declare
+
+
+def same_rows(node: Node, index: int, rows: Span) -> Span | None:
+    """Every row of the result needs the same row of the operand, which must have as many."""
+    operand = node.inputs[index]
+    return rows if device_shape(operand.shape)[1] == device_shape(node.shape)[1] else None
+
+
+def device_shape(shape: Shape) -> Shape4:
+    """A shape of rank up to 4 as (n, h, w, c), ones in front."""
+    n, h, w, c = (*(1,) * (4 - len(shape)), *shape)
+    return n, h, w, c
 
 
 def element(node: Node) -> ElementType:

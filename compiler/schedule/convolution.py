@@ -24,6 +24,7 @@ from compiler.schedule.builder import (
     Piece,
     Span,
     View,
+    device_shape,
     element,
     packed_bytes,
     spans,
@@ -103,7 +104,21 @@ class Slice:
     weights: NDArray[Any]
 
 
-@tiles_of(QConv2d)
+def _convolved_rows(node: Node, index: int, rows: Span) -> Span:
+    """The rows under the windows of some rows of the result."""
+    del index
+    window = _row_window(node)
+    return window.valid(rows, Span(0, window.taps))[0]
+
+
+def _row_window(node: Node) -> Window:
+    operation = node.op
+    assert isinstance(operation, QConv2d)
+    extent, taps = device_shape(node.inputs[0].shape)[1], node.inputs[1].shape[2]
+    return Window(extent, taps, operation.strides[0], operation.dilations[0], operation.pads[0])
+
+
+@tiles_of(QConv2d, reads=_convolved_rows)
 def plan_conv(b: Builder, node: Node, view: Callable[[int], View], out: Tensor, budget: int) -> None:
     """A convolution: tiles over channels, rows and columns; each a sum of parts, then requantized."""
     operation = node.op
@@ -144,14 +159,14 @@ def _slices(node: Node, cols: int) -> Iterator[Slice]:
 
 
 def _plan_slice(b: Builder, node: Node, x: View, out: Tensor, part: Slice, budget: int) -> None:
-    shape = _conv_shape(node, x, out, part)
-    tile = choose_conv_tile(node, shape, b.target, budget)
-    image = _packed_weights(b, node.inputs[1].name, part.weights)
+    shape = _conv_shape(b, node, x, out, part)
+    tile = b.once(("tile", shape), lambda: choose_conv_tile(node, shape, b.target, budget))
+    image = b.once(("image", part.first_out), lambda: _packed_weights(b, node.inputs[1].name, part.weights))
     for channels in spans(shape.cout, tile.cout):
         params = requant_records(b, node, channels.shifted(part.first_out))
         held: Buffer | None = None
         for n, h, w in itertools.product(
-            range(x.shape[0]), spans(shape.oh, tile.oh), spans(shape.ow, tile.ow)
+            b.images(x.shape[0]), b.rows(out.shape[1], tile.oh), spans(shape.ow, tile.ow)
         ):
             b.tile = (n, h.start, w.start, part.first_out + channels.start)
             at = (n, h, w, channels)
@@ -207,7 +222,7 @@ def _channel_cuts(channels: int, rows: int) -> list[int]:
     return sorted((s for s in sizes if s <= MAX_CHANNELS), reverse=True)
 
 
-def _conv_shape(node: Node, x: View, out: Tensor, part: Slice) -> ConvShape:
+def _conv_shape(b: Builder, node: Node, x: View, out: Tensor, part: Slice) -> ConvShape:
     operation = node.op
     assert isinstance(operation, QConv2d)
     _, h, w, _ = x.shape
@@ -215,7 +230,7 @@ def _conv_shape(node: Node, x: View, out: Tensor, part: Slice) -> ConvShape:
     rows = Window(h, kh, operation.strides[0], operation.dilations[0], operation.pads[0])
     columns = Window(w, kw, operation.strides[1], operation.dilations[1], operation.pads[1])
     _, oh, ow, _ = out.shape
-    return ConvShape(rows, columns, oh, ow, cin, cout, x.tensor.resident, out.resident)
+    return ConvShape(rows, columns, b.height(oh), ow, cin, cout, x.tensor.resident, out.resident)
 
 
 def _conv_tile(
@@ -319,6 +334,12 @@ def _packed_weights(b: Builder, name: str, weights: NDArray[Any]) -> Buffer:
 
 def _load_weights(b: Builder, part: Slice, image: Buffer, channels: Span, taps: Span, cin: Span) -> Buffer:
     """The weights of a part, gathered from the packed image."""
+    return b.once(
+        (part.first_out, channels, taps, cin), lambda: _gathered(b, part, image, channels, taps, cin)
+    )
+
+
+def _gathered(b: Builder, part: Slice, image: Buffer, channels: Span, taps: Span, cin: Span) -> Buffer:
     cols = b.target.mx.cols
     _, all_cin, kh, kw = part.weights.shape
     groups = -(-channels.extent // cols)

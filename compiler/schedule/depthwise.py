@@ -73,16 +73,27 @@ def plan_depthwise(b: Builder, node: Node, x: View, out: Tensor, budget: int) ->
             and (out.resident or tw * tc <= MAX_ROW)
         )
 
-    th, tw, tc = fit_box(node, (oh, ow, channels), needed, allowed, budget)
+    th, tw, tc = fit_box(node, (b.height(oh), ow, channels), needed, allowed, budget)
     weights = node.inputs[1]
-    image = b.image(Memory.WEIGHTS, packed_bytes(weights.constant[:, 0].transpose(1, 2, 0)), weights.name)
+    image = b.once("image", lambda: _packed_kernels(b, weights))
     for ch in spans(channels, tc):
-        held = b.buffer("weights", Memory.SPM, kh * kw * ch.extent)
-        b.load(Ref(image, ch.start), Ref(held), ch.extent, [(kh * kw, channels, ch.extent)])
+        held = b.once(ch, lambda ch=ch: _load_kernels(b, image, (kh * kw, channels), ch))
         params = _parameters(b, node, ch)
-        for n, h, w in itertools.product(range(x.shape[0]), spans(oh, th), spans(ow, tw)):
+        for n, h, w in itertools.product(b.images(x.shape[0]), b.rows(oh, th), spans(ow, tw)):
             b.tile = (n, h.start, w.start, ch.start)
             _tile(b, node, x, out, (n, h, w, ch), (rows, columns), held, params)
+
+
+def _packed_kernels(b: Builder, weights: Node) -> Buffer:
+    """The weights in DRAM as `[kh * kw][channels]`."""
+    return b.image(Memory.WEIGHTS, packed_bytes(weights.constant[:, 0].transpose(1, 2, 0)), weights.name)
+
+
+def _load_kernels(b: Builder, image: Buffer, size: tuple[int, int], channels: Span) -> Buffer:
+    taps, all_channels = size
+    held = b.buffer("weights", Memory.SPM, taps * channels.extent)
+    b.load(Ref(image, channels.start), Ref(held), channels.extent, [(taps, all_channels, channels.extent)])
+    return held
 
 
 def _parameters(b: Builder, node: Node, channels: Span) -> Ref:

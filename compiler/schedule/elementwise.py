@@ -13,7 +13,7 @@ from compiler.ops.binary import QMul, QReal
 from compiler.ops.prelu import QAffine, QPRelu
 from compiler.ops.spatial import zero_of
 from compiler.schedule.boxes import dense, fit_box, tiles
-from compiler.schedule.builder import Builder, Piece, Span, View, element, stored, tiles_of
+from compiler.schedule.builder import Builder, Piece, Span, View, element, same_rows, stored, tiles_of
 from compiler.schedule.moves import move
 from compiler.schedule.tiles import PRM_GRANULE, Memory, Ref, Tensor
 from isa.instructions.records import QuantRecord
@@ -33,7 +33,7 @@ REAL: Final = {
 }
 
 
-@tiles_of(QAdd, QMul, QReal)
+@tiles_of(QAdd, QMul, QReal, reads=same_rows)
 def plan_binary(b: Builder, node: Node, view: Callable[[int], View], out: Tensor, budget: int) -> None:
     """Two operands: rows and pixels are broadcast by pitches of 0, channels of B by `bc`, of A by copies."""
     left, right = view(0), view(1)
@@ -41,7 +41,7 @@ def plan_binary(b: Builder, node: Node, view: Callable[[int], View], out: Tensor
     _, _, _, c = out.shape
     copied = left.shape[3] == 1 and c > 1
     copies = (not left.tensor.resident) + (not right.tensor.resident) + (not out.resident) + copied
-    size = fit_box(node, out.shape[1:], dense(copies), _limits, budget)
+    size = fit_box(node, (b.height(out.shape[1]), *out.shape[2:]), dense(copies), _limits, budget)
     for n, rs, cs, ch in tiles(b, out.shape, size):
         a = _operand(b, left, n, rs, cs, ch, "a")
         if copied:
@@ -113,7 +113,7 @@ def _record(node: Node) -> QuantRecord:
     return QuantRecord(p, za=za, zb=zb, zo=zero_of(node.type), lo=low, hi=high)
 
 
-@tiles_of(QPRelu, QAffine)
+@tiles_of(QPRelu, QAffine, reads=same_rows)
 def plan_per_channel(b: Builder, node: Node, view: Callable[[int], View], out: Tensor, budget: int) -> None:
     """A function with float32 rows, one value per channel, behind its record."""
     x = view(0)
@@ -128,7 +128,7 @@ def plan_per_channel(b: Builder, node: Node, view: Callable[[int], View], out: T
     copies = (not x.tensor.resident) + (not out.resident)
     size = fit_box(
         node,
-        out.shape[1:],
+        (b.height(out.shape[1]), *out.shape[2:]),
         dense(copies),
         lambda th, tw, tc: tc <= most and _limits(th, tw, tc),
         budget,

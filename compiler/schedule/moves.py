@@ -16,7 +16,7 @@ from compiler.ops.concat import QConcat
 from compiler.ops.shapes import Transpose
 from compiler.ops.slices import QPad, Slice
 from compiler.schedule.boxes import dense, fit_box, tiles
-from compiler.schedule.builder import Builder, Piece, Span, View, stored, tiles_of
+from compiler.schedule.builder import Builder, Piece, Span, View, same_rows, stored, tiles_of
 from compiler.schedule.tiles import TABLE, Memory, Ref, Stored, Tensor
 from isa.instructions.dma import merge_rows
 from isa.instructions.vector import VectorMove
@@ -27,7 +27,7 @@ MAX_MOVE: Final = tuple(greatest(VectorMove, f"n{level}") for level in (1, 2, 3)
 MAX_MOVE_PITCH: Final = greatest(VectorMove, "ss1")
 
 
-@tiles_of(QTable)
+@tiles_of(QTable, reads=same_rows)
 def plan_table(b: Builder, node: Node, view: Callable[[int], View], out: Tensor, budget: int) -> None:
     """A function of one value: every byte through a table."""
     operation = node.op
@@ -36,7 +36,7 @@ def plan_table(b: Builder, node: Node, view: Callable[[int], View], out: Tensor,
     _copy(b, node, view(0), out, _whole(out.shape), ALL, budget, codes)
 
 
-@tiles_of(ClampCodes)
+@tiles_of(ClampCodes, reads=same_rows)
 def plan_clamp(b: Builder, node: Node, view: Callable[[int], View], out: Tensor, budget: int) -> None:
     """A clamp of codes, as a table."""
     every = np.arange(256, dtype=np.uint8).view(node.type.dtype.numpy)
@@ -44,7 +44,14 @@ def plan_clamp(b: Builder, node: Node, view: Callable[[int], View], out: Tensor,
     _copy(b, node, view(0), out, _whole(out.shape), ALL, budget, codes)
 
 
-@tiles_of(QConcat)
+def _concatenated_rows(node: Node, index: int, rows: Span) -> Span | None:
+    """Concatenation goes row by row along the channels alone."""
+    operation = node.op
+    assert isinstance(operation, QConcat)
+    return rows if index >= 0 and operation.axis == len(node.shape) - 1 else None
+
+
+@tiles_of(QConcat, reads=_concatenated_rows)
 def plan_concat(b: Builder, node: Node, view: Callable[[int], View], out: Tensor, budget: int) -> None:
     """Every operand copied to its place, through a table where its scale is another."""
     operation = node.op
@@ -91,7 +98,8 @@ def _copy(
         return fits and max(wide * deep, tw * tc) <= MAX_MOVE_PITCH
 
     extents = (to[0].extent, to[1].extent, to[2].extent, to[3].extent)
-    for n, rs, cs, ch in tiles(b, extents, fit_box(node, extents[1:], needed, allowed, budget)):
+    size = fit_box(node, (b.height(extents[1]), *extents[2:]), needed, allowed, budget)
+    for n, rs, cs, ch in tiles(b, extents, size):
         taken = [_taken(s, *stride) for s, stride in zip((rs, cs, ch), inner, strict=True)]
         source = b.fetch(x, strides[0][0] + n * strides[0][1], taken[0], taken[1], taken[2], "input")
         place = to[0].start + n, rs.shifted(to[1].start), cs.shifted(to[2].start), ch.shifted(to[3].start)

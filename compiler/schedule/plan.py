@@ -16,8 +16,12 @@ from compiler.ir.work import Least
 from compiler.ops.boundary import Dequantize, Quantize, Returned, host_nodes
 from compiler.ops.gemm import QGemm
 from compiler.ops.shapes import Reshape, Transpose, unreshaped
-from compiler.schedule.builder import Builder, View, packed_bytes
+from compiler.schedule.builder import Builder, View, device_shape, packed_bytes
+from compiler.schedule.fused import Member, SegmentPlanner
+from compiler.schedule.lines import Line
 from compiler.schedule.planners import PLANNERS
+from compiler.schedule.segments import Divider, Segment, bands_of
+from compiler.schedule.techniques import Techniques
 from compiler.schedule.tiles import Buffer, Layer, Memory, Tensor, TileGraph, aligned
 from isa.diagnostics import Diagnostic
 from isa.instructions.matrix import Conv, Gemm
@@ -31,6 +35,8 @@ MAX_RESIDENT_ROW: Final = greatest(VectorMove, "ss1")
 MAX_RESIDENT_DEPTH: Final = greatest(Gemm, "ap")
 
 INDEX_BYTES: Final = 4
+TILE_SHARE: Final = 0.45
+"""Of the scratchpad that is left for a layer, what one of its tiles may take: the next one is loaded meanwhile."""
 
 
 @dataclass
@@ -43,20 +49,14 @@ class Plan:
     outputs: list[tuple[Node, Tensor]] = field(default_factory=list[tuple[Node, Tensor]])
 
 
-def plan(graph: Graph, target: Target, *, keep_resident: bool = True) -> Plan:
+def plan(graph: Graph, target: Target, allowed: Techniques) -> Plan:
     """The tile operations of a graph of stage device.
 
     Raises:
         FitError: a layer has no tile that fits.
         CompileError: a graph output that is computed by no layer.
     """
-    return _Planner(graph, target, keep_resident=keep_resident).run()
-
-
-def device_shape(shape: Shape) -> tuple[int, int, int, int]:
-    """A shape of rank up to 4 as (n, h, w, c), ones in front."""
-    n, h, w, c = (*(1,) * (4 - len(shape)), *shape)
-    return n, h, w, c
+    return _Planner(graph, target, allowed).run()
 
 
 def item_bytes(node: Node) -> int:
@@ -73,9 +73,9 @@ def _require_codes(node: Node) -> None:
 
 
 class _Planner:
-    def __init__(self, graph: Graph, target: Target, *, keep_resident: bool) -> None:
-        self.graph, self.target = graph, target
-        self.builder = Builder(target)
+    def __init__(self, graph: Graph, target: Target, allowed: Techniques) -> None:
+        self.graph, self.target, self.allowed = graph, target, allowed
+        self.builder = Builder(target, allowed)
         self.plan = Plan(self.builder.graph)
         self.read: set[Node] = set()
         """Graph inputs that a layer so far reads."""
@@ -86,19 +86,29 @@ class _Planner:
         self.layers = [n for n in self.nodes if not isinstance(n.op, (Quantize, Reshape))]
         self.index = {n.id: i for i, n in enumerate(self.layers)}
         self.returned = {unreshaped(self._returned_value(n)).id for n in graph.outputs}
-        self.resident = self._choose_resident() if keep_resident else {}
+        self.divider = Divider(
+            self.layers,
+            self._users(),
+            frozenset(self.returned),
+            frozenset(n.id for n in self.layers if self._may_stay(n)),
+            target,
+            allowed,
+        )
+        self.division = self.divider.divide()
+        self.resident = self.division.resident
 
     def run(self) -> Plan:
         for node in self.nodes:
-            match node.op:
-                case Quantize():
-                    self._input(node)
-                case Reshape():
-                    source = self._view(node.inputs[0])
-                    self.plan.views[node.id] = View(source.tensor, device_shape(node.shape))
-                case _:
-                    self._layer(node)
+            if isinstance(node.op, Quantize):
+                self._input(node)
+        for segment in self.division.segments:
+            if segment.rows:
+                self._segment(segment)
+            else:
+                self._layer(segment.layers[0])
         self._raise_refusals()
+        for node in self.nodes:
+            self._view(node)
         for node in self.graph.outputs:
             tensor = self._view(self._returned_value(node)).tensor
             if tensor.home.memory is not Memory.OUTPUT:
@@ -126,20 +136,57 @@ class _Planner:
         """The graph input behind a permutation of the host."""
         return node.inputs[0] if isinstance(node.op, Transpose) else node
 
-    def _layer(self, node: Node) -> None:
+    def _begin(self, node: Node) -> tuple[Layer, Tensor]:
+        """A layer, and where its result is."""
         names = tuple(v.name for v in node.views)
         layer = Layer(self.index[node.id], node.name, node.loc, names, self._least(node))
         self.builder.begin(layer)
         out = self._tensor(node, node.shape, self._home(node))
         self.plan.views[node.id] = View(out, device_shape(node.shape))
+        return layer, out
+
+    def _layer(self, node: Node) -> None:
+        """A layer by itself, in tiles: small enough for several at a time, if there are any such."""
+        layer, out = self._begin(node)
         budget = self.target.spm.bytes - self._held_during(layer.id)
-        try:
-            _require_codes(node)
-            PLANNERS[type(node.op)](self.builder, node, lambda i: self._view(node.inputs[i]), out, budget)
-        except CompileError as error:  # collected: every layer is told
-            self.unsupported += error.diagnostics
-        except FitError as error:
-            self.too_large += error.diagnostics
+        shares = (TILE_SHARE, 1) if self.allowed.overlap else (1,)
+        kept = len(self.plan.tiles.ops)
+        for share in shares:
+            try:
+                _require_codes(node)
+                PLANNERS[type(node.op)](
+                    self.builder, node, lambda i: self._view(node.inputs[i]), out, int(budget * share)
+                )
+                break
+            except CompileError as error:  # collected: every layer is told
+                self.unsupported += error.diagnostics
+                break
+            except FitError as error:
+                del self.plan.tiles.ops[kept:]
+                if share == shares[-1]:
+                    self.too_large += error.diagnostics
+
+    def _segment(self, segment: Segment) -> None:
+        """Layers together, band by band."""
+        inside = {n.id for n in segment.layers}
+        whole = frozenset(n.id for n in segment.layers if self._leaves(n, inside))
+        bands = bands_of(segment.layers, segment.rows, whole, self.divider.uses_array)
+        members: list[Member] = []
+        for node in segment.layers:
+            layer, out = self._begin(node)
+            read_inside = any(self.layers[i].id in inside for i in self._layers_using(node))
+            out.delivered = node.id in whole
+            if read_inside and out.home.memory is not Memory.SPM:
+                out.line = Line(out.shape[2] * out.shape[3])
+            members.append(Member(node, layer, out, self.divider.uses_array(node)))
+        SegmentPlanner(self.builder, members, bands, self._view).run()
+        for member in members:
+            member.out.line = None
+
+    def _leaves(self, node: Node, inside: set[int]) -> bool:
+        """Whether a result is needed outside of a segment."""
+        users = self._layers_using(node)
+        return node.id in self.returned or any(self.layers[i].id not in inside for i in users)
 
     def _least(self, node: Node) -> Least:
         """The least work of a layer; each byte of the interface counts where it is first read or written."""
@@ -159,6 +206,9 @@ class _Planner:
             raise FitError(self.too_large)
 
     def _view(self, node: Node) -> View:
+        if node.id not in self.plan.views and isinstance(node.op, Reshape):
+            source = self._view(node.inputs[0])
+            self.plan.views[node.id] = View(source.tensor, device_shape(node.shape))
         if node.id not in self.plan.views:
             assert node.is_constant
             content = packed_bytes(node.constant)
@@ -184,18 +234,9 @@ class _Planner:
 
     # --- residency -------------------------------------------------------------------------------
 
-    def _choose_resident(self) -> dict[int, tuple[int, int, int]]:
-        """(size, first layer, last layer) of every result that stays in the scratchpad."""
-        half = self.target.spm.bytes // 2
-        chosen: dict[int, tuple[int, int, int]] = {}
-        for node in self.layers:
-            if not self._may_stay(node):
-                continue
-            size = aligned(node.type.elements)
-            first, last = self.index[node.id], max(self._layers_using(node))
-            if all(self._held(chosen, at) + size <= half for at in range(first, last + 1)):
-                chosen[node.id] = (size, first, last)
-        return chosen
+    def _users(self) -> dict[int, list[int]]:
+        """For every value the layers that read it, by index."""
+        return {n.id: sorted(set(self._layers_using(n))) for n in self.nodes if not isinstance(n.op, Reshape)}
 
     def _may_stay(self, node: Node) -> bool:
         """Results that are not returned, have users, and whose pitches fit into every instruction."""
@@ -232,12 +273,14 @@ class _Planner:
                 found.append(self.index[user.id])
         return found
 
-    @staticmethod
-    def _held(chosen: dict[int, tuple[int, int, int]], layer: int) -> int:
-        return sum(size for size, first, last in chosen.values() if first <= layer <= last)
-
     def _held_during(self, layer: int) -> int:
-        return self._held(self.resident, layer)
+        """Bytes of results that lie in the scratchpad while a layer works."""
+        return sum(
+            aligned(node.type.elements)
+            for node in self.layers
+            if node.id in self.resident
+            and self.index[node.id] <= layer <= max(self._layers_using(node), default=-1)
+        )
 
 
 def _pitches_fit(shape: Shape) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from compiler.errors import FitError
@@ -38,11 +38,11 @@ def best_schedule(graph: Graph, target: Target, allowed: Techniques) -> Schedule
         CompileError: an operation that no tile expresses.
     """
     try:
-        return _placed(plan(graph, target, keep_resident=allowed.residency), target, allowed)
+        return _placed(plan(graph, target, allowed), target, allowed)
     except (AllocationError, FitError):
         pass  # what stays in the scratchpad may be what a layer lacks
     try:
-        return _placed(plan(graph, target, keep_resident=False), target, allowed)
+        return _placed(plan(graph, target, replace(allowed, residency=False, fusion=False)), target, allowed)
     except AllocationError as error:
         places = {n.name: n.loc for n in graph.nodes()}
         raise FitError(

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from compiler.ir.work import Least
 from isa.locations import Loc
 from isa.program import Box
 from isa.spec import Engine, Instruction
+
+if TYPE_CHECKING:
+    from compiler.schedule.lines import Line
 
 PRM_GRANULE: Final = 8
 TABLE: Final = 256
@@ -132,6 +135,10 @@ class Tensor:
     home: Buffer
     item: int = 1
     """Bytes of an element."""
+    line: Line | None = None
+    """The line buffer that it passes through, within a segment."""
+    delivered: bool = True
+    """Whether it goes to its home at all: what only passes through a line buffer does not."""
 
     @property
     def elements(self) -> tuple[int, int, int, int]:
@@ -141,8 +148,8 @@ class Tensor:
 
     @property
     def resident(self) -> bool:
-        """Whether the tensor stays in the scratchpad."""
-        return self.home.memory is Memory.SPM
+        """Whether instructions find the tensor in the scratchpad, whole or the rows that they need."""
+        return self.line is not None or self.home.memory is Memory.SPM
 
 
 @dataclass

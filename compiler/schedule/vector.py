@@ -14,7 +14,17 @@ from compiler.ops.average_pool import QAveragePool
 from compiler.ops.max_pool import MaxPool
 from compiler.ops.softmax import QSoftmax, divisor, exponentials
 from compiler.schedule.boxes import dense, fit_box, tiles
-from compiler.schedule.builder import Builder, Span, View, element, spans, stored, tiles_of
+from compiler.schedule.builder import (
+    Builder,
+    Span,
+    View,
+    device_shape,
+    element,
+    same_rows,
+    spans,
+    stored,
+    tiles_of,
+)
 from compiler.schedule.limits import Window, require_expressible
 from compiler.schedule.tiles import Tensor
 from isa.diagnostics import Diagnostic
@@ -31,7 +41,17 @@ MAX_SOFTMAX_CHANNELS: Final = greatest(Softmax, "ips")
 MAX_SOFTMAX_ROW: Final = greatest(Softmax, "irs")
 
 
-@tiles_of(MaxPool, QAveragePool)
+def _pooled_rows(node: Node, index: int, rows: Span) -> Span:
+    """The rows under the windows of some rows of the result."""
+    del index
+    operation = node.op
+    assert isinstance(operation, (MaxPool, QAveragePool))
+    extent = device_shape(node.inputs[0].shape)[1]
+    window = Window(extent, operation.kernel[0], operation.strides[0], 1, operation.pads[0])
+    return window.valid(rows, Span(0, window.taps))[0]
+
+
+@tiles_of(MaxPool, QAveragePool, reads=_pooled_rows)
 def plan_pool(b: Builder, node: Node, view: Callable[[int], View], out: Tensor, budget: int) -> None:
     """Pooling: tiles over rows, columns and channels."""
     operation = node.op
@@ -59,7 +79,7 @@ def plan_pool(b: Builder, node: Node, view: Callable[[int], View], out: Tensor, 
             and max(columns.reach(tw, columns.taps), tw) * tc <= MAX_POOL_ROW
         )
 
-    th, tw, tc = fit_box(node, (oh, ow, channels), needed, allowed, budget)
+    th, tw, tc = fit_box(node, (b.height(oh), ow, channels), needed, allowed, budget)
     average = isinstance(operation, QAveragePool)
     record = b.parameters(_average_record(node), "record") if average else None
     for n, rs, cs, ch in tiles(b, out.shape, (th, tw, tc)):
@@ -93,7 +113,7 @@ def plan_pool(b: Builder, node: Node, view: Callable[[int], View], out: Tensor, 
         b.deliver(out, target, n, rs, cs, ch)
 
 
-@tiles_of(QSoftmax)
+@tiles_of(QSoftmax, reads=same_rows)
 def plan_softmax(b: Builder, node: Node, view: Callable[[int], View], out: Tensor, budget: int) -> None:
     """Softmax over the last dimension: tiles over pixels, never over channels."""
     operation = node.op
@@ -116,13 +136,13 @@ def plan_softmax(b: Builder, node: Node, view: Callable[[int], View], out: Tenso
     copies = (not x.tensor.resident) + (not out.resident)
     th, tw, _ = fit_box(
         node,
-        (h, w, c),
+        (b.height(h), w, c),
         dense(copies),
         lambda th, tw, tc: tc == c and max(th, tw) <= MAX_ROWS and tw * c <= MAX_SOFTMAX_ROW,
         budget,
     )
     whole = Span(0, c)
-    for n, rs, cs in itertools.product(range(out.shape[0]), spans(h, th), spans(w, tw)):
+    for n, rs, cs in itertools.product(b.images(out.shape[0]), b.rows(h, th), spans(w, tw)):
         b.tile = (n, rs.start, cs.start)
         source = b.fetch(x, n, rs, cs, whole, "input")
         target = b.result(out, n, rs, cs, whole, "output")

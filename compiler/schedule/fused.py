@@ -1,0 +1,145 @@
+"""Tiles of a segment: several layers, band by band.
+
+In every round each layer makes one band, those that need the array a round after what they read was made:
+so that array and vector unit always have work whose operands are there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from compiler.ir.graph import Node
+from compiler.schedule.builder import Band, Builder, Span, View, device_shape
+from compiler.schedule.lines import Line
+from compiler.schedule.moves import MAX_RUN, move
+from compiler.schedule.planners import PLANNERS
+from compiler.schedule.segments import Bands, union
+from compiler.schedule.tiles import Layer, Memory, Ref, Tensor
+
+EMPTY: Final = Span(0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A layer of a segment, and its result."""
+
+    node: Node
+    layer: Layer
+    out: Tensor
+    on_array: bool
+
+
+class SegmentPlanner:
+    """Makes the operations of one segment.
+
+    Args:
+        b: the plan being made.
+        members: the layers in order.
+        bands: what each does in every band.
+        views: where values are that come from outside; those not in the scratchpad get line buffers.
+    """
+
+    def __init__(
+        self, b: Builder, members: Sequence[Member], bands: Bands, view: Callable[[Node], View]
+    ) -> None:
+        self.b, self.members, self.bands, self.view = b, members, bands, view
+        self.inside = {m.node.id: m for m in members}
+        self.entering = self._entering()
+
+    def run(self) -> None:
+        """All images, all bands."""
+        order = sorted(self.members, key=lambda m: not m.on_array)
+        count = len(self.bands.made[order[0].node.id])
+        images = device_shape(self.members[0].node.shape)[0]
+        for image in range(images):
+            for number in range(self.bands.rounds):
+                for node in self.entering:
+                    self._load(node, image, number - self._first_delay(node), count)
+                for member in order:
+                    band = number - self.bands.delay[member.node.id]
+                    if 0 <= band < count:
+                        self._make(member, image, band)
+        self.b.band = None
+        self.b.kept.clear()
+        for node in self.entering:
+            self.view(node).tensor.line = None
+
+    def _entering(self) -> Mapping[Node, list[Span]]:
+        """Values from outside that are not in the scratchpad: the rows that each band needs."""
+        found: dict[Node, list[Span]] = {}
+        for member in self.members:
+            for index, operand in enumerate(member.node.inputs):
+                if operand.is_constant or operand.id in self.inside or self.view(operand).tensor.resident:
+                    continue
+                rows = self.bands.read[member.node.id, index]
+                known = found.get(operand)
+                found[operand] = rows if known is None else list(map(union, known, rows))
+        for node in found:
+            tensor = self.view(node).tensor
+            tensor.line = Line(tensor.shape[2] * tensor.shape[3])
+        return found
+
+    def _readers(self, node: Node) -> list[tuple[int, int]]:
+        """(layer, operand) of those inside that read a value."""
+        return [
+            (m.node.id, index)
+            for m in self.members
+            for index, operand in enumerate(m.node.inputs)
+            if operand.id == node.id
+        ]
+
+    def _first_delay(self, node: Node) -> int:
+        return min(self.bands.delay[reader] for reader, _ in self._readers(node))
+
+    def _load(self, node: Node, image: int, band: int, count: int) -> None:
+        """Bring the rows of a band from DRAM; rows that the band before had too come again."""
+        if not 0 <= band < count or not self.entering[node][band].extent:
+            return
+        tensor, rows = self.view(node).tensor, self.entering[node][band]
+        line = tensor.line
+        assert line is not None
+        reader = min(self._readers(node), key=lambda r: self.bands.delay[r[0]])[0]
+        self.b.resume(self.inside[reader].layer)
+        self.b.tile = (image, rows.start)
+        buffer = self.b.buffer("input", Memory.SPM, rows.extent * line.row)
+        offset = (image * tensor.shape[1] + rows.start) * line.row
+        self.b.load(Ref(tensor.home, offset), Ref(buffer), rows.extent * line.row, [])
+        line.add(buffer, rows.start, rows.stop)
+
+    def _make(self, member: Member, image: int, band: int) -> None:
+        """The rows of a layer in a band."""
+        rows = self.bands.made[member.node.id][band]
+        if not rows.extent:
+            return
+        self.b.resume(member.layer)
+        self.b.band = Band(image, rows)
+        if member.out.line is not None:
+            self._extend(member, member.out.line, rows)
+        node = member.node
+        PLANNERS[type(node.op)](
+            self.b, node, lambda i: self.view(node.inputs[i]), member.out, self.b.target.spm.bytes
+        )
+
+    def _extend(self, member: Member, line: Line, rows: Span) -> None:
+        """A line buffer for these rows, and before them those that a reader of them needs too."""
+        base = rows.start
+        for key in self._readers(member.node):
+            taken = next((r for r in self.bands.read[key] if r.extent and r.stop > rows.start), EMPTY)
+            if taken.extent:
+                base = min(base, taken.start)
+        self.b.tile = (rows.start,)
+        buffer = self.b.buffer("line", Memory.SPM, (rows.stop - base) * line.row)
+        if base < rows.start:
+            held = line.find(base, rows.start)
+            self._copy(
+                Ref(held.buffer, (base - held.base) * line.row), Ref(buffer), rows.start - base, line.row
+            )
+        line.add(buffer, base, rows.stop)
+
+    def _copy(self, source: Ref, destination: Ref, rows: int, row: int) -> None:
+        """Copy whole rows within the scratchpad."""
+        parts = next(p for p in range(-(-row // MAX_RUN), row + 1) if row % p == 0)
+        levels = [(parts, row // parts, row // parts), (rows, row, row)]
+        self.b.emit(move(row // parts, levels), {"src": source, "dst": destination}, ("dst",))
