@@ -304,8 +304,24 @@ Planner = Callable[[Builder, Node, Callable[[int], View], Tensor, int], None]
 PLANNERS: Final[dict[type[Op], Planner]] = {}
 
 
-Reads = Callable[[Node, int, Span], Span | None]
-"""(node, which operand, rows of the result) to the rows of that operand; None: not row by row."""
+@dataclass(frozen=True, slots=True)
+class RowMap:
+    """Which rows of an operand some rows of a result need: windows of `reach` rows, `stride` apart."""
+
+    extent: int
+    stride: int = 1
+    reach: int = 1
+    pad: int = 0
+
+    def __call__(self, rows: Span) -> Span:
+        """The rows of the operand; none where all are padding."""
+        start = max(rows.start * self.stride - self.pad, 0)
+        stop = min((rows.stop - 1) * self.stride + self.reach - self.pad, self.extent)
+        return Span(start, stop) if rows.extent and stop > start else Span(0, 0)
+
+
+Reads = Callable[[Node, int], RowMap | None]
+"""(node, which operand) to the rows that it needs of it; None: not row by row."""
 READS: Final[dict[type[Op], Reads]] = {}
 
 
@@ -326,10 +342,10 @@ def tiles_of(*kinds: type[Op], reads: Reads | None = None) -> Callable[[Planner]
     return declare
 
 
-def same_rows(node: Node, index: int, rows: Span) -> Span | None:
+def same_rows(node: Node, index: int) -> RowMap | None:
     """Every row of the result needs the same row of the operand, which must have as many."""
-    operand = node.inputs[index]
-    return rows if device_shape(operand.shape)[1] == device_shape(node.shape)[1] else None
+    extent = device_shape(node.inputs[index].shape)[1]
+    return RowMap(extent) if extent == device_shape(node.shape)[1] else None
 
 
 def device_shape(shape: Shape) -> Shape4:

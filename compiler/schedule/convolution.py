@@ -22,6 +22,7 @@ from compiler.ops.spatial import zero_of
 from compiler.schedule.builder import (
     Builder,
     Piece,
+    RowMap,
     Span,
     View,
     device_shape,
@@ -104,18 +105,13 @@ class Slice:
     weights: NDArray[Any]
 
 
-def _convolved_rows(node: Node, index: int, rows: Span) -> Span:
+def _convolved_rows(node: Node, index: int) -> RowMap:
     """The rows under the windows of some rows of the result."""
     del index
-    window = _row_window(node)
-    return window.valid(rows, Span(0, window.taps))[0]
-
-
-def _row_window(node: Node) -> Window:
     operation = node.op
     assert isinstance(operation, QConv2d)
-    extent, taps = device_shape(node.inputs[0].shape)[1], node.inputs[1].shape[2]
-    return Window(extent, taps, operation.strides[0], operation.dilations[0], operation.pads[0])
+    reach = (node.inputs[1].shape[2] - 1) * operation.dilations[0] + 1
+    return RowMap(device_shape(node.inputs[0].shape)[1], operation.strides[0], reach, operation.pads[0])
 
 
 @tiles_of(QConv2d, reads=_convolved_rows)

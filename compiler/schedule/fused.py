@@ -15,7 +15,7 @@ from compiler.schedule.builder import Band, Builder, Span, View, device_shape
 from compiler.schedule.lines import Line
 from compiler.schedule.moves import MAX_RUN, move
 from compiler.schedule.planners import PLANNERS
-from compiler.schedule.segments import Bands, union
+from compiler.schedule.segments import Bands, Work, entering_rows
 from compiler.schedule.tiles import Layer, Memory, Ref, Tensor
 
 EMPTY: Final = Span(0, 0)
@@ -25,10 +25,14 @@ EMPTY: Final = Span(0, 0)
 class Member:
     """A layer of a segment, and its result."""
 
-    node: Node
+    work: Work
     layer: Layer
     out: Tensor
-    on_array: bool
+
+    @property
+    def node(self) -> Node:
+        """The layer's node."""
+        return self.work.node
 
 
 class SegmentPlanner:
@@ -50,7 +54,7 @@ class SegmentPlanner:
 
     def run(self) -> None:
         """All images, all bands."""
-        order = sorted(self.members, key=lambda m: not m.on_array)
+        order = sorted(self.members, key=lambda m: not m.work.on_array)
         count = len(self.bands.made[order[0].node.id])
         images = device_shape(self.members[0].node.shape)[0]
         for image in range(images):
@@ -68,14 +72,8 @@ class SegmentPlanner:
 
     def _entering(self) -> Mapping[Node, list[Span]]:
         """Values from outside that are not in the scratchpad: the rows that each band needs."""
-        found: dict[Node, list[Span]] = {}
-        for member in self.members:
-            for index, operand in enumerate(member.node.inputs):
-                if operand.is_constant or operand.id in self.inside or self.view(operand).tensor.resident:
-                    continue
-                rows = self.bands.read[member.node.id, index]
-                known = found.get(operand)
-                found[operand] = rows if known is None else list(map(union, known, rows))
+        rows = entering_rows([m.work for m in self.members], self.bands)
+        found = {node: taken for node, taken in rows.items() if not self.view(node).tensor.resident}
         for node in found:
             tensor = self.view(node).tensor
             tensor.line = Line(tensor.shape[2] * tensor.shape[3])
@@ -84,10 +82,10 @@ class SegmentPlanner:
     def _readers(self, node: Node) -> list[tuple[int, int]]:
         """(layer, operand) of those inside that read a value."""
         return [
-            (m.node.id, index)
+            (m.node.id, operand.index)
             for m in self.members
-            for index, operand in enumerate(m.node.inputs)
-            if operand.id == node.id
+            for operand in m.work.operands
+            if operand.node.id == node.id
         ]
 
     def _first_delay(self, node: Node) -> int:

@@ -16,7 +16,7 @@ from compiler.ops.concat import QConcat
 from compiler.ops.shapes import Transpose
 from compiler.ops.slices import QPad, Slice
 from compiler.schedule.boxes import dense, fit_box, tiles
-from compiler.schedule.builder import Builder, Piece, Span, View, same_rows, stored, tiles_of
+from compiler.schedule.builder import Builder, Piece, RowMap, Span, View, same_rows, stored, tiles_of
 from compiler.schedule.tiles import TABLE, Memory, Ref, Stored, Tensor
 from isa.instructions.dma import merge_rows
 from isa.instructions.vector import VectorMove
@@ -44,11 +44,11 @@ def plan_clamp(b: Builder, node: Node, view: Callable[[int], View], out: Tensor,
     _copy(b, node, view(0), out, _whole(out.shape), ALL, budget, codes)
 
 
-def _concatenated_rows(node: Node, index: int, rows: Span) -> Span | None:
+def _concatenated_rows(node: Node, index: int) -> RowMap | None:
     """Concatenation goes row by row along the channels alone."""
     operation = node.op
     assert isinstance(operation, QConcat)
-    return rows if index >= 0 and operation.axis == len(node.shape) - 1 else None
+    return same_rows(node, index) if operation.axis == len(node.shape) - 1 else None
 
 
 @tiles_of(QConcat, reads=_concatenated_rows)

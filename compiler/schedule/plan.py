@@ -36,7 +36,7 @@ MAX_RESIDENT_DEPTH: Final = greatest(Gemm, "ap")
 
 INDEX_BYTES: Final = 4
 TILE_SHARE: Final = 0.45
-"""Of the scratchpad that is left for a layer, what one of its tiles may take: the next one is loaded meanwhile."""
+"""Of the scratchpad left for a layer, what one of its tiles may take: the next is loaded meanwhile."""
 
 
 @dataclass
@@ -168,17 +168,19 @@ class _Planner:
 
     def _segment(self, segment: Segment) -> None:
         """Layers together, band by band."""
+        works = [self.divider.layers[self.index[n.id]] for n in segment.layers]
         inside = {n.id for n in segment.layers}
         whole = frozenset(n.id for n in segment.layers if self._leaves(n, inside))
-        bands = bands_of(segment.layers, segment.rows, whole, self.divider.uses_array)
+        bands = bands_of(works, segment.rows, whole)
         members: list[Member] = []
-        for node in segment.layers:
+        for work in works:
+            node = work.node
             layer, out = self._begin(node)
             read_inside = any(self.layers[i].id in inside for i in self._layers_using(node))
             out.delivered = node.id in whole
             if read_inside and out.home.memory is not Memory.SPM:
                 out.line = Line(out.shape[2] * out.shape[3])
-            members.append(Member(node, layer, out, self.divider.uses_array(node)))
+            members.append(Member(work, layer, out))
         SegmentPlanner(self.builder, members, bands, self._view).run()
         for member in members:
             member.out.line = None

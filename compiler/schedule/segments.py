@@ -13,7 +13,7 @@ the longest of array, vector unit and DRAM, plus what fills and drains.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Final
@@ -21,13 +21,15 @@ from typing import Final
 from compiler.ir.graph import Node
 from compiler.ir.work import Least
 from compiler.ops.shapes import unreshaped
-from compiler.schedule.builder import READS, Span, device_shape, spans
+from compiler.schedule.builder import READS, RowMap, Span, device_shape, spans
 from compiler.schedule.techniques import Techniques
 from isa.target import Target
 
 LONGEST: Final = 12
 """Layers of a segment at most."""
-DIVISIONS: Final = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56)
+VECTOR_START: Final = 12
+"""Cycles that a vector instruction takes before it works."""
+DIVISIONS: Final = (2, 4, 7, 10, 14, 19, 28, 56)
 """Bands into which a segment is cut; tried in turn."""
 FILL: Final = 0.92
 """Of the scratchpad, that a plan may hold: the rest is lost between addresses."""
@@ -67,47 +69,87 @@ class Bands:
         return len(next(iter(self.made.values()))) + max(self.delay.values())
 
 
-def bands_of(
-    layers: Sequence[Node], rows: int, whole: frozenset[int], uses_array: Callable[[Node], bool]
-) -> Bands:
+@dataclass(frozen=True, slots=True)
+class Operand:
+    """A computed operand of a layer: which one, whose value, and how its rows are read, if row by row."""
+
+    index: int
+    node: Node
+    reads: RowMap | None
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a division needs to know of a layer."""
+
+    node: Node
+    shape: tuple[int, int, int, int]
+    operands: tuple[Operand, ...]
+    least: Least
+    constants: int
+    """Bytes."""
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a row of the result."""
+        return self.shape[2] * self.shape[3]
+
+    @property
+    def on_array(self) -> bool:
+        """Whether it works on the matrix array."""
+        return self.least.mx_cycles > 0
+
+    @property
+    def row_by_row(self) -> bool:
+        """Whether it can be part of a segment of several."""
+        return bool(self.operands) and all(o.reads is not None for o in self.operands)
+
+
+def work_of(node: Node, target: Target) -> Work:
+    """What a division needs to know of a layer."""
+    reads = READS.get(type(node.op))
+    inputs = node.inputs
+    operands = tuple(
+        Operand(i, x, reads(node, i) if reads and unreshaped(x) is x else None)
+        for i, x in enumerate(inputs)
+        if not x.is_constant
+    )
+    least = node.op.work([i.type for i in inputs], node.type).least(target)
+    constants = sum(i.type.elements * i.type.dtype.numpy.itemsize for i in inputs if i.is_constant)
+    return Work(node, device_shape(node.shape), operands, least, constants)
+
+
+def bands_of(layers: Sequence[Work], rows: int, whole: frozenset[int]) -> Bands:
     """The bands of a segment; results in `whole` are made completely, needed inside or not."""
-    inside = {n.id for n in layers}
+    inside = {layer.node.id for layer in layers}
     last = layers[-1]
-    ends: dict[int, list[int]] = {n.id: [] for n in layers}
-    height = device_shape(last.shape)[1]
-    cuts = spans(height, rows)
+    stops: dict[int, list[int]] = {n: [] for n in inside}
+    cuts = spans(last.shape[1], rows)
     for number, cut in enumerate(cuts):
-        need = {n.id: 0 for n in layers}
-        need[last.id] = cut.stop
-        for node in reversed(layers):
-            if number == len(cuts) - 1 and node.id in whole:
-                need[node.id] = device_shape(node.shape)[1]
-            stop = need[node.id]
-            for index, operand in enumerate(node.inputs):
-                if operand.id in inside and stop:
-                    taken = READS[type(node.op)](node, index, Span(0, stop))
-                    assert taken is not None
-                    need[operand.id] = max(need[operand.id], taken.stop)
-        for node in layers:
-            ends[node.id].append(max(need[node.id], ends[node.id][-1] if ends[node.id] else 0))
-    made = {
-        n: [Span(a, b) for a, b in zip([0, *stops[:-1]], stops, strict=True)] for n, stops in ends.items()
-    }
+        need = {n: (values[-1] if values else 0) for n, values in stops.items()}
+        need[last.node.id] = cut.stop
+        for layer in reversed(layers):
+            name = layer.node.id
+            if number == len(cuts) - 1 and name in whole:
+                need[name] = layer.shape[1]
+            for operand in layer.operands:
+                if operand.node.id in inside and need[name]:
+                    assert operand.reads is not None
+                    taken = operand.reads(Span(0, need[name])).stop
+                    need[operand.node.id] = max(need[operand.node.id], taken)
+        for name, stop in need.items():
+            stops[name].append(stop)
+    made = {n: [Span(a, b) for a, b in zip([0, *s[:-1]], s, strict=True)] for n, s in stops.items()}
     read: dict[tuple[int, int], list[Span]] = {}
     delay: dict[int, int] = {}
-    for node in layers:
-        reads = READS[type(node.op)]
+    for layer in layers:
         behind = 0
-        for index, operand in enumerate(node.inputs):
-            if operand.is_constant:
-                continue
-            empty = Span(0, 0)
-            read[node.id, index] = [
-                (reads(node, index, rows) or empty) if rows.extent else empty for rows in made[node.id]
-            ]
-            if operand.id in inside:
-                behind = max(behind, delay[operand.id] + int(uses_array(node)))
-        delay[node.id] = behind
+        for operand in layer.operands:
+            assert operand.reads is not None
+            read[layer.node.id, operand.index] = [operand.reads(r) for r in made[layer.node.id]]
+            if operand.node.id in inside:
+                behind = max(behind, delay[operand.node.id] + int(layer.on_array))
+        delay[layer.node.id] = behind
     return Bands(made, read, delay)
 
 
@@ -119,6 +161,23 @@ class Cost:
     memory: int
     weights: int
     rows: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Banded:
+    """What a segment costs with bands of `rows` rows, before it is known what lies in the scratchpad.
+
+    `lines` has for every result its identity, the bytes of its line buffers, the cycles of moving rows
+    between them, and the bytes to store if it leaves; `entering` for every value from outside
+    its identity, the bytes of its buffers, and the bytes to load.
+    """
+
+    rows: int
+    count: int
+    array: float
+    vector: float
+    lines: tuple[tuple[int, int, float, int], ...]
+    entering: tuple[tuple[int, int, int], ...]
 
 
 @dataclass(slots=True)
@@ -152,20 +211,13 @@ class Divider:
         target: Target,
         allowed: Techniques,
     ) -> None:
-        self.layers, self.users, self.returned, self.may_stay = layers, users, returned, may_stay
+        self.users, self.returned, self.may_stay = users, returned, may_stay
         self.target, self.allowed = target, allowed
-        self.index = {n.id: i for i, n in enumerate(layers)}
-        self.least: list[Least] = [
-            n.op.work([i.type for i in n.inputs], n.type).least(target) for n in layers
-        ]
+        self.layers = [work_of(n, target) for n in layers]
         self.last_use = {n.id: max(users[n.id], default=-1) for n in layers}
         self.size = {n.id: -(-n.type.elements // 64) * 64 for n in layers}
         self.room = int(target.spm.bytes * FILL)
-        self.fused: dict[tuple[int, int], list[tuple[int, Bands]] | None] = {}
-
-    def uses_array(self, node: Node) -> bool:
-        """Whether a layer works on the matrix array."""
-        return self.least[self.index[node.id]].mx_cycles > 0
+        self.fused: dict[tuple[int, int], list[Banded]] = {}
 
     def divide(self) -> Division:
         """The cheapest division."""
@@ -173,9 +225,7 @@ class Divider:
         states: list[dict[frozenset[int], State]] = [{} for _ in range(count + 1)]
         states[0][frozenset()] = State(0.0, 0)
         for begin in range(count):
-            for end in range(begin + 1, min(begin + LONGEST, count) + 1):
-                if end > begin + 1 and not (self.allowed.fusion and self._can_fuse(begin, end)):
-                    continue
+            for end in (begin + 1, *self._ends(begin)):
                 for staying in self._choices(begin, end):
                     for held, state in list(states[begin].items()):
                         self._extend(states, begin, end, held, state, staying)
@@ -188,7 +238,8 @@ class Divider:
         resident: set[int] = set()
         while state.before is not None:
             begin, earlier = state.before
-            segments.append(Segment(tuple(self.layers[begin:place]), state.rows))
+            layers = tuple(layer.node for layer in self.layers[begin:place])
+            segments.append(Segment(layers, state.rows))
             resident |= held
             place, held = begin, earlier
             state = states[place][held]
@@ -198,7 +249,7 @@ class Divider:
         """Which of the results that leave a segment stay in the scratchpad."""
         leaving = [
             n.id
-            for n in self.layers[begin:end]
+            for n in (layer.node for layer in self.layers[begin:end])
             if n.id in self.may_stay and self.last_use[n.id] >= end and self.size[n.id] <= self.room
         ]
         if not self.allowed.residency:
@@ -245,176 +296,159 @@ class Divider:
             return self._single(begin, held, staying, free)
         return self._together(begin, end, held, staying, free)
 
-    def _outside(self, node: Node, held: frozenset[int]) -> int:
-        """Bytes of operands that come from DRAM."""
-        values = {unreshaped(i).id: i for i in node.inputs if not i.is_constant}
-        return sum(i.type.elements for key, i in values.items() if key not in held)
-
-    def _weights(self, index: int) -> int:
-        """Bytes of constants: padded columns too."""
-        return sum(
-            i.type.elements * i.type.dtype.numpy.itemsize for i in self.layers[index].inputs if i.is_constant
-        )
-
     def _single(self, index: int, held: frozenset[int], staying: frozenset[int], free: int) -> Cost | None:
-        t, node, least = self.target, self.layers[index], self.least[index]
+        t, layer = self.target, self.layers[index]
         if free < t.spm.bytes // 16:
             return None
-        loaded, weights = self._outside(node, held), self._weights(index)
-        stored = 0 if node.id in staying else node.type.elements
+        elements = layer.node.type.elements
+        values = {unreshaped(o.node).id: o.node.type.elements for o in layer.operands}
+        loaded, weights = sum(n for value, n in values.items() if value not in held), layer.constants
+        stored = 0 if layer.node.id in staying else elements
         half = free // 2
         moved = loaded + weights
         if loaded and weights > half and loaded > half:
-            moved = min(
-                loaded * math.ceil(weights / half) + weights, loaded + weights * math.ceil(loaded / half)
-            )
+            again = loaded * math.ceil(weights / half) + weights, loaded + weights * math.ceil(loaded / half)
+            moved = min(again)
         dram = (moved + stored) / t.dram.bytes_per_cycle
-        array = least.mx_cycles * (1 + self._overhead(index))
-        vector = least.vx_lanes / t.vx.lanes
+        array = self._array(layer, layer.shape[1], 1)
+        vector = layer.least.vx_lanes / t.vx.lanes
         cycles = max(array, vector, dram) + t.dram.latency_read + min(array, vector) * 0.1
         memory = min(2 * weights, half) + min(loaded, half) // 2 + min(stored, half) // 2
-        if memory > free:
-            memory = free
-        return Cost(cycles, memory, min(weights, half))
+        return Cost(cycles, min(memory, free), min(weights, half))
 
-    def _overhead(self, index: int) -> float:
-        """Filling and draining of the array, as a share of its passes."""
-        t, least = self.target, self.least[index]
-        if not least.mx_cycles:
+    def _array(self, layer: Work, rows: int, times: int) -> float:
+        """Cycles of the array for so many rows of a result, so many times: passes, filling and draining."""
+        t = self.target
+        if not layer.on_array:
             return 0.0
-        _, h, w, c = device_shape(self.layers[index].shape)
-        groups = math.ceil(c / t.mx.cols)
-        tiles = math.ceil(groups * h * w / max(t.acc.rows // 2, 1))
-        return tiles * (t.ctl.issue + 2 * t.mx.rows + t.mx.cols) / least.mx_cycles
+        images, h, w, c = layer.shape
+        area = min(rows, h) * w * (images if times == 1 else 1)
+        tiles = math.ceil(math.ceil(c / t.mx.cols) * area / max(t.acc.rows // 2, 1))
+        passes = layer.least.mx_cycles / (images * h * w)
+        each = t.ctl.issue + 2 * t.mx.rows + t.mx.cols
+        return times * (passes * max(area, t.mx.rows) + each * tiles)
 
     # --- several layers --------------------------------------------------------------------------
 
-    def _can_fuse(self, begin: int, end: int) -> bool:
-        """Whether these layers can work together at all; every one but the last feeds another of them."""
-        inside = {n.id for n in self.layers[begin:end]}
-        for node in self.layers[begin:end]:
-            reads = READS.get(type(node.op))
-            if reads is None or device_shape(node.shape)[0] != device_shape(self.layers[begin].shape)[0]:
-                return False
-            for index, operand in enumerate(node.inputs):
-                if operand.is_constant:
-                    continue
-                if unreshaped(operand).id != operand.id or reads(node, index, Span(0, 1)) is None:
-                    return False
-            feeds = any(begin <= u < end for u in self.users[node.id])
-            if node.id not in inside or (node is not self.layers[end - 1] and not feeds):
-                return False
-        return device_shape(self.layers[end - 1].shape)[1] > 1
+    def _ends(self, begin: int) -> list[int]:
+        """Where segments of several layers that begin here may end: all but the last feed another of them."""
+        if not self.allowed.fusion or not self.layers[begin].row_by_row:
+            return []
+        found: list[int] = []
+        constants = self.layers[begin].constants
+        unread = {self.layers[begin].node.id}
+        for last in range(begin + 1, min(begin + LONGEST, len(self.layers))):
+            layer = self.layers[last]
+            constants += layer.constants
+            if not layer.row_by_row or layer.shape[0] != self.layers[begin].shape[0] or constants > self.room:
+                break
+            unread -= {o.node.id for o in layer.operands}
+            if not unread and layer.shape[1] > 1:
+                found.append(last + 1)
+            unread.add(layer.node.id)
+        return found
 
     def _together(
         self, begin: int, end: int, held: frozenset[int], staying: frozenset[int], free: int
     ) -> Cost | None:
-        weights = sum(self._weights(i) for i in range(begin, end))
-        params = sum(
-            8 * i.shape[0] for n in self.layers[begin:end] for i in n.inputs[2:3] if i.is_constant and i.shape
-        )
-        if weights > free or params > self.target.prm.bytes * 3 // 4:
+        weights = sum(layer.constants for layer in self.layers[begin:end])
+        if weights > free:
             return None
         best: Cost | None = None
-        for rows, bands in self._cuts(begin, end):
-            cost = self._banded(begin, end, held, staying, rows, bands, weights)
+        for banded in self._cuts(begin, end):
+            cost = self._banded_cost(banded, held, staying, weights)
             if cost.memory <= free and (best is None or cost.cycles < best.cycles):
                 best = cost
         return best
 
-    def _cuts(self, begin: int, end: int) -> list[tuple[int, Bands]]:
+    def _cuts(self, begin: int, end: int) -> list[Banded]:
         key = (begin, end)
         if key not in self.fused:
             layers = self.layers[begin:end]
-            height = device_shape(layers[-1].shape)[1]
-            sizes = sorted({math.ceil(height / d) for d in DIVISIONS if d <= height and d > 1}, reverse=True)
-            whole = frozenset(n.id for n in layers if self.last_use[n.id] >= end or n.id in self.returned)
-            self.fused[key] = [(r, bands_of(layers, r, whole, self.uses_array)) for r in sizes]
-        found = self.fused[key]
-        assert found is not None
-        return found
+            height = layers[-1].shape[1]
+            records = sum(8 * layer.shape[3] for layer in layers)
+            sizes = sorted({math.ceil(height / d) for d in DIVISIONS if d <= height}, reverse=True)
+            if records > self.target.prm.bytes * 3 // 4:
+                sizes = []
+            names = [layer.node.id for layer in layers]
+            whole = {n for n in names if self.last_use[n] >= end or n in self.returned}
+            self.fused[key] = [self._banded(layers, r, whole) for r in sizes]
+        return self.fused[key]
 
-    def _banded(
-        self,
-        begin: int,
-        end: int,
-        held: frozenset[int],
-        staying: frozenset[int],
-        rows: int,
-        bands: Bands,
-        weights: int,
-    ) -> Cost:
+    def _banded(self, layers: Sequence[Work], rows: int, whole: set[int]) -> Banded:
+        """What a segment costs with bands of so many rows: all bands taken as the middle ones are."""
         t = self.target
-        array = vector = moved = 0.0
-        memory = weights
-        half = max(t.acc.rows // 2, 1)
-        inside = {n.id for n in self.layers[begin:end]}
-        count = len(bands.made[self.layers[begin].id])
-        for index in range(begin, end):
-            node, least = self.layers[index], self.least[index]
-            _, h, w, c = device_shape(node.shape)
-            made = bands.made[node.id]
-            most = max(s.extent for s in made)
-            if least.mx_cycles:
-                passes = least.mx_cycles / (h * w)
-                groups = math.ceil(c / t.mx.cols)
-                each = t.ctl.issue + 2 * t.mx.rows + t.mx.cols
-                for span in made:
-                    area = span.extent * w
-                    array += passes * max(area, t.mx.rows if area else 0) + each * math.ceil(
-                        groups * area / half
-                    )
-            vector += least.vx_lanes / t.vx.lanes + count * 12
-            if node.id not in staying:
-                memory += (2 + self._lag(node, bands, inside)) * most * w * c
-                halo = self._halo(node, bands, inside)
-                memory += 2 * halo * w * c
-                vector += count * (halo * w * c / t.vx.lanes + (12 if halo else 0))
-            if node.id not in staying and (self.last_use[node.id] >= end or node.id in self.returned):
-                moved += node.type.elements
-        for key, spans_read in self._entering(begin, end, held, bands).items():
-            node = key
-            _, h, w, c = device_shape(node.shape)
-            del h
-            taken = max(s.extent for s in spans_read)
-            memory += 2 * taken * w * c
-            moved += sum(s.extent for s in spans_read) * w * c
-        moved += weights
-        longest = max(array, vector, moved / t.dram.bytes_per_cycle)
-        ramp = (array + vector) / count
-        return Cost(longest + ramp + t.dram.latency_read, memory, weights, rows)
+        count = math.ceil(layers[-1].shape[1] / rows)
+        made = {layers[-1].node.id: rows}
+        halo: dict[int, int] = {}
+        for layer in reversed(layers):
+            for operand in layer.operands:
+                reads, name = operand.reads, operand.node.id
+                assert reads is not None
+                taken = min(made[layer.node.id] * reads.stride, reads.extent)
+                made[name] = max(made.get(name, 0), taken)
+                halo[name] = max(halo.get(name, 0), reads.reach - reads.stride)
+        delay: dict[int, int] = {}
+        lag: dict[int, int] = {}
+        outside: dict[int, tuple[int, int]] = {}
+        for layer in layers:
+            behind = [delay[o.node.id] + int(layer.on_array) for o in layer.operands if o.node.id in delay]
+            mine = delay[layer.node.id] = max(behind, default=0)
+            for operand in layer.operands:
+                name = operand.node.id
+                if name in delay:
+                    lag[name] = max(lag.get(name, 0), mine - delay[name])
+                else:
+                    assert operand.reads is not None
+                    outside[name] = math.prod(device_shape(operand.node.shape)[2:]), operand.reads.extent
+        array = vector = 0.0
+        lines: list[tuple[int, int, float, int]] = []
+        images = layers[0].shape[0]
+        for layer in layers:
+            name, row = layer.node.id, layer.row_bytes
+            array += images * self._array(layer, made[name], count)
+            vector += layer.least.vx_lanes / t.vx.lanes + images * count * VECTOR_START
+            over = max(halo.get(name, 0), 0)
+            held = ((2 + lag.get(name, 0)) * made[name] + 2 * over) * row
+            copies = images * count * (over * row / t.vx.lanes + VECTOR_START) if over else 0.0
+            lines.append((name, held, copies, layer.node.type.elements if name in whole else 0))
+        entering = tuple(
+            (name, 2 * (made[name] + halo[name]) * row, images * (extent + count * max(halo[name], 0)) * row)
+            for name, (row, extent) in outside.items()
+        )
+        return Banded(rows, count, array, vector, tuple(lines), entering)
 
-    def _lag(self, node: Node, bands: Bands, inside: set[int]) -> int:
-        """By how many bands the readers of a result are behind it."""
-        readers = [self.layers[u].id for u in self.users[node.id] if self.layers[u].id in inside]
-        return max((bands.delay[r] - bands.delay[node.id] for r in readers), default=0)
+    def _banded_cost(
+        self, banded: Banded, held: frozenset[int], staying: frozenset[int], weights: int
+    ) -> Cost:
+        memory = moved = weights
+        vector = banded.vector
+        for node, line, copies, stored in banded.lines:
+            if node not in staying:
+                memory += line
+                moved += stored
+                vector += copies
+        for node, line, loaded in banded.entering:
+            if node not in held:
+                memory += line
+                moved += loaded
+        longest = max(banded.array, vector, moved / self.target.dram.bytes_per_cycle)
+        ramp = (banded.array + vector) / banded.count
+        return Cost(longest + ramp + self.target.dram.latency_read, memory, weights, banded.rows)
 
-    def _halo(self, node: Node, bands: Bands, inside: set[int]) -> int:
-        """Rows that move from one line buffer to the next, in the middle of the image."""
-        made = bands.made[node.id]
-        middle = len(made) // 2
-        halo = 0
-        for user in self.users[node.id]:
-            reader = self.layers[user]
-            if reader.id in inside:
-                for index, operand in enumerate(reader.inputs):
-                    if operand.id == node.id:
-                        start = bands.read[reader.id, index][middle].start
-                        halo = max(halo, made[middle].start - start)
-        return halo
 
-    def _entering(self, begin: int, end: int, held: frozenset[int], bands: Bands) -> dict[Node, list[Span]]:
-        """What comes from DRAM band by band: for every value the rows that its readers need."""
-        inside = {n.id for n in self.layers[begin:end]}
-        found: dict[Node, list[Span]] = {}
-        for node in self.layers[begin:end]:
-            for index, operand in enumerate(node.inputs):
-                if operand.is_constant or operand.id in inside or operand.id in held:
-                    continue
-                spans_read = bands.read[node.id, index]
-                known = found.get(operand)
-                found[operand] = spans_read if known is None else list(map(union, known, spans_read))
-        return found
+def entering_rows(layers: Sequence[Work], bands: Bands) -> dict[Node, list[Span]]:
+    """What comes into a segment from outside: for every value the rows that its readers need in each band."""
+    inside = {layer.node.id for layer in layers}
+    found: dict[Node, list[Span]] = {}
+    for layer in layers:
+        for operand in layer.operands:
+            if operand.node.id in inside:
+                continue
+            taken = bands.read[layer.node.id, operand.index]
+            known = found.get(operand.node)
+            found[operand.node] = taken if known is None else list(map(union, known, taken))
+    return found
 
 
 def union(a: Span, b: Span) -> Span:

@@ -16,6 +16,7 @@ from compiler.ops.softmax import QSoftmax, divisor, exponentials
 from compiler.schedule.boxes import dense, fit_box, tiles
 from compiler.schedule.builder import (
     Builder,
+    RowMap,
     Span,
     View,
     device_shape,
@@ -41,14 +42,13 @@ MAX_SOFTMAX_CHANNELS: Final = greatest(Softmax, "ips")
 MAX_SOFTMAX_ROW: Final = greatest(Softmax, "irs")
 
 
-def _pooled_rows(node: Node, index: int, rows: Span) -> Span:
+def _pooled_rows(node: Node, index: int) -> RowMap:
     """The rows under the windows of some rows of the result."""
     del index
     operation = node.op
     assert isinstance(operation, (MaxPool, QAveragePool))
     extent = device_shape(node.inputs[0].shape)[1]
-    window = Window(extent, operation.kernel[0], operation.strides[0], 1, operation.pads[0])
-    return window.valid(rows, Span(0, window.taps))[0]
+    return RowMap(extent, operation.strides[0], operation.kernel[0], operation.pads[0])
 
 
 @tiles_of(MaxPool, QAveragePool, reads=_pooled_rows)
