@@ -91,7 +91,12 @@ def allocate(
     shortages: list[Shortage] = []
     for memory in Memory:
         mine = [p for p in held if p.buffer.memory is memory]
-        if memory in (Memory.ARENA, *limits):
+        if memory in limits and timing.addresses:
+            for placed in mine:
+                placed.address = timing.addresses[id(placed.buffer)]
+            used[memory] = max((p.end for p in mine), default=0)
+            _require_disjoint(mine)
+        elif memory in (Memory.ARENA, *limits):
             used[memory] = _pack(mine)
             _require_disjoint(mine)
         else:

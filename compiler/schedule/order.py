@@ -11,22 +11,29 @@ as there is room: double buffering, and weights that arrive under earlier layers
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_right, insort
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from compiler.schedule.intervals import NOBODY, LastTouch
-from compiler.schedule.tiles import ON_CHIP, Buffer, Memory, TileOp
+from compiler.schedule.tiles import ON_CHIP, TABLE, Buffer, Memory, TileOp, aligned
 from isa.accesses import tabulate
 from isa.spec import Engine, Space, address_unit
 from isa.target import Target
 
 ENGINES: Final = len(Engine)
 COPYING: Final = (Engine.LD, Engine.ST)
+ATTEMPTS: Final = 12
+AROUND: Final = 150
+"""Operations before one that finds no room, which then run ahead less."""
+LESS, WHOLE = 7, 8
+FOREVER: Final = 1 << 62
+LASTING: Final = 200
+"""A buffer that so many operations pass by is laid at the other end of its memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +56,8 @@ class Timing:
     row: list[int]
     start: list[int]
     done: list[int]
+    addresses: dict[int, int] = field(default_factory=dict[int, int])
+    """Of buffers on the chip, by identity, where they have been chosen already."""
 
     @property
     def cycles(self) -> int:
@@ -116,14 +125,32 @@ def serial(ops: Sequence[TileOp]) -> Timing:
 
 
 def overlapped(
-    ops: Sequence[TileOp], touched: Sequence[Sequence[Touch]], target: Target, limits: Mapping[Memory, int]
+    ops: Sequence[TileOp],
+    touched: Sequence[Sequence[Touch]],
+    target: Target,
+    limits: Mapping[Memory, int],
 ) -> Timing:
-    """Engines side by side; `limits` are bytes (or rows) that may be held at the same time.
+    """Engines side by side; `limits` are the sizes of the memories on the chip.
 
-    What the plan itself holds may be above a limit: nothing runs ahead there.
+    Addresses leave gaps: where a buffer finds no place, less of the scratchpad is used to run ahead
+    around that operation, and all begins anew.
+
+    Raises:
+        NoRoomError: a buffer finds no place at all.
     """
     needed = dependences(ops, touched)
-    room = Room(ops, touched, limits)
+    ahead = np.full(len(ops) + 1, limits[Memory.SPM], np.int64)
+    for _ in range(ATTEMPTS):
+        try:
+            return _timed(ops, needed, Room(ops, touched, limits, ahead), target)
+        except NoRoomError as error:
+            ahead[max(error.index - AROUND, 0) : error.index + 1] *= LESS
+            ahead[max(error.index - AROUND, 0) : error.index + 1] //= WHOLE
+    raise NoRoomError(len(ops))
+
+
+def _timed(ops: Sequence[TileOp], needed: Sequence[Sequence[int]], room: Room, target: Target) -> Timing:
+    """Times and addresses for operations that come after those they need."""
     free = [0] * ENGINES
     retired = [0] * ENGINES
     bus = _Bus()
@@ -132,28 +159,101 @@ def overlapped(
     for index, op in enumerate(ops):
         engine, instr = op.engine, op.instr
         time = max([free[engine], *(done[j] for j in needed[index])])
-        time = room.earliest(index, time, complete)
         took = instr.cycles(target)
+        time = room.earliest(index, time, complete)
         if engine in COPYING:
             time = bus.take(time, took)
-        room.hold(index, time, complete)
+        room.take(index, time, complete)
         start[index] = time
         free[engine] = time + took
         retired[engine] = done[index] = max(retired[engine], time + took + instr.latency(target))
         last = complete[index] = max(last, done[index])
+        room.release(index, done)
     row = sorted(range(len(ops)), key=lambda i: (start[i], i))
-    return Timing(row, start, done)
+    return Timing(row, start, done, room.addresses)
+
+
+class NoRoomError(Exception):
+    """What is held when an operation wants to start leaves no gap for a buffer."""
+
+    def __init__(self, index: int) -> None:
+        super().__init__(f"operation {index}")
+        self.index = index
+
+
+@dataclass(slots=True)
+class Held:
+    """A buffer in its place, and until when it is held, if that is known."""
+
+    address: int
+    end: int
+    until: int
+
+
+class Places:
+    """Addresses of one memory, given out as time goes on."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.held: list[Held] = []
+        """By address."""
+
+    def find(self, size: int, time: int, low: int, align: int, *, top: bool) -> tuple[int, int] | None:
+        """The earliest time from `time` on, and an address that is free from then on; None: there is none."""
+        while True:
+            address = self._gap(size, time, low, align, top=top)
+            if address is not None:
+                return time, address
+            ends = [h.until for h in self.held if time < h.until < FOREVER]
+            if not ends:
+                return None
+            time = min(ends)
+
+    def _gap(self, size: int, time: int, low: int, align: int, *, top: bool) -> int | None:
+        """The tightest gap among what is held after a time; of equal ones the lowest, or the highest."""
+        best: tuple[int, int] | None = None
+        begin = low
+        for address, end in [*((h.address, h.end) for h in self.held if h.until > time), (self.size, 0)]:
+            left = address - begin - size
+            if left >= 0:
+                place = (address - size) // align * align if top else begin
+                if place >= begin and (best is None or (left, -place if top else place) < best):
+                    best = left, -place if top else place
+            begin = max(begin, aligned(end, align))
+        return None if best is None else abs(best[1])
+
+    def put(self, size: int, address: int) -> Held:
+        """Hold a place until it is said otherwise."""
+        held = Held(address, address + size, FOREVER)
+        insort(self.held, held, key=lambda h: h.address)
+        return held
+
+    def forget(self, time: int) -> None:
+        """Nothing will be asked for before a time."""
+        self.held = [h for h in self.held if h.until > time]
 
 
 class Room:
-    """What the memories on the chip hold at every operation of the plan, what is taken early counted too."""
+    """The memories on the chip: what they hold at every operation of the plan, and where.
+
+    What is taken early counts as held at all earlier operations that have not completed then.
+    """
 
     def __init__(
-        self, ops: Sequence[TileOp], touched: Sequence[Sequence[Touch]], limits: Mapping[Memory, int]
+        self,
+        ops: Sequence[TileOp],
+        touched: Sequence[Sequence[Touch]],
+        limits: Mapping[Memory, int],
+        ahead: NDArray[np.int64],
     ) -> None:
-        self.limits = limits
+        self.limits: dict[Memory, NDArray[np.int64]] = {
+            m: ahead if m is Memory.SPM else np.full(len(ops) + 1, n) for m, n in limits.items()
+        }
+        self.spaces = {m: Places(n) for m, n in limits.items()}
+        self.addresses: dict[int, int] = {}
         first: dict[int, int] = {}
         last: dict[int, int] = {}
+        self.users: dict[int, list[int]] = {}
         buffers: dict[int, Buffer] = {}
         for index, parts in enumerate(touched):
             for touch in parts:
@@ -162,12 +262,17 @@ class Room:
                     buffers[id(buffer)] = buffer
                     first.setdefault(id(buffer), index)
                     last[id(buffer)] = index
+                    self.users.setdefault(id(buffer), []).append(index)
         self.held: dict[Memory, NDArray[np.int64]] = {m: np.zeros(len(ops) + 1, np.int64) for m in limits}
         self.new: list[list[Buffer]] = [[] for _ in ops]
+        self.old: list[list[Buffer]] = [[] for _ in ops]
+        self.places: dict[int, Held] = {}
+        self.lasting = {key for key in buffers if last[key] - first[key] > LASTING}
         for key, buffer in buffers.items():
             self.held[buffer.memory][first[key]] += buffer.room
             self.held[buffer.memory][last[key] + 1] -= buffer.room
             self.new[first[key]].append(buffer)
+            self.old[last[key]].append(buffer)
         for held in self.held.values():
             np.cumsum(held, out=held)
 
@@ -175,22 +280,46 @@ class Room:
         """The earliest time from `time` on at which the operation can take its new buffers.
 
         `complete` gives for every earlier operation when it and all before it have completed.
+
+        Raises:
+            NoRoomError: there is none.
         """
         for buffer in self.new[index]:
             begin = bisect_right(complete, time, 0, index)
             if begin < index:
                 window = self.held[buffer.memory][begin:index]
-                full = np.flatnonzero(window + buffer.room > self.limits[buffer.memory])
+                full = np.flatnonzero(window + buffer.room > self.limits[buffer.memory][begin:index])
                 if full.size:
                     time = complete[begin + int(full[-1])]
+        for buffer in self.new[index]:
+            time, _ = self._find(buffer, time, index)
         return time
 
-    def hold(self, index: int, time: int, complete: Sequence[int]) -> None:
+    def _find(self, buffer: Buffer, time: int, index: int) -> tuple[int, int]:
+        # A table's number is its address / 256, and number 0 means none.
+        low = TABLE if buffer.memory is Memory.PRM and buffer.align == TABLE else 0
+        top = id(buffer) in self.lasting
+        found = self.spaces[buffer.memory].find(buffer.room, time, low, buffer.align, top=top)
+        if found is None:
+            raise NoRoomError(index)
+        return found
+
+    def take(self, index: int, time: int, complete: Sequence[int]) -> None:
         """The operation takes its new buffers at this time."""
         for buffer in self.new[index]:
             begin = bisect_right(complete, time, 0, index)
             if begin < index:
                 self.held[buffer.memory][begin:index] += buffer.room
+            later, address = self._find(buffer, time, index)
+            if later > time:
+                raise NoRoomError(index)
+            self.addresses[id(buffer)] = address
+            self.places[id(buffer)] = self.spaces[buffer.memory].put(buffer.room, address)
+
+    def release(self, index: int, done: Sequence[int]) -> None:
+        """The operation was the last to touch some buffers."""
+        for buffer in self.old[index]:
+            self.places[id(buffer)].until = max(done[i] for i in self.users[id(buffer)])
 
 
 class _Bus:

@@ -4,21 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Final
 
 from compiler.errors import FitError
 from compiler.ir.graph import Graph
 from compiler.schedule.allocate import Allocation, AllocationError, allocate, limits_of
-from compiler.schedule.order import Timing, Touch, overlapped, serial, touches
+from compiler.schedule.order import NoRoomError, Timing, Touch, overlapped, serial, touches
 from compiler.schedule.plan import Plan, plan
 from compiler.schedule.techniques import Techniques
-from compiler.schedule.tiles import Memory, TileOp
+from compiler.schedule.tiles import TileOp
 from isa.diagnostics import Diagnostic
 from isa.locations import UNKNOWN
 from isa.target import Target
-
-SHARES: Final = (1.0, 0.95, 0.9, 0.8, 0.6, 0.0)
-"""Of the scratchpad, that engines may fill by running ahead: addresses leave gaps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +64,11 @@ def _placed(planned: Plan, target: Target, allowed: Techniques) -> Schedule:
     ops = planned.tiles.ops
     touched = touches(ops, target)
     if allowed.overlap:
-        for share in SHARES:
-            limits = {m: int(n * share) if m is Memory.SPM else n for m, n in limits_of(target).items()}
-            timing = overlapped(ops, touched, target, limits)
-            try:
-                return _schedule(planned, touched, timing, target)
-            except AllocationError:
-                continue
+        try:
+            timing = overlapped(ops, touched, target, limits_of(target))
+            return _schedule(planned, touched, timing, target)
+        except NoRoomError:
+            pass  # one operation after another may fit
     return _schedule(planned, touched, serial(ops), target)
 
 
