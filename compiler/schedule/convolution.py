@@ -69,6 +69,10 @@ class ConvShape:
     cout: int
     input_resident: bool
     output_resident: bool
+    overlap: bool
+    """Whether array, vector unit and copies work side by side: on halves of the accumulators, then."""
+    packing: bool
+    """Whether the columns of the kernel may be laid side by side on the rows of the array."""
 
     def bytes_needed(self, t: ConvTile, cols: int) -> int:
         """Scratchpad bytes of a tile."""
@@ -78,8 +82,21 @@ class ConvShape:
         needed += 0 if self.input_resident else aligned(pixels * t.cin)
         return needed + (0 if self.output_resident else aligned(t.oh * t.ow * t.cout))
 
+    def packs(self, kh: int, cin: int, rows: int) -> bool:
+        """Whether laying the columns of the kernel side by side makes fewer passes."""
+        together = kh * -(-self.columns.taps * cin // rows)
+        whole = cin == self.cin or not self.input_resident
+        apart = kh * self.columns.taps * -(-cin // rows)
+        return self.packing and whole and self.columns.dilation == 1 and together < apart
+
+    def passes(self, t: ConvTile, rows: int) -> int:
+        """Passes of the array for a group of output channels."""
+        if self.packs(t.kh, t.cin, rows):
+            return t.kh * -(-self.columns.taps * t.cin // rows)
+        return t.kh * self.columns.taps * -(-t.cin // rows)
+
     def cost(self, t: ConvTile, target: Target) -> float:
-        """Cycles of all tiles one after another, roughly: DMA, array and vector work."""
+        """Cycles of all tiles, roughly: the longest of copies, array and vector work, or their sum."""
         cols, rows = target.mx.cols, target.mx.rows
         channel_tiles, image_tiles = -(-self.cout // t.cout), -(-self.oh // t.oh) * -(-self.ow // t.ow)
         parts = -(-self.cin // t.cin) * -(-self.rows.taps // t.kh)
@@ -90,10 +107,14 @@ class ConvShape:
         loads = tiles * parts * (0 if self.input_resident else pixels)
         loads += channel_tiles * parts * weights * (image_tiles if parts > 1 else 1)
         stores = 0 if self.output_resident else self.oh * self.ow * self.cout
-        passes = groups * t.kh * self.columns.taps * -(-t.cin // rows)
-        array = tiles * parts * (passes * max(t.oh * t.ow, rows) + 2 * rows + cols)
-        latency = tiles * (parts * 2 + 1) * target.dram.latency_read
-        return (loads + stores) / target.dram.bytes_per_cycle + array + latency
+        passes = groups * self.passes(t, rows)
+        array = tiles * parts * (passes * max(t.oh * t.ow, rows) + 2 * rows + cols + target.ctl.issue)
+        copies = (loads + stores) / target.dram.bytes_per_cycle
+        if self.overlap:
+            vector = tiles * groups * cols * t.oh * t.ow / target.vx.lanes
+            beats = tiles * t.oh * t.ow * -(-groups * cols // target.spm.port_bytes)
+            return max(array, copies, vector, beats) + (array + copies + vector + beats) / 64 / tiles
+        return copies + array + tiles * (parts * 2 + 1) * target.dram.latency_read
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +208,8 @@ def choose_conv_tile(node: Node, shape: ConvShape, target: Target, budget: int) 
 
 
 def _conv_tiles(shape: ConvShape, target: Target, budget: int) -> Iterator[ConvTile]:
-    cols, acc = target.mx.cols, min(target.acc.rows, MAX_GROUP_ROWS)
+    cols = target.mx.cols
+    acc = min(target.acc.rows // (2 if shape.overlap else 1), MAX_GROUP_ROWS)
     record_limit = max(target.prm.bytes // 8 // cols, 1)
     groups = min(-(-shape.cout // cols), MAX_CHANNELS // cols, record_limit)
     for g, ow, cin, kh in itertools.product(
@@ -221,12 +243,23 @@ def _channel_cuts(channels: int, rows: int) -> list[int]:
 def _conv_shape(b: Builder, node: Node, x: View, out: Tensor, part: Slice) -> ConvShape:
     operation = node.op
     assert isinstance(operation, QConv2d)
-    _, h, w, _ = x.shape
+    allowed, (_, h, w, _) = b.allowed, x.shape
     cout, cin, kh, kw = part.weights.shape
     rows = Window(h, kh, operation.strides[0], operation.dilations[0], operation.pads[0])
     columns = Window(w, kw, operation.strides[1], operation.dilations[1], operation.pads[1])
     _, oh, ow, _ = out.shape
-    return ConvShape(rows, columns, b.height(oh), ow, cin, cout, x.tensor.resident, out.resident)
+    return ConvShape(
+        rows,
+        columns,
+        b.height(oh),
+        ow,
+        cin,
+        cout,
+        x.tensor.resident,
+        out.resident,
+        allowed.overlap,
+        allowed.packing,
+    )
 
 
 def _conv_tile(
@@ -307,6 +340,7 @@ def _emit_conv(
         xt=element(node.inputs[0]),
         wt=element(node.inputs[1]),
         accum=int(accum),
+        pack=int(piece.pixel_pitch == cin.extent and shape.packs(taps.extent, cin.extent, b.target.mx.rows)),
         ags=area if several else 0,
     )
     b.emit(
