@@ -33,6 +33,8 @@ DIVISIONS: Final = (2, 4, 7, 10, 14, 19, 28, 56)
 """Bands into which a segment is cut; tried in turn."""
 FILL: Final = 0.92
 """Of the scratchpad, that a plan may hold: the rest is lost between addresses."""
+TRAFFIC: Final = 0.2
+"""What a cycle of the DRAM bus costs though it is hidden: others may need the bus."""
 MOST_FREE: Final = 3
 """Results of which any may stay: of more, the smaller ones go first."""
 
@@ -312,7 +314,7 @@ class Divider:
         dram = (moved + stored) / t.dram.bytes_per_cycle
         array = self._array(layer, layer.shape[1], 1)
         vector = layer.least.vx_lanes / t.vx.lanes
-        cycles = max(array, vector, dram) + t.dram.latency_read + min(array, vector) * 0.1
+        cycles = max(array, vector, dram) + t.dram.latency_read + min(array, vector) * 0.1 + TRAFFIC * dram
         memory = min(2 * weights, half) + min(loaded, half) // 2 + min(stored, half) // 2
         return Cost(cycles, min(memory, free), min(weights, half))
 
@@ -432,7 +434,8 @@ class Divider:
             if node not in held:
                 memory += line
                 moved += loaded
-        longest = max(banded.array, vector, moved / self.target.dram.bytes_per_cycle)
+        dram = moved / self.target.dram.bytes_per_cycle
+        longest = max(banded.array, vector, dram) + TRAFFIC * dram
         ramp = (banded.array + vector) / banded.count
         return Cost(longest + ramp + self.target.dram.latency_read, memory, weights, banded.rows)
 
