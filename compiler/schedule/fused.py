@@ -1,7 +1,8 @@
 """Tiles of a segment: several layers, band by band.
 
-In every round each layer makes one band, those that need the array a round after what they read was made:
-so that array and vector unit always have work whose operands are there.
+In every round each layer makes one band, of rows that were made a round before (but for the vector unit's
+layers among themselves). So the layers of a round do not wait for one another: their tiles take turns, and
+array and vector unit both always have work whose operands are there.
 """
 
 from __future__ import annotations
@@ -11,14 +12,17 @@ from dataclasses import dataclass
 from typing import Final
 
 from compiler.ir.graph import Node
-from compiler.schedule.builder import Band, Builder, Span, View, device_shape
+from compiler.schedule.builder import Band, Builder, Span, View, device_shape, spans
 from compiler.schedule.lines import Line
 from compiler.schedule.moves import MAX_RUN, move
 from compiler.schedule.planners import PLANNERS
 from compiler.schedule.segments import Bands, Work, entering_rows
-from compiler.schedule.tiles import Layer, Memory, Ref, Tensor
+from compiler.schedule.tiles import Layer, Memory, Ref, Tensor, TileOp
+from isa.spec import Engine
 
 EMPTY: Final = Span(0, 0)
+TURN: Final = 400
+"""Cycles of the vector unit that one layer takes at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,21 +58,34 @@ class SegmentPlanner:
 
     def run(self) -> None:
         """All images, all bands."""
-        order = sorted(self.members, key=lambda m: not m.work.on_array)
-        count = len(self.bands.made[order[0].node.id])
+        units = self._units()
+        count = len(self.bands.made[self.members[0].node.id])
+        ops = self.b.graph.ops
         images = device_shape(self.members[0].node.shape)[0]
         for image in range(images):
             for number in range(self.bands.rounds):
                 for node in self.entering:
                     self._load(node, image, number - self._first_delay(node), count)
-                for member in order:
-                    band = number - self.bands.delay[member.node.id]
-                    if 0 <= band < count:
+                begin = len(ops)
+                made: list[list[TileOp]] = []
+                for unit in units:
+                    band = number - self.bands.delay[unit[0].node.id]
+                    for member in unit if 0 <= band < count else ():
                         self._make(member, image, band)
+                    made.append(ops[begin + sum(map(len, made)) :])
+                ops[begin:] = taking_turns(made)
         self.b.band = None
         self.b.kept.clear()
         for node in self.entering:
             self.view(node).tensor.line = None
+
+    def _units(self) -> list[list[Member]]:
+        """Layers whose tiles keep their order: each of the array, and those of the vector unit of a delay."""
+        units: dict[tuple[int, int], list[Member]] = {}
+        for member in self.members:
+            own = member.node.id if member.work.on_array else -1
+            units.setdefault((self.bands.delay[member.node.id], own), []).append(member)
+        return list(units.values())
 
     def _entering(self) -> Mapping[Node, list[Span]]:
         """Values from outside that are not in the scratchpad: the rows that each band needs."""
@@ -116,9 +133,21 @@ class SegmentPlanner:
         if member.out.line is not None:
             self._extend(member, member.out.line, rows)
         node = member.node
-        PLANNERS[type(node.op)](
-            self.b, node, lambda i: self.view(node.inputs[i]), member.out, self.b.target.spm.bytes
-        )
+        for part in self._parts(member, rows):
+            self.b.band = Band(image, part)
+            PLANNERS[type(node.op)](
+                self.b, node, lambda i: self.view(node.inputs[i]), member.out, self.b.target.spm.bytes
+            )
+
+    def _parts(self, member: Member, rows: Span) -> list[Span]:
+        """The rows of a band in parts that do not hold the vector unit for long."""
+        work = member.work
+        if work.on_array:
+            return [rows]
+        row = work.least.vx_lanes / self.b.target.vx.lanes / (work.shape[0] * work.shape[1])
+        return [
+            s.shifted(rows.start) for s in spans(rows.extent, max(1, int(TURN / row) if row else rows.extent))
+        ]
 
     def _extend(self, member: Member, line: Line, rows: Span) -> None:
         """A line buffer for these rows, and before them those that a reader of them needs too."""
@@ -141,3 +170,26 @@ class SegmentPlanner:
         parts = next(p for p in range(-(-row // MAX_RUN), row + 1) if row % p == 0)
         levels = [(parts, row // parts, row // parts), (rows, row, row)]
         self.b.emit(move(row // parts, levels), {"src": source, "dst": destination}, ("dst",))
+
+
+def taking_turns(lists: Sequence[Sequence[TileOp]]) -> list[TileOp]:
+    """Operations of several layers, tile by tile, each layer evenly over the whole."""
+    turns: list[tuple[float, int, int, Sequence[TileOp]]] = []
+    for number, ops in enumerate(lists):
+        tiles = _tiles(ops)
+        turns += [((i + 0.5) / len(tiles), number, i, tile) for i, tile in enumerate(tiles)]
+    return [op for *_, tile in sorted(turns, key=lambda turn: turn[:3]) for op in tile]
+
+
+def _tiles(ops: Sequence[TileOp]) -> list[Sequence[TileOp]]:
+    """Operations up to what completes a part of the result, and the stores of it."""
+    found: list[Sequence[TileOp]] = []
+    begin, complete = 0, False
+    for index, op in enumerate(ops):
+        if complete and op.engine is not Engine.ST:
+            found.append(ops[begin:index])
+            begin, complete = index, False
+        complete |= op.stored is not None
+    if begin < len(ops):
+        found.append(ops[begin:])
+    return found

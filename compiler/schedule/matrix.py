@@ -36,6 +36,8 @@ from isa.target import Target
 MAX_DEPTH: Final = greatest(Gemm, "k")
 MAX_COLUMNS: Final = greatest(Requantize, "c")
 MAX_ROW: Final = greatest(Gemm, "ap")
+STREAMED: Final = 4
+"""Of a tile's bytes, the part that weights may take: they arrive in portions, and some are ahead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,8 @@ def plan_gemm(b: Builder, node: Node, view: Callable[[int], View], out: Tensor, 
     x, weights = view(0), node.inputs[1]
     depth, columns = weights.shape
     rows = out.shape[2]
-    tile = choose_gemm_tile(node, (rows, columns, depth), b.target, budget, x.tensor.resident)
+    most = budget // STREAMED if b.allowed.overlap else budget
+    tile = choose_gemm_tile(node, (rows, columns, depth), b.target, (budget, most), x.tensor.resident)
     image = _packed_matrix(b, weights)
     for n in spans(columns, tile.n):
         params = requant_records(b, node, n)
@@ -78,16 +81,19 @@ def choose_gemm_tile(
     node: Node,
     size: tuple[int, int, int],
     target: Target,
-    budget: int,
+    budgets: tuple[int, int],
     resident: bool,
 ) -> GemmTile:
     """The tile that moves the fewest bytes and needs the fewest instructions.
+
+    `budgets` are the bytes that a tile may take, and those that its weights may take.
 
     Raises:
         FitError: not even the smallest fits.
     """
     rows, columns, depth = size
     cols = target.mx.cols
+    budget, most = budgets
     groups = min(-(-columns // cols), max(target.prm.bytes // 8 // cols, 1), MAX_COLUMNS // cols)
     best: tuple[float, GemmTile] | None = None
     for g, k in itertools.product(cuts(groups), _depth_cuts(depth, target.mx.rows)):
@@ -97,7 +103,7 @@ def choose_gemm_tile(
         m = min(
             rows, target.acc.rows // g, MAX_GROUP_ROWS, max(budget - aligned(weights) - 128, 0) // per_row
         )
-        if m < 1:
+        if m < 1 or (weights > most and g > 1):
             continue
         tile = GemmTile(-(-rows // -(-rows // m)), n, k)
         cost = _gemm_cost(tile, size, target)

@@ -63,7 +63,7 @@ class Bands:
     read: dict[tuple[int, int], list[Span]]
     """By (layer, operand)."""
     delay: dict[int, int]
-    """By how many bands a layer is behind the first: what the array needs was made a band before."""
+    """By how many bands a layer is behind the first."""
 
     @property
     def rounds(self) -> int:
@@ -143,16 +143,25 @@ def bands_of(layers: Sequence[Work], rows: int, whole: frozenset[int]) -> Bands:
             stops[name].append(stop)
     made = {n: [Span(a, b) for a, b in zip([0, *s[:-1]], s, strict=True)] for n, s in stops.items()}
     read: dict[tuple[int, int], list[Span]] = {}
-    delay: dict[int, int] = {}
     for layer in layers:
-        behind = 0
         for operand in layer.operands:
             assert operand.reads is not None
             read[layer.node.id, operand.index] = [operand.reads(r) for r in made[layer.node.id]]
-            if operand.node.id in inside:
-                behind = max(behind, delay[operand.node.id] + int(layer.on_array))
-        delay[layer.node.id] = behind
-    return Bands(made, read, delay)
+    return Bands(made, read, delays(layers))
+
+
+def delays(layers: Sequence[Work]) -> dict[int, int]:
+    """By how many bands each layer is behind the first: only within the vector unit is there no delay."""
+    on_array = {layer.node.id: layer.on_array for layer in layers}
+    delay: dict[int, int] = {}
+    for layer in layers:
+        behind = [
+            delay[o.node.id] + int(layer.on_array or on_array[o.node.id])
+            for o in layer.operands
+            if o.node.id in delay
+        ]
+        delay[layer.node.id] = max(behind, default=0)
+    return delay
 
 
 @dataclass(frozen=True, slots=True)
@@ -390,12 +399,11 @@ class Divider:
                 taken = min(made[layer.node.id] * reads.stride, reads.extent)
                 made[name] = max(made.get(name, 0), taken)
                 halo[name] = max(halo.get(name, 0), reads.reach - reads.stride)
-        delay: dict[int, int] = {}
+        delay = delays(layers)
         lag: dict[int, int] = {}
         outside: dict[int, tuple[int, int]] = {}
         for layer in layers:
-            behind = [delay[o.node.id] + int(layer.on_array) for o in layer.operands if o.node.id in delay]
-            mine = delay[layer.node.id] = max(behind, default=0)
+            mine = delay[layer.node.id]
             for operand in layer.operands:
                 name = operand.node.id
                 if name in delay:
