@@ -7,14 +7,13 @@ buffers are placed first, each at the lowest address that is free for all of its
 
 from __future__ import annotations
 
-from bisect import insort
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from operator import attrgetter
 from typing import Final
 
 from compiler.schedule.order import Timing, Touch
-from compiler.schedule.tiles import TABLE, Buffer, Memory, Tensor, TileOp, aligned
+from compiler.schedule.packing import Placed, pack, together
+from compiler.schedule.tiles import Memory, Tensor, TileOp, aligned
 from isa.target import Target
 
 DRAM_ALIGN: Final = 64
@@ -41,23 +40,6 @@ class AllocationError(Exception):
     def __init__(self, shortages: list[Shortage]) -> None:
         super().__init__(f"{len(shortages)} shortages")
         self.shortages = shortages
-
-
-@dataclass(eq=False, slots=True)
-class Placed:
-    """A buffer, when it is held, the layer that takes it, and where it is."""
-
-    buffer: Buffer
-    first: int
-    last: int
-    layer: int
-    number: int
-    address: int = 0
-
-    @property
-    def end(self) -> int:
-        """One past its last address."""
-        return self.address + self.buffer.room
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +79,7 @@ def allocate(
             used[memory] = max((p.end for p in mine), default=0)
             _require_disjoint(mine)
         elif memory in (Memory.ARENA, *limits):
-            used[memory] = _pack(mine)
+            used[memory] = pack(mine)
             _require_disjoint(mine)
         else:
             used[memory] = _line_up(mine)
@@ -145,19 +127,9 @@ def _shortages(held: list[Placed], layers: Mapping[int, str], available: int) ->
             yield Shortage(held[0].buffer.memory, layers.get(layer, ""), end, available)
 
 
-def _together(held: list[Placed]) -> Iterator[tuple[Placed, Placed]]:
-    """Every two buffers that are held at the same time."""
-    active: list[Placed] = []
-    for placed in sorted(held, key=attrgetter("first", "number")):
-        active = [p for p in active if p.last > placed.first]
-        for other in active:
-            yield other, placed
-        active.append(placed)
-
-
 def _require_disjoint(held: list[Placed]) -> None:
     """Check, apart from how they were placed, that what is held at the same time shares no address."""
-    for one, other in _together(held):
+    for one, other in together(held):
         apart = one.end <= other.address or other.end <= one.address
         assert apart, f"{one.buffer.name} and {other.buffer.name} share memory"
 
@@ -169,25 +141,3 @@ def _line_up(held: list[Placed]) -> int:
         placed.address = aligned(end, DRAM_ALIGN)
         end = placed.address + placed.buffer.size
     return aligned(end, DRAM_ALIGN)
-
-
-def _pack(held: list[Placed]) -> int:
-    """The lowest free address of each, larger buffers first."""
-    others: dict[int, list[Placed]] = {p.number: [] for p in held}
-    for one, other in _together(held):
-        others[one.number].append(other)
-        others[other.number].append(one)
-    near: dict[int, list[tuple[int, int]]] = {p.number: [] for p in held}
-    """(address, end) of what is placed already and held at the same time."""
-    for placed in sorted(held, key=lambda p: (-p.buffer.room, p.first, p.last, p.number)):
-        # A table's number is its address / 256, and number 0 means none.
-        start = TABLE if placed.buffer.memory is Memory.PRM and placed.buffer.align == TABLE else 0
-        for address, end in near[placed.number]:
-            if start + placed.buffer.room <= address:
-                break
-            if end > start:
-                start = aligned(end, placed.buffer.align)
-        placed.address = start
-        for other in others[placed.number]:
-            insort(near[other.number], (start, placed.end))
-    return max((p.end for p in held), default=0)

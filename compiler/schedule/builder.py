@@ -21,6 +21,7 @@ from compiler.schedule.tiles import (
     Buffer,
     Layer,
     Memory,
+    Piece,
     Ref,
     Stored,
     Tensor,
@@ -76,20 +77,26 @@ class View:
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
-    """A box of an image in the scratchpad: its first byte and its pitches."""
-
-    ref: Ref
-    pixel_pitch: int
-    row_pitch: int
-
-
-@dataclass(frozen=True, slots=True)
 class Band:
     """Some rows of one image of a batch."""
 
     image: int
     rows: Span
+
+
+TileMaker = Callable[[int, Span, Span, Span], None]
+"""Makes one tile of a result: image, rows, columns, channels."""
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """A layer that takes the tiles of another's result, one by one, as they are made."""
+
+    tensor: Tensor
+    layer: Layer
+    emit: TileMaker
+    copies: int
+    """Tiles that it has in the scratchpad beside the one it takes."""
 
 
 @dataclass
@@ -103,6 +110,8 @@ class Builder:
     tile: tuple[int, ...] = ()
     band: Band | None = None
     """The rows of the result that are made now; None means all of every image."""
+    joined: Joined | None = None
+    """What takes every tile of a layer's result at once."""
     kept: dict[Any, Any] = field(default_factory=dict[Any, Any])
     """Constants on the chip, while a segment lasts."""
     _images: dict[tuple[Memory, str], Buffer] = field(default_factory=dict[tuple[Memory, str], Buffer])
@@ -243,6 +252,8 @@ class Builder:
 
     def fetch(self, view: View, n: int, h: Span, w: Span, c: Span, role: str) -> Piece:
         """A box of an image in the scratchpad: where it already is, or copied into a working buffer."""
+        if view.tensor.tile is not None:
+            return view.tensor.tile
         if view.tensor.line is not None:
             return _in_line(view.tensor, view.tensor.line, h, w, c)
         offset = _offset(view.shape, n, h, w, c)
@@ -268,6 +279,11 @@ class Builder:
             _, _, width, channels = tensor.shape
             levels = [(w.extent, channels, piece.pixel_pitch), (h.extent, width * channels, piece.row_pitch)]
             self.store(piece.ref, home, c.extent, levels)
+        if self.joined is not None and self.joined.tensor is tensor:
+            layer, tile = self.layer, self.tile
+            self.layer, tensor.tile = self.joined.layer.id, piece
+            self.joined.emit(n, h, w, c)
+            self.layer, self.tile, tensor.tile = layer, tile, None
 
 
 Shape4 = tuple[int, int, int, int]
@@ -325,10 +341,18 @@ Reads = Callable[[Node, int], RowMap | None]
 READS: Final[dict[type[Op], Reads]] = {}
 
 
-def tiles_of(*kinds: type[Op], reads: Reads | None = None) -> Callable[[Planner], Planner]:
+Single = Callable[[Builder, Node, Callable[[int], View], Tensor], TileMaker]
+"""(builder, node, where its operands are, its result) to what makes one tile of it."""
+SINGLE: Final[dict[type[Op], Single]] = {}
+
+
+def tiles_of(
+    *kinds: type[Op], reads: Reads | None = None, single: Single | None = None
+) -> Callable[[Planner], Planner]:
     """Register what makes the tiles of these operations.
 
-    With `reads`, a result can be made some rows at a time, as a builder's band says.
+    With `reads`, a result can be made some rows at a time, as a builder's band says. With `single`,
+    an element by itself: a tile can be made as soon as that of an operand is, and in its place.
     """
 
     def declare(planner: Planner) -> Planner:
@@ -337,6 +361,8 @@ def tiles_of(*kinds: type[Op], reads: Reads | None = None) -> Callable[[Planner]
             PLANNERS[kind] = planner
             if reads is not None:
                 READS[kind] = reads
+            if single is not None:
+                SINGLE[kind] = single
         return planner
 
     return declare

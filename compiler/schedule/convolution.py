@@ -21,7 +21,6 @@ from compiler.ops.conv2d import QConv2d
 from compiler.ops.spatial import zero_of
 from compiler.schedule.builder import (
     Builder,
-    Piece,
     RowMap,
     Span,
     View,
@@ -35,7 +34,7 @@ from compiler.schedule.builder import (
 from compiler.schedule.depthwise import is_depthwise, plan_depthwise
 from compiler.schedule.limits import Window, does_not_fit, require_expressible
 from compiler.schedule.products import MAX_GROUP_ROWS, cuts, requant_records, requantize
-from compiler.schedule.tiles import Buffer, Memory, Ref, Tensor, aligned
+from compiler.schedule.tiles import Buffer, Memory, Piece, Ref, Tensor, aligned
 from isa.instructions.matrix import Conv
 from isa.spec import greatest
 from isa.target import Target
@@ -69,6 +68,8 @@ class ConvShape:
     cout: int
     input_resident: bool
     output_resident: bool
+    copies: int
+    """Tiles of the result that are in the scratchpad, beside those that are there as a whole."""
     overlap: bool
     """Whether array, vector unit and copies work side by side: on halves of the accumulators, then."""
     packing: bool
@@ -80,7 +81,7 @@ class ConvShape:
         pixels = self.rows.reach(t.oh, t.kh) * self.columns.reach(t.ow, self.columns.taps)
         needed = aligned(weights)
         needed += 0 if self.input_resident else aligned(pixels * t.cin)
-        return needed + (0 if self.output_resident else aligned(t.oh * t.ow * t.cout))
+        return needed + self.copies * aligned(t.oh * t.ow * t.cout)
 
     def packs(self, kh: int, cin: int, rows: int) -> bool:
         """Whether laying the columns of the kernel side by side makes fewer passes."""
@@ -245,6 +246,7 @@ def _conv_shape(b: Builder, node: Node, x: View, out: Tensor, part: Slice) -> Co
     assert isinstance(operation, QConv2d)
     allowed, (_, h, w, _) = b.allowed, x.shape
     cout, cin, kh, kw = part.weights.shape
+    copies = (0 if out.resident else 1) + (b.joined.copies if b.joined is not None else 0)
     rows = Window(h, kh, operation.strides[0], operation.dilations[0], operation.pads[0])
     columns = Window(w, kw, operation.strides[1], operation.dilations[1], operation.pads[1])
     _, oh, ow, _ = out.shape
@@ -257,6 +259,7 @@ def _conv_shape(b: Builder, node: Node, x: View, out: Tensor, part: Slice) -> Co
         cout,
         x.tensor.resident,
         out.resident,
+        copies,
         allowed.overlap,
         allowed.packing,
     )

@@ -13,9 +13,9 @@ from compiler.ops.binary import QMul, QReal
 from compiler.ops.prelu import QAffine, QPRelu
 from compiler.ops.spatial import zero_of
 from compiler.schedule.boxes import dense, fit_box, tiles
-from compiler.schedule.builder import Builder, Piece, Span, View, element, same_rows, stored, tiles_of
+from compiler.schedule.builder import Builder, Span, TileMaker, View, element, same_rows, stored, tiles_of
 from compiler.schedule.moves import move
-from compiler.schedule.tiles import PRM_GRANULE, Memory, Ref, Tensor
+from compiler.schedule.tiles import PRM_GRANULE, Memory, Piece, Ref, Tensor
 from isa.instructions.records import QuantRecord
 from isa.instructions.vector_elementwise import Elementwise, VectorElementwise
 from isa.spec import greatest
@@ -33,18 +33,15 @@ REAL: Final = {
 }
 
 
-@tiles_of(QAdd, QMul, QReal, reads=same_rows)
-def plan_binary(b: Builder, node: Node, view: Callable[[int], View], out: Tensor, budget: int) -> None:
-    """Two operands: rows and pixels are broadcast by pitches of 0, channels of B by `bc`, of A by copies."""
+def binary_tiles(b: Builder, node: Node, view: Callable[[int], View], out: Tensor) -> TileMaker:
+    """Makes tiles: rows and pixels are broadcast by pitches of 0, channels of B by `bc`, of A by copies."""
     left, right = view(0), view(1)
     params = b.parameters(_record(node).pack(), "record")
-    _, _, _, c = out.shape
-    copied = left.shape[3] == 1 and c > 1
-    copies = (not left.tensor.resident) + (not right.tensor.resident) + (not out.resident) + copied
-    size = fit_box(node, (b.height(out.shape[1]), *out.shape[2:]), dense(copies), _limits, budget)
-    for n, rs, cs, ch in tiles(b, out.shape, size):
+    c = out.shape[3]
+
+    def emit(n: int, rs: Span, cs: Span, ch: Span) -> None:
         a = _operand(b, left, n, rs, cs, ch, "a")
-        if copied:
+        if left.shape[3] == 1 and c > 1:
             a = _over_channels(b, a, rs, cs, ch)
         other = _operand(b, right, n, rs, cs, ch, "b")
         target = b.result(out, n, rs, cs, ch, "output")
@@ -67,6 +64,20 @@ def plan_binary(b: Builder, node: Node, view: Callable[[int], View], out: Tensor
         bind = {"a": a.ref, "b": other.ref, "out": target.ref, "prm": params}
         b.emit(instr, bind, ("out",), stored=stored(out, n, rs, cs, ch))
         b.deliver(out, target, n, rs, cs, ch)
+
+    return emit
+
+
+@tiles_of(QAdd, QMul, QReal, reads=same_rows, single=binary_tiles)
+def plan_binary(b: Builder, node: Node, view: Callable[[int], View], out: Tensor, budget: int) -> None:
+    """Two operands, tile by tile."""
+    left, right = view(0), view(1)
+    copied = left.shape[3] == 1 and out.shape[3] > 1
+    copies = (not left.tensor.resident) + (not right.tensor.resident) + (not out.resident) + copied
+    size = fit_box(node, (b.height(out.shape[1]), *out.shape[2:]), dense(copies), _limits, budget)
+    emit = binary_tiles(b, node, view, out)
+    for n, rs, cs, ch in tiles(b, out.shape, size):
+        emit(n, rs, cs, ch)
 
 
 def _operand(b: Builder, x: View, n: int, h: Span, w: Span, c: Span, role: str) -> Piece:

@@ -15,7 +15,6 @@ from compiler.ops.matmul import QMatMul
 from compiler.ops.spatial import zero_of
 from compiler.schedule.builder import (
     Builder,
-    Piece,
     Span,
     View,
     element,
@@ -26,7 +25,7 @@ from compiler.schedule.builder import (
 )
 from compiler.schedule.limits import does_not_fit
 from compiler.schedule.products import MAX_GROUP_ROWS, cuts, requant_records, requantize
-from compiler.schedule.tiles import Buffer, Memory, Ref, Tensor, aligned
+from compiler.schedule.tiles import Buffer, Memory, Piece, Ref, Tensor, aligned
 from isa.instructions.matrix import Gemm
 from isa.instructions.records import REQUANT_RECORD
 from isa.instructions.vector import Requantize

@@ -16,8 +16,8 @@ from compiler.ops.concat import QConcat
 from compiler.ops.shapes import Transpose
 from compiler.ops.slices import QPad, Slice
 from compiler.schedule.boxes import dense, fit_box, tiles
-from compiler.schedule.builder import Builder, Piece, RowMap, Span, View, same_rows, stored, tiles_of
-from compiler.schedule.tiles import TABLE, Memory, Ref, Stored, Tensor
+from compiler.schedule.builder import Builder, RowMap, Span, View, same_rows, stored, tiles_of
+from compiler.schedule.tiles import TABLE, Memory, Piece, Ref, Stored, Tensor
 from isa.instructions.dma import merge_rows
 from isa.instructions.vector import VectorMove
 from isa.spec import greatest

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compiler.schedule.intervals import NOBODY, LastTouch
+from compiler.schedule.packing import Placed, pack
 from compiler.schedule.tiles import ON_CHIP, TABLE, Buffer, Memory, TileOp, aligned
 from isa.accesses import tabulate
 from isa.spec import Engine, Space, address_unit
@@ -32,8 +33,8 @@ AROUND: Final = 150
 """Operations before one that finds no room, which then run ahead less."""
 LESS, WHOLE = 7, 8
 FOREVER: Final = 1 << 62
-LASTING: Final = 200
-"""A buffer that so many operations pass by is laid at the other end of its memory."""
+TIDY: Final = 32
+"""Operations after which places that are free again are forgotten."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,8 +130,11 @@ def overlapped(
     touched: Sequence[Sequence[Touch]],
     target: Target,
     limits: Mapping[Memory, int],
+    lasting: frozenset[int],
 ) -> Timing:
     """Engines side by side; `limits` are the sizes of the memories on the chip.
+
+    `lasting` are identities of buffers of the scratchpad that hold whole results: their places are kept.
 
     Addresses leave gaps: where a buffer finds no place, less of the scratchpad is used to run ahead
     around that operation, and all begins anew.
@@ -142,7 +146,7 @@ def overlapped(
     ahead = np.full(len(ops) + 1, limits[Memory.SPM], np.int64)
     for _ in range(ATTEMPTS):
         try:
-            return _timed(ops, needed, Room(ops, touched, limits, ahead), target)
+            return _timed(ops, needed, Room(ops, touched, limits, ahead, lasting), target)
         except NoRoomError as error:
             ahead[max(error.index - AROUND, 0) : error.index + 1] *= LESS
             ahead[max(error.index - AROUND, 0) : error.index + 1] //= WHOLE
@@ -154,6 +158,7 @@ def _timed(ops: Sequence[TileOp], needed: Sequence[Sequence[int]], room: Room, t
     free = [0] * ENGINES
     retired = [0] * ENGINES
     bus = _Bus()
+    busy = {op.engine for op in ops}
     start, done, complete = [0] * len(ops), [0] * len(ops), [0] * len(ops)
     last = 0
     for index, op in enumerate(ops):
@@ -169,6 +174,8 @@ def _timed(ops: Sequence[TileOp], needed: Sequence[Sequence[int]], room: Room, t
         retired[engine] = done[index] = max(retired[engine], time + took + instr.latency(target))
         last = complete[index] = max(last, done[index])
         room.release(index, done)
+        if index % TIDY == 0:
+            room.forget(min(free[e] for e in busy))
     row = sorted(range(len(ops)), key=lambda i: (start[i], i))
     return Timing(row, start, done, room.addresses)
 
@@ -191,36 +198,48 @@ class Held:
 
 
 class Places:
-    """Addresses of one memory, given out as time goes on."""
+    """Addresses of one memory, given out as time goes on; some are kept for what lies there for long."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, kept: Sequence[Kept] = ()) -> None:
         self.size = size
         self.held: list[Held] = []
         """By address."""
+        self.kept = list(kept)
+        """In order of their first operations."""
 
-    def find(self, size: int, time: int, low: int, align: int, *, top: bool) -> tuple[int, int] | None:
-        """The earliest time from `time` on, and an address that is free from then on; None: there is none."""
+    def find(self, buffer: Buffer, time: int, last: int) -> tuple[int, int] | None:
+        """The earliest time from `time` on, and an address that is free from then on; None: there is none.
+
+        `last` is the last operation that needs the buffer: places kept for what comes before are not free.
+        """
+        # A table's number is its address / 256, and number 0 means none.
+        low = TABLE if buffer.memory is Memory.PRM and buffer.align == TABLE else 0
+        others = [k for k in self.kept if k.first <= last]
         while True:
-            address = self._gap(size, time, low, align, top=top)
+            address = self._gap(buffer.room, time, low, buffer.align, others)
             if address is not None:
                 return time, address
-            ends = [h.until for h in self.held if time < h.until < FOREVER]
-            if not ends:
+            time = self._next_end(time, [*self.held, *(k.held for k in others)])
+            if time == FOREVER:
                 return None
-            time = min(ends)
 
-    def _gap(self, size: int, time: int, low: int, align: int, *, top: bool) -> int | None:
-        """The tightest gap among what is held after a time; of equal ones the lowest, or the highest."""
+    def _gap(self, size: int, time: int, low: int, align: int, others: Sequence[Kept]) -> int | None:
+        """The tightest gap among what is held after a time; of equal ones the lowest."""
+        taken = [(h.address, h.end) for h in self.held if h.until > time]
+        if others:
+            taken = sorted(taken + [(k.held.address, k.held.end) for k in others if k.held.until > time])
         best: tuple[int, int] | None = None
         begin = low
-        for address, end in [*((h.address, h.end) for h in self.held if h.until > time), (self.size, 0)]:
+        for address, end in [*taken, (self.size, 0)]:
             left = address - begin - size
-            if left >= 0:
-                place = (address - size) // align * align if top else begin
-                if place >= begin and (best is None or (left, -place if top else place) < best):
-                    best = left, -place if top else place
+            if left >= 0 and (best is None or left < best[0]):
+                best = left, begin
             begin = max(begin, aligned(end, align))
-        return None if best is None else abs(best[1])
+        return None if best is None else best[1]
+
+    @staticmethod
+    def _next_end(time: int, held: Sequence[Held]) -> int:
+        return min((h.until for h in held if time < h.until), default=FOREVER)
 
     def put(self, size: int, address: int) -> Held:
         """Hold a place until it is said otherwise."""
@@ -228,9 +247,29 @@ class Places:
         insort(self.held, held, key=lambda h: h.address)
         return held
 
+    def free_from(self, place: Held, time: int) -> int:
+        """The earliest time from `time` on at which a kept place is free of others; FOREVER: not known."""
+        others = [*self.held, *(k.held for k in self.kept)]
+        for held in others:
+            if held is not place and held.address < place.end and place.address < held.end:
+                began = held in self.held or any(k.held is held and k.begun for k in self.kept)
+                if began and held.until > time:
+                    time = held.until
+        return time
+
     def forget(self, time: int) -> None:
         """Nothing will be asked for before a time."""
         self.held = [h for h in self.held if h.until > time]
+        self.kept = [k for k in self.kept if k.held.until > time]
+
+
+@dataclass(eq=False, slots=True)
+class Kept:
+    """A place that is kept for a buffer, and the first operation that needs it."""
+
+    first: int
+    held: Held
+    begun: bool = False
 
 
 class Room:
@@ -245,36 +284,49 @@ class Room:
         touched: Sequence[Sequence[Touch]],
         limits: Mapping[Memory, int],
         ahead: NDArray[np.int64],
+        lasting: frozenset[int],
     ) -> None:
         self.limits: dict[Memory, NDArray[np.int64]] = {
             m: ahead if m is Memory.SPM else np.full(len(ops) + 1, n) for m, n in limits.items()
         }
-        self.spaces = {m: Places(n) for m, n in limits.items()}
         self.addresses: dict[int, int] = {}
-        first: dict[int, int] = {}
-        last: dict[int, int] = {}
         self.users: dict[int, list[int]] = {}
         buffers: dict[int, Buffer] = {}
         for index, parts in enumerate(touched):
             for touch in parts:
-                buffer = touch.buffer
-                if buffer.memory in ON_CHIP:
-                    buffers[id(buffer)] = buffer
-                    first.setdefault(id(buffer), index)
-                    last[id(buffer)] = index
-                    self.users.setdefault(id(buffer), []).append(index)
+                if touch.buffer.memory in ON_CHIP:
+                    buffers[id(touch.buffer)] = touch.buffer
+                    self.users.setdefault(id(touch.buffer), []).append(index)
         self.held: dict[Memory, NDArray[np.int64]] = {m: np.zeros(len(ops) + 1, np.int64) for m in limits}
         self.new: list[list[Buffer]] = [[] for _ in ops]
         self.old: list[list[Buffer]] = [[] for _ in ops]
         self.places: dict[int, Held] = {}
-        self.lasting = {key for key in buffers if last[key] - first[key] > LASTING}
         for key, buffer in buffers.items():
-            self.held[buffer.memory][first[key]] += buffer.room
-            self.held[buffer.memory][last[key] + 1] -= buffer.room
-            self.new[first[key]].append(buffer)
-            self.old[last[key]].append(buffer)
+            first, last = self.users[key][0], self.users[key][-1]
+            self.held[buffer.memory][first] += buffer.room
+            self.held[buffer.memory][last + 1] -= buffer.room
+            self.new[first].append(buffer)
+            self.old[last].append(buffer)
         for held in self.held.values():
             np.cumsum(held, out=held)
+        homes = [b for key, b in buffers.items() if key in lasting]
+        self.kept = self._keep(homes, limits[Memory.SPM])
+        kept = sorted(self.kept.values(), key=lambda k: k.first)
+        self.spaces = {m: Places(n, kept if m is Memory.SPM else ()) for m, n in limits.items()}
+
+    def _keep(self, homes: Sequence[Buffer], size: int) -> dict[int, Kept]:
+        """Places for what lies in the scratchpad for long, by their operations.
+
+        Raises:
+            NoRoomError: they do not fit.
+        """
+        placed = [
+            Placed(b, self.users[id(b)][0], self.users[id(b)][-1] + 1, 0, number)
+            for number, b in enumerate(homes)
+        ]
+        if pack(placed) > size:
+            raise NoRoomError(len(self.new))
+        return {id(p.buffer): Kept(p.first, Held(p.address, p.end, FOREVER)) for p in placed}
 
     def earliest(self, index: int, time: int, complete: Sequence[int]) -> int:
         """The earliest time from `time` on at which the operation can take its new buffers.
@@ -296,10 +348,13 @@ class Room:
         return time
 
     def _find(self, buffer: Buffer, time: int, index: int) -> tuple[int, int]:
-        # A table's number is its address / 256, and number 0 means none.
-        low = TABLE if buffer.memory is Memory.PRM and buffer.align == TABLE else 0
-        top = id(buffer) in self.lasting
-        found = self.spaces[buffer.memory].find(buffer.room, time, low, buffer.align, top=top)
+        space = self.spaces[buffer.memory]
+        if id(buffer) in self.kept:
+            place = self.kept[id(buffer)].held
+            free = space.free_from(place, time)
+            found = None if free >= FOREVER else (free, place.address)
+        else:
+            found = space.find(buffer, time, self.users[id(buffer)][-1])
         if found is None:
             raise NoRoomError(index)
         return found
@@ -314,12 +369,21 @@ class Room:
             if later > time:
                 raise NoRoomError(index)
             self.addresses[id(buffer)] = address
-            self.places[id(buffer)] = self.spaces[buffer.memory].put(buffer.room, address)
+            if id(buffer) in self.kept:
+                self.kept[id(buffer)].begun = True
+                self.places[id(buffer)] = self.kept[id(buffer)].held
+            else:
+                self.places[id(buffer)] = self.spaces[buffer.memory].put(buffer.room, address)
 
     def release(self, index: int, done: Sequence[int]) -> None:
         """The operation was the last to touch some buffers."""
         for buffer in self.old[index]:
             self.places[id(buffer)].until = max(done[i] for i in self.users[id(buffer)])
+
+    def forget(self, time: int) -> None:
+        """Nothing will be asked for before a time."""
+        for space in self.spaces.values():
+            space.forget(time)
 
 
 class _Bus:

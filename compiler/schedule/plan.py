@@ -16,7 +16,7 @@ from compiler.ir.work import Least
 from compiler.ops.boundary import Dequantize, Quantize, Returned, host_nodes
 from compiler.ops.gemm import QGemm
 from compiler.ops.shapes import Reshape, Transpose, unreshaped
-from compiler.schedule.builder import Builder, View, device_shape, packed_bytes
+from compiler.schedule.builder import SINGLE, Builder, Joined, View, device_shape, packed_bytes
 from compiler.schedule.fused import Member, SegmentPlanner
 from compiler.schedule.lines import Line
 from compiler.schedule.planners import PLANNERS
@@ -49,14 +49,14 @@ class Plan:
     outputs: list[tuple[Node, Tensor]] = field(default_factory=list[tuple[Node, Tensor]])
 
 
-def plan(graph: Graph, target: Target, allowed: Techniques) -> Plan:
+def plan(graph: Graph, target: Target, allowed: Techniques, fill: float = 1.0) -> Plan:
     """The tile operations of a graph of stage device.
 
     Raises:
         FitError: a layer has no tile that fits.
         CompileError: a graph output that is computed by no layer.
     """
-    return _Planner(graph, target, allowed).run()
+    return _Planner(graph, target, allowed, fill).run()
 
 
 def item_bytes(node: Node) -> int:
@@ -73,7 +73,7 @@ def _require_codes(node: Node) -> None:
 
 
 class _Planner:
-    def __init__(self, graph: Graph, target: Target, allowed: Techniques) -> None:
+    def __init__(self, graph: Graph, target: Target, allowed: Techniques, fill: float) -> None:
         self.graph, self.target, self.allowed = graph, target, allowed
         self.builder = Builder(target, allowed)
         self.plan = Plan(self.builder.graph)
@@ -93,6 +93,7 @@ class _Planner:
             frozenset(n.id for n in self.layers if self._may_stay(n)),
             target,
             allowed,
+            fill,
         )
         self.division = self.divider.divide()
         self.resident = self.division.resident
@@ -105,7 +106,7 @@ class _Planner:
             if segment.rows:
                 self._segment(segment)
             else:
-                self._layer(segment.layers[0])
+                self._layer(*segment.layers)
         self._raise_refusals()
         for node in self.nodes:
             self._view(node)
@@ -145,9 +146,13 @@ class _Planner:
         self.plan.views[node.id] = View(out, device_shape(node.shape))
         return layer, out
 
-    def _layer(self, node: Node) -> None:
-        """A layer by itself, in tiles: small enough for several at a time, if there are any such."""
+    def _layer(self, node: Node, following: Node | None = None) -> None:
+        """A layer in tiles, small enough for several at a time; a following one may take every tile."""
         layer, out = self._begin(node)
+        if following is not None:
+            out.delivered = False
+            self.builder.joined = self._joined(out, following)
+            self.builder.resume(layer)
         budget = self.target.spm.bytes - self._held_during(layer.id)
         shares = (TILE_SHARE, 1) if self.allowed.overlap else (1,)
         kept = len(self.plan.tiles.ops)
@@ -165,6 +170,15 @@ class _Planner:
                 del self.plan.tiles.ops[kept:]
                 if share == shares[-1]:
                     self.too_large += error.diagnostics
+        self.builder.joined = None
+
+    def _joined(self, taken: Tensor, node: Node) -> Joined:
+        """A layer that takes the tiles of the one before."""
+        layer, out = self._begin(node)
+        views = [self._view(i) for i in node.inputs]
+        emit = SINGLE[type(node.op)](self.builder, node, lambda i: views[i], out)
+        copies = sum(not v.tensor.resident for v in views if v.tensor is not taken) + (not out.resident)
+        return Joined(taken, layer, emit, copies)
 
     def _segment(self, segment: Segment) -> None:
         """Layers together, band by band."""
@@ -230,6 +244,8 @@ class _Planner:
         size = node.type.elements * item_bytes(node)
         if node.id in self.returned:
             return Buffer(node.name, Memory.OUTPUT, size)
+        if node.id in self.division.over:
+            return self.plan.views[self.division.over[node.id]].tensor.home
         if node.id in self.resident:
             return Buffer(node.name, Memory.SPM, size)
         return Buffer(node.name, Memory.ARENA, size)
@@ -281,6 +297,7 @@ class _Planner:
             aligned(node.type.elements)
             for node in self.layers
             if node.id in self.resident
+            and node.id not in self.division.over
             and self.index[node.id] <= layer <= max(self._layers_using(node), default=-1)
         )
 

@@ -7,8 +7,8 @@ from typing import Any, Final
 import numpy as np
 
 from compiler.ir.graph import Node
-from compiler.schedule.builder import Builder, Piece, Span, element
-from compiler.schedule.tiles import Buffer, Ref, Stored
+from compiler.schedule.builder import Builder, Span, element
+from compiler.schedule.tiles import Buffer, Piece, Ref, Stored
 from isa.instructions.matrix import Conv
 from isa.instructions.records import REQUANT_RECORD
 from isa.instructions.vector import Requantize

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 
 from compiler.errors import FitError
 from compiler.ir.graph import Graph
@@ -11,10 +12,13 @@ from compiler.schedule.allocate import Allocation, AllocationError, allocate, li
 from compiler.schedule.order import NoRoomError, Timing, Touch, overlapped, serial, touches
 from compiler.schedule.plan import Plan, plan
 from compiler.schedule.techniques import Techniques
-from compiler.schedule.tiles import TileOp
+from compiler.schedule.tiles import Memory, TileOp
 from isa.diagnostics import Diagnostic
 from isa.locations import UNKNOWN
 from isa.target import Target
+
+FILLS: Final = (0.92, 0.85, 0.75, 0.6)
+"""Of the scratchpad, that a plan may hold; the less, the surer that every buffer finds a place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +37,20 @@ def best_schedule(graph: Graph, target: Target, allowed: Techniques) -> Schedule
         FitError: the target is too small for a layer.
         CompileError: an operation that no tile expresses.
     """
+    for fill in FILLS if allowed.residency or allowed.fusion else ():
+        try:
+            return _placed(plan(graph, target, allowed, fill), target, allowed)
+        except (AllocationError, FitError, NoRoomError):
+            continue  # what stays in the scratchpad may be what a layer lacks
+    bare = replace(allowed, residency=False, fusion=False)
+    if allowed.overlap:
+        try:
+            return _placed(plan(graph, target, bare), target, bare)
+        except (AllocationError, FitError, NoRoomError):
+            pass  # one operation after another may fit
+    bare = replace(bare, overlap=False)
     try:
-        return _placed(plan(graph, target, allowed), target, allowed)
-    except (AllocationError, FitError):
-        pass  # what stays in the scratchpad may be what a layer lacks
-    try:
-        return _placed(plan(graph, target, replace(allowed, residency=False, fusion=False)), target, allowed)
+        return _placed(plan(graph, target, bare), target, bare)
     except AllocationError as error:
         places = {n.name: n.loc for n in graph.nodes()}
         raise FitError(
@@ -56,20 +68,18 @@ def best_schedule(graph: Graph, target: Target, allowed: Techniques) -> Schedule
 
 
 def _placed(planned: Plan, target: Target, allowed: Techniques) -> Schedule:
-    """The plan's operations in order, with addresses; they run ahead less where addresses do not suffice.
+    """The plan's operations in order, with addresses.
 
     Raises:
-        AllocationError: not even one operation after another fits.
+        NoRoomError: a buffer finds no place between the others.
+        AllocationError: one operation after another does not fit.
     """
     ops = planned.tiles.ops
     touched = touches(ops, target)
-    if allowed.overlap:
-        try:
-            timing = overlapped(ops, touched, target, limits_of(target))
-            return _schedule(planned, touched, timing, target)
-        except NoRoomError:
-            pass  # one operation after another may fit
-    return _schedule(planned, touched, serial(ops), target)
+    homes = frozenset(id(t.home) for t in planned.tiles.tensors if t.home.memory is Memory.SPM)
+    limits = limits_of(target)
+    timing = overlapped(ops, touched, target, limits, homes) if allowed.overlap else serial(ops)
+    return _schedule(planned, touched, timing, target)
 
 
 def _schedule(planned: Plan, touched: Sequence[Sequence[Touch]], timing: Timing, target: Target) -> Schedule:

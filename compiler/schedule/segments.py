@@ -21,7 +21,7 @@ from typing import Final
 from compiler.ir.graph import Node
 from compiler.ir.work import Least
 from compiler.ops.shapes import unreshaped
-from compiler.schedule.builder import READS, RowMap, Span, device_shape, spans
+from compiler.schedule.builder import READS, SINGLE, RowMap, Span, device_shape, spans
 from compiler.schedule.techniques import Techniques
 from isa.target import Target
 
@@ -31,8 +31,6 @@ VECTOR_START: Final = 12
 """Cycles that a vector instruction takes before it works."""
 DIVISIONS: Final = (2, 4, 7, 10, 14, 19, 28, 56)
 """Bands into which a segment is cut; tried in turn."""
-FILL: Final = 0.92
-"""Of the scratchpad, that a plan may hold: the rest is lost between addresses."""
 TRAFFIC: Final = 0.2
 """What a cycle of the DRAM bus costs though it is hidden: others may need the bus."""
 MOST_FREE: Final = 3
@@ -41,7 +39,10 @@ MOST_FREE: Final = 3
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """Layers that work together, and the rows of the last one in a band; 0 where it is one layer in tiles."""
+    """Layers that work together, and the rows of the last one in a band.
+
+    0 rows: one layer in tiles, or two of which the second takes every tile of the first.
+    """
 
     layers: tuple[Node, ...]
     rows: int = 0
@@ -53,6 +54,8 @@ class Division:
 
     segments: tuple[Segment, ...]
     resident: frozenset[int]
+    over: dict[int, int]
+    """Results that take the place of an operand."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +93,8 @@ class Work:
     least: Least
     constants: int
     """Bytes."""
+    single: bool
+    """Whether it works element by element on operands of the shape of its result."""
 
     @property
     def row_bytes(self) -> int:
@@ -118,7 +123,9 @@ def work_of(node: Node, target: Target) -> Work:
     )
     least = node.op.work([i.type for i in inputs], node.type).least(target)
     constants = sum(i.type.elements * i.type.dtype.numpy.itemsize for i in inputs if i.is_constant)
-    return Work(node, device_shape(node.shape), operands, least, constants)
+    shape = device_shape(node.shape)
+    single = type(node.op) in SINGLE and all(device_shape(x.shape) == shape for x in inputs)
+    return Work(node, shape, operands, least, constants, single)
 
 
 def bands_of(layers: Sequence[Work], rows: int, whole: frozenset[int]) -> Bands:
@@ -211,6 +218,7 @@ class Divider:
         may_stay: values that may lie in the scratchpad as a whole.
         target: the machine.
         allowed: what may be done.
+        fill: of the scratchpad, that may be held.
     """
 
     def __init__(
@@ -221,13 +229,14 @@ class Divider:
         may_stay: frozenset[int],
         target: Target,
         allowed: Techniques,
+        fill: float,
     ) -> None:
         self.users, self.returned, self.may_stay = users, returned, may_stay
         self.target, self.allowed = target, allowed
         self.layers = [work_of(n, target) for n in layers]
         self.last_use = {n.id: max(users[n.id], default=-1) for n in layers}
         self.size = {n.id: -(-n.type.elements // 64) * 64 for n in layers}
-        self.room = int(target.spm.bytes * FILL)
+        self.room = int(target.spm.bytes * fill)
         self.fused: dict[tuple[int, int], list[Banded]] = {}
 
     def divide(self) -> Division:
@@ -239,22 +248,41 @@ class Divider:
             for end in (begin + 1, *self._ends(begin)):
                 for staying in self._choices(begin, end):
                     for held, state in list(states[begin].items()):
-                        self._extend(states, begin, end, held, state, staying)
+                        self._extend(states, begin, end, held, state, staying, together=end > begin + 1)
+            if self._joins(begin):
+                for staying in self._choices(begin, begin + 2):
+                    for held, state in list(states[begin].items()):
+                        self._extend(states, begin, begin + 2, held, state, staying, together=False)
         return self._traced(states)
+
+    def _joins(self, begin: int) -> bool:
+        """Whether the next layer can take this one's tiles as they are made: it alone uses them."""
+        if not self.allowed.fusion or begin + 1 >= len(self.layers):
+            return False
+        layer, following = self.layers[begin], self.layers[begin + 1]
+        name = layer.node.id
+        taken = [o.node.id for o in following.operands].count(name) == 1
+        alone = list(self.users[name]) == [begin + 1] and name not in self.returned
+        return layer.on_array and following.single and taken and alone
 
     def _traced(self, states: list[dict[frozenset[int], State]]) -> Division:
         place = len(self.layers)
         held, state = min(states[place].items(), key=lambda item: (item[1].cycles, sorted(item[0])))
         segments: list[Segment] = []
         resident: set[int] = set()
+        over: dict[int, int] = {}
         while state.before is not None:
             begin, earlier = state.before
+            last = self.layers[place - 1].node.id
+            if not state.rows and last in held:
+                taken = self._written_over(begin, place, earlier, frozenset({last}))
+                over |= {} if taken is None else {last: taken}
             layers = tuple(layer.node for layer in self.layers[begin:place])
             segments.append(Segment(layers, state.rows))
             resident |= held
             place, held = begin, earlier
             state = states[place][held]
-        return Division(tuple(segments[::-1]), frozenset(resident))
+        return Division(tuple(segments[::-1]), frozenset(resident), over)
 
     def _choices(self, begin: int, end: int) -> Iterator[frozenset[int]]:
         """Which of the results that leave a segment stay in the scratchpad."""
@@ -280,10 +308,16 @@ class Divider:
         held: frozenset[int],
         state: State,
         staying: frozenset[int],
+        *,
+        together: bool,
     ) -> None:
         whole = sum(self.size[n] for n in held) + sum(self.size[n] for n in staying)
-        whole -= self._written_over(begin, end, held, staying)
-        cost = self._cost(begin, end, held, staying, self.room - whole)
+        if together:
+            cost = self._together(begin, end, held, staying, self.room - whole)
+        else:
+            over = self._written_over(begin, end, held, staying)
+            whole -= 0 if over is None else self.size[over]
+            cost = self._in_tiles(begin, end, held, staying, self.room - whole)
         if cost is None:
             return
         after = frozenset(n for n in held | staying if self.last_use[n] >= end)
@@ -293,36 +327,49 @@ class Divider:
         if known is None or cycles < known.cycles:
             states[end][after] = State(cycles, whole + cost.memory, (begin, held), cost.rows)
 
-    def _written_over(self, begin: int, end: int, held: frozenset[int], staying: frozenset[int]) -> int:
-        """Bytes that an element-wise result takes over from an operand that ends with it."""
-        del begin, end, held, staying
-        return 0
+    def _written_over(
+        self, begin: int, end: int, held: frozenset[int], staying: frozenset[int]
+    ) -> int | None:
+        """The operand in the scratchpad whose place the last layer's result takes: it ends there."""
+        last = self.layers[end - 1]
+        if not last.single or last.node.id not in staying:
+            return None
+        read_before = {
+            unreshaped(o.node).id for layer in self.layers[begin : end - 1] for o in layer.operands
+        }
+        for operand in last.operands:
+            name = operand.node.id
+            if name in held and self.last_use[name] == end - 1 and name not in read_before | self.returned:
+                return name
+        return None
 
-    # --- one layer -------------------------------------------------------------------------------
+    # --- tiles -----------------------------------------------------------------------------------
 
-    def _cost(
+    def _in_tiles(
         self, begin: int, end: int, held: frozenset[int], staying: frozenset[int], free: int
     ) -> Cost | None:
-        if end == begin + 1:
-            return self._single(begin, held, staying, free)
-        return self._together(begin, end, held, staying, free)
-
-    def _single(self, index: int, held: frozenset[int], staying: frozenset[int], free: int) -> Cost | None:
-        t, layer = self.target, self.layers[index]
+        """One layer in tiles, or two of which the second takes the tiles of the first."""
+        t, layer, last = self.target, self.layers[begin], self.layers[end - 1]
         if free < t.spm.bytes // 16:
             return None
-        elements = layer.node.type.elements
+        within = {n.node.id for n in self.layers[begin : end - 1]}
         values = {unreshaped(o.node).id: o.node.type.elements for o in layer.operands}
         loaded, weights = sum(n for value, n in values.items() if value not in held), layer.constants
-        stored = 0 if layer.node.id in staying else elements
         half = free // 2
         moved = loaded + weights
         if loaded and weights > half and loaded > half:
             again = loaded * math.ceil(weights / half) + weights, loaded + weights * math.ceil(loaded / half)
             moved = min(again)
+        if last is not layer:
+            moved += sum(
+                o.node.type.elements
+                for o in last.operands
+                if o.node.id not in held and o.node.id not in within
+            )
+        stored = 0 if last.node.id in staying else last.node.type.elements
         dram = (moved + stored) / t.dram.bytes_per_cycle
         array = self._array(layer, layer.shape[1], 1)
-        vector = layer.least.vx_lanes / t.vx.lanes
+        vector = sum(n.least.vx_lanes for n in self.layers[begin:end]) / t.vx.lanes
         cycles = max(array, vector, dram) + t.dram.latency_read + min(array, vector) * 0.1 + TRAFFIC * dram
         memory = min(2 * weights, half) + min(loaded, half) // 2 + min(stored, half) // 2
         return Cost(cycles, min(memory, free), min(weights, half))

@@ -122,6 +122,15 @@ class Layer:
     least: Least
 
 
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A box of an image in the scratchpad: its first byte and its pitches."""
+
+    ref: Ref
+    pixel_pitch: int
+    row_pitch: int
+
+
 @dataclass(eq=False)
 class Tensor:
     """The value of a node on the device: a dense (n, h, w, c) array of bytes in one home.
@@ -137,6 +146,8 @@ class Tensor:
     """Bytes of an element."""
     line: Line | None = None
     """The line buffer that it passes through, within a segment."""
+    tile: Piece | None = None
+    """The only tile of it that there is at the moment, where the next layer takes it from its maker."""
     delivered: bool = True
     """Whether it goes to its home at all: what only passes through a line buffer does not."""
 
