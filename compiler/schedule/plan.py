@@ -97,6 +97,7 @@ class _Planner:
         )
         self.division = self.divider.divide()
         self.resident = self.division.resident
+        self.joined = {s.layers[1].id for s in self.division.segments if not s.rows and len(s.layers) > 1}
 
     def run(self) -> Plan:
         for node in self.nodes:
@@ -292,14 +293,15 @@ class _Planner:
         return found
 
     def _held_during(self, layer: int) -> int:
-        """Bytes of results that lie in the scratchpad while a layer works."""
-        return sum(
-            aligned(node.type.elements)
-            for node in self.layers
-            if node.id in self.resident
-            and node.id not in self.division.over
-            and self.index[node.id] <= layer <= max(self._layers_using(node), default=-1)
-        )
+        """Bytes of results that lie in the scratchpad while a layer, and one joined to it, work."""
+        held = 0
+        for node in self.layers:
+            if node.id in self.resident:
+                first = self.index[node.id] + (node.id in self.division.over)
+                joined = first == layer + 1 and node.id in self.joined
+                if (first <= layer or joined) and layer <= max(self._layers_using(node), default=-1):
+                    held += aligned(node.type.elements)
+        return held
 
 
 def _pitches_fit(shape: Shape) -> bool:
