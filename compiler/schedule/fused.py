@@ -63,6 +63,7 @@ class SegmentPlanner:
         ops = self.b.graph.ops
         images = device_shape(self.members[0].node.shape)[0]
         for image in range(images):
+            self._empty_lines()
             for number in range(self.bands.rounds):
                 for node in self.entering:
                     self._load(node, image, number - self._first_delay(node), count)
@@ -78,6 +79,12 @@ class SegmentPlanner:
         self.b.kept.clear()
         for node in self.entering:
             self.view(node).tensor.line = None
+
+    def _empty_lines(self) -> None:
+        """Forget the rows of the image before."""
+        for tensor in (*(m.out for m in self.members), *(self.view(n).tensor for n in self.entering)):
+            if tensor.line is not None:
+                tensor.line.bands = []
 
     def _units(self) -> list[list[Member]]:
         """Layers whose tiles keep their order: each of the array, and those of the vector unit of a delay."""

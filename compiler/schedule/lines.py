@@ -11,7 +11,7 @@ from typing import Final
 
 from compiler.schedule.tiles import Buffer
 
-KEPT: Final = 4
+KEPT: Final = 16
 """Bands whose buffers are remembered: no reader is further behind."""
 
 
@@ -33,12 +33,12 @@ class Line:
 
     def add(self, buffer: Buffer, base: int, stop: int) -> Rows:
         """A buffer for the rows up to `stop`."""
-        self.bands.append(Rows(buffer, base, stop))
+        self.bands = [*self.bands[-KEPT:], Rows(buffer, base, stop)]
         return self.bands[-1]
 
     def find(self, start: int, stop: int) -> Rows:
-        """The buffer that holds these rows, the latest if several do."""
-        for band in reversed(self.bands):
+        """The buffer that holds these rows: the first that does, since later ones take rows over from it."""
+        for band in self.bands:
             if band.base <= start and stop <= band.stop:
                 return band
         raise AssertionError(f"rows {start} to {stop} are in no line buffer")
