@@ -109,6 +109,8 @@ class Graph:
     output_names: list[str] = field(default_factory=list[str])
     _net: Any = field(default_factory=nx.MultiDiGraph)
     _next: int = 0
+    _operands: dict[int, tuple[Node, ...]] = field(default_factory=dict[int, "tuple[Node, ...]"])
+    """Of nodes that have been asked for them, until they change."""
 
     def add(
         self,
@@ -171,8 +173,11 @@ class Graph:
 
     def operands(self, node: Node) -> tuple[Node, ...]:
         """The operands of a node, in order."""
-        edges = sorted((key, source) for source, _, key in self._net.in_edges(node.id, keys=True))
-        return tuple(self._net.nodes[s]["node"] for _, s in edges)
+        known = self._operands.get(node.id)
+        if known is None:
+            edges = sorted((key, source) for source, _, key in self._net.in_edges(node.id, keys=True))
+            known = self._operands[node.id] = tuple(self._net.nodes[s]["node"] for _, s in edges)
+        return known
 
     def users(self, node: Node) -> list[Node]:
         """The nodes that use a value, each once, in order of creation."""
@@ -189,6 +194,7 @@ class Graph:
         for _, user, key in list(self._net.out_edges(old.id, keys=True)):
             self._net.remove_edge(old.id, user, key)
             self._net.add_edge(new.id, user, key=key)
+            self._operands.pop(user, None)
         self.outputs = [new if n is old else n for n in self.outputs]
         self.erase(old)
 
@@ -198,12 +204,14 @@ class Graph:
         assert value.type == old.type
         self._net.remove_edge(old.id, node.id, index)
         self._net.add_edge(value.id, node.id, key=index)
+        self._operands.pop(node.id, None)
 
     def erase(self, node: Node) -> None:
         """Remove a node that nothing uses."""
         assert self._net.out_degree(node.id) == 0, f"{node.name} is used"
         assert node not in self.outputs, f"{node.name} is a graph output"
         self._net.remove_node(node.id)
+        self._operands.pop(node.id, None)
 
     def alive(self, node: Node) -> bool:
         """Whether a node is still part of the graph."""

@@ -70,6 +70,8 @@ class ConvShape:
     output_resident: bool
     copies: int
     """Tiles of the result that are in the scratchpad, beside those that are there as a whole."""
+    weights_resident: bool
+    """Whether the weights come once, for many tiles."""
     overlap: bool
     """Whether array, vector unit and copies work side by side: on halves of the accumulators, then."""
     packing: bool
@@ -106,7 +108,8 @@ class ConvShape:
         pixels = self.rows.reach(t.oh, t.kh) * self.columns.reach(t.ow, self.columns.taps) * t.cin
         tiles = channel_tiles * image_tiles
         loads = tiles * parts * (0 if self.input_resident else pixels)
-        loads += channel_tiles * parts * weights * (image_tiles if parts > 1 else 1)
+        if not self.weights_resident:
+            loads += channel_tiles * parts * weights * (image_tiles if parts > 1 else 1)
         stores = 0 if self.output_resident else self.oh * self.ow * self.cout
         passes = groups * self.passes(t, rows)
         array = tiles * parts * (passes * max(t.oh * t.ow, rows) + 2 * rows + cols + target.ctl.issue)
@@ -260,6 +263,7 @@ def _conv_shape(b: Builder, node: Node, x: View, out: Tensor, part: Slice) -> Co
         x.tensor.resident,
         out.resident,
         copies,
+        b.band is not None,
         allowed.overlap,
         allowed.packing,
     )

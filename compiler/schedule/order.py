@@ -76,7 +76,7 @@ def touches(ops: Sequence[TileOp], target: Target) -> list[list[Touch]]:
         for access in form.accesses:
             low, high = access.span()
             unit = row if access.space is Space.ACC else 1
-            spans[-1].append((access.operand, access.write, low // unit, high // unit))
+            spans[-1].append((access.operand, access.write, low // unit, -(-high // unit)))
     found: list[list[Touch]] = []
     for op, form in zip(ops, table.form.tolist(), strict=True):
         mine: list[Touch] = []
