@@ -94,7 +94,8 @@ def _blocked(starts: Ints, run: int, banks: Banking) -> NDArray[np.int32]:
     bank = starts // banks.size
     furthest = int(((ends - 1) // banks.size - bank).max())
     result = np.zeros((starts.shape[0], banks.count), np.int64)
-    row: Ints = np.repeat(np.arange(starts.shape[0]), starts.shape[1]).reshape(starts.shape)
+    count, each = starts.shape
+    row: Ints = np.arange(count * each, dtype=np.int64).reshape(count, each) // each
     for _ in range(furthest + 1):
         size = np.minimum(ends, (bank + 1) * banks.size) - np.maximum(starts, bank * banks.size)
         here = size > 0
@@ -111,7 +112,8 @@ def _interleaved(starts: Ints, run: int, banks: Banking) -> NDArray[np.int32]:
     words = (starts + run - 1) // banks.port - word + 1
     each, rest = np.divmod(words, banks.count)
     result = np.repeat(each.sum(axis=1)[:, None], banks.count, axis=1)
-    row: Ints = np.repeat(np.arange(starts.shape[0]), starts.shape[1]).reshape(starts.shape)
+    count, each = starts.shape
+    row: Ints = np.arange(count * each, dtype=np.int64).reshape(count, each) // each
     for extra in range(int(rest.max(initial=0))):
         here = rest > extra
         place = row[here] * banks.count + (word[here] + extra) % banks.count

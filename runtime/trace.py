@@ -24,7 +24,8 @@ def as_csv(profile: Profile) -> str:
     writer.writerow([f.name for f in fields(LayerProfile)])
     for layer in profile.per_layer:
         values = asdict(layer)
-        writer.writerow([*(" ".join(v) if isinstance(v, tuple) else v for v in values.values())])
+        values["op_types"] = " ".join(layer.op_types)
+        writer.writerow(list(values.values()))
     return out.getvalue()
 
 
@@ -33,7 +34,7 @@ def as_trace(program: Program, profile: Profile) -> str:
     names = {o.id: o.name for o in program.operators.ops}
     events: list[dict[str, Any]] = [_named("process_name", f"X1 {profile.target} ({UNIT})", 0)]
     events += [_named("thread_name", e.name, int(e)) for e in Engine]
-    rows = [(NO_LAYER, (), "")] * len(program.instructions)
+    rows: list[tuple[int, tuple[int, ...], str]] = [(NO_LAYER, (), "")] * len(program.instructions)
     for row in program.debug.rows:
         rows[row.first : row.first + row.count] = [(row.op, row.tile, row.phase)] * row.count
     time = profile.timeline

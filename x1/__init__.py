@@ -17,7 +17,7 @@ from x1.version import __version__
 if TYPE_CHECKING:
     from isa.diagnostics import Diagnostic, X1Error
     from runtime.session import Session
-    from x1.api import Binary, Model, check, compile, quantize  # noqa: A004
+    from x1.api import Binary, Model, check, compile, profile, quantize  # noqa: A004
     from x1.evaluation import evaluate
     from x1.verification import verify
 

@@ -11,9 +11,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from compiler.schedule.order import Timing, Touch
+from compiler.schedule.order import Timing
 from compiler.schedule.packing import Placed, pack, together
-from compiler.schedule.tiles import Memory, Tensor, TileOp, aligned
+from compiler.schedule.room import limits_of
+from compiler.schedule.tiles import Memory, Tensor, TileOp, Touch, aligned
 from isa.target import Target
 
 DRAM_ALIGN: Final = 64
@@ -47,11 +48,6 @@ class Allocation:
     """Bytes (or rows) used of every memory."""
 
     used: dict[Memory, int]
-
-
-def limits_of(target: Target) -> dict[Memory, int]:
-    """The sizes of the memories on the chip."""
-    return {Memory.SPM: target.spm.bytes, Memory.ACC: target.acc.rows, Memory.PRM: target.prm.bytes}
 
 
 def allocate(

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from compiler.ir.graph import Node
+from compiler.schedule.bands import Bands, Work, entering_rows
 from compiler.schedule.builder import Band, Builder, Span, View, device_shape, spans
 from compiler.schedule.lines import Line
 from compiler.schedule.moves import MAX_RUN, move
 from compiler.schedule.planners import PLANNERS
-from compiler.schedule.segments import Bands, Work, entering_rows
 from compiler.schedule.tiles import Layer, Memory, Ref, Tensor, TileOp
 from isa.spec import Engine
 

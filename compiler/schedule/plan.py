@@ -16,11 +16,12 @@ from compiler.ir.work import Least
 from compiler.ops.boundary import Dequantize, Quantize, Returned, host_nodes
 from compiler.ops.gemm import QGemm
 from compiler.ops.shapes import Reshape, Transpose, unreshaped
+from compiler.schedule.bands import bands_of
 from compiler.schedule.builder import SINGLE, Builder, Joined, View, device_shape, packed_bytes
 from compiler.schedule.fused import Member, SegmentPlanner
 from compiler.schedule.lines import Line
 from compiler.schedule.planners import PLANNERS
-from compiler.schedule.segments import Divider, Segment, bands_of
+from compiler.schedule.segments import Divider, Segment
 from compiler.schedule.techniques import Techniques
 from compiler.schedule.tiles import Buffer, Layer, Memory, Tensor, TileGraph, aligned
 from isa.diagnostics import Diagnostic

@@ -8,11 +8,12 @@ from typing import Final
 
 from compiler.errors import FitError
 from compiler.ir.graph import Graph
-from compiler.schedule.allocate import Allocation, AllocationError, allocate, limits_of
-from compiler.schedule.order import NoRoomError, Timing, Touch, overlapped, serial, touches
+from compiler.schedule.allocate import Allocation, AllocationError, allocate
+from compiler.schedule.order import Timing, overlapped, serial, touches
 from compiler.schedule.plan import Plan, plan
+from compiler.schedule.room import NoRoomError
 from compiler.schedule.techniques import Techniques
-from compiler.schedule.tiles import Memory, TileOp
+from compiler.schedule.tiles import Memory, TileOp, Touch
 from isa.diagnostics import Diagnostic
 from isa.locations import UNKNOWN
 from isa.target import Target
@@ -77,8 +78,7 @@ def _placed(planned: Plan, target: Target, allowed: Techniques) -> Schedule:
     ops = planned.tiles.ops
     touched = touches(ops, target)
     homes = frozenset(id(t.home) for t in planned.tiles.tensors if t.home.memory is Memory.SPM)
-    limits = limits_of(target)
-    timing = overlapped(ops, touched, target, limits, homes) if allowed.overlap else serial(ops)
+    timing = overlapped(ops, touched, target, homes, allowed) if allowed.overlap else serial(ops)
     return _schedule(planned, touched, timing, target)
 
 

@@ -19,9 +19,9 @@ from itertools import combinations
 from typing import Final
 
 from compiler.ir.graph import Node
-from compiler.ir.work import Least
 from compiler.ops.shapes import unreshaped
-from compiler.schedule.builder import READS, SINGLE, RowMap, Span, device_shape, spans
+from compiler.schedule.bands import Work, delays, work_of
+from compiler.schedule.builder import device_shape
 from compiler.schedule.techniques import Techniques
 from isa.target import Target
 
@@ -56,119 +56,6 @@ class Division:
     resident: frozenset[int]
     over: dict[int, int]
     """Results that take the place of an operand."""
-
-
-@dataclass(frozen=True, slots=True)
-class Bands:
-    """What the layers of a segment do in every band: rows made, and rows read of every operand."""
-
-    made: dict[int, list[Span]]
-    read: dict[tuple[int, int], list[Span]]
-    """By (layer, operand)."""
-    delay: dict[int, int]
-    """By how many bands a layer is behind the first."""
-
-    @property
-    def rounds(self) -> int:
-        """Bands, and those that the last layers are behind."""
-        return len(next(iter(self.made.values()))) + max(self.delay.values())
-
-
-@dataclass(frozen=True, slots=True)
-class Operand:
-    """A computed operand of a layer: which one, whose value, and how its rows are read, if row by row."""
-
-    index: int
-    node: Node
-    reads: RowMap | None
-
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    """What a division needs to know of a layer."""
-
-    node: Node
-    shape: tuple[int, int, int, int]
-    operands: tuple[Operand, ...]
-    least: Least
-    constants: int
-    """Bytes."""
-    single: bool
-    """Whether it works element by element on operands of the shape of its result."""
-
-    @property
-    def row_bytes(self) -> int:
-        """Bytes of a row of the result."""
-        return self.shape[2] * self.shape[3]
-
-    @property
-    def on_array(self) -> bool:
-        """Whether it works on the matrix array."""
-        return self.least.mx_cycles > 0
-
-    @property
-    def row_by_row(self) -> bool:
-        """Whether it can be part of a segment of several."""
-        return bool(self.operands) and all(o.reads is not None for o in self.operands)
-
-
-def work_of(node: Node, target: Target) -> Work:
-    """What a division needs to know of a layer."""
-    reads = READS.get(type(node.op))
-    inputs = node.inputs
-    operands = tuple(
-        Operand(i, x, reads(node, i) if reads and unreshaped(x) is x else None)
-        for i, x in enumerate(inputs)
-        if not x.is_constant
-    )
-    least = node.op.work([i.type for i in inputs], node.type).least(target)
-    constants = sum(i.type.elements * i.type.dtype.numpy.itemsize for i in inputs if i.is_constant)
-    shape = device_shape(node.shape)
-    single = type(node.op) in SINGLE and all(device_shape(x.shape) == shape for x in inputs)
-    return Work(node, shape, operands, least, constants, single)
-
-
-def bands_of(layers: Sequence[Work], rows: int, whole: frozenset[int]) -> Bands:
-    """The bands of a segment; results in `whole` are made completely, needed inside or not."""
-    inside = {layer.node.id for layer in layers}
-    last = layers[-1]
-    stops: dict[int, list[int]] = {n: [] for n in inside}
-    cuts = spans(last.shape[1], rows)
-    for number, cut in enumerate(cuts):
-        need = {n: (values[-1] if values else 0) for n, values in stops.items()}
-        need[last.node.id] = cut.stop
-        for layer in reversed(layers):
-            name = layer.node.id
-            if number == len(cuts) - 1 and name in whole:
-                need[name] = layer.shape[1]
-            for operand in layer.operands:
-                if operand.node.id in inside and need[name]:
-                    assert operand.reads is not None
-                    taken = operand.reads(Span(0, need[name])).stop
-                    need[operand.node.id] = max(need[operand.node.id], taken)
-        for name, stop in need.items():
-            stops[name].append(stop)
-    made = {n: [Span(a, b) for a, b in zip([0, *s[:-1]], s, strict=True)] for n, s in stops.items()}
-    read: dict[tuple[int, int], list[Span]] = {}
-    for layer in layers:
-        for operand in layer.operands:
-            assert operand.reads is not None
-            read[layer.node.id, operand.index] = [operand.reads(r) for r in made[layer.node.id]]
-    return Bands(made, read, delays(layers))
-
-
-def delays(layers: Sequence[Work]) -> dict[int, int]:
-    """By how many bands each layer is behind the first: only within the vector unit is there no delay."""
-    on_array = {layer.node.id: layer.on_array for layer in layers}
-    delay: dict[int, int] = {}
-    for layer in layers:
-        behind = [
-            delay[o.node.id] + int(layer.on_array or on_array[o.node.id])
-            for o in layer.operands
-            if o.node.id in delay
-        ]
-        delay[layer.node.id] = max(behind, default=0)
-    return delay
 
 
 @dataclass(frozen=True, slots=True)
@@ -493,24 +380,3 @@ class Divider:
         longest = max(banded.array, vector, dram) + TRAFFIC * dram
         ramp = (banded.array + vector) / banded.count
         return Cost(longest + ramp + self.target.dram.latency_read, memory, weights, banded.rows)
-
-
-def entering_rows(layers: Sequence[Work], bands: Bands) -> dict[Node, list[Span]]:
-    """What comes into a segment from outside: for every value the rows that its readers need in each band."""
-    inside = {layer.node.id for layer in layers}
-    found: dict[Node, list[Span]] = {}
-    for layer in layers:
-        for operand in layer.operands:
-            if operand.node.id in inside:
-                continue
-            taken = bands.read[layer.node.id, operand.index]
-            known = found.get(operand.node)
-            found[operand.node] = taken if known is None else list(map(union, known, taken))
-    return found
-
-
-def union(a: Span, b: Span) -> Span:
-    """The range from the first to the last of two ranges."""
-    if not a.extent or not b.extent:
-        return a if a.extent else b
-    return Span(min(a.start, b.start), max(a.stop, b.stop))

@@ -74,6 +74,16 @@ class Ref:
 
 
 @dataclass(frozen=True, slots=True)
+class Touch:
+    """A part of a buffer that an operation reads or writes, in the buffer's units."""
+
+    buffer: Buffer
+    low: int
+    high: int
+    write: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Stored:
     """The part of a tensor that a tile operation completes, and the operand that holds it."""
 

@@ -13,8 +13,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-import numpy as np
-
 from compiler.errors import FitError
 from compiler.schedule.intervals import LastTouch
 from isa.accesses import AccessTable, tabulate
@@ -104,19 +102,17 @@ def required_edges(stream: Sequence[Instruction], target: Target) -> list[Edge]:
 def _accesses(table: AccessTable) -> list[list[tuple[int, int, int, bool]]]:
     """(memory, first byte, one past the last, write) of every access to what can be written."""
     prototypes = table.prototypes
-    constant = np.array([is_read_only(a) for a in prototypes], np.bool_)
-    rows = np.flatnonzero(~constant[table.prototype]) if prototypes else np.empty(0, np.int64)
-    kinds = table.prototype[rows]
-    found: list[list[tuple[int, int, int, bool]]] = [[] for _ in range(table.form.size)]
-    for pc, *access in zip(
-        table.pc[rows].tolist(),
-        table.memory[kinds].tolist(),
-        table.low[rows].tolist(),
-        table.high[rows].tolist(),
-        table.write[kinds].tolist(),
-        strict=True,
-    ):
-        found[pc].append((access[0], access[1], access[2], access[3]))
+    constant = [is_read_only(a) for a in prototypes]
+    memories: list[int] = table.memory.tolist()
+    writes: list[bool] = table.write.tolist()
+    pcs: list[int] = table.pc.tolist()
+    kinds: list[int] = table.prototype.tolist()
+    lows: list[int] = table.low.tolist()
+    highs: list[int] = table.high.tolist()
+    found: list[list[tuple[int, int, int, bool]]] = [[] for _ in range(len(table.form))]
+    for pc, kind, low, high in zip(pcs, kinds, lows, highs, strict=True):
+        if not constant[kind]:
+            found[pc].append((memories[kind], low, high, writes[kind]))
     return found
 
 
