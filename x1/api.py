@@ -22,6 +22,8 @@ from compiler.quantize.calibrate import completed, made_up, observe, scheme_of
 from compiler.quantize.methods import METHODS, Recipe, chosen
 from compiler.quantize.rules import NO_SCALE
 from compiler.quantize.scheme import GRANULARITIES, Scheme
+from compiler.schedule.techniques import NAMES as TECHNIQUES
+from compiler.schedule.techniques import techniques
 from compiler.schedule.tiles import Memory
 from isa.checker import CheckReport
 from isa.checker import check as check_program
@@ -400,6 +402,7 @@ def compile(
     *,
     calibrate: Calibration | None = None,
     opt_level: int = 3,
+    without: Sequence[str] = (),
     overrides: Sequence[str] = (),
     shapes: Mapping[str, Sequence[int]] | None = None,
     log: PassLog | None = None,
@@ -407,7 +410,8 @@ def compile(
 ) -> Binary:
     """The binary of a network for a target; the checker has passed it.
 
-    A float network is quantized by `calibrate` and the options of `Quantization`.
+    A float network is quantized by `calibrate` and the options of `Quantization`. `without` names techniques
+    of scheduling to leave out (`compiler.schedule.techniques`).
 
     Raises:
         UsageError: options that do not fit the network, or a float network without calibration.
@@ -416,6 +420,16 @@ def compile(
     """
     if opt_level not in OPT_LEVELS:
         raise UsageError(Diagnostic("usage.level", f"there is no level {opt_level}", allowed="0 to 3"))
+    for name in without:
+        if name not in TECHNIQUES:
+            raise UsageError(
+                Diagnostic(
+                    "usage.technique",
+                    f"there is no technique '{name}'",
+                    allowed=", ".join(TECHNIQUES),
+                    remedy=did_you_mean(name, TECHNIQUES),
+                )
+            )
     machine = target if isinstance(target, Target) else load_target(target, overrides)
     times = driver.StageTimes()
     network = model if isinstance(model, Model) else load_network(model, shapes, log)
@@ -428,14 +442,20 @@ def compile(
     graph = network.integers()
     device = driver.lower(graph, log) if graph.stage == "q" else graph
     times.done("lower")
-    scheduled = driver.schedule(device, machine, opt_level)
+    scheduled = driver.schedule(device, machine, techniques(opt_level, without))
     times.done("schedule")
-    note = Note(f"x1 {__version__}", (("opt_level", str(opt_level)),), network.calibration)
+    note = Note(f"x1 {__version__}", _options(opt_level, without), network.calibration)
     program = driver.generate(device, scheduled, machine, note)
     times.done("generate")
     content = save(program)
     times.done("write")
     return Binary(program, content, opt_level, times.seconds, scheduled.allocation.used[Memory.SPM])
+
+
+def _options(opt_level: int, without: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    """The options that a binary records."""
+    left_out = (("without", ",".join(sorted(set(without)))),) if without else ()
+    return (("opt_level", str(opt_level)), *left_out)
 
 
 def check(binary: str | Path | Binary) -> CheckReport:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Final
 
@@ -34,6 +35,6 @@ LEVELS: Final = {
 }
 
 
-def techniques(level: int) -> Techniques:
-    """What an optimization level does."""
-    return LEVELS[level]
+def techniques(level: int, without: Sequence[str] = ()) -> Techniques:
+    """What an optimization level does, some techniques left out."""
+    return replace(LEVELS[level], **dict.fromkeys(without, False))

@@ -11,6 +11,7 @@ from compiler.ir.graph import Graph
 from compiler.ir.printer import print_graph
 from compiler.passes.base import PassLog, StopHere
 from compiler.passes.pipeline import PASS_NAMES
+from compiler.schedule.techniques import NAMES as TECHNIQUES
 from isa.assembly.disassembler import disassemble
 from isa.diagnostics import Diagnostic, UsageError, did_you_mean
 from isa.target import Target, load_target
@@ -34,6 +35,7 @@ Examples:
   x1 compile net.onnx --calibrate samples.npz -o net.x1
   x1 compile net.net --calibrate samples.npz --target edge16 --set dram.bytes_per_cycle=16
   x1 compile net.onnx --calibrate random:4 --emit asm
+  x1 compile net.onnx --calibrate random:4 -O3 --without fusion
   x1 compile net.onnx --scheme net.toml -o net.x1
   x1 compile net.onnx --calibrate samples.npz --print-after fuse-activation
 """
@@ -47,6 +49,12 @@ Examples:
 @target_options
 @calibration_options
 @opt_level
+@click.option(
+    "--without",
+    multiple=True,
+    metavar="|".join(TECHNIQUES),
+    help="Leave a technique of scheduling out, to see what it is worth.",
+)
 @click.option("--emit", type=click.Choice(FORMS), default="elf", show_default=True, help="The form to write.")
 @click.option("--print-after", metavar="PASS|all", help="Print the graph after a pass, on stderr.")
 @click.option("--stop-after", metavar="PASS", help="Write the graph after a pass and stop.")
@@ -61,6 +69,7 @@ def command(
     calibrate: str | None,
     shapes: tuple[str, ...],
     opt_level: str,
+    without: tuple[str, ...],
     emit: str,
     print_after: str | None,
     stop_after: str | None,
@@ -88,6 +97,7 @@ def command(
             machine,
             calibrate=calibrate,
             opt_level=int(opt_level),
+            without=without,
             shapes=given,
             log=log,
             **how,
