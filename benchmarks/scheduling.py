@@ -2,9 +2,9 @@
 
     python -m benchmarks.scheduling [--without] [--levels] [--target edge32] [--set KEY=VALUE]... [MODEL...]
 
-Models are quantized ONNX files; without arguments random networks of four sizes from the test assets beside the
-repository. `--without` leaves one technique out at a time, `--levels` compares -O0 to -O3. Cycles come from
-`x1 profile`, so the figures do not depend on the machine this runs on.
+Models are quantized ONNX files; without arguments random networks of four sizes from the test assets beside
+the repository. `--without` leaves one technique out at a time, `--levels` compares -O0 to -O3. Cycles come
+from `x1 profile`, so the figures do not depend on the machine this runs on.
 """
 
 from __future__ import annotations

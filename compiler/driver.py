@@ -150,6 +150,7 @@ def generate(graph: Graph, scheduled: Schedule, target: Target, note: Note) -> P
     program = emit(graph, scheduled.plan, scheduled.order, synchronized, scheduled.allocation, target, note)
     report = check(program)
     assert not report.violations, f"the compiler made an unsafe program: {report.violations[0]}"
+    assert not report.rewritten, f"the compiler writes an output twice: {report.rewritten}"
     return program
 
 

@@ -23,7 +23,7 @@ from compiler.quantize.methods import METHODS, Recipe, chosen
 from compiler.quantize.rules import NO_SCALE
 from compiler.quantize.scheme import GRANULARITIES, Scheme
 from compiler.schedule.techniques import NAMES as TECHNIQUES
-from compiler.schedule.techniques import techniques
+from compiler.schedule.techniques import Techniques, techniques
 from compiler.schedule.tiles import Memory
 from isa.checker import CheckReport
 from isa.checker import check as check_program
@@ -418,18 +418,7 @@ def compile(
         CompileError: the network is not valid or not supported.
         FitError: the network does not fit the target.
     """
-    if opt_level not in OPT_LEVELS:
-        raise UsageError(Diagnostic("usage.level", f"there is no level {opt_level}", allowed="0 to 3"))
-    for name in without:
-        if name not in TECHNIQUES:
-            raise UsageError(
-                Diagnostic(
-                    "usage.technique",
-                    f"there is no technique '{name}'",
-                    allowed=", ".join(TECHNIQUES),
-                    remedy=did_you_mean(name, TECHNIQUES),
-                )
-            )
+    allowed = allowed_techniques(opt_level, without)
     machine = target if isinstance(target, Target) else load_target(target, overrides)
     times = driver.StageTimes()
     network = model if isinstance(model, Model) else load_network(model, shapes, log)
@@ -442,7 +431,7 @@ def compile(
     graph = network.integers()
     device = driver.lower(graph, log) if graph.stage == "q" else graph
     times.done("lower")
-    scheduled = driver.schedule(device, machine, techniques(opt_level, without))
+    scheduled = driver.schedule(device, machine, allowed)
     times.done("schedule")
     note = Note(f"x1 {__version__}", _options(opt_level, without), network.calibration)
     program = driver.generate(device, scheduled, machine, note)
@@ -450,6 +439,27 @@ def compile(
     content = save(program)
     times.done("write")
     return Binary(program, content, opt_level, times.seconds, scheduled.allocation.used[Memory.SPM])
+
+
+def allowed_techniques(opt_level: int, without: Sequence[str] = ()) -> Techniques:
+    """What an optimization level does, some techniques left out.
+
+    Raises:
+        UsageError: there is no such level, or no such technique.
+    """
+    if opt_level not in OPT_LEVELS:
+        raise UsageError(Diagnostic("usage.level", f"there is no level {opt_level}", allowed="0 to 3"))
+    for name in without:
+        if name not in TECHNIQUES:
+            raise UsageError(
+                Diagnostic(
+                    "usage.technique",
+                    f"there is no technique '{name}'",
+                    allowed=", ".join(TECHNIQUES),
+                    remedy=did_you_mean(name, TECHNIQUES),
+                )
+            )
+    return techniques(opt_level, without)
 
 
 def _options(opt_level: int, without: Sequence[str]) -> tuple[tuple[str, str], ...]:

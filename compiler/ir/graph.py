@@ -111,6 +111,8 @@ class Graph:
     _next: int = 0
     _operands: dict[int, tuple[Node, ...]] = field(default_factory=dict[int, "tuple[Node, ...]"])
     """Of nodes that have been asked for them, until they change."""
+    _order: list[Node] | None = None
+    """All nodes in order, until one comes, goes or changes."""
 
     def add(
         self,
@@ -135,6 +137,7 @@ class Graph:
         node = Node(self, self._next, operation, type_, name or f"v{self._next}", loc, value, views)
         self._next += 1
         self._net.add_node(node.id, node=node)
+        self._order = None
         for index, producer in enumerate(inputs):
             assert producer.graph is self
             self._net.add_edge(producer.id, node.id, key=index)
@@ -157,8 +160,10 @@ class Graph:
 
     def nodes(self) -> list[Node]:
         """Every node: producers before users, and in order of creation where that leaves a choice."""
-        order = cast("Iterable[int]", nx.lexicographical_topological_sort(self._net, key=int))
-        return [self._net.nodes[i]["node"] for i in order]
+        if self._order is None:
+            order = cast("Iterable[int]", nx.lexicographical_topological_sort(self._net, key=int))
+            self._order = [self._net.nodes[i]["node"] for i in order]
+        return list(self._order)
 
     def of(self, kind: type[OpT]) -> Iterator[tuple[Node, OpT]]:
         """Every node of one kind of operation that is still there, with its operation."""
@@ -195,6 +200,7 @@ class Graph:
             self._net.remove_edge(old.id, user, key)
             self._net.add_edge(new.id, user, key=key)
             self._operands.pop(user, None)
+        self._order = None
         self.outputs = [new if n is old else n for n in self.outputs]
         self.erase(old)
 
@@ -205,6 +211,7 @@ class Graph:
         self._net.remove_edge(old.id, node.id, index)
         self._net.add_edge(value.id, node.id, key=index)
         self._operands.pop(node.id, None)
+        self._order = None
 
     def erase(self, node: Node) -> None:
         """Remove a node that nothing uses."""
@@ -212,6 +219,7 @@ class Graph:
         assert node not in self.outputs, f"{node.name} is a graph output"
         self._net.remove_node(node.id)
         self._operands.pop(node.id, None)
+        self._order = None
 
     def alive(self, node: Node) -> bool:
         """Whether a node is still part of the graph."""

@@ -15,6 +15,8 @@ from compiler.schedule.tiles import ON_CHIP, TABLE, Buffer, Memory, Touch, align
 from isa.target import Target
 
 FOREVER: Final = 1 << 62
+CROWDED: Final = 0.65
+"""Of a memory, beyond which large gaps matter more than banks."""
 
 
 def limits_of(target: Target) -> dict[Memory, int]:
@@ -75,6 +77,8 @@ class Places:
         taken = [(h.address, h.end) for h in self.held if h.until > time]
         if others:
             taken = sorted(taken + [(k.held.address, k.held.end) for k in others if k.held.until > time])
+        if sum(end - address for address, end in taken) > self.size * CROWDED:
+            bank = 0
         used = _banks(taken, bank)
         best: tuple[int, int, int] | None = None
         begin = low

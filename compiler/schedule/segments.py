@@ -25,7 +25,7 @@ from compiler.schedule.builder import device_shape
 from compiler.schedule.techniques import Techniques
 from isa.target import Target
 
-LONGEST: Final = 12
+LONGEST: Final = 8
 """Layers of a segment at most."""
 VECTOR_START: Final = 12
 """Cycles that a vector instruction takes before it works."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from isa.accesses import AccessTable, tabulate
 from isa.checker.legality import suspects
-from isa.checker.proof import is_defined, is_ordered, unwritten
+from isa.checker.proof import is_defined, is_ordered, rewritten, unwritten
 from isa.checker.report import CheckReport, Findings, Violation
 from isa.checker.shadows import Shadows
 from isa.checker.tokens import check_tokens, happens_before
@@ -38,7 +38,8 @@ def check(program: Program, *, limit: int = 20) -> CheckReport:
         if not (is_defined(program, table) and is_ordered(program, table, clocks)):
             Shadows(program, clocks, findings).run()
         _check_outputs(table, findings)
-    return CheckReport(len(stream), sum(len(i.waits) for i in stream), tuple(findings.found))
+    again = tuple(rewritten(program, table)) if legal else ()
+    return CheckReport(len(stream), sum(len(i.waits) for i in stream), tuple(findings.found), again)
 
 
 def _check_halt(findings: Findings) -> None:

@@ -87,6 +87,18 @@ def unwritten(program: Program, table: AccessTable) -> list[str]:
     return missing
 
 
+def rewritten(program: Program, table: AccessTable) -> list[str]:
+    """The graph outputs of which a byte is written more than once."""
+    times = np.zeros(program.output_bytes, np.uint8)
+    kinds = table.prototype
+    for row in np.flatnonzero(
+        table.write[kinds] & (table.memory[kinds] == FIRST_REGION + OUTPUT_REGION)
+    ).tolist():
+        bytes_written = box(times, table.access(row))
+        bytes_written[...] = np.minimum(bytes_written, 1) + 1
+    return [t.name for t in program.abi.outputs if (times[t.offset : t.offset + t.bytes] > 1).any()]
+
+
 @dataclass(frozen=True, slots=True)
 class _Group:
     """The accesses of one engine to one memory, in program order: all writes, or all reads."""

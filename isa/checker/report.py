@@ -26,6 +26,8 @@ class CheckReport:
     instructions: int
     tokens: int
     violations: tuple[Violation, ...]
+    rewritten: tuple[str, ...] = ()
+    """Graph outputs of which a byte is written more than once: allowed, but no compiled program does it."""
 
 
 @dataclass

@@ -15,6 +15,7 @@ from compiler.ir.graph import Graph
 from compiler.ir.types import DType
 from compiler.ops.conv2d import Conv2d
 from compiler.ops.gemm import Gemm
+from compiler.schedule.tiles import Buffer, Memory
 from isa import instructions
 from isa.container import load
 from isa.program import Program
@@ -158,13 +159,14 @@ def test_memory_is_used_again_when_a_tensor_has_been_read() -> None:
             assert binary.program.arena_bytes == 0
 
 
-def test_an_allocator_that_lets_slots_overlap_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Planted: every slot at address 0. The check after placement must object."""
-    from compiler.schedule import allocate
+def test_an_allocator_that_lets_buffers_overlap_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Planted: every buffer at the first address. The check after placement must object."""
+    from compiler.schedule.room import Places
 
-    def pack(slots: list[allocate.Slot]) -> int:
-        return max((s.size for s in slots), default=0)
+    def find(places: Places, buffer: Buffer, time: int, last: int, *, tight: bool) -> tuple[int, int]:
+        del places, last, tight
+        return time, buffer.align if buffer.memory is Memory.PRM else 0
 
-    monkeypatch.setattr(allocate, "_pack", pack)
+    monkeypatch.setattr(Places, "find", find)
     with pytest.raises(AssertionError, match="share memory"):
         tiny_program(conv_network(size=8, cin=4, cout=8, kernel=3, stride=1, pad=1))

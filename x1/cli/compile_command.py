@@ -12,6 +12,7 @@ from compiler.ir.printer import print_graph
 from compiler.passes.base import PassLog, StopHere
 from compiler.passes.pipeline import PASS_NAMES
 from compiler.schedule.techniques import NAMES as TECHNIQUES
+from compiler.schedule.techniques import Techniques
 from isa.assembly.disassembler import disassemble
 from isa.diagnostics import Diagnostic, UsageError, did_you_mean
 from isa.target import Target, load_target
@@ -89,7 +90,7 @@ def command(
             network = api.load_network(model, given, log)
             if (calibrate is not None or options["scheme"] is not None) and emit != "nn":
                 network = api.quantize(network, calibrate, log=log, **how)
-            text = _form(network, emit, machine, log)
+            text = _form(network, emit, machine, api.allowed_techniques(int(opt_level), without), log)
             _require_reached(log)
             return _text(text, output, warnings)
         binary = api.compile(
@@ -128,12 +129,14 @@ def _require_reached(log: PassLog) -> None:
         )
 
 
-def _form(network: api.Model, emit: str, machine: Target, log: PassLog) -> str:
+def _form(network: api.Model, emit: str, machine: Target, allowed: Techniques, log: PassLog) -> str:
     """The network in one of the forms that are text."""
     if emit == "nn":
         return print_graph(network.float_graph or network.integers(), blobs=True)
     return (
-        print_graph(network.integers(), blobs=True) if emit == "q" else schedule_text(network, machine, log)
+        print_graph(network.integers(), blobs=True)
+        if emit == "q"
+        else schedule_text(network, machine, allowed, log)
     )
 
 
