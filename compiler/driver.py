@@ -129,7 +129,7 @@ def schedule(graph: Graph, target: Target, allowed: Techniques | None = None) ->
 
 
 def generate(graph: Graph, scheduled: Schedule, target: Target, note: Note) -> Program:
-    """The program of a schedule, checked.
+    """The program of a schedule, which `prove` has still to pass.
 
     Raises:
         FitError: the regions do not fit into the target's DRAM, or it has too few semaphores.
@@ -147,11 +147,17 @@ def generate(graph: Graph, scheduled: Schedule, target: Target, note: Note) -> P
             )
         )
     synchronized = insert_tokens(resolved_stream(scheduled.order), target)
-    program = emit(graph, scheduled.plan, scheduled.order, synchronized, scheduled.allocation, target, note)
+    return emit(graph, scheduled.plan, scheduled.order, synchronized, scheduled.allocation, target, note)
+
+
+def prove(program: Program) -> None:
+    """Assert of a generated program what the checker proves from its words alone.
+
+    It cannot race or deadlock, reads nothing that is not written, and writes every output once.
+    """
     report = check(program)
     assert not report.violations, f"the compiler made an unsafe program: {report.violations[0]}"
     assert not report.rewritten, f"the compiler writes an output twice: {report.rewritten}"
-    return program
 
 
 def require_dram(graph: Graph, target: Target) -> None:

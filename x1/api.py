@@ -436,6 +436,8 @@ def compile(
     note = Note(f"x1 {__version__}", _options(opt_level, without), network.calibration)
     program = driver.generate(device, scheduled, machine, note)
     times.done("generate")
+    driver.prove(program)
+    times.done("check")
     content = save(program)
     times.done("write")
     return Binary(program, content, opt_level, times.seconds, scheduled.allocation.used[Memory.SPM])

@@ -34,6 +34,8 @@ AROUND: Final = 150
 LESS, WHOLE = 7, 8
 TIDY: Final = 32
 """Operations after which places that are free again are forgotten."""
+RECENT: Final = 500
+"""Operations after which an engine that has had none is not waited for: nothing starts before the others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,12 +168,13 @@ def _timed(ops: Sequence[TileOp], needed: Sequence[Sequence[int]], room: Room, t
     free = [0] * ENGINES
     retired = [0] * ENGINES
     bus = _Bus()
-    busy = {op.engine for op in ops}
+    latest = [NOBODY] * ENGINES
+    floor = 0
     start, done, complete = [0] * len(ops), [0] * len(ops), [0] * len(ops)
     last = 0
     for index, op in enumerate(ops):
         engine, instr = op.engine, op.instr
-        time = max([free[engine], *(done[j] for j in needed[index])])
+        time = max([floor, free[engine], *(done[j] for j in needed[index])])
         took = instr.cycles(target)
         time = room.earliest(index, time, complete)
         if engine in COPYING:
@@ -182,8 +185,10 @@ def _timed(ops: Sequence[TileOp], needed: Sequence[Sequence[int]], room: Room, t
         retired[engine] = done[index] = max(retired[engine], time + took + instr.latency(target))
         last = complete[index] = max(last, done[index])
         room.release(index, done)
+        latest[engine] = index
         if index % TIDY == 0:
-            room.forget(min(free[e] for e in busy))
+            floor = max(floor, min(free[e] for e in range(ENGINES) if latest[e] > index - RECENT))
+            room.forget(floor)
     row = sorted(range(len(ops)), key=lambda i: (start[i], i))
     return Timing(row, start, done, room.addresses)
 

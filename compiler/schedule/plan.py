@@ -7,6 +7,7 @@ producer to its last user where half of the scratchpad has room for it.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 from typing import Final
 
 from compiler.errors import CompileError, FitError
@@ -99,6 +100,7 @@ class _Planner:
         self.division = self.divider.divide()
         self.resident = self.division.resident
         self.joined = {s.layers[1].id for s in self.division.segments if not s.rows and len(s.layers) > 1}
+        self.held = self._held_by_layer()
 
     def run(self) -> Plan:
         for node in self.nodes:
@@ -155,7 +157,7 @@ class _Planner:
             out.delivered = False
             self.builder.joined = self._joined(out, following)
             self.builder.resume(layer)
-        budget = self.target.spm.bytes - self._held_during(layer.id)
+        budget = self.target.spm.bytes - self.held[layer.id]
         shares = (TILE_SHARE, 1) if self.allowed.overlap else (1,)
         kept = len(self.plan.tiles.ops)
         for share in shares:
@@ -293,16 +295,20 @@ class _Planner:
                 found.append(self.index[user.id])
         return found
 
-    def _held_during(self, layer: int) -> int:
-        """Bytes of results that lie in the scratchpad while a layer, and one joined to it, work."""
-        held = 0
+    def _held_by_layer(self) -> list[int]:
+        """For every layer, and one joined to it, the bytes of results that lie in the scratchpad meanwhile."""
+        change = [0] * (len(self.layers) + 1)
         for node in self.layers:
             if node.id in self.resident:
-                first = self.index[node.id] + (node.id in self.division.over)
-                joined = first == layer + 1 and node.id in self.joined
-                if (first <= layer or joined) and layer <= max(self._layers_using(node), default=-1):
-                    held += aligned(node.type.elements)
-        return held
+                first, last = self.index[node.id], self.divider.last_use[node.id]
+                if node.id in self.division.over:
+                    first += 1  # until then it is counted as the operand whose place it takes
+                elif node.id in self.joined:
+                    first -= 1
+                if first <= last:
+                    change[first] += aligned(node.type.elements)
+                    change[last + 1] -= aligned(node.type.elements)
+        return list(accumulate(change))
 
 
 def _pitches_fit(shape: Shape) -> bool:

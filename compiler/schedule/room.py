@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right, insort
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Final
 
 import numpy as np
@@ -61,7 +62,7 @@ class Places:
         """
         # A table's number is its address / 256, and number 0 means none.
         low = TABLE if buffer.memory is Memory.PRM and buffer.align == TABLE else 0
-        others = [k for k in self.kept if k.first <= last]
+        others = list(takewhile(lambda k: k.first <= last, self.kept))
         while True:
             address = self._gap(buffer.room, time, low, buffer.align, others, self.bank * (not tight))
             if address is not None:
@@ -104,18 +105,20 @@ class Places:
 
     def free_from(self, place: Held, time: int) -> int:
         """The earliest time from `time` on at which a kept place is free of others; FOREVER: not known."""
-        others = [*self.held, *(k.held for k in self.kept)]
-        for held in others:
+        for held in (*self.held, *(k.held for k in self._begun())):
             if held is not place and held.address < place.end and place.address < held.end:
-                began = held in self.held or any(k.held is held and k.begun for k in self.kept)
-                if began and held.until > time:
-                    time = held.until
+                time = max(time, held.until)
         return time
+
+    def _begun(self) -> list[Kept]:
+        """The kept places that are in use, or were: they come first."""
+        return list(takewhile(lambda k: k.begun, self.kept))
 
     def forget(self, time: int) -> None:
         """Nothing will be asked for before a time."""
         self.held = [h for h in self.held if h.until > time]
-        self.kept = [k for k in self.kept if k.held.until > time]
+        begun = self._begun()
+        self.kept[: len(begun)] = [k for k in begun if k.held.until > time]
 
 
 def _starts(first: int, last: int, bank: int) -> list[int]:
