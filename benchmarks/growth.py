@@ -39,8 +39,8 @@ def chain(layers: int, size: int, channels: int) -> Graph:
         shape = (channels, channels, kernel, kernel)
         w = graph.const(generator.standard_normal(shape).astype(np.float32) / np.float32(9), f"w{index}")
         b = graph.const(np.zeros(channels, np.float32), f"b{index}")
-        pads = (kernel // 2,) * 4
-        x = graph.add(Conv2d((1, 1), pads, (1, 1), "NHWC"), (x, w, b), name=f"y{index}")
+        pad = kernel // 2
+        x = graph.add(Conv2d((1, 1), (pad, pad, pad, pad), (1, 1), "NHWC"), (x, w, b), name=f"y{index}")
     graph.set_outputs([x], ["y"])
     return graph
 

@@ -296,7 +296,7 @@ class _Planner:
         return found
 
     def _held_by_layer(self) -> list[int]:
-        """For every layer, and one joined to it, the bytes of results that lie in the scratchpad meanwhile."""
+        """For every layer, one joined to it included, the bytes of results in the scratchpad meanwhile."""
         change = [0] * (len(self.layers) + 1)
         for node in self.layers:
             if node.id in self.resident:

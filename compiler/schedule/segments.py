@@ -31,6 +31,8 @@ VECTOR_START: Final = 12
 """Cycles that a vector instruction takes before it works."""
 DIVISIONS: Final = (2, 4, 7, 10, 14, 19, 28, 56)
 """Bands into which a segment is cut; tried in turn."""
+STATES: Final = 12
+"""Sets of results in the scratchpad that are followed up at a boundary: the cheapest, and none at all."""
 TRAFFIC: Final = 0.2
 """What a cycle of the DRAM bus costs though it is hidden: others may need the bus."""
 MOST_FREE: Final = 3
@@ -132,6 +134,7 @@ class Divider:
         states: list[dict[frozenset[int], State]] = [{} for _ in range(count + 1)]
         states[0][frozenset()] = State(0.0, 0)
         for begin in range(count):
+            states[begin] = _best(states[begin])
             for end in (begin + 1, *self._ends(begin)):
                 for staying in self._choices(begin, end):
                     for held, state in list(states[begin].items()):
@@ -380,3 +383,13 @@ class Divider:
         longest = max(banded.array, vector, dram) + TRAFFIC * dram
         ramp = (banded.array + vector) / banded.count
         return Cost(longest + ramp + self.target.dram.latency_read, memory, weights, banded.rows)
+
+
+def _best(states: dict[frozenset[int], State]) -> dict[frozenset[int], State]:
+    """The cheapest states, and the one with nothing in the scratchpad, which is always possible."""
+    if len(states) <= STATES:
+        return states
+    cheapest = sorted(states, key=lambda held: (states[held].cycles, sorted(held)))[:STATES]
+    none: frozenset[int] = frozenset()
+    kept = {held: states[held] for held in cheapest}
+    return kept | ({none: states[none]} if none in states else {})
