@@ -82,8 +82,8 @@ def work_of(node: Node, target: Target) -> Work:
     return Work(node, shape, operands, least, constants, single)
 
 
-def bands_of(layers: Sequence[Work], rows: int, whole: frozenset[int]) -> Bands:
-    """The bands of a segment; results in `whole` are made completely, needed inside or not."""
+def bands_of(layers: Sequence[Work], rows: int) -> Bands:
+    """The bands of a segment; every result is made completely, needed inside or not."""
     inside = {layer.node.id for layer in layers}
     last = layers[-1]
     stops: dict[int, list[int]] = {n: [] for n in inside}
@@ -93,7 +93,7 @@ def bands_of(layers: Sequence[Work], rows: int, whole: frozenset[int]) -> Bands:
         need[last.node.id] = cut.stop
         for layer in reversed(layers):
             name = layer.node.id
-            if number == len(cuts) - 1 and name in whole:
+            if number == len(cuts) - 1:
                 need[name] = layer.shape[1]
             for operand in layer.operands:
                 if operand.node.id in inside and need[name]:

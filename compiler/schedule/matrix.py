@@ -10,6 +10,7 @@ from typing import Final
 import numpy as np
 
 from compiler.ir.graph import Node
+from compiler.ir.types import Shape
 from compiler.ops.gemm import QGemm
 from compiler.ops.matmul import QMatMul
 from compiler.ops.spatial import zero_of
@@ -67,8 +68,9 @@ def plan_gemm(b: Builder, node: Node, view: Callable[[int], View], out: Tensor, 
             for index, k in enumerate(parts):
                 piece = b.fetch(x, 0, Span(0, 1), m, k, "input")
                 if held is None or len(parts) > 1:
-                    held = _load_matrix(b, image, depth, n, k)
-                pitch = b.target.mx.cols, k.extent * b.target.mx.cols
+                    held = _load_matrix(b, image, weights.shape, n, k)
+                lanes = min(b.target.mx.cols, columns)
+                pitch = lanes, k.extent * lanes
                 _emit_gemm(b, node, piece, Ref(held), pitch, acc, (m, n, k), accum=index > 0)
             whole = Span(0, 1)
             piece = b.result(out, 0, whole, m, n, "output")
@@ -131,9 +133,9 @@ def _depth_cuts(depth: int, rows: int) -> list[int]:
 
 
 def _packed_matrix(b: Builder, weights: Node) -> Buffer:
-    """The weights in DRAM as `[group][k][C]`, padded columns 0."""
-    cols = b.target.mx.cols
+    """The weights in DRAM as `[group][k][C]`, padded columns 0; fewer columns than C as they are."""
     depth, columns = weights.shape
+    cols = min(b.target.mx.cols, columns)
     groups = -(-columns // cols)
     padded = np.zeros((depth, groups * cols), weights.type.dtype.numpy)
     padded[:, :columns] = weights.constant
@@ -142,8 +144,9 @@ def _packed_matrix(b: Builder, weights: Node) -> Buffer:
     )
 
 
-def _load_matrix(b: Builder, image: Buffer, depth: int, n: Span, k: Span) -> Buffer:
-    cols = b.target.mx.cols
+def _load_matrix(b: Builder, image: Buffer, shape: Shape, n: Span, k: Span) -> Buffer:
+    depth, columns = shape
+    cols = min(b.target.mx.cols, columns)
     groups = -(-n.extent // cols)
     run = k.extent * cols
     buffer = b.buffer("weights", Memory.SPM, groups * run)

@@ -189,7 +189,7 @@ class _Planner:
         works = [self.divider.layers[self.index[n.id]] for n in segment.layers]
         inside = {n.id for n in segment.layers}
         whole = frozenset(n.id for n in segment.layers if self._leaves(n, inside))
-        bands = bands_of(works, segment.rows, whole)
+        bands = bands_of(works, segment.rows)
         members: list[Member] = []
         for work in works:
             node = work.node

@@ -29,7 +29,7 @@ def readme_session(folder: Path) -> Path:
 
 
 def test_every_command_prints_what_the_readme_shows(sample: Path) -> None:
-    assert replay(readme_session(sample), sample) == 5
+    assert replay(readme_session(sample), sample) == 6
 
 
 def test_every_command_prints_what_the_tutorial_shows(sample: Path) -> None:
@@ -40,8 +40,8 @@ def test_every_command_prints_what_the_tutorial_shows(sample: Path) -> None:
 def test_a_line_that_is_not_printed_is_found(sample: Path) -> None:
     """A planted fault: the comparison of pages must be able to fail."""
     page = readme_session(sample)
-    page.write_text(page.read_text(encoding="utf-8").replace("16 instructions", "17 instructions"))
-    with pytest.raises(AssertionError, match="16 instructions"):
+    page.write_text(page.read_text(encoding="utf-8").replace("18 instructions", "17 instructions"))
+    with pytest.raises(AssertionError, match="18 instructions"):
         replay(page, sample)
 
 

@@ -63,12 +63,12 @@ def test_a_wait_alone_or_a_signal_alone_is_rejected(seed: int, target: str) -> N
 def test_swapped_dependent_instructions_are_rejected() -> None:
     program = compiled(1, "tiny8")
     swapped = 0
-    for pc in range(len(program.instructions) - 2):
-        first, second = program.instructions[pc : pc + 2]
-        if first.engine is second.engine or set(first.signals).isdisjoint(second.waits):
+    for signaller, waiter, _ in token_pairs(program.instructions):
+        first, second = program.instructions[signaller], program.instructions[waiter]
+        if waiter != signaller + 1 or first.signals != second.waits:
             continue
         stream = list(program.instructions)
-        stream[pc : pc + 2] = [second, first]
+        stream[signaller : waiter + 1] = [second, first]
         assert check(with_stream(program, stream)).violations
         swapped += 1
     assert swapped > 5
