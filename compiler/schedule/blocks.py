@@ -49,9 +49,7 @@ def plan_depth_to_space(
                         (columns.extent, source.pixel_pitch, bw * target.pixel_pitch),
                     ]
                     bind = {"src": source.ref.shifted(by * bw * rest), "dst": target.ref}
-                    b.emit(
-                        _levels(rest, levels), bind, ("dst",), stored=stored(out, image, *place, whole, "dst")
-                    )
+                    b.emit(_levels(rest, levels), bind, stored=stored(out, image, *place, whole, "dst"))
                     b.deliver(out, target, image, *place, whole)
 
 
@@ -83,7 +81,7 @@ def plan_space_to_depth(
                 ]  # in the order of the result, in which a run is watched
                 bind = {"src": source.ref, "dst": target.ref}
                 mark = stored(out, image, rows, columns, whole, "dst")
-                b.emit(_levels(c, levels), bind, ("dst",), stored=mark)
+                b.emit(_levels(c, levels), bind, stored=mark)
                 b.deliver(out, target, image, rows, columns, whole)
 
 
@@ -230,7 +228,6 @@ def _plan_run(b: Builder, node: Node, x: View, out: Tensor, axis: int, run: Run,
         b.emit(
             move(run_length, levels),
             {"src": source.ref.shifted(first), "dst": target.ref},
-            ("dst",),
             stored=stored(out, *place, "dst"),
         )
         b.deliver(out, target, *place)

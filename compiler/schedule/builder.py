@@ -164,33 +164,29 @@ class Builder:
         self,
         instr: Instruction,
         bind: dict[str, Ref],
-        writes: tuple[str, ...],
         phase: str = "compute",
         stored: Stored | None = None,
-        extra_reads: tuple[Buffer, ...] = (),
     ) -> None:
-        """Add an operation; `writes` names the operands whose buffers it writes."""
-        written = tuple(bind[w].buffer for w in writes)
-        read = tuple(r.buffer for o, r in bind.items() if o not in writes) + extra_reads
-        self.graph.ops.append(TileOp(instr, bind, self.layer, self.tile, phase, read, written, stored))
+        """Add an operation, its operands bound to buffers."""
+        self.graph.ops.append(TileOp(instr, bind, self.layer, self.tile, phase, stored))
 
     # --- copies ----------------------------------------------------------------------------------
 
     def load(self, source: Ref, destination: Ref, run: int, levels: list[Level]) -> None:
         """Copy a strided box from DRAM to the chip."""
         for instr, bind in self._copies(Load, source, destination, *merge_rows(run, levels)):
-            self.emit(instr, bind, ("loc",), "load")
+            self.emit(instr, bind, "load")
 
     def store(self, source: Ref, destination: Ref, run: int, levels: list[Level]) -> None:
         """Copy a strided box from the chip to DRAM."""
         for instr, bind in self._copies(Store, destination, source, *merge_rows(run, levels)):
-            self.emit(instr, bind, ("dram",), "store")
+            self.emit(instr, bind, "store")
 
     def fill(self, destination: Ref, unit_bytes: int, count: int) -> None:
         """Zero accumulator rows."""
         for rows in spans(count, MAX_ROWS):
             instr = Fill(space=OnChip.ACC, n0=unit_bytes, n1=rows.extent, ls1=1 if rows.extent > 1 else 0)
-            self.emit(instr, {"loc": destination.shifted(rows.start)}, ("loc",), "load")
+            self.emit(instr, {"loc": destination.shifted(rows.start)}, "load")
 
     def parameters(self, content: bytes, role: str, align: int = PRM_GRANULE) -> Ref:
         """Parameters brought into PRM; the place counts bytes."""

@@ -353,8 +353,6 @@ def _emit_conv(
     b.emit(
         instr,
         {"inp": piece.ref, "wgt": Ref(weights), "acc": Ref(acc)},
-        ("acc",),
-        extra_reads=(acc,) if accum else (),
     )
 
 

@@ -148,5 +148,5 @@ def _tile(
         ot=element(node),
     )
     bind = {"inp": source.ref, "wgt": Ref(weights), "out": target.ref, "prm": params}
-    b.emit(instr, bind, ("out",), stored=stored(out, *at))
+    b.emit(instr, bind, stored=stored(out, *at))
     b.deliver(out, target, *at)

@@ -62,7 +62,7 @@ def binary_tiles(b: Builder, node: Node, view: Callable[[int], View], out: Tenso
             bc=int(right.shape[3] == 1 and c > 1),
         )
         bind = {"a": a.ref, "b": other.ref, "out": target.ref, "prm": params}
-        b.emit(instr, bind, ("out",), stored=stored(out, n, rs, cs, ch))
+        b.emit(instr, bind, stored=stored(out, n, rs, cs, ch))
         b.deliver(out, target, n, rs, cs, ch)
 
     return emit
@@ -98,7 +98,7 @@ def _over_channels(b: Builder, x: Piece, h: Span, w: Span, c: Span) -> Piece:
     buffer = b.buffer("a.spread", Memory.SPM, h.extent * w.extent * c.extent)
     pixel, row = c.extent, w.extent * c.extent
     levels = [(c.extent, 0, 1), (w.extent, x.pixel_pitch, pixel), (h.extent, x.row_pitch, row)]
-    b.emit(move(1, levels), {"src": x.ref, "dst": Ref(buffer)}, ("dst",))
+    b.emit(move(1, levels), {"src": x.ref, "dst": Ref(buffer)})
     return Piece(Ref(buffer), pixel, row)
 
 
@@ -162,7 +162,7 @@ def plan_per_channel(b: Builder, node: Node, view: Callable[[int], View], out: T
             ot=element(node),
         )
         bind = {"a": source.ref, "out": target.ref, "prm": params}
-        b.emit(instr, bind, ("out",), stored=stored(out, n, rs, cs, ch))
+        b.emit(instr, bind, stored=stored(out, n, rs, cs, ch))
         b.deliver(out, target, n, rs, cs, ch)
 
 

@@ -176,7 +176,7 @@ class SegmentPlanner:
         """Copy whole rows within the scratchpad."""
         parts = next(p for p in range(-(-row // MAX_RUN), row + 1) if row % p == 0)
         levels = [(parts, row // parts, row // parts), (rows, row, row)]
-        self.b.emit(move(row // parts, levels), {"src": source, "dst": destination}, ("dst",))
+        self.b.emit(move(row // parts, levels), {"src": source, "dst": destination})
 
 
 def taking_turns(lists: Sequence[Sequence[TileOp]]) -> list[TileOp]:

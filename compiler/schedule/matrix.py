@@ -186,8 +186,6 @@ def _emit_gemm(
     b.emit(
         instr,
         {"a": left.ref, "b": right, "acc": Ref(acc)},
-        ("acc",),
-        extra_reads=(acc,) if accum else (),
     )
 
 

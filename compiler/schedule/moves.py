@@ -113,7 +113,7 @@ def _copy(
         if element != 1 and run > 1:
             levels, run = [(run, element, 1), *levels], 1
         bind = {"src": source.ref.shifted(first), "dst": target.ref, **table}
-        b.emit(move(run, levels), bind, ("dst",), stored=stored(out, *place, "dst"))
+        b.emit(move(run, levels), bind, stored=stored(out, *place, "dst"))
         b.deliver(out, target, *place)
 
 
@@ -159,7 +159,6 @@ def _emit_transpose(
     b.emit(
         move(run, levels[::-1]),
         {"src": source.ref, "dst": Ref(buffer)},
-        ("dst",),
         stored=Stored(out.id, place, "dst"),
     )
     pitches = [math.prod(out.shape[i + 1 :]) for i in range(4)]
@@ -250,5 +249,5 @@ def _fill(b: Builder, node: Node, out: Tensor, to: Sequence[Span], value: int, b
         target = b.result(out, *place, "output")
         levels = [(ch.extent, 0, 1), (cs.extent, 0, target.pixel_pitch), (rs.extent, 0, target.row_pitch)]
         bind = {"src": Ref(byte), "dst": target.ref}
-        b.emit(move(1, levels), bind, ("dst",), stored=stored(out, *place, "dst"))
+        b.emit(move(1, levels), bind, stored=stored(out, *place, "dst"))
         b.deliver(out, target, *place)

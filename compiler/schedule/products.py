@@ -70,4 +70,4 @@ def requantize(
         ot=element(node),
         perch=int(per_channel),
     )
-    b.emit(instr, {"acc": Ref(acc), "out": piece.ref, "prm": params}, ("out",), stored=mark)
+    b.emit(instr, {"acc": Ref(acc), "out": piece.ref, "prm": params}, stored=mark)

@@ -83,7 +83,7 @@ def _plan_tiles(
             xt=element(node.inputs[0]),
         )
         bind = {"inp": source.ref, "out": target.ref} | ({} if record is None else {"prm": record})
-        b.emit(tile, bind, ("out",), stored=stored(out, n, rows, columns, channels))
+        b.emit(tile, bind, stored=stored(out, n, rows, columns, channels))
         b.deliver(out, target, n, rows, columns, place)
 
 
@@ -191,7 +191,7 @@ def _plan_in_parts(b: Builder, node: Node, x: View, out: Tensor, budget: int) ->
                 accum=int(index > 0),
             )
             bind = {"inp": source.ref, "out": Ref(acc), "prm": record}
-            b.emit(instr, bind, ("out",), extra_reads=(acc,) if index else ())
+            b.emit(instr, bind)
         whole = Span(0, 1)
         target = b.result(out, n, whole, whole, c, "output")
         out_of = Requantize(
@@ -206,5 +206,5 @@ def _plan_in_parts(b: Builder, node: Node, x: View, out: Tensor, budget: int) ->
             ot=element(node),
         )
         bind = {"acc": Ref(acc), "out": target.ref, "prm": multiplier}
-        b.emit(out_of, bind, ("out",), stored=stored(out, n, whole, whole, c))
+        b.emit(out_of, bind, stored=stored(out, n, whole, whole, c))
         b.deliver(out, target, n, whole, whole, c)

@@ -101,8 +101,6 @@ class TileOp:
     layer: int
     tile: tuple[int, ...]
     phase: str
-    reads: tuple[Buffer, ...]
-    writes: tuple[Buffer, ...]
     stored: Stored | None = None
 
     @property
@@ -185,8 +183,8 @@ class TileGraph:
         """Every buffer, in order of first touch; homes that no operation touches come last."""
         seen: dict[int, Buffer] = {}
         for op in self.ops:
-            for buffer in (*op.reads, *op.writes):
-                seen.setdefault(id(buffer), buffer)
+            for ref in op.bind.values():
+                seen.setdefault(id(ref.buffer), ref.buffer)
         for tensor in self.tensors:
             seen.setdefault(id(tensor.home), tensor.home)
         return list(seen.values())

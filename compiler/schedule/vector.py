@@ -109,7 +109,7 @@ def plan_pool(b: Builder, node: Node, view: Callable[[int], View], out: Tensor, 
             ot=element(node),
         )
         bind = {"inp": source.ref, "out": target.ref} | ({"prm": record} if record is not None else {})
-        b.emit(instr, bind, ("out",), stored=stored(out, n, rs, cs, ch))
+        b.emit(instr, bind, stored=stored(out, n, rs, cs, ch))
         b.deliver(out, target, n, rs, cs, ch)
 
 
@@ -160,7 +160,6 @@ def plan_softmax(b: Builder, node: Node, view: Callable[[int], View], out: Tenso
         b.emit(
             instr,
             {"inp": source.ref, "out": target.ref, "tab": table, "prm": params},
-            ("out",),
             stored=stored(out, n, rs, cs, whole),
         )
         b.deliver(out, target, n, rs, cs, whole)
