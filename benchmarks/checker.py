@@ -22,6 +22,7 @@ from compiler.ir.graph import Graph
 from compiler.ir.types import DType
 from compiler.ops.add import Add
 from compiler.ops.conv2d import Conv2d
+from compiler.schedule.techniques import techniques
 from isa.checker import check
 from isa.encoding import decode_all, encode_all
 from isa.instructions.control import Fence
@@ -46,7 +47,7 @@ def network() -> Program:
     samples = [{"x": generator.standard_normal(x.shape, np.float32)}]
     device = driver.lower(driver.quantize(driver.prepare(graph), samples))
     target = load_target("tiny8")
-    return driver.generate(device, driver.schedule(device, target), target, Note())
+    return driver.generate(device, driver.schedule(device, target, techniques(3)), target, Note())
 
 
 def repeated(program: Program) -> Program:

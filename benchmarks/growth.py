@@ -19,7 +19,6 @@ from compiler import driver
 from compiler.ir.graph import Graph
 from compiler.ir.types import DType
 from compiler.ops.conv2d import Conv2d
-from compiler.quantize.methods import Recipe
 from isa.target import load_target
 from x1 import api
 
@@ -59,9 +58,7 @@ def main() -> int:
     first: dict[str, float] = {}
     for kind, number, graph, target in rows():
         sample = {"x": np.random.default_rng(0).standard_normal(graph.inputs[0].shape).astype(np.float32)}
-        model = api.quantize(
-            api.Model("chain", driver.prepare(graph)), [sample], method=Recipe("minmax").method
-        )
+        model = api.quantize(api.Model("chain", driver.prepare(graph)), [sample], method="minmax")
         machine = load_target(target)
         seconds: list[float] = []
         instructions = 0

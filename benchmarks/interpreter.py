@@ -23,6 +23,7 @@ from compiler import driver
 from compiler.ir.graph import Graph
 from compiler.ir.types import DType
 from compiler.ops.conv2d import Conv2d
+from compiler.schedule.techniques import techniques
 from isa.program import Note, Program
 from isa.target import load_target
 from runtime import Machine
@@ -44,7 +45,7 @@ def convolution() -> Program:
     samples = [{"x": generator.standard_normal(x.shape, np.float32)}]
     device = driver.lower(driver.quantize(driver.prepare(graph), samples))
     target = load_target("edge32")
-    return driver.generate(device, driver.schedule(device, target), target, Note())
+    return driver.generate(device, driver.schedule(device, target, techniques(3)), target, Note())
 
 
 def best(work: Callable[[], object], runs: int) -> float:

@@ -22,7 +22,7 @@ from compiler.quantize.methods import Recipe
 from compiler.quantize.representable import require_finite_constants, require_finite_scales
 from compiler.quantize.scheme import Scheme
 from compiler.schedule.scheduler import Schedule, best_schedule
-from compiler.schedule.techniques import Techniques, techniques
+from compiler.schedule.techniques import Techniques
 from compiler.schedule.tiles import Memory
 from compiler.schedule.tokens import insert_tokens
 from isa.checker import check
@@ -116,7 +116,7 @@ def lower(graph: Graph, log: PassLog | None = None) -> Graph:
     return run_passes(graph.copy(), TO_DEVICE, log)
 
 
-def schedule(graph: Graph, target: Target, allowed: Techniques | None = None) -> Schedule:
+def schedule(graph: Graph, target: Target, allowed: Techniques) -> Schedule:
     """Tiles, their order and their addresses, for a graph of stage device.
 
     Raises:
@@ -125,7 +125,7 @@ def schedule(graph: Graph, target: Target, allowed: Techniques | None = None) ->
     """
     require_finite_scales(graph)
     require_dram(graph, target)
-    return best_schedule(graph, target, techniques(3) if allowed is None else allowed)
+    return best_schedule(graph, target, allowed)
 
 
 def generate(graph: Graph, scheduled: Schedule, target: Target, note: Note) -> Program:

@@ -1,8 +1,8 @@
 """Allocate: addresses for every buffer, from the times at which operations touch it.
 
 A buffer of a memory on the chip, or of the arena, is held from the start of the first operation that
-touches it until the last has completed; buffers whose times overlap get different addresses. Larger
-buffers are placed first, each at the lowest address that is free for all of its time.
+touches it until the last has completed; buffers whose times overlap get different addresses. Where the
+addresses on the chip were chosen together with the times, they are taken over, and checked.
 """
 
 from __future__ import annotations

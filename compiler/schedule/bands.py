@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from compiler.ir.graph import Node
 from compiler.ir.work import Least
 from compiler.ops.shapes import unreshaped
-from compiler.schedule.builder import READS, SINGLE, RowMap, Span, device_shape, spans
+from compiler.schedule.builder import READS, SINGLE, Span, Window, device_shape, spans
 from isa.target import Target
 
 
@@ -34,11 +34,11 @@ class Operand:
 
     index: int
     node: Node
-    reads: RowMap | None
+    reads: Window | None
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class LayerWork:
     """What a division needs to know of a layer."""
 
     node: Node
@@ -66,7 +66,7 @@ class Work:
         return bool(self.operands) and all(o.reads is not None for o in self.operands)
 
 
-def work_of(node: Node, target: Target) -> Work:
+def work_of(node: Node, target: Target) -> LayerWork:
     """What a division needs to know of a layer."""
     reads = READS.get(type(node.op))
     inputs = node.inputs
@@ -79,10 +79,10 @@ def work_of(node: Node, target: Target) -> Work:
     constants = sum(i.type.elements * i.type.dtype.numpy.itemsize for i in inputs if i.is_constant)
     shape = device_shape(node.shape)
     single = type(node.op) in SINGLE and all(device_shape(x.shape) == shape for x in inputs)
-    return Work(node, shape, operands, least, constants, single)
+    return LayerWork(node, shape, operands, least, constants, single)
 
 
-def bands_of(layers: Sequence[Work], rows: int) -> Bands:
+def bands_of(layers: Sequence[LayerWork], rows: int) -> Bands:
     """The bands of a segment; every result is made completely, needed inside or not."""
     inside = {layer.node.id for layer in layers}
     last = layers[-1]
@@ -98,7 +98,7 @@ def bands_of(layers: Sequence[Work], rows: int) -> Bands:
             for operand in layer.operands:
                 if operand.node.id in inside and need[name]:
                     assert operand.reads is not None
-                    taken = operand.reads(Span(0, need[name])).stop
+                    taken = operand.reads.read(Span(0, need[name])).stop
                     need[operand.node.id] = max(need[operand.node.id], taken)
         for name, stop in need.items():
             stops[name].append(stop)
@@ -107,11 +107,11 @@ def bands_of(layers: Sequence[Work], rows: int) -> Bands:
     for layer in layers:
         for operand in layer.operands:
             assert operand.reads is not None
-            read[layer.node.id, operand.index] = [operand.reads(r) for r in made[layer.node.id]]
+            read[layer.node.id, operand.index] = [operand.reads.read(r) for r in made[layer.node.id]]
     return Bands(made, read, delays(layers))
 
 
-def delays(layers: Sequence[Work]) -> dict[int, int]:
+def delays(layers: Sequence[LayerWork]) -> dict[int, int]:
     """By how many bands each layer is behind the first: only within the vector unit is there no delay."""
     on_array = {layer.node.id: layer.on_array for layer in layers}
     delay: dict[int, int] = {}
@@ -125,7 +125,7 @@ def delays(layers: Sequence[Work]) -> dict[int, int]:
     return delay
 
 
-def entering_rows(layers: Sequence[Work], bands: Bands) -> dict[Node, list[Span]]:
+def entering_rows(layers: Sequence[LayerWork], bands: Bands) -> dict[Node, list[Span]]:
     """What comes into a segment from outside: for every value the rows that its readers need in each band."""
     inside = {layer.node.id for layer in layers}
     found: dict[Node, list[Span]] = {}

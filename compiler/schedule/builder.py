@@ -69,6 +69,37 @@ def spans(extent: int, size: int) -> list[Span]:
 
 
 @dataclass(frozen=True, slots=True)
+class Window:
+    """The geometry of a sliding window along one dimension."""
+
+    extent: int
+    taps: int = 1
+    stride: int = 1
+    dilation: int = 1
+    pad: int = 0
+
+    @property
+    def field(self) -> int:
+        """From the first to the last position that one output reads, all its taps counted."""
+        return (self.taps - 1) * self.dilation + 1
+
+    def read(self, out: Span) -> Span:
+        """The input that these outputs read; none where all of it is padding."""
+        span, _ = self.valid(out, Span(0, self.taps))
+        return span if out.extent and span.extent > 0 else Span(0, 0)
+
+    def valid(self, out: Span, taps: Span) -> tuple[Span, int]:
+        """The input that these outputs read through these taps, and the padding before it."""
+        first = out.start * self.stride + taps.start * self.dilation - self.pad
+        last = (out.stop - 1) * self.stride + (taps.stop - 1) * self.dilation - self.pad
+        return Span(max(first, 0), min(last + 1, self.extent)), max(-first, 0)
+
+    def reach(self, outputs: int, taps: int) -> int:
+        """The most input that so many outputs and taps read."""
+        return min((outputs - 1) * self.stride + (taps - 1) * self.dilation + 1, self.extent)
+
+
+@dataclass(frozen=True, slots=True)
 class View:
     """A tensor under a shape of the same elements in the same order."""
 
@@ -316,24 +347,8 @@ Planner = Callable[[Builder, Node, Callable[[int], View], Tensor, int], None]
 PLANNERS: Final[dict[type[Op], Planner]] = {}
 
 
-@dataclass(frozen=True, slots=True)
-class RowMap:
-    """Which rows of an operand some rows of a result need: windows of `reach` rows, `stride` apart."""
-
-    extent: int
-    stride: int = 1
-    reach: int = 1
-    pad: int = 0
-
-    def __call__(self, rows: Span) -> Span:
-        """The rows of the operand; none where all are padding."""
-        start = max(rows.start * self.stride - self.pad, 0)
-        stop = min((rows.stop - 1) * self.stride + self.reach - self.pad, self.extent)
-        return Span(start, stop) if rows.extent and stop > start else Span(0, 0)
-
-
-Reads = Callable[[Node, int], RowMap | None]
-"""(node, which operand) to the rows that it needs of it; None: not row by row."""
+Reads = Callable[[Node, int], Window | None]
+"""(node, which operand) to how its rows are read; None: not row by row."""
 READS: Final[dict[type[Op], Reads]] = {}
 
 
@@ -364,10 +379,10 @@ def tiles_of(
     return declare
 
 
-def same_rows(node: Node, index: int) -> RowMap | None:
+def same_rows(node: Node, index: int) -> Window | None:
     """Every row of the result needs the same row of the operand, which must have as many."""
     extent = device_shape(node.inputs[index].shape)[1]
-    return RowMap(extent) if extent == device_shape(node.shape)[1] else None
+    return Window(extent) if extent == device_shape(node.shape)[1] else None
 
 
 def device_shape(shape: Shape) -> Shape4:

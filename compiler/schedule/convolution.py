@@ -21,10 +21,9 @@ from compiler.ops.conv2d import QConv2d
 from compiler.ops.spatial import zero_of
 from compiler.schedule.builder import (
     Builder,
-    RowMap,
     Span,
     View,
-    device_shape,
+    Window,
     element,
     packed_bytes,
     spans,
@@ -32,10 +31,10 @@ from compiler.schedule.builder import (
     tiles_of,
 )
 from compiler.schedule.depthwise import is_depthwise, plan_depthwise
-from compiler.schedule.limits import Window, does_not_fit, require_expressible
-from compiler.schedule.products import MAX_GROUP_ROWS, cuts, requant_records, requantize
+from compiler.schedule.limits import does_not_fit, require_expressible
+from compiler.schedule.products import MAX_GROUP_ROWS, convolution_windows, cuts, requant_records, requantize
 from compiler.schedule.tiles import Buffer, Memory, Piece, Ref, Tensor, aligned
-from isa.instructions.matrix import Conv
+from isa.instructions.matrix import Conv, array_cycles
 from isa.spec import greatest
 from isa.target import Target
 
@@ -112,7 +111,7 @@ class ConvShape:
             loads += channel_tiles * parts * weights * (image_tiles if parts > 1 else 1)
         stores = 0 if self.output_resident else self.oh * self.ow * self.cout
         passes = groups * self.passes(t, rows)
-        array = tiles * parts * (passes * max(t.oh * t.ow, rows) + 2 * rows + cols + target.ctl.issue)
+        array = tiles * parts * (passes * max(t.oh * t.ow, rows) + array_cycles(target, 0, 0))
         copies = (loads + stores) / target.dram.bytes_per_cycle
         if self.overlap:
             vector = tiles * groups * cols * t.oh * t.ow / target.vx.lanes
@@ -130,13 +129,10 @@ class Slice:
     weights: NDArray[Any]
 
 
-def _convolved_rows(node: Node, index: int) -> RowMap:
+def _convolved_rows(node: Node, index: int) -> Window:
     """The rows under the windows of some rows of the result."""
     del index
-    operation = node.op
-    assert isinstance(operation, QConv2d)
-    reach = (node.inputs[1].shape[2] - 1) * operation.dilations[0] + 1
-    return RowMap(device_shape(node.inputs[0].shape)[1], operation.strides[0], reach, operation.pads[0])
+    return convolution_windows(node)[0]
 
 
 @tiles_of(QConv2d, reads=_convolved_rows)
@@ -245,13 +241,10 @@ def _channel_cuts(channels: int, rows: int) -> list[int]:
 
 
 def _conv_shape(b: Builder, node: Node, x: View, out: Tensor, part: Slice) -> ConvShape:
-    operation = node.op
-    assert isinstance(operation, QConv2d)
-    allowed, (_, h, w, _) = b.allowed, x.shape
-    cout, cin, kh, kw = part.weights.shape
+    allowed = b.allowed
+    cout, cin = part.weights.shape[:2]
     copies = (0 if out.resident else 1) + (b.joined.copies if b.joined is not None else 0)
-    rows = Window(h, kh, operation.strides[0], operation.dilations[0], operation.pads[0])
-    columns = Window(w, kw, operation.strides[1], operation.dilations[1], operation.pads[1])
+    rows, columns = convolution_windows(node)
     _, oh, ow, _ = out.shape
     return ConvShape(
         rows,

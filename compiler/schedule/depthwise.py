@@ -9,9 +9,8 @@ from compiler.ir.graph import Node
 from compiler.ops.conv2d import QConv2d
 from compiler.ops.spatial import zero_of
 from compiler.schedule.boxes import fit_box
-from compiler.schedule.builder import Builder, Span, View, element, packed_bytes, spans, stored
-from compiler.schedule.limits import Window
-from compiler.schedule.products import records_of
+from compiler.schedule.builder import Builder, Span, View, Window, element, packed_bytes, spans, stored
+from compiler.schedule.products import convolution_windows, records_of
 from compiler.schedule.tiles import PRM_GRANULE, Buffer, Memory, Ref, Tensor, aligned
 from isa.instructions.records import QuantRecord
 from isa.instructions.vector_depthwise import DepthwiseConv
@@ -51,8 +50,7 @@ def plan_depthwise(b: Builder, node: Node, x: View, out: Tensor, budget: int) ->
     operation = node.op
     assert isinstance(operation, QConv2d)
     kh, kw = node.inputs[1].shape[2:]
-    rows = Window(x.shape[1], kh, operation.strides[0], operation.dilations[0], operation.pads[0])
-    columns = Window(x.shape[2], kw, operation.strides[1], operation.dilations[1], operation.pads[1])
+    rows, columns = convolution_windows(node)
     _, oh, ow, channels = out.shape
     most = min(MAX_CHANNELS, b.target.prm.bytes // PRM_GRANULE - RECORD_GRANULES)
 

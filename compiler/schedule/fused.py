@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from compiler.ir.graph import Node
-from compiler.schedule.bands import Bands, Work, entering_rows
+from compiler.schedule.bands import Bands, LayerWork, entering_rows
 from compiler.schedule.builder import Band, Builder, Span, View, device_shape, spans
 from compiler.schedule.lines import Line
 from compiler.schedule.moves import MAX_RUN, move
@@ -29,7 +29,7 @@ TURN: Final = 400
 class Member:
     """A layer of a segment, and its result."""
 
-    work: Work
+    work: LayerWork
     layer: Layer
     out: Tensor
 

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
 from typing import Final
 
+from isa.spec import Engine
+
 NOBODY: Final = -1
+Part = tuple[int, int, int, bool]
+"""What is touched: which memory, the first address, one past the last, whether it is written."""
 
 
 class LastTouch:
@@ -42,3 +47,32 @@ class LastTouch:
         starts[first:last] = new_starts
         values[first:last] = new_values
         self.newest = number
+
+
+class History:
+    """What every engine has touched so far, by number; numbers never fall."""
+
+    def __init__(self) -> None:
+        self._maps: dict[tuple[int, bool], list[LastTouch | None]] = {}
+
+    def conflicts(self, engine: Engine, parts: Sequence[Part], known: Sequence[int]) -> list[int]:
+        """For every other engine the last number that conflicts, if it is above what is known of the engine.
+
+        A write conflicts with everything, a read with writes.
+        """
+        latest = list(known)
+        for memory, low, high, write in parts:
+            for written in (True, False) if write else (True,):
+                for other, touched in enumerate(self._maps.get((memory, written), ())):
+                    if touched is not None and other != engine and touched.newest > latest[other]:
+                        latest[other] = max(latest[other], touched.latest(low, high))
+        return [number for number, before in zip(latest, known, strict=True) if number > before]
+
+    def record(self, engine: Engine, parts: Sequence[Part], number: int) -> None:
+        """An engine touches these parts."""
+        for memory, low, high, write in parts:
+            engines = self._maps.setdefault((memory, write), [None] * len(Engine))
+            touched = engines[engine]
+            if touched is None:
+                touched = engines[engine] = LastTouch()
+            touched.touch(low, high, number)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
 
 from compiler.errors import CompileError, FitError
 from compiler.ir.graph import Node
-from compiler.schedule.builder import Span
 from isa.diagnostics import Diagnostic, Findings
 from isa.spec import Instruction, greatest
 
@@ -19,27 +17,6 @@ WINDOW_LIMITS: Final = (
     ("pads", ("pt", "pl")),
 )
 """What a model calls the geometry of a window, and the operands that hold it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Window:
-    """The geometry of a sliding window along one dimension."""
-
-    extent: int
-    taps: int
-    stride: int
-    dilation: int
-    pad: int
-
-    def valid(self, out: Span, taps: Span) -> tuple[Span, int]:
-        """The input that these outputs read through these taps, and the padding before it."""
-        first = out.start * self.stride + taps.start * self.dilation - self.pad
-        last = (out.stop - 1) * self.stride + (taps.stop - 1) * self.dilation - self.pad
-        return Span(max(first, 0), min(last + 1, self.extent)), max(-first, 0)
-
-    def reach(self, outputs: int, taps: int) -> int:
-        """The most input that so many outputs and taps read."""
-        return min((outputs - 1) * self.stride + (taps - 1) * self.dilation + 1, self.extent)
 
 
 def require_expressible(node: Node, kind: type[Instruction], **geometry: Sequence[int]) -> None:

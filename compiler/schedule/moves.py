@@ -16,7 +16,7 @@ from compiler.ops.concat import QConcat
 from compiler.ops.shapes import Transpose
 from compiler.ops.slices import QPad, Slice
 from compiler.schedule.boxes import dense, fit_box, tiles
-from compiler.schedule.builder import Builder, RowMap, Span, View, same_rows, stored, tiles_of
+from compiler.schedule.builder import Builder, Span, View, Window, same_rows, stored, tiles_of
 from compiler.schedule.tiles import TABLE, Memory, Piece, Ref, Stored, Tensor
 from isa.instructions.dma import merge_rows
 from isa.instructions.vector import VectorMove
@@ -44,7 +44,7 @@ def plan_clamp(b: Builder, node: Node, view: Callable[[int], View], out: Tensor,
     _copy(b, node, view(0), out, _whole(out.shape), ALL, budget, codes)
 
 
-def _concatenated_rows(node: Node, index: int) -> RowMap | None:
+def _concatenated_rows(node: Node, index: int) -> Window | None:
     """Concatenation goes row by row along the channels alone."""
     operation = node.op
     assert isinstance(operation, QConcat)

@@ -18,7 +18,7 @@ from typing import Final
 
 import numpy as np
 
-from compiler.schedule.intervals import NOBODY, LastTouch
+from compiler.schedule.intervals import NOBODY, History
 from compiler.schedule.room import NoRoomError, Room, limits_of
 from compiler.schedule.techniques import Techniques
 from compiler.schedule.tiles import Memory, TileOp, Touch
@@ -89,25 +89,13 @@ def touches(ops: Sequence[TileOp], target: Target) -> list[list[Touch]]:
 
 def dependences(ops: Sequence[TileOp], touched: Sequence[Sequence[Touch]]) -> list[list[int]]:
     """For every operation the last conflicting one of every other engine."""
-    writers: dict[int, list[LastTouch | None]] = {}
-    readers: dict[int, list[LastTouch | None]] = {}
+    history = History()
+    unknown = [NOBODY] * ENGINES
     needed: list[list[int]] = []
-    for index, op in enumerate(ops):
-        latest = [NOBODY] * ENGINES
-        for touch in touched[index]:
-            key = id(touch.buffer)
-            for kinds in (writers, readers) if touch.write else (writers,):
-                for engine, map_ in enumerate(kinds.get(key, ())):
-                    if map_ is not None and engine != op.engine and map_.newest > latest[engine]:
-                        latest[engine] = max(latest[engine], map_.latest(touch.low, touch.high))
-        for touch in touched[index]:
-            kinds = writers if touch.write else readers
-            maps = kinds.setdefault(id(touch.buffer), [None] * ENGINES)
-            mine = maps[op.engine]
-            if mine is None:
-                mine = maps[op.engine] = LastTouch()
-            mine.touch(touch.low, touch.high, index)
-        needed.append([n for n in latest if n != NOBODY])
+    for index, (op, mine) in enumerate(zip(ops, touched, strict=True)):
+        parts = [(id(t.buffer), t.low, t.high, t.write) for t in mine]
+        needed.append(history.conflicts(op.engine, parts, unknown))
+        history.record(op.engine, parts, index)
     return needed
 
 

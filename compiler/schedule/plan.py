@@ -1,7 +1,6 @@
 """Plan: every node of a device graph becomes tile operations.
 
-Here the tiles of a layer follow one another, and a tensor stays in the scratchpad from its
-producer to its last user where half of the scratchpad has room for it.
+Which layers work together, and which results stay in the scratchpad, `segments` has decided.
 """
 
 from __future__ import annotations
@@ -88,9 +87,11 @@ class _Planner:
         self.layers = [n for n in self.nodes if not isinstance(n.op, (Quantize, Reshape))]
         self.index = {n.id: i for i, n in enumerate(self.layers)}
         self.returned = {unreshaped(self._returned_value(n)).id for n in graph.outputs}
+        self.users = {n.id: self._layers_using(n) for n in self.nodes if not isinstance(n.op, Reshape)}
+        """For every value the layers that read it, by index."""
         self.divider = Divider(
             self.layers,
-            self._users(),
+            self.users,
             frozenset(self.returned),
             frozenset(n.id for n in self.layers if self._may_stay(n)),
             target,
@@ -194,7 +195,7 @@ class _Planner:
         for work in works:
             node = work.node
             layer, out = self._begin(node)
-            read_inside = any(self.layers[i].id in inside for i in self._layers_using(node))
+            read_inside = any(self.layers[i].id in inside for i in self.users[node.id])
             out.delivered = node.id in whole
             if read_inside and out.home.memory is not Memory.SPM:
                 out.line = Line(out.shape[2] * out.shape[3])
@@ -205,12 +206,12 @@ class _Planner:
 
     def _leaves(self, node: Node, inside: set[int]) -> bool:
         """Whether a result is needed outside of a segment."""
-        users = self._layers_using(node)
-        return node.id in self.returned or any(self.layers[i].id not in inside for i in users)
+        elsewhere = any(self.layers[i].id not in inside for i in self.users[node.id])
+        return node.id in self.returned or elsewhere
 
     def _least(self, node: Node) -> Least:
         """The least work of a layer; each byte of the interface counts where it is first read or written."""
-        least = node.op.work([i.type for i in node.inputs], node.type).least(self.target)
+        least = self.divider.layers[self.index[node.id]].least
         given = {unreshaped(i) for i in node.inputs if isinstance(unreshaped(i).op, Quantize)} - self.read
         self.read |= given
         bytes_of_interface = sum(i.type.elements for i in given)
@@ -256,13 +257,9 @@ class _Planner:
 
     # --- residency -------------------------------------------------------------------------------
 
-    def _users(self) -> dict[int, list[int]]:
-        """For every value the layers that read it, by index."""
-        return {n.id: sorted(set(self._layers_using(n))) for n in self.nodes if not isinstance(n.op, Reshape)}
-
     def _may_stay(self, node: Node) -> bool:
         """Results that are not returned, have users, and whose pitches fit into every instruction."""
-        users = [self.layers[i] for i in self._layers_using(node)]
+        users = [self.layers[i] for i in self.users[node.id]]
         return (
             bool(users)
             and node.id not in self.returned
@@ -286,14 +283,14 @@ class _Planner:
         return node.inputs[0]
 
     def _layers_using(self, node: Node) -> list[int]:
-        """The layers that read a value, through reshapes too."""
-        found: list[int] = []
+        """The layers that read a value, through reshapes too, each once and in order."""
+        found: set[int] = set()
         for user in self.graph.users(node):
             if isinstance(user.op, Reshape):
-                found += self._layers_using(user)
+                found.update(self._layers_using(user))
             elif user.id in self.index:
-                found.append(self.index[user.id])
-        return found
+                found.add(self.index[user.id])
+        return sorted(found)
 
     def _held_by_layer(self) -> list[int]:
         """For every layer, one joined to it included, the bytes of results in the scratchpad meanwhile."""

@@ -7,7 +7,8 @@ from typing import Any, Final
 import numpy as np
 
 from compiler.ir.graph import Node
-from compiler.schedule.builder import Builder, Span, element
+from compiler.ops.conv2d import QConv2d
+from compiler.schedule.builder import Builder, Span, Window, device_shape, element
 from compiler.schedule.tiles import Buffer, Piece, Ref, Stored
 from isa.instructions.matrix import Conv
 from isa.instructions.records import REQUANT_RECORD
@@ -15,6 +16,18 @@ from isa.instructions.vector import Requantize
 from isa.spec import greatest
 
 MAX_GROUP_ROWS: Final = min(greatest(Conv, "ags"), greatest(Requantize, "aws"))
+
+
+def convolution_windows(node: Node) -> tuple[Window, Window]:
+    """The windows of a convolution over rows and over columns."""
+    operation = node.op
+    assert isinstance(operation, QConv2d)
+    extents, kernel = device_shape(node.inputs[0].shape)[1:3], node.inputs[1].shape[2:]
+    rows, columns = (
+        Window(extents[i], kernel[i], operation.strides[i], operation.dilations[i], operation.pads[i])
+        for i in (0, 1)
+    )
+    return rows, columns
 
 
 def cuts(extent: int) -> list[int]:

@@ -178,6 +178,8 @@ class Room:
         self.new: list[list[Buffer]] = [[] for _ in range(count)]
         self.old: list[list[Buffer]] = [[] for _ in range(count)]
         self.places: dict[int, Held] = {}
+        self.found: dict[tuple[int, int], tuple[int, int]] = {}
+        """What has been found for a buffer from a time on, until another is placed."""
         for key, buffer in buffers.items():
             first, last = self.users[key][0], self.users[key][-1]
             self.held[buffer.memory][first] += buffer.room
@@ -225,6 +227,9 @@ class Room:
         return time
 
     def _find(self, buffer: Buffer, time: int, index: int) -> tuple[int, int]:
+        """The earliest time from `time` on, and an address: asked for twice, looked for once."""
+        if (id(buffer), time) in self.found:
+            return self.found[id(buffer), time]
         space = self.spaces[buffer.memory]
         if id(buffer) in self.kept:
             place = self.kept[id(buffer)].held
@@ -235,6 +240,7 @@ class Room:
             found = space.find(buffer, time, self.users[id(buffer)][-1], tight=tight)
         if found is None:
             raise NoRoomError(index)
+        self.found[id(buffer), found[0]] = found
         return found
 
     def take(self, index: int, time: int, complete: Sequence[int]) -> None:
@@ -252,6 +258,7 @@ class Room:
                 self.places[id(buffer)] = self.kept[id(buffer)].held
             else:
                 self.places[id(buffer)] = self.spaces[buffer.memory].put(buffer.room, address)
+            self.found.clear()
 
     def release(self, index: int, done: Sequence[int]) -> None:
         """The operation was the last to touch some buffers."""

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
 from compiler.errors import FitError
 from compiler.ir.graph import Graph
 from compiler.schedule.allocate import Allocation, AllocationError, allocate
-from compiler.schedule.order import Timing, overlapped, serial, touches
+from compiler.schedule.order import overlapped, serial, touches
 from compiler.schedule.plan import Plan, plan
 from compiler.schedule.room import NoRoomError
 from compiler.schedule.techniques import Techniques
-from compiler.schedule.tiles import Memory, TileOp, Touch
+from compiler.schedule.tiles import Memory, TileOp
 from isa.diagnostics import Diagnostic
 from isa.locations import UNKNOWN
 from isa.target import Target
@@ -79,11 +78,6 @@ def _placed(planned: Plan, target: Target, allowed: Techniques) -> Schedule:
     touched = touches(ops, target)
     homes = frozenset(id(t.home) for t in planned.tiles.tensors if t.home.memory is Memory.SPM)
     timing = overlapped(ops, touched, target, homes, allowed) if allowed.overlap else serial(ops)
-    return _schedule(planned, touched, timing, target)
-
-
-def _schedule(planned: Plan, touched: Sequence[Sequence[Touch]], timing: Timing, target: Target) -> Schedule:
-    ops = planned.tiles.ops
     names = {layer.id: layer.name for layer in planned.tiles.layers}
     allocation = allocate(ops, touched, timing, planned.tiles.tensors, names, target)
     return Schedule(planned, [ops[i] for i in timing.row], allocation)

@@ -20,15 +20,15 @@ from typing import Final
 
 from compiler.ir.graph import Node
 from compiler.ops.shapes import unreshaped
-from compiler.schedule.bands import Work, delays, work_of
+from compiler.schedule.bands import LayerWork, delays, work_of
 from compiler.schedule.builder import device_shape
 from compiler.schedule.techniques import Techniques
+from compiler.schedule.tiles import PRM_GRANULE, aligned
+from isa.instructions.matrix import array_cycles
 from isa.target import Target
 
 LONGEST: Final = 8
 """Layers of a segment at most."""
-VECTOR_START: Final = 12
-"""Cycles that a vector instruction takes before it works."""
 DIVISIONS: Final = (2, 4, 7, 10, 14, 19, 28, 56)
 """Bands into which a segment is cut; tried in turn."""
 STATES: Final = 12
@@ -124,7 +124,7 @@ class Divider:
         self.target, self.allowed = target, allowed
         self.layers = [work_of(n, target) for n in layers]
         self.last_use = {n.id: max(users[n.id], default=-1) for n in layers}
-        self.size = {n.id: -(-n.type.elements // 64) * 64 for n in layers}
+        self.size = {n.id: aligned(n.type.elements) for n in layers}
         self.room = int(target.spm.bytes * fill)
         self.fused: dict[tuple[int, int], list[Banded]] = {}
 
@@ -264,7 +264,7 @@ class Divider:
         memory = min(2 * weights, half) + min(loaded, half) // 2 + min(stored, half) // 2
         return Cost(cycles, min(memory, free), min(weights, half))
 
-    def _array(self, layer: Work, rows: int, times: int) -> float:
+    def _array(self, layer: LayerWork, rows: int, times: int) -> float:
         """Cycles of the array for so many rows of a result, so many times: passes, filling and draining."""
         t = self.target
         if not layer.on_array:
@@ -273,7 +273,7 @@ class Divider:
         area = min(rows, h) * w * (images if times == 1 else 1)
         tiles = math.ceil(math.ceil(c / t.mx.cols) * area / max(t.acc.rows // 2, 1))
         passes = layer.least.mx_cycles / (images * h * w)
-        each = t.ctl.issue + 2 * t.mx.rows + t.mx.cols
+        each = array_cycles(t, 0, 0)
         return times * (passes * max(area, t.mx.rows) + each * tiles)
 
     # --- several layers --------------------------------------------------------------------------
@@ -314,7 +314,7 @@ class Divider:
         if key not in self.fused:
             layers = self.layers[begin:end]
             height = layers[-1].shape[1]
-            records = sum(8 * layer.shape[3] for layer in layers)
+            records = sum(PRM_GRANULE * layer.shape[3] for layer in layers)
             sizes = sorted({math.ceil(height / d) for d in DIVISIONS if d <= height}, reverse=True)
             if records > self.target.prm.bytes * 3 // 4:
                 sizes = []
@@ -323,7 +323,7 @@ class Divider:
             self.fused[key] = [self._banded(layers, r, whole) for r in sizes]
         return self.fused[key]
 
-    def _banded(self, layers: Sequence[Work], rows: int, whole: set[int]) -> Banded:
+    def _banded(self, layers: Sequence[LayerWork], rows: int, whole: set[int]) -> Banded:
         """What a segment costs with bands of so many rows: all bands taken as the middle ones are."""
         t = self.target
         count = math.ceil(layers[-1].shape[1] / rows)
@@ -335,7 +335,7 @@ class Divider:
                 assert reads is not None
                 taken = min(made[layer.node.id] * reads.stride, reads.extent)
                 made[name] = max(made.get(name, 0), taken)
-                halo[name] = max(halo.get(name, 0), reads.reach - reads.stride)
+                halo[name] = max(halo.get(name, 0), reads.field - reads.stride)
         delay = delays(layers)
         lag: dict[int, int] = {}
         outside: dict[int, tuple[int, int]] = {}
@@ -349,15 +349,16 @@ class Divider:
                     assert operand.reads is not None
                     outside[name] = math.prod(device_shape(operand.node.shape)[2:]), operand.reads.extent
         array = vector = 0.0
+        start = t.ctl.issue + t.vx.startup
         lines: list[tuple[int, int, float, int]] = []
         images = layers[0].shape[0]
         for layer in layers:
             name, row = layer.node.id, layer.row_bytes
             array += images * self._array(layer, made[name], count)
-            vector += layer.least.vx_lanes / t.vx.lanes + images * count * VECTOR_START
+            vector += layer.least.vx_lanes / t.vx.lanes + images * count * start
             over = max(halo.get(name, 0), 0)
             held = ((2 + lag.get(name, 0)) * made[name] + 2 * over) * row
-            copies = images * count * (over * row / t.vx.lanes + VECTOR_START) if over else 0.0
+            copies = images * count * (over * row / t.vx.lanes + start) if over else 0.0
             lines.append((name, held, copies, layer.node.type.elements if name in whole else 0))
         entering = tuple(
             (name, 2 * (made[name] + halo[name]) * row, images * (extent + count * max(halo[name], 0)) * row)

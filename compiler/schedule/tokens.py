@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from compiler.errors import FitError
-from compiler.schedule.intervals import LastTouch
+from compiler.schedule.intervals import History, Part
 from isa.accesses import AccessTable, tabulate
 from isa.diagnostics import Diagnostic
 from isa.program import is_read_only
@@ -72,7 +72,7 @@ def required_edges(stream: Sequence[Instruction], target: Target) -> list[Edge]:
     """
     table = tabulate(stream, target)
     touched = _accesses(table)
-    maps: dict[tuple[int, bool], list[LastTouch | None]] = {}
+    history = History()
     clocks: list[tuple[int, ...]] = []
     latest: list[tuple[int, ...]] = [BEFORE_ALL for _ in Engine]
     edges: list[Edge] = []
@@ -83,24 +83,19 @@ def required_edges(stream: Sequence[Instruction], target: Target) -> list[Edge]:
             continue
         assert instr.engine is not Engine.CTL, "the compiler emits no other control instructions"
         clock = latest[instr.engine]
-        for producer in sorted(_conflicts(touched[index], maps, instr.engine, clock), reverse=True):
+        for producer in sorted(history.conflicts(instr.engine, touched[index], clock), reverse=True):
             if clock[stream[producer].engine] < producer:
                 edges.append(Edge(producer, index))
                 clock = tuple(map(max, clock, clocks[producer]))
         clock = (*clock[: instr.engine], index, *clock[instr.engine + 1 :])
         clocks.append(clock)
         latest[instr.engine] = clock
-        for memory, low, high, write in touched[index]:
-            engines = maps.setdefault((memory, write), [None] * len(Engine))
-            mine = engines[instr.engine]
-            if mine is None:
-                mine = engines[instr.engine] = LastTouch()
-            mine.touch(low, high, index)
+        history.record(instr.engine, touched[index], index)
     return edges
 
 
-def _accesses(table: AccessTable) -> list[list[tuple[int, int, int, bool]]]:
-    """(memory, first byte, one past the last, write) of every access to what can be written."""
+def _accesses(table: AccessTable) -> list[list[Part]]:
+    """The bytes that every instruction touches of what can be written."""
     prototypes = table.prototypes
     constant = [is_read_only(a) for a in prototypes]
     memories: list[int] = table.memory.tolist()
@@ -109,28 +104,10 @@ def _accesses(table: AccessTable) -> list[list[tuple[int, int, int, bool]]]:
     kinds: list[int] = table.prototype.tolist()
     lows: list[int] = table.low.tolist()
     highs: list[int] = table.high.tolist()
-    found: list[list[tuple[int, int, int, bool]]] = [[] for _ in range(len(table.form))]
+    found: list[list[Part]] = [[] for _ in range(len(table.form))]
     for pc, kind, low, high in zip(pcs, kinds, lows, highs, strict=True):
         if not constant[kind]:
             found[pc].append((memories[kind], low, high, writes[kind]))
-    return found
-
-
-def _conflicts(
-    accesses: list[tuple[int, int, int, bool]],
-    maps: dict[tuple[int, bool], list[LastTouch | None]],
-    engine: Engine,
-    known: Sequence[int],
-) -> set[int]:
-    """For every other engine the last conflicting instruction, if it is later than what is known."""
-    found: set[int] = set()
-    for memory, low, high, write in accesses:
-        for kind in (True, False) if write else (True,):
-            for other, touched in enumerate(maps.get((memory, kind), ())):
-                if touched is not None and other != engine and touched.newest > known[other]:
-                    last = touched.latest(low, high)
-                    if last > known[other]:
-                        found.add(last)
     return found
 
 

@@ -16,9 +16,9 @@ from compiler.ops.softmax import QSoftmax, divisor, exponentials
 from compiler.schedule.boxes import dense, fit_box, tiles
 from compiler.schedule.builder import (
     Builder,
-    RowMap,
     Span,
     View,
+    Window,
     device_shape,
     element,
     same_rows,
@@ -26,7 +26,7 @@ from compiler.schedule.builder import (
     stored,
     tiles_of,
 )
-from compiler.schedule.limits import Window, require_expressible
+from compiler.schedule.limits import require_expressible
 from compiler.schedule.tiles import Tensor
 from isa.diagnostics import Diagnostic
 from isa.instructions.records import QuantRecord
@@ -42,13 +42,19 @@ MAX_SOFTMAX_CHANNELS: Final = greatest(Softmax, "ips")
 MAX_SOFTMAX_ROW: Final = greatest(Softmax, "irs")
 
 
-def _pooled_rows(node: Node, index: int) -> RowMap:
-    """The rows under the windows of some rows of the result."""
-    del index
+def _windows(node: Node) -> tuple[Window, Window]:
+    """The windows of a pooling over rows and over columns."""
     operation = node.op
     assert isinstance(operation, (MaxPool, QAveragePool))
-    extent = device_shape(node.inputs[0].shape)[1]
-    return RowMap(extent, operation.strides[0], operation.kernel[0], operation.pads[0])
+    _, h, w, _ = device_shape(node.inputs[0].shape)
+    rows = Window(h, operation.kernel[0], operation.strides[0], 1, operation.pads[0])
+    return rows, Window(w, operation.kernel[1], operation.strides[1], 1, operation.pads[1])
+
+
+def _pooled_rows(node: Node, index: int) -> Window:
+    """The rows under the windows of some rows of the result."""
+    del index
+    return _windows(node)[0]
 
 
 @tiles_of(MaxPool, QAveragePool, reads=_pooled_rows)
@@ -57,12 +63,11 @@ def plan_pool(b: Builder, node: Node, view: Callable[[int], View], out: Tensor, 
     operation = node.op
     assert isinstance(operation, (MaxPool, QAveragePool))
     x = view(0)
-    _, h, w, channels = x.shape
+    channels = x.shape[3]
     require_expressible(
         node, Pooling, kernel=operation.kernel, strides=operation.strides, pads=operation.pads[:2]
     )
-    rows = Window(h, operation.kernel[0], operation.strides[0], 1, operation.pads[0])
-    columns = Window(w, operation.kernel[1], operation.strides[1], 1, operation.pads[1])
+    rows, columns = _windows(node)
     _, oh, ow, _ = out.shape
 
     def needed(th: int, tw: int, tc: int) -> int:
