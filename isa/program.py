@@ -261,6 +261,13 @@ class Program:
         """The row of the debug map that an instruction belongs to."""
         return next((r for r in self.debug.rows if r.first <= pc < r.first + r.count), None)
 
+    def row_of_each(self) -> list[MapRow | None]:
+        """For every instruction the row of the debug map that it belongs to."""
+        rows: list[MapRow | None] = [None] * len(self.instructions)
+        for row in self.debug.rows:
+            rows[row.first : row.first + row.count] = [row] * row.count
+        return rows
+
     def op_of(self, pc: int) -> OpRow | None:
         """The fused operator that an instruction belongs to."""
         row = self.row_of(pc)

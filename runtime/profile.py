@@ -8,13 +8,13 @@ needs fewer cycles than the greatest of the three, for the whole program or for 
 from __future__ import annotations
 
 import itertools
-import math
 from bisect import bisect_right
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
 from isa.program import OpRow, Program
-from isa.spec import Engine, Space
+from isa.spec import WORD_BYTES, Engine
 from isa.target import Target
 from runtime.timing import PRIORITY, Timeline, simulate
 
@@ -93,8 +93,8 @@ def profile(program: Program) -> Profile:
     least = _bound(program.operators.ops, program.target)
     options = dict(program.note.options)
     level = options.get("opt_level", "")
-    macs = sum(i.macs() for i in program.instructions)
-    read, written = _traffic(program, range(len(program.instructions)))
+    everything = range(len(program.instructions))
+    macs = _macs(timeline, everything)
     return Profile(
         program.target.name,
         int(level) if level.isdecimal() else None,
@@ -103,11 +103,10 @@ def profile(program: Program) -> Profile:
         _utilization(macs, timeline.cycles, program.target),
         timeline.busy(Engine.MX),
         timeline.busy(Engine.VX),
-        timeline.bus_busy(),
+        timeline.bus_busy(everything),
         {e.name: dict(sorted(causes.items())) for e, causes in timeline.stalls.items()},
-        read,
-        written,
-        32 * len(program.instructions),
+        *_traffic(timeline, everything),
+        WORD_BYTES * len(program.instructions),
         least.cycles,
         least.resource,
         round(timeline.cycles / least.cycles, 4) if least.cycles else None,
@@ -120,10 +119,7 @@ def profile(program: Program) -> Profile:
 
 def layer_of(program: Program) -> list[int]:
     """The layer of every instruction, or NO_LAYER."""
-    layers = [NO_LAYER] * len(program.instructions)
-    for row in program.debug.rows:
-        layers[row.first : row.first + row.count] = [row.op] * row.count
-    return layers
+    return [NO_LAYER if row is None else row.op for row in program.row_of_each()]
 
 
 def _layers(program: Program, timeline: Timeline) -> tuple[LayerProfile, ...]:
@@ -139,12 +135,7 @@ def _layers(program: Program, timeline: Timeline) -> tuple[LayerProfile, ...]:
 
 
 def _layer(program: Program, timeline: Timeline, op: OpRow, members: list[int], cycles: int) -> LayerProfile:
-    engine, bus = timeline.costs.engine, timeline.costs.bus
-    busy = {
-        e: sum(timeline.end[k] - timeline.start[k] - timeline.waited[k] for k in members if engine[k] == e)
-        for e in (Engine.MX, Engine.VX)
-    }
-    macs = sum(program.instructions[k].macs() for k in members)
+    macs = _macs(timeline, members)
     bound = _bound([op], program.target)
     return LayerProfile(
         op.id,
@@ -153,24 +144,25 @@ def _layer(program: Program, timeline: Timeline, op: OpRow, members: list[int], 
         cycles,
         macs,
         _utilization(macs, cycles, program.target),
-        busy[Engine.MX],
-        busy[Engine.VX],
-        sum(timeline.end[k] - timeline.start[k] for k in members if bus[k]),
-        *_traffic(program, members),
+        timeline.busy(Engine.MX, members),
+        timeline.busy(Engine.VX, members),
+        timeline.bus_busy(members),
+        *_traffic(timeline, members),
         bound.cycles,
         bound.resource,
         len(members),
     )
 
 
-def _traffic(program: Program, members: range | list[int]) -> tuple[int, int]:
+def _macs(timeline: Timeline, members: Iterable[int]) -> int:
+    """Multiply-accumulate operations of instructions."""
+    return sum(timeline.costs.macs[k] for k in members)
+
+
+def _traffic(timeline: Timeline, members: Iterable[int]) -> tuple[int, int]:
     """Bytes of DRAM that instructions read and write."""
-    moved = [0, 0]
-    for pc in members:
-        for access in program.instructions[pc].accesses(program.target):
-            if access.space is Space.DRAM:
-                moved[access.write] += access.size()
-    return moved[0], moved[1]
+    moved = [timeline.costs.moved[k] for k in members]
+    return sum(read for read, _ in moved), sum(written for _, written in moved)
 
 
 def _bound(ops: tuple[OpRow, ...] | list[OpRow], t: Target) -> Bound:
@@ -216,14 +208,3 @@ def _executing(lanes: list[tuple[list[int], list[int], list[int]]], when: int) -
         if at >= 0 and when < ends[at]:
             return owners[at]
     return None
-
-
-def binding(layer: LayerProfile | Profile) -> str:
-    """The resource that was busy longest."""
-    busy = (layer.mx_busy_cycles, layer.vx_busy_cycles, layer.dram_busy_cycles)
-    return RESOURCES[busy.index(max(busy))]
-
-
-def percent(part: float, whole: float) -> str:
-    """A share, for people."""
-    return f"{math.floor(1000 * part / whole + 0.5) / 10:.1f} %" if whole else "-"

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -31,8 +31,9 @@ import numpy as np
 
 from isa.accesses import AccessTable, tabulate
 from isa.banks import bank_beats
+from isa.checker.legality import suspects
 from isa.program import Program
-from isa.spec import Engine, Instruction, Space, Trap, TrapError
+from isa.spec import Access, Engine, Instruction, Space, Trap, TrapError
 from isa.target import Target
 from isa.validate import instruction_faults
 from runtime.faults import trap_at
@@ -60,6 +61,9 @@ class Costs:
     bus: list[bool]
     beats: list[dict[int, int]]
     """Beats by bank."""
+    moved: list[tuple[int, int]]
+    """Bytes of DRAM read and written."""
+    macs: list[int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,17 +82,17 @@ class Timeline:
     stalls: dict[Engine, dict[str, int]]
     costs: Costs
 
-    def busy(self, engine: Engine) -> int:
-        """Cycles in which an engine worked, those lost to shared banks left out."""
+    def busy(self, engine: Engine, among: Iterable[int] | None = None) -> int:
+        """Cycles in which an engine worked (on some instructions), those lost to shared banks left out."""
         return sum(
             self.end[k] - self.start[k] - self.waited[k]
-            for k, e in enumerate(self.costs.engine)
-            if e == engine
+            for k in (range(len(self.start)) if among is None else among)
+            if self.costs.engine[k] == engine
         )
 
-    def bus_busy(self) -> int:
-        """Cycles in which the DRAM bus was held."""
-        return sum(self.end[k] - self.start[k] for k, held in enumerate(self.costs.bus) if held)
+    def bus_busy(self, among: Iterable[int]) -> int:
+        """Cycles in which some of the instructions held the DRAM bus."""
+        return sum(self.end[k] - self.start[k] for k in among if self.costs.bus[k])
 
 
 def costs_of(program: Program) -> Costs:
@@ -98,18 +102,9 @@ def costs_of(program: Program) -> Costs:
         MachineTrap: an instruction is not legal on the target.
     """
     t, stream = program.target, program.instructions
-    regions = program.regions()
     table = tabulate(stream, t)
-    sizes = {0: t.spm.bytes, 1: t.acc.rows * t.mx.cols * 4}
-    memory = table.memory[table.prototype]
-    outside = np.zeros(memory.size, np.bool_)
-    for number, size in sizes.items():
-        outside |= (memory == number) & ((table.low < 0) | (table.high > size))
-    suspects = {int(pc) for pc in table.pc[outside]}
-    numbers: list[int] = table.form.tolist()
-    suspects |= {pc for pc, number in enumerate(numbers) if not table.forms[number].sound}
-    for pc in sorted(suspects):
-        for fault in instruction_faults(stream[pc], t, regions):
+    for pc in suspects(program, table):
+        for fault in instruction_faults(stream[pc], t, program.regions()):
             raise trap_at(program, pc, TrapError(fault.trap, fault.operand, fault.message))
     beats = bank_beats(table, t)
     most = beats.max(axis=1, initial=0).tolist()
@@ -117,14 +112,27 @@ def costs_of(program: Program) -> Costs:
     by_bank: list[dict[int, int]] = [{} for _ in stream]
     for row, bank, count in zip(rows.tolist(), banks.tolist(), beats[rows, banks].tolist(), strict=True):
         by_bank[row][bank] = count
-    dram = [any(a.space is Space.DRAM for a in form.accesses) for form in table.forms]
+    numbers: list[int] = table.form.tolist()
+    moved = [_moved(form.accesses) for form in table.forms]
+    macs = [form.example.macs() for form in table.forms]
     return Costs(
         [int(i.engine) for i in stream],
         [max(n, t.ctl.issue + m) for n, m in zip(_declared(stream, table, t), most, strict=True)],
         [i.latency(t) for i in stream],
-        [dram[number] for number in numbers],
+        [moved[number] != (0, 0) for number in numbers],
         by_bank,
+        [moved[number] for number in numbers],
+        [macs[number] for number in numbers],
     )
+
+
+def _moved(accesses: Sequence[Access]) -> tuple[int, int]:
+    """Bytes of DRAM that accesses read and write."""
+    moved = [0, 0]
+    for access in accesses:
+        if access.space is Space.DRAM:
+            moved[access.write] += access.size()
+    return moved[0], moved[1]
 
 
 def _declared(stream: Sequence[Instruction], table: AccessTable, t: Target) -> Iterator[int]:

@@ -11,7 +11,7 @@ from typing import Any, Final
 from isa.assembly.text import format_instruction
 from isa.program import Program
 from isa.spec import Engine
-from runtime.profile import NO_LAYER, LayerProfile, Profile
+from runtime.profile import LayerProfile, Profile
 
 UNIT: Final = "1 us = 1 cycle"
 PROCESS: Final = 0
@@ -34,11 +34,9 @@ def as_trace(program: Program, profile: Profile) -> str:
     names = {o.id: o.name for o in program.operators.ops}
     events: list[dict[str, Any]] = [_named("process_name", f"X1 {profile.target} ({UNIT})", 0)]
     events += [_named("thread_name", e.name, int(e)) for e in Engine]
-    rows: list[tuple[int, tuple[int, ...], str]] = [(NO_LAYER, (), "")] * len(program.instructions)
-    for row in program.debug.rows:
-        rows[row.first : row.first + row.count] = [(row.op, row.tile, row.phase)] * row.count
     time = profile.timeline
-    for pc, (instr, (layer, tile, phase)) in enumerate(zip(program.instructions, rows, strict=True)):
+    for pc, (instr, row) in enumerate(zip(program.instructions, program.row_of_each(), strict=True)):
+        layer = "" if row is None else names.get(row.op, "")
         events.append(
             {
                 "ph": "X",
@@ -46,12 +44,12 @@ def as_trace(program: Program, profile: Profile) -> str:
                 "tid": int(instr.engine),
                 "ts": time.start[pc],
                 "dur": time.end[pc] - time.start[pc],
-                "name": names.get(layer, instr.mnemonic),
+                "name": layer or instr.mnemonic,
                 "cat": instr.mnemonic,
                 "args": {
-                    "layer": names.get(layer, ""),
-                    "tile": list(tile),
-                    "phase": phase,
+                    "layer": layer,
+                    "tile": [] if row is None else list(row.tile),
+                    "phase": "" if row is None else row.phase,
                     "pc": pc,
                     "instruction": format_instruction(instr),
                     "lost_to_banks": time.waited[pc],

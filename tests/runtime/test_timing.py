@@ -14,6 +14,7 @@ from isa.instructions.vector import Requantize, VectorMove
 from isa.program import Program
 from isa.spec import INSTRUCTIONS, Engine, Instruction
 from isa.target import Target, load_target
+from runtime.faults import MachineTrap
 from runtime.timing import simulate
 from tests.networks import compiled_and_verified, random_graph
 from tests.runtime.stepped import Stepped
@@ -82,7 +83,7 @@ def random_instruction(random: Random) -> Instruction:
                 acc=random.randrange(16), out=spot, h=3, w=5, c=12, ags=15, aws=5, ops=12, ors=60
             )
         case 7:
-            return VectorMove(src=spot, dst=other, n0=size, n1=4, ss1=size, dd1=size)
+            return VectorMove(src=min(spot, SPM // 2 - 832), dst=other, n0=size, n1=4, ss1=size, dd1=size)
         case _:
             return random.choice(
                 (Nop(), Fence(), Barrier(), INSTRUCTIONS["wait.vx"](), INSTRUCTIONS["wait.ld"]())
@@ -146,3 +147,18 @@ def test_every_cycle_of_an_engine_is_work_or_has_a_cause(seed: int) -> None:
     timeline = simulate(random_program(seed))
     for engine, causes in timeline.stalls.items():
         assert timeline.busy(engine) + sum(causes.values()) == timeline.cycles
+
+
+@pytest.mark.parametrize(
+    ("instr", "trap"),
+    [
+        (Nop(signals=(9,)), "LIMIT"),
+        (Store(region=1, dram=1020, n0=8), "DRAM_RANGE"),
+        (Load(region=0, loc=SPM - 4, n0=8), "SPM_RANGE"),
+    ],
+)
+def test_an_instruction_that_is_not_legal_stops_the_cycle_model(instr: Instruction, trap: str) -> None:
+    target = load_target("tiny8", ["ctl.sems=8"])
+    program = Program(target, (instr, Halt()), bytes(64), arena_bytes=1024)
+    with pytest.raises(MachineTrap, match=trap):
+        simulate(program)

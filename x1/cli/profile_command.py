@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 from typing import Final
 
 import click
 
-from runtime.profile import LayerProfile, Profile, percent
+from runtime.profile import LayerProfile, Profile
 from runtime.trace import as_csv, as_trace
 from x1 import api
 from x1.cli.outcome import Outcome, json_option, reported, say
@@ -119,3 +120,8 @@ def _row(layer: LayerProfile, width: int, most: int) -> str:
         f"{name:{width}} {layer.cycles:11,} {layer.bound_cycles:11,} {layer.bound_by:>4} {busy} {moved} "
         f"{percent(layer.mac_utilization, 1):>7} {bar}"
     ).rstrip()
+
+
+def percent(part: float, whole: float) -> str:
+    """A share, for people."""
+    return f"{math.floor(1000 * part / whole + 0.5) / 10:.1f} %" if whole else "-"
