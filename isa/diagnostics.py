@@ -130,6 +130,11 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f"did you mean '{near[0]}'?" if near else ""
 
 
+def not_among(code: str, message: str, name: str, known: Sequence[str]) -> Diagnostic:
+    """A name that is none of those known: it lists them, and guesses which was meant."""
+    return Diagnostic(code, message, allowed=", ".join(known), remedy=did_you_mean(name, known))
+
+
 def one_line(text: str) -> str:
     """A name from a file, safe to print: what is not printable is escaped."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

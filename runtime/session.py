@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isa.container import load
-from isa.diagnostics import Diagnostic, UsageError, did_you_mean
+from isa.diagnostics import Diagnostic, UsageError, not_among
 from isa.paths import read_file
 from isa.program import Interface, Program
 from isa.target import Target, capability_shortfalls
@@ -93,14 +93,7 @@ class Session:
         wanted = known if output_names is None else list(output_names)
         for name in wanted:
             if name not in known:
-                raise UsageError(
-                    Diagnostic(
-                        "run.output",
-                        f"there is no output '{name}'",
-                        allowed=", ".join(known),
-                        remedy=did_you_mean(name, known),
-                    )
-                )
+                raise UsageError(not_among("run.output", f"there is no output '{name}'", name, known))
         outputs = self.execute(inputs).outputs
         return [outputs[name] for name in wanted]
 
@@ -168,12 +161,7 @@ def _argument(tensor: Interface) -> Argument:
 def _check_names(program: Program, inputs: Mapping[str, NDArray[Any]]) -> None:
     known = [t.name for t in program.abi.inputs]
     found = [
-        Diagnostic(
-            "run.input",
-            f"there is no input '{name}'",
-            allowed=", ".join(known),
-            remedy=did_you_mean(name, known),
-        )
+        not_among("run.input", f"there is no input '{name}'", name, known)
         for name in inputs
         if name not in known
     ]

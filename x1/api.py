@@ -28,7 +28,7 @@ from compiler.schedule.tiles import Memory
 from isa.checker import CheckReport
 from isa.checker import check as check_program
 from isa.container import load, save
-from isa.diagnostics import Diagnostic, UsageError, did_you_mean
+from isa.diagnostics import Diagnostic, UsageError, not_among
 from isa.paths import read_file
 from isa.program import Note, Program
 from isa.target import Target, load_target
@@ -95,14 +95,8 @@ class Model:
             UsageError: a format that is not known, or a network that is not quantized.
         """
         if format not in ONNX_FORMS:
-            raise UsageError(
-                Diagnostic(
-                    "usage.format",
-                    f"the format '{format}' is not supported",
-                    allowed=", ".join(ONNX_FORMS),
-                    remedy=did_you_mean(format, ONNX_FORMS),
-                )
-            )
+            message = f"the format '{format}' is not supported"
+            raise UsageError(not_among("usage.format", message, format, ONNX_FORMS))
         write = {"qoperator": to_qoperator, "qdq": to_qdq}[format]
         write_atomic(path, write(self.source_form()).SerializeToString(deterministic=True))
 
@@ -317,14 +311,8 @@ def recipe_of(options: Quantization) -> Recipe:
         ("granularity", recipe.granularity, GRANULARITIES),
     ):
         if value not in known:
-            raise UsageError(
-                Diagnostic(
-                    f"usage.{option}",
-                    f"there is no {option} '{value}'",
-                    allowed=", ".join(known),
-                    remedy=did_you_mean(value, known),
-                )
-            )
+            message = f"there is no {option} '{value}'"
+            raise UsageError(not_among(f"usage.{option}", message, value, known))
     if not LEAST_PERCENTILE <= recipe.percentile <= 100:
         raise UsageError(
             Diagnostic(
@@ -453,14 +441,8 @@ def allowed_techniques(opt_level: int, without: Sequence[str] = ()) -> Technique
         raise UsageError(Diagnostic("usage.level", f"there is no level {opt_level}", allowed="0 to 3"))
     for name in without:
         if name not in TECHNIQUES:
-            raise UsageError(
-                Diagnostic(
-                    "usage.technique",
-                    f"there is no technique '{name}'",
-                    allowed=", ".join(TECHNIQUES),
-                    remedy=did_you_mean(name, TECHNIQUES),
-                )
-            )
+            message = f"there is no technique '{name}'"
+            raise UsageError(not_among("usage.technique", message, name, TECHNIQUES))
     return techniques(opt_level, without)
 
 

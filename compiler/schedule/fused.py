@@ -54,6 +54,12 @@ class SegmentPlanner:
     ) -> None:
         self.b, self.members, self.bands, self.view = b, members, bands, view
         self.inside = {m.node.id: m for m in members}
+        self.readers: dict[int, list[tuple[int, int]]] = {}
+        """For every value the (layer, operand) of those inside that read it, the least behind first."""
+        for member in sorted(members, key=lambda m: bands.delay[m.node.id]):
+            for operand in member.work.operands:
+                reader = member.node.id, operand.index
+                self.readers.setdefault(operand.node.id, []).append(reader)
         self.entering = self._entering()
 
     def run(self) -> None:
@@ -66,7 +72,7 @@ class SegmentPlanner:
             self._empty_lines()
             for number in range(self.bands.rounds):
                 for node in self.entering:
-                    self._load(node, image, number - self._first_delay(node), count)
+                    self._load(node, image, number, count)
                 begin = len(ops)
                 made: list[list[TileOp]] = []
                 for unit in units:
@@ -103,27 +109,16 @@ class SegmentPlanner:
             tensor.line = Line(tensor.shape[2] * tensor.shape[3])
         return found
 
-    def _readers(self, node: Node) -> list[tuple[int, int]]:
-        """(layer, operand) of those inside that read a value."""
-        return [
-            (m.node.id, operand.index)
-            for m in self.members
-            for operand in m.work.operands
-            if operand.node.id == node.id
-        ]
-
-    def _first_delay(self, node: Node) -> int:
-        return min(self.bands.delay[reader] for reader, _ in self._readers(node))
-
-    def _load(self, node: Node, image: int, band: int, count: int) -> None:
-        """Bring the rows of a band from DRAM; rows that the band before had too come again."""
+    def _load(self, node: Node, image: int, number: int, count: int) -> None:
+        """Bring the rows that a round needs from DRAM; rows that the one before had too come again."""
+        first, _ = self.readers[node.id][0]
+        band = number - self.bands.delay[first]
         if not 0 <= band < count or not self.entering[node][band].extent:
             return
         tensor, rows = self.view(node).tensor, self.entering[node][band]
         line = tensor.line
         assert line is not None
-        reader = min(self._readers(node), key=lambda r: self.bands.delay[r[0]])[0]
-        self.b.resume(self.inside[reader].layer)
+        self.b.resume(self.inside[first].layer)
         self.b.tile = (image, rows.start)
         buffer = self.b.buffer("input", Memory.SPM, rows.extent * line.row)
         offset = (image * tensor.shape[1] + rows.start) * line.row
@@ -159,7 +154,7 @@ class SegmentPlanner:
     def _extend(self, member: Member, line: Line, rows: Span) -> None:
         """A line buffer for these rows, and before them those that a reader of them needs too."""
         base = rows.start
-        for key in self._readers(member.node):
+        for key in self.readers.get(member.node.id, ()):
             taken = next((r for r in self.bands.read[key] if r.extent and r.stop > rows.start), EMPTY)
             if taken.extent:
                 base = min(base, taken.start)

@@ -72,8 +72,13 @@ def clash(a: Touch, b: Touch) -> bool:
 def broken(ops: Ops, touched: list[list[Touch]], timing: Timing) -> list[tuple[int, int]]:
     """Conflicting operations whose order is not the plan's, or that are not over in time."""
     place = {index: number for number, index in enumerate(timing.row)}
-    del ops
-    return [(a, b) for a, b in conflicts(touched) if place[a] > place[b] or timing.start[b] < timing.start[a]]
+    return [
+        (a, b)
+        for a, b in conflicts(touched)
+        if place[a] > place[b]
+        or timing.start[b] < timing.start[a]
+        or (ops[a].engine is not ops[b].engine and timing.start[b] < timing.done[a])
+    ]
 
 
 @pytest.mark.parametrize(("seed", "target"), [(2, "tiny8"), (3, "edge32"), (7, "tiny8"), (12, "edge16")])

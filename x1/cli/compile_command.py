@@ -14,7 +14,7 @@ from compiler.passes.pipeline import PASS_NAMES
 from compiler.schedule.techniques import NAMES as TECHNIQUES
 from compiler.schedule.techniques import Techniques
 from isa.assembly.disassembler import disassemble
-from isa.diagnostics import Diagnostic, UsageError, did_you_mean
+from isa.diagnostics import Diagnostic, UsageError, not_among
 from isa.target import Target, load_target
 from x1 import api
 from x1.cli.options import (
@@ -162,14 +162,7 @@ def _log(print_after: str | None, stop_after: str | None, dump_dir: str | None) 
         ("--stop-after", stop_after, PASS_NAMES),
     ):
         if name is not None and name not in known:
-            raise UsageError(
-                Diagnostic(
-                    "usage.pass",
-                    f"{option} {name}: there is no such pass",
-                    allowed=", ".join(known),
-                    remedy=did_you_mean(name, known),
-                )
-            )
+            raise UsageError(not_among("usage.pass", f"{option} {name}: there is no such pass", name, known))
     folder = Path(dump_dir) if dump_dir is not None else None
     if folder is not None:
         make_folder(folder)
