@@ -7,16 +7,15 @@ an operand declared as an `address` promises.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from operator import attrgetter
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from isa.encoding import operand_faults
-from isa.spec import Access, Instruction, Operand, Space, address_unit
+from isa.encoding import addresses, form_getters, operand_faults
+from isa.spec import Access, Instruction, Space, address_unit
 from isa.target import Target
 
 FIRST_REGION: Final = 8
@@ -24,7 +23,6 @@ FIRST_REGION: Final = 8
 FIXED: Final = -1
 """The anchor of an access that no address moves."""
 Ints = NDArray[np.int64]
-Getter = Callable[[Instruction], tuple[Any, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +74,6 @@ class AccessTable:
 def memory_number(access: Access) -> int:
     """The number of the memory that an access is to."""
     return FIRST_REGION + access.region if access.space is Space.DRAM else int(access.space)
-
-
-def addresses(cls: type[Instruction]) -> list[Operand]:
-    """The operands that only place accesses."""
-    return [o for o in cls.operands if o.address]
 
 
 def ragged(counts: Ints) -> tuple[Ints, Ints, Ints]:
@@ -149,21 +142,13 @@ class _Forms:
         self.origins: list[int] = []
         self.places: list[int] = []
         self._known: dict[Any, int] = {}
-        self._getters: dict[type[Instruction], tuple[Getter, Getter]] = {}
 
     def form_of(self, instr: Instruction) -> int:
         """The number of the instruction's form; keeps its addresses."""
-        cls = type(instr)
-        if cls not in self._getters:
-            moving = [o.name for o in addresses(cls)]
-            self._getters[cls] = (
-                _getter([o.name for o in cls.operands if not o.address]),
-                _getter(moving),
-            )
-        fixed, moving_values = self._getters[cls]
-        places = moving_values(instr)
+        fixed, moving = form_getters(type(instr))
+        places = moving(instr)
         self.places += places
-        key = (cls, fixed(instr))
+        key = (type(instr), fixed(instr))
         number = self._known.get(key)
         if number is None:
             number = self._known[key] = self._add(instr, places)
@@ -185,13 +170,3 @@ class _Forms:
 
 def _ints(values: Any) -> Ints:
     return np.fromiter(values, np.int64)
-
-
-def _getter(names: Sequence[str]) -> Getter:
-    """The values of some operands, always as a tuple."""
-    if not names:
-        return lambda _: ()
-    if len(names) == 1:
-        only = attrgetter(names[0])
-        return lambda instr: (only(instr),)
-    return attrgetter(*names)

@@ -8,11 +8,11 @@ numpy, one opcode at a time.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import cache
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from typing import Any, Final
 
 import numpy as np
@@ -34,6 +34,7 @@ from isa.spec import (
 
 SLOT_SHIFTS: Final = {"waits": (8, 14), "signals": (20, 26)}
 Range = tuple[int, int]
+Getter = Callable[[Instruction], tuple[Any, ...]]
 Slots = tuple[tuple[int, ...], tuple[int, ...]]
 """The semaphores that an instruction waits for, and those that it signals."""
 SLOT_BITS: Final = 6
@@ -126,8 +127,70 @@ def encode(instr: Instruction) -> bytes:
 
 
 def encode_all(instrs: Iterable[Instruction]) -> bytes:
-    """The text section of a stream."""
-    return b"".join(encode(i) for i in instrs)
+    """The text section of a stream.
+
+    Raises:
+        EncodingError: as `encode` does.
+    """
+    forms = _EncodedForms()
+    return b"".join(forms.word(i) for i in instrs)
+
+
+class _EncodedForms:
+    """Words of instructions that differ in addresses and semaphores: the rest is encoded and judged once."""
+
+    def __init__(self) -> None:
+        self.forms: dict[Any, tuple[int, list[tuple[Operand, bool]]]] = {}
+        self.slots: dict[Slots, int] = {}
+
+    def word(self, instr: Instruction) -> bytes:
+        """The word of an instruction; what is not as its form promises is left to `encode` to refuse."""
+        fixed, moving = form_getters(type(instr))
+        key = (type(instr), fixed(instr))
+        slots = (instr.waits, instr.signals)
+        if key not in self.forms or slots not in self.slots:
+            return self._first(instr, key, slots)
+        bits, operands = self.forms[key]
+        for (spec, used), value in zip(operands, moving(instr), strict=True):
+            stored, rest = divmod(value - spec.low, spec.scale)
+            if rest or stored >> spec.width or (stored and not used):
+                return encode(instr)
+            bits |= stored << spec.offset
+        return (bits | self.slots[slots]).to_bytes(WORD_BYTES, "little")
+
+    def _first(self, instr: Instruction, key: object, slots: Slots) -> bytes:
+        word = encode(instr)
+        bits, unused = int.from_bytes(word, "little"), instr.unused()
+        places = addresses(type(instr))
+        self.slots[slots] = bits & _SLOT_MASK
+        moved = sum(((1 << o.width) - 1) << o.offset for o in places)
+        self.forms[key] = bits & ~(_SLOT_MASK | moved), [(o, o.name not in unused) for o in places]
+        return word
+
+
+_SLOT_MASK: Final = sum(((1 << SLOT_BITS) - 1) << shift for shift in itertools.chain(*SLOT_SHIFTS.values()))
+
+
+def addresses(cls: type[Instruction]) -> list[Operand]:
+    """The operands that only place accesses."""
+    return [o for o in cls.operands if o.address]
+
+
+@cache
+def form_getters(cls: type[Instruction]) -> tuple[Getter, Getter]:
+    """The values of the operands that make the form of an instruction, and those of its addresses."""
+    fixed = [o.name for o in cls.operands if not o.address]
+    return _getter(fixed), _getter([o.name for o in addresses(cls)])
+
+
+def _getter(names: Sequence[str]) -> Getter:
+    """The values of some operands, always as a tuple."""
+    if not names:
+        return lambda _: ()
+    if len(names) == 1:
+        only = attrgetter(names[0])
+        return lambda instr: (only(instr),)
+    return attrgetter(*names)
 
 
 def decode(word: bytes) -> Instruction:

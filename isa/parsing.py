@@ -11,7 +11,6 @@ from lark import Lark, Token, Tree
 from lark.exceptions import UnexpectedCharacters, UnexpectedInput, UnexpectedToken
 
 Parsed = Tree[Token]
-MAX_DIGITS: Final = 18
 
 TERMINALS: Final = {
     "NAME": "a name", "STRING": 'a "text"', "INT": "a number", "SIGNED_INT": "a number",
@@ -82,11 +81,6 @@ def _problem(error: UnexpectedInput, lines: list[str]) -> SyntaxProblem:
 
 def _readable(terminals: Any) -> str:
     return ", ".join(sorted({TERMINALS.get(str(t), str(t).lower()) for t in terminals}))
-
-
-def whole_number(text: str) -> int | None:
-    """The value of ASCII digits, at most 18 of them; None for any other text."""
-    return int(text) if text.isascii() and text.isdigit() and len(text) <= MAX_DIGITS else None
 
 
 def lines_of(text: str) -> list[str]:

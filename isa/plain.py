@@ -10,6 +10,7 @@ import dataclasses
 import json
 import types
 from collections.abc import Sequence
+from functools import cache
 from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
@@ -23,18 +24,30 @@ class PlainError(Exception):
 
 def to_json(value: object) -> bytes:
     """Canonical JSON of a tree of dataclasses."""
-    return json.dumps(to_plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
+    return json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, default=_fields_of
+    ).encode()
 
 
 def to_plain(value: object) -> object:
     """Lists, dictionaries and scalars."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: to_plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if dataclasses.is_dataclass(value):
+        return {name: to_plain(field) for name, field in _fields_of(value).items()}
     if isinstance(value, (tuple, list)):
         return [to_plain(v) for v in cast("Sequence[object]", value)]
     if isinstance(value, dict):
         return {str(k): to_plain(v) for k, v in cast("dict[object, object]", value).items()}
     return value
+
+
+def _fields_of(value: object) -> dict[str, object]:
+    """The fields of a dataclass, not those of its fields."""
+    return {name: getattr(value, name) for name in _names(type(value))}
+
+
+@cache
+def _names(cls: type) -> list[str]:
+    return [f.name for f in dataclasses.fields(cls)]
 
 
 def parse_json(data: bytes, what: str) -> object:

@@ -11,11 +11,13 @@ import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from isa.accesses import AccessTable, tabulate
 from isa.spec import Access, Instruction, Space
 from isa.target import Target
 from isa.validate import Region
@@ -234,6 +236,11 @@ class Program:
     note: Note = field(default_factory=Note)
     scheme: str = ""
     """The text of the scheme that a float network was quantized by."""
+
+    @cached_property
+    def accesses(self) -> AccessTable:
+        """The accesses of all instructions, found once: checker and cycle model both need them."""
+        return tabulate(self.instructions, self.target)
 
     def region_sizes(self) -> dict[int, int]:
         """Bytes of every region that the program has."""

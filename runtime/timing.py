@@ -29,7 +29,7 @@ from typing import Final
 
 import numpy as np
 
-from isa.accesses import AccessTable, tabulate
+from isa.accesses import AccessTable
 from isa.banks import bank_beats
 from isa.checker.legality import suspects
 from isa.program import Program
@@ -102,7 +102,7 @@ def costs_of(program: Program) -> Costs:
         MachineTrap: an instruction is not legal on the target.
     """
     t, stream = program.target, program.instructions
-    table = tabulate(stream, t)
+    table = program.accesses
     for pc in suspects(program, table):
         for fault in instruction_faults(stream[pc], t, program.regions()):
             raise trap_at(program, pc, TrapError(fault.trap, fault.operand, fault.message))

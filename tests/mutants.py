@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from isa.accesses import addresses
+from isa.encoding import addresses
 from isa.footprint import overlaps
 from isa.program import Program
 from isa.spec import Access, Engine, Instruction

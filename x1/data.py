@@ -14,7 +14,7 @@ import numpy as np
 
 from isa.arrays import Array, Member, members
 from isa.diagnostics import Diagnostic, UsageError, did_you_mean
-from isa.parsing import whole_number
+from isa.numerals import whole_number
 
 LABELS: Final = "labels"
 INPUTS: Final = "inputs"

@@ -26,7 +26,8 @@ from compiler.ir.types import MAX_ELEMENTS, DType
 from isa.arrays import members
 from isa.diagnostics import MAX_FOUND, Diagnostic, UsageError, did_you_mean
 from isa.locations import FileLoc
-from isa.parsing import MAX_DIGITS, Parsed, SyntaxProblem, grammar, lines_of, parse
+from isa.numerals import MAX_DIGITS
+from isa.parsing import Parsed, SyntaxProblem, grammar, lines_of, parse
 from isa.paths import is_file, resolved
 
 MAX_TEXT: Final = 1 << 20

@@ -80,12 +80,12 @@ class OnnxNode:
             self.fail(
                 f"the scale has the shape {list(scales.shape)}", "a scalar, or one per index of the axis"
             )
-        if zeros.size not in (1, scales.size) or np.unique(zeros).size != 1:
+        if zeros.size not in (1, scales.size) or zeros.min() != zeros.max():
             self.fail("the zero points of the channels differ", "one zero point")
         point = int(zeros.flat[0])
         if dtype is DType.I32 and point:
             self.fail(f"the zero point {point} of int32 codes is not supported", "0")
-        values = tuple(float(s) for s in scales.ravel())
+        values = tuple(scales.ravel().tolist())
         return Quant(values, point, axis if scales.size != 1 else None, dtype)
 
     def _output_dtype(self) -> DType:

@@ -6,11 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from compiler.frontend.dsl_reader import read_dsl
 from compiler.frontend.onnx_reader import read_onnx
 from compiler.frontend.texts import read_text
 from compiler.ir.graph import Graph
-from compiler.ir.parser import parse_graph
 from isa.diagnostics import Diagnostic, UsageError
 from isa.locations import FileLoc
 from isa.paths import require_file
@@ -38,8 +36,12 @@ def load_model(path: str | Path, shapes: Mapping[str, Sequence[int]] | None = No
                 )
             )
         case ".net":
+            from compiler.frontend.dsl_reader import read_dsl  # noqa: PLC0415  (ONNX needs no parser)
+
             return read_dsl(place)
         case ".x1ir":
+            from compiler.ir.parser import parse_graph  # noqa: PLC0415
+
             return parse_graph(read_text(place, MAX_DUMP, "ir"), str(place))
         case _:
             raise UsageError(

@@ -6,6 +6,7 @@ The definitions are those of the onnx package, for the operator set that the mod
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import cache
 from typing import Any, Final, cast
 
 import numpy as np
@@ -60,16 +61,22 @@ def signature_faults(node: onnx.NodeProto, opset: int) -> Iterator[str]:
 
 def scale_faults(node: onnx.NodeProto, opset: int, constants: Mapping[str, NDArray[Any]]) -> Iterator[str]:
     """Constant scales of quantization, inputs named x_scale and the like, that are no scales."""
-    try:
-        schema: Any = defs.get_schema(node.op_type, opset, "")
-    except defs.SchemaError:
-        return
-    for formal, name in zip(schema.inputs, node.input, strict=False):
+    for formal, name in zip(_formal_inputs(node.op_type, opset), node.input, strict=False):
         values = constants.get(name)
-        if formal.name.endswith("_scale") and values is not None and values.dtype.kind == "f":
+        if formal.endswith("_scale") and values is not None and values.dtype.kind == "f":
             wrong = values[~(np.isfinite(values) & (values > 0))]
             if wrong.size:
-                yield f"the scale '{name}' ({formal.name}) is {float(wrong[0])}"
+                yield f"the scale '{name}' ({formal}) is {float(wrong[0])}"
+
+
+@cache
+def _formal_inputs(op_type: str, opset: int) -> list[str]:
+    """The names of an operator's inputs; none of an operator that is not known."""
+    try:
+        schema: Any = defs.get_schema(op_type, opset, "")
+    except defs.SchemaError:
+        return []
+    return [formal.name for formal in schema.inputs]
 
 
 def _count(what: str, found: int, least: int, most: int) -> Iterator[str]:

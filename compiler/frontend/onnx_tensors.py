@@ -14,7 +14,7 @@ from onnx import helper, numpy_helper
 from compiler.ir.types import MAX_ELEMENTS, DType
 from isa.diagnostics import Findings
 from isa.locations import Loc
-from isa.parsing import whole_number
+from isa.numerals import whole_number
 from isa.paths import is_file, resolved
 
 MAX_RANK: Final = 8

@@ -107,6 +107,8 @@ class Graph:
     """The text of the scheme that a float network was quantized by; a binary holds it too."""
     outputs: list[Node] = field(default_factory=list[Node])
     output_names: list[str] = field(default_factory=list[str])
+    sound: dict[int, tuple[object, ...]] = field(default_factory=dict[int, "tuple[object, ...]"])
+    """What the verifier has found sound of a node: stage, operation, type, types of the operands."""
     _net: Any = field(default_factory=nx.MultiDiGraph)
     _next: int = 0
     _operands: dict[int, tuple[Node, ...]] = field(default_factory=dict[int, "tuple[Node, ...]"])

@@ -26,7 +26,7 @@ class DType(StrEnum):
     @property
     def numpy(self) -> np.dtype[Any]:
         """The numpy type."""
-        return np.dtype({"f32": "<f4", "i8": "<i1", "u8": "<u1", "i32": "<i4", "i64": "<i8"}[self.value])
+        return _NUMPY[self]
 
     @property
     def host_name(self) -> str:
@@ -51,8 +51,17 @@ class DType(StrEnum):
     @property
     def bounds(self) -> tuple[int, int]:
         """The least and the greatest value of an integer type."""
-        info = np.iinfo(self.numpy)
-        return int(info.min), int(info.max)
+        return _BOUNDS[self]
+
+
+_NUMPY: Final[dict[DType, np.dtype[Any]]] = {
+    DType.F32: np.dtype("<f4"),
+    DType.I8: np.dtype("<i1"),
+    DType.U8: np.dtype("<u1"),
+    DType.I32: np.dtype("<i4"),
+    DType.I64: np.dtype("<i8"),
+}
+_BOUNDS: Final = {d: (int(np.iinfo(n).min), int(np.iinfo(n).max)) for d, n in _NUMPY.items() if d.is_integer}
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ import numpy as np
 
 from compiler.ir.graph import Const, Graph, Input, Node, typed
 from compiler.ir.op import ShapeError
-from compiler.ir.types import DType, Quant
+from compiler.ir.types import DType, Quant, TensorType
 
 STAGES: Final[dict[str, tuple[str, ...]]] = {
     "nn": ("", "nn"),
@@ -35,14 +35,13 @@ def verify(graph: Graph) -> None:
     """
     allowed = STAGES[graph.stage]
     for node in graph.nodes():
-        if node.op.name not in allowed and node.op.name.rpartition(".")[0] not in allowed:
-            raise VerifyError(f"%{node.id} = {node.op.name} does not belong to stage {graph.stage}")
-        _verify_type(node)
+        facts = (graph.stage, node.op, node.type, *(i.type for i in node.inputs))
+        if graph.sound.get(node.id) != facts:
+            _verify_node(graph, node, allowed)
+            graph.sound[node.id] = facts
+        _verify_value(node)
         if graph.stage in INTEGERS:
-            _verify_quantization(node)
             _verify_edge(graph, node)
-        if graph.stage == "device" and getattr(node.op, "layout", "NHWC") != "NHWC":
-            raise VerifyError(f"%{node.id} = {node.op.name} is not in the device's layout")
     names = [node.name for node in graph.nodes() if not isinstance(node.op, (Const, Input))]
     if graph.stage not in INTEGERS and len(set(names)) != len(names):
         raise VerifyError("two values have the same name")
@@ -50,6 +49,24 @@ def verify(graph: Graph) -> None:
         raise VerifyError("two graph outputs have the same name")
     if any(not graph.alive(n) for n in graph.outputs):
         raise VerifyError("a graph output is not part of the graph")
+
+
+def _verify_node(graph: Graph, node: Node, allowed: tuple[str, ...]) -> None:
+    """What depends on the stage, the operation and the types alone."""
+    if node.op.name not in allowed and node.op.name.rpartition(".")[0] not in allowed:
+        raise VerifyError(f"%{node.id} = {node.op.name} does not belong to stage {graph.stage}")
+    inferred = _verify_type(node)
+    if graph.stage in INTEGERS:
+        _verify_quantization(node, inferred.quant)
+    if graph.stage == "device" and getattr(node.op, "layout", "NHWC") != "NHWC":
+        raise VerifyError(f"%{node.id} = {node.op.name} is not in the device's layout")
+
+
+def _verify_value(node: Node) -> None:
+    if not isinstance(node.op, Const):
+        return
+    if node.value is None or node.value.shape != node.shape or node.value.dtype != node.type.dtype.numpy:
+        raise VerifyError(f"%{node.id} = const has a type that is not its value's")
 
 
 def _verify_edge(graph: Graph, node: Node) -> None:
@@ -79,13 +96,10 @@ def _require_source(node: Node, source: Node, *allowed: str) -> None:
         )
 
 
-def _verify_type(node: Node) -> None:
-    if isinstance(node.op, Const):
-        if node.value is None or node.value.shape != node.shape or node.value.dtype != node.type.dtype.numpy:
-            raise VerifyError(f"%{node.id} = const has a type that is not its value's")
-        return
-    if isinstance(node.op, Input):
-        return
+def _verify_type(node: Node) -> TensorType:
+    """The type that the operation's rule gives; what is declared has none, and gives its own."""
+    if isinstance(node.op, (Const, Input)):
+        return node.type
     try:
         inferred = node.op.result([i.type for i in node.inputs])
     except ShapeError as error:
@@ -94,9 +108,11 @@ def _verify_type(node: Node) -> None:
     same_kind = inferred.dtype == given.dtype or (inferred.dtype.is_code and given.dtype.is_code)
     if (given.dtype, given.shape) != (node.type.dtype, node.type.shape) or not same_kind:
         raise VerifyError(f"%{node.id} = {node.op.name} is {node.type}, its rule gives {inferred}")
+    return inferred
 
 
-def _verify_quantization(node: Node) -> None:
+def _verify_quantization(node: Node, kept: Quant | None) -> None:
+    """`kept` is the quantization that the operation's rule gives, if it gives one."""
     if node.type.dtype.is_code and node.type.quant is None:
         raise VerifyError(f"%{node.id} = {node.op.name} is 8-bit and not quantized")
     if node.type.dtype is DType.F32 and node.type.quant is not None:
@@ -107,9 +123,6 @@ def _verify_quantization(node: Node) -> None:
     least, most = node.type.dtype.bounds if node.type.dtype.is_code else (0, 0)
     if not least <= low <= high <= most:
         raise VerifyError(f"%{node.id} = {node.op.name} clamps to {low}..{high}, outside {least}..{most}")
-    if isinstance(node.op, (Const, Input)):
-        return
-    kept = node.op.result([i.type for i in node.inputs]).quant
     if kept is not None and node.type.quant != kept:
         raise VerifyError(f"%{node.id} = {node.op.name} changes the quantization")
 

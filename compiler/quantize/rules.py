@@ -146,7 +146,7 @@ class Quantizer:
             largest = np.abs(values).max(axis=tuple(i for i in range(values.ndim) if i != axis))
         scales = np.maximum((largest / np.float32(WEIGHT_LIMIT)).astype(np.float32), _rounded_up(least))
         scales = np.maximum(scales, np.float32(TINY))
-        quant = Quant(tuple(float(s) for s in scales), 0, axis)
+        quant = Quant(tuple(scales.tolist()), 0, axis)
         codes = arithmetic.quantize(values, quant.along(values.ndim), 0, -WEIGHT_LIMIT, WEIGHT_LIMIT)
         return self.const(codes.astype(np.int8), source, quant)
 
@@ -161,7 +161,7 @@ class Quantizer:
                 "is infinite in float32",
                 remedy="scale the input or the weights of the network down",
             )
-        quant = Quant(tuple(float(s) for s in scales), 0, 0, DType.I32)
+        quant = Quant(tuple(scales.tolist()), 0, 0, DType.I32)
         given = _codes(source)
         if given is not None and given.type.dtype is DType.I32 and _about(given.type.quant, scales):
             return self.const(given.constant, source, quant)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Final
 
 from compiler.ir.graph import Node
@@ -55,8 +56,10 @@ def fit_box(
     raise does_not_fit(node, needed(1, 1, 1 if allowed(1, 1, 1) else c) + SLACK, budget)
 
 
-def _pieces(extent: int) -> list[int]:
-    return sorted({-(-extent // -(-extent // p)) for p in range(1, min(extent, 4096) + 1)} | {extent})
+@cache
+def _pieces(extent: int) -> tuple[int, ...]:
+    pieces = {-(-extent // -(-extent // p)) for p in range(1, min(extent, 4096) + 1)} | {extent}
+    return tuple(sorted(pieces))
 
 
 def _cut(extent: int, pieces: int) -> int:

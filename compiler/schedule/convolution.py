@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final
 
 import numpy as np
@@ -196,15 +197,18 @@ def choose_conv_tile(node: Node, shape: ConvShape, target: Target, budget: int) 
     Raises:
         FitError: not even the smallest does.
     """
-    best: tuple[float, ConvTile] | None = None
-    for tile in _conv_tiles(shape, target, budget):
-        cost = shape.cost(tile, target)
-        if best is None or cost < best[0]:
-            best = (cost, tile)
+    best = _best_tile(shape, target, budget)
     if best is None:
         least = ConvTile(1, 1, min(shape.cout, target.mx.cols), min(shape.cin, target.mx.rows), 1)
         raise does_not_fit(node, shape.bytes_needed(least, target.mx.cols), budget)
-    return best[1]
+    return best
+
+
+@lru_cache(maxsize=1024)
+def _best_tile(shape: ConvShape, target: Target, budget: int) -> ConvTile | None:
+    """The cheapest tile that fits, if one does; networks repeat their layers."""
+    tiles = _conv_tiles(shape, target, budget)
+    return min(tiles, key=lambda tile: shape.cost(tile, target), default=None)
 
 
 def _conv_tiles(shape: ConvShape, target: Target, budget: int) -> Iterator[ConvTile]:

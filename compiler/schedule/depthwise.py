@@ -95,7 +95,11 @@ def _load_kernels(b: Builder, image: Buffer, size: tuple[int, int], channels: Sp
 
 
 def _parameters(b: Builder, node: Node, channels: Span) -> Ref:
-    """Record Q, then {bias, m} of every channel."""
+    """Record Q, then {bias, m} of every channel, in PRM."""
+    return b.once(("records", channels), lambda: b.parameters(_records(node, channels), "records"))
+
+
+def _records(node: Node, channels: Span) -> bytes:
     operation = node.op
     assert isinstance(operation, QConv2d)
     low, high = operation.bounds
@@ -103,7 +107,7 @@ def _parameters(b: Builder, node: Node, channels: Span) -> Ref:
     record = QuantRecord(
         za=x.quant.zero_point, zb=zero_of(weights.type), zo=node.quant.zero_point, lo=low, hi=high
     )
-    return b.parameters(record.pack() + records_of(node, channels), "records")
+    return record.pack() + records_of(node, channels)
 
 
 def _tile(

@@ -53,7 +53,8 @@ class History:
     """What every engine has touched so far, by number; numbers never fall."""
 
     def __init__(self) -> None:
-        self._maps: dict[tuple[int, bool], list[LastTouch | None]] = {}
+        self._maps: dict[int, tuple[dict[Engine, LastTouch], dict[Engine, LastTouch]]] = {}
+        """By memory: what was written, what was read."""
 
     def conflicts(self, engine: Engine, parts: Sequence[Part], known: Sequence[int]) -> list[int]:
         """For every other engine the last number that conflicts, if it is above what is known of the engine.
@@ -62,17 +63,20 @@ class History:
         """
         latest = list(known)
         for memory, low, high, write in parts:
-            for written in (True, False) if write else (True,):
-                for other, touched in enumerate(self._maps.get((memory, written), ())):
-                    if touched is not None and other != engine and touched.newest > latest[other]:
+            if memory not in self._maps:
+                continue
+            for by_engine in self._maps[memory] if write else self._maps[memory][:1]:
+                for other, touched in by_engine.items():
+                    if other is not engine and touched.newest > latest[other]:
                         latest[other] = max(latest[other], touched.latest(low, high))
         return [number for number, before in zip(latest, known, strict=True) if number > before]
 
     def record(self, engine: Engine, parts: Sequence[Part], number: int) -> None:
         """An engine touches these parts."""
         for memory, low, high, write in parts:
-            engines = self._maps.setdefault((memory, write), [None] * len(Engine))
-            touched = engines[engine]
-            if touched is None:
-                touched = engines[engine] = LastTouch()
-            touched.touch(low, high, number)
+            if memory not in self._maps:
+                self._maps[memory] = {}, {}
+            by_engine = self._maps[memory][not write]
+            if engine not in by_engine:
+                by_engine[engine] = LastTouch()
+            by_engine[engine].touch(low, high, number)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, Final
 
 import numpy as np
@@ -30,15 +31,16 @@ def convolution_windows(node: Node) -> tuple[Window, Window]:
     return rows, columns
 
 
-def cuts(extent: int) -> list[int]:
+@cache
+def cuts(extent: int) -> tuple[int, ...]:
     """Sizes that cut an extent into 1, 2, 3, ... nearly equal pieces, largest first."""
     pieces = [*range(1, 9), *(2**i for i in range(4, 12))]
-    return sorted({-(-extent // p) for p in pieces if p <= extent} | {1}, reverse=True)
+    return tuple(sorted({-(-extent // p) for p in pieces if p <= extent} | {1}, reverse=True))
 
 
 def requant_records(b: Builder, node: Node, channels: Span) -> Ref:
     """The {bias, m} records of a channel range, in PRM."""
-    return b.parameters(records_of(node, channels), "records")
+    return b.once(("records", channels), lambda: b.parameters(records_of(node, channels), "records"))
 
 
 def records_of(node: Node, channels: Span) -> bytes:

@@ -78,7 +78,7 @@ class Places:
         taken = [(h.address, h.end) for h in self.held if h.until > time]
         if others:
             taken = sorted(taken + [(k.held.address, k.held.end) for k in others if k.held.until > time])
-        if sum(end - address for address, end in taken) > self.size * CROWDED:
+        if bank and sum(end - address for address, end in taken) > self.size * CROWDED:
             bank = 0
         used = _banks(taken, bank)
         best: tuple[int, int, int] | None = None

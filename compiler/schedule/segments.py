@@ -87,6 +87,21 @@ class Banded:
     entering: tuple[tuple[int, int, int], ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """What passes between the layers of a segment.
+
+    `taken` has for every layer the values it reads, with stride and extent of their rows; `halo` for every
+    value the rows that two bands share, `lag` by how many bands its last reader is behind; `outside` for
+    what comes from outside the bytes of a row and the rows.
+    """
+
+    taken: dict[int, list[tuple[int, int, int]]]
+    halo: dict[int, int]
+    lag: dict[int, int]
+    outside: dict[int, tuple[int, int]]
+
+
 @dataclass(slots=True)
 class State:
     """The cheapest way to a boundary with some results in the scratchpad."""
@@ -320,34 +335,19 @@ class Divider:
                 sizes = []
             names = [layer.node.id for layer in layers]
             whole = {n for n in names if self.last_use[n] >= end or n in self.returned}
-            self.fused[key] = [self._banded(layers, r, whole) for r in sizes]
+            flow = _flow(layers)
+            self.fused[key] = [self._banded(layers, flow, r, whole) for r in sizes]
         return self.fused[key]
 
-    def _banded(self, layers: Sequence[LayerWork], rows: int, whole: set[int]) -> Banded:
+    def _banded(self, layers: Sequence[LayerWork], flow: Flow, rows: int, whole: set[int]) -> Banded:
         """What a segment costs with bands of so many rows: all bands taken as the middle ones are."""
         t = self.target
         count = math.ceil(layers[-1].shape[1] / rows)
         made = {layers[-1].node.id: rows}
-        halo: dict[int, int] = {}
         for layer in reversed(layers):
-            for operand in layer.operands:
-                reads, name = operand.reads, operand.node.id
-                assert reads is not None
-                taken = min(made[layer.node.id] * reads.stride, reads.extent)
-                made[name] = max(made.get(name, 0), taken)
-                halo[name] = max(halo.get(name, 0), reads.field - reads.stride)
-        delay = delays(layers)
-        lag: dict[int, int] = {}
-        outside: dict[int, tuple[int, int]] = {}
-        for layer in layers:
-            mine = delay[layer.node.id]
-            for operand in layer.operands:
-                name = operand.node.id
-                if name in delay:
-                    lag[name] = max(lag.get(name, 0), mine - delay[name])
-                else:
-                    assert operand.reads is not None
-                    outside[name] = math.prod(device_shape(operand.node.shape)[2:]), operand.reads.extent
+            mine = made[layer.node.id]
+            for name, stride, extent in flow.taken[layer.node.id]:
+                made[name] = max(made.get(name, 0), min(mine * stride, extent))
         array = vector = 0.0
         start = t.ctl.issue + t.vx.startup
         lines: list[tuple[int, int, float, int]] = []
@@ -356,13 +356,17 @@ class Divider:
             name, row = layer.node.id, layer.row_bytes
             array += images * self._array(layer, made[name], count)
             vector += layer.least.vx_lanes / t.vx.lanes + images * count * start
-            over = max(halo.get(name, 0), 0)
-            held = ((2 + lag.get(name, 0)) * made[name] + 2 * over) * row
+            over = max(flow.halo.get(name, 0), 0)
+            held = ((2 + flow.lag.get(name, 0)) * made[name] + 2 * over) * row
             copies = images * count * (over * row / t.vx.lanes + start) if over else 0.0
             lines.append((name, held, copies, layer.node.type.elements if name in whole else 0))
         entering = tuple(
-            (name, 2 * (made[name] + halo[name]) * row, images * (extent + count * max(halo[name], 0)) * row)
-            for name, (row, extent) in outside.items()
+            (
+                name,
+                2 * (made[name] + flow.halo[name]) * row,
+                images * (extent + count * max(flow.halo[name], 0)) * row,
+            )
+            for name, (row, extent) in flow.outside.items()
         )
         return Banded(rows, count, array, vector, tuple(lines), entering)
 
@@ -384,6 +388,24 @@ class Divider:
         longest = max(banded.array, vector, dram) + TRAFFIC * dram
         ramp = (banded.array + vector) / banded.count
         return Cost(longest + ramp + self.target.dram.latency_read, memory, weights, banded.rows)
+
+
+def _flow(layers: Sequence[LayerWork]) -> Flow:
+    """What passes between the layers of a segment, whatever the bands."""
+    delay = delays(layers)
+    flow = Flow({}, {}, {}, {})
+    for layer in layers:
+        taken = flow.taken[layer.node.id] = []
+        for operand in layer.operands:
+            reads, name = operand.reads, operand.node.id
+            assert reads is not None
+            taken.append((name, reads.stride, reads.extent))
+            flow.halo[name] = max(flow.halo.get(name, 0), reads.field - reads.stride)
+            if name in delay:
+                flow.lag[name] = max(flow.lag.get(name, 0), delay[layer.node.id] - delay[name])
+            else:
+                flow.outside[name] = math.prod(device_shape(operand.node.shape)[2:]), reads.extent
+    return flow
 
 
 def _best(states: dict[frozenset[int], State]) -> dict[frozenset[int], State]:

@@ -53,11 +53,11 @@ class Buffer:
     align: int = 64
     content: bytes | None = None
     address: int | None = None
+    room: int = field(init=False)
+    """The size, up to where another buffer can start."""
 
-    @property
-    def room(self) -> int:
-        """The size, up to where another buffer can start."""
-        return aligned(self.size, self.align)
+    def __post_init__(self) -> None:
+        self.room = aligned(self.size, self.align)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +116,7 @@ class TileOp:
             address, rest = divmod(ref.buffer.address + ref.offset, ref.unit)
             assert rest == 0, f"{operand} of {self.instr.mnemonic} is misplaced"
             values[operand] = address
-        return replace(self.instr, **values)
+        return self.instr.changed(values)
 
 
 @dataclass(frozen=True, slots=True)

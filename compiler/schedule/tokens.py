@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import defaultdict, deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Final
 
 from compiler.errors import FitError
@@ -173,10 +173,12 @@ def _share(target: Target) -> int:
 
 def _carried(instr: Instruction, waits: list[int], signals: list[int]) -> list[Instruction]:
     """The instruction with two waits and two signals, the rest on carriers around it."""
+    if not waits and not signals:
+        return [instr]
     carrier = INSTRUCTIONS[f"wait.{instr.engine.name.lower()}"]
     before = [carrier(waits=g) for g in _groups(waits[MAX_WAITS:], MAX_WAITS)]
     after = [carrier(signals=g) for g in _groups(signals[MAX_SIGNALS:], MAX_SIGNALS)]
-    own = replace(instr, waits=tuple(waits[:MAX_WAITS]), signals=tuple(signals[:MAX_SIGNALS]))
+    own = instr.changed({"waits": tuple(waits[:MAX_WAITS]), "signals": tuple(signals[:MAX_SIGNALS])})
     return [*before, own, *after]
 
 

@@ -11,7 +11,7 @@ clear is looked at closely (`isa.validate`, `shadows`): from there come all mess
 
 from __future__ import annotations
 
-from isa.accesses import AccessTable, tabulate
+from isa.accesses import AccessTable
 from isa.checker.legality import suspects
 from isa.checker.proof import is_defined, is_ordered, rewritten, unwritten
 from isa.checker.report import CheckReport, Findings, Violation
@@ -28,7 +28,7 @@ def check(program: Program, *, limit: int = 20) -> CheckReport:
     """Check a program; at most about `limit` violations are reported."""
     stream = program.instructions
     findings = Findings(program, limit)
-    table = tabulate(stream, program.target)
+    table = program.accesses
     _check_legality(table, findings)
     legal = not findings.found
     _check_halt(findings)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from isa.accesses import FIRST_REGION, AccessTable, Form, addresses, distinct, memory_number, ragged
-from isa.encoding import slot_faults
+from isa.accesses import FIRST_REGION, AccessTable, Form, distinct, memory_number, ragged
+from isa.encoding import addresses, slot_faults
 from isa.footprint import repeats, same_memory
 from isa.program import Program
 from isa.spec import Space

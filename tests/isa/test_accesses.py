@@ -8,8 +8,9 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from isa.accesses import addresses, tabulate
+from isa.accesses import tabulate
 from isa.checker.legality import suspects
+from isa.encoding import addresses
 from isa.instructions.control import Halt
 from isa.program import Program
 from isa.spec import INSTRUCTIONS, Access, Instruction, address_unit

@@ -9,13 +9,14 @@ from functools import cache
 import numpy as np
 import pytest
 
-from isa.accesses import addresses, tabulate
+from isa.accesses import tabulate
 from isa.assembly.assembler import assemble
 from isa.checker import check
 from isa.checker.proof import is_defined, is_ordered
 from isa.checker.report import Findings
 from isa.checker.shadows import Shadows
 from isa.checker.tokens import check_tokens, happens_before
+from isa.encoding import addresses
 from isa.program import Program
 from isa.spec import Engine, Instruction
 from isa.validate import instruction_faults

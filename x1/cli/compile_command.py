@@ -13,7 +13,6 @@ from compiler.passes.base import PassLog, StopHere
 from compiler.passes.pipeline import PASS_NAMES
 from compiler.schedule.techniques import NAMES as TECHNIQUES
 from compiler.schedule.techniques import Techniques
-from isa.assembly.disassembler import disassemble
 from isa.diagnostics import Diagnostic, UsageError, not_among
 from isa.target import Target, load_target
 from x1 import api
@@ -107,6 +106,8 @@ def command(
         return _text(print_graph(stopped.graph, blobs=True), output, warnings)
     _require_reached(log)
     if emit == "asm":
+        from isa.assembly.disassembler import disassemble  # noqa: PLC0415  (and with it a parser)
+
         return _text(disassemble(binary.program).text, output, warnings)
     binary.save(place)
     found = api.profile(binary)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from importlib import import_module
 from typing import Final
@@ -24,6 +25,9 @@ COMMANDS: Final = {
     "targets": "list the machines that ship with x1",
     "demo": "compile, run and verify the sample network on digits",
 }
+GARBAGE: Final = 100_000
+"""Objects made before the collector of cycles looks at them: graphs and programs live to the end of a
+command, so that looking often is time lost."""
 EPILOG: Final = """\b
 Examples:
   x1 demo
@@ -91,5 +95,7 @@ def main() -> None:
 def entry() -> None:
     """The console script."""
     from x1.cli.outcome import run_command  # noqa: PLC0415
+
+    gc.set_threshold(GARBAGE)
 
     sys.exit(run_command(main, sys.argv[1:]))

@@ -9,7 +9,7 @@ import click
 
 from compiler.quantize.methods import DEFAULT_METHOD, DEFAULT_PERCENTILE, METHODS
 from isa.diagnostics import Diagnostic, UsageError
-from isa.parsing import whole_number
+from isa.numerals import whole_number
 from x1.api import Quantization, Sample
 
 F = TypeVar("F", bound=Callable[..., Any])

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isa.diagnostics import Diagnostic, ExitCode, UsageError
-from isa.parsing import whole_number
+from isa.numerals import whole_number
 from isa.program import Interface
 from isa.target import load_target
 from runtime.host import require_form
