@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from isa.accesses import AccessTable, Ints
 from isa.instructions.dma import merge_rows
-from isa.spec import Access, Space, address_unit
+from isa.spec import Access, Dims, Space, address_unit
 from isa.target import Target
 from isa.validate import memory_size
 
@@ -56,26 +56,46 @@ def bank_beats(table: AccessTable, t: Target) -> NDArray[np.int32]:
     """Beats of every instruction of a legal stream on every bank: (instructions, banks)."""
     known = bankings(t)
     beats = np.zeros((table.form.size, sum(b.count for b in known.values())), np.int32)
-    order = np.argsort(table.prototype, kind="stable")
-    starts = np.flatnonzero(np.diff(table.prototype[order], prepend=-1))
-    for rows in np.split(order, starts[1:]):
-        if not rows.size:
-            continue
-        example = table.prototypes[int(table.prototype[rows[0]])]
-        if example.space in known:
-            bases, which = np.unique(table.base[rows], return_inverse=True)
-            each = _beats(example, bases, known[example.space])
-            banks = known[example.space]
-            np.add.at(
-                beats[:, banks.first : banks.first + banks.count], table.pc[rows], each[which.reshape(-1)]
-            )
+    for space, banks in known.items():
+        here = np.array([p.space is space for p in table.prototypes], np.bool_)
+        rows = np.flatnonzero(here[table.prototype])
+        if not banks.interleaved:
+            rows = _within_one(table, rows, banks, beats)
+        rows = rows[np.argsort(table.prototype[rows], kind="stable")]
+        starts = np.flatnonzero(np.diff(table.prototype[rows], prepend=-1))
+        for alike in np.split(rows, starts[1:]) if rows.size else ():
+            example = table.prototypes[int(table.prototype[alike[0]])]
+            bases, which = np.unique(table.base[alike], return_inverse=True)
+            each = _beats(example, bases, banks)
+            place = slice(banks.first, banks.first + banks.count)
+            np.add.at(beats[:, place], table.pc[alike], each[which.reshape(-1)])
     return beats
+
+
+def _within_one(table: AccessTable, rows: Ints, banks: Banking, beats: NDArray[np.int32]) -> Ints:
+    """Count the accesses that stay within a bank of consecutive bytes; the rows of the others."""
+    bank = table.low[rows] // banks.size
+    within = bank == (table.high[rows] - 1) // banks.size
+    kinds = table.prototype[rows[within]]
+    words = np.zeros(len(table.prototypes), np.int32)
+    seen: set[int] = set(kinds.tolist())
+    for kind in seen:
+        run, levels = _runs(table.prototypes[kind])
+        words[kind] = -(-run // banks.port) * math.prod(count for count, _ in levels)
+    np.add.at(beats, (table.pc[rows[within]], banks.first + bank[within]), words[kinds])
+    return rows[~within]
+
+
+def _runs(access: Access) -> tuple[int, Dims]:
+    """Bytes of a run of an access, and the levels above it, the innermost first."""
+    *outer, (run, _) = access.dims
+    run, levels = merge_rows(run, outer[::-1])
+    return run, tuple(levels)
 
 
 def _beats(example: Access, bases: Ints, banks: Banking) -> NDArray[np.int32]:
     """Beats on every bank of one access, moved to each of the bases: (bases, banks)."""
-    *outer, (run, _) = example.dims
-    run, levels = merge_rows(run, outer[::-1])
+    run, levels = _runs(example)
     offsets = np.zeros(1, np.int64)
     for count, pitch in levels:
         offsets = (offsets + np.arange(count)[:, None] * pitch).ravel()

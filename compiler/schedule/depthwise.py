@@ -71,7 +71,10 @@ def plan_depthwise(b: Builder, node: Node, x: View, out: Tensor, budget: int) ->
             and (out.resident or tw * tc <= MAX_ROW)
         )
 
-    th, tw, tc = fit_box(node, (b.height(oh), ow, channels), needed, allowed, budget)
+    height = b.height(oh)
+    th, tw, tc = b.once(
+        ("box", height), lambda: fit_box(node, (height, ow, channels), needed, allowed, budget)
+    )
     weights = node.inputs[1]
     image = b.once("image", lambda: _packed_kernels(b, weights))
     for ch in spans(channels, tc):

@@ -16,6 +16,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from operator import attrgetter
 from typing import Final
 
 from compiler.ir.graph import Node
@@ -142,6 +143,8 @@ class Divider:
         self.size = {n.id: aligned(n.type.elements) for n in layers}
         self.room = int(target.spm.bytes * fill)
         self.fused: dict[tuple[int, int], list[Banded]] = {}
+        self.costs: dict[tuple[int, int, frozenset[int], frozenset[int]], list[Cost]] = {}
+        """By begin, end, what of its operands lies in the scratchpad, and what of its results stays there."""
 
     def divide(self) -> Division:
         """The cheapest division."""
@@ -314,15 +317,15 @@ class Divider:
     def _together(
         self, begin: int, end: int, held: frozenset[int], staying: frozenset[int], free: int
     ) -> Cost | None:
-        weights = sum(layer.constants for layer in self.layers[begin:end])
-        if weights > free:
-            return None
-        best: Cost | None = None
-        for banded in self._cuts(begin, end):
-            cost = self._banded_cost(banded, held, staying, weights)
-            if cost.memory <= free and (best is None or cost.cycles < best.cycles):
-                best = cost
-        return best
+        """The cheapest bands that fit."""
+        cuts = self._cuts(begin, end)
+        inside = held.intersection(name for name, _, _ in cuts[0].entering) if cuts else held
+        key = (begin, end, inside, staying)
+        if key not in self.costs:
+            weights = sum(layer.constants for layer in self.layers[begin:end])
+            costs = (self._banded_cost(banded, inside, staying, weights) for banded in cuts)
+            self.costs[key] = sorted(costs, key=attrgetter("cycles"))
+        return next((cost for cost in self.costs[key] if cost.memory <= free), None)
 
     def _cuts(self, begin: int, end: int) -> list[Banded]:
         key = (begin, end)
