@@ -16,7 +16,6 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from operator import attrgetter
 from typing import Final
 
 from compiler.ir.graph import Node
@@ -73,19 +72,21 @@ class Cost:
 
 @dataclass(frozen=True, slots=True)
 class Banded:
-    """What a segment costs with bands of `rows` rows, before it is known what lies in the scratchpad.
+    """What a segment costs with bands of `rows` rows while nothing that passes it is whole in the scratchpad.
 
-    `lines` has for every result its identity, the bytes of its line buffers, the cycles of moving rows
-    between them, and the bytes to store if it leaves; `entering` for every value from outside
-    its identity, the bytes of its buffers, and the bytes to load.
+    `array` and `vector` are cycles, `memory` the bytes of buffers, `moved` those of copies. `lines` has for
+    every result what falls away where it stays: bytes of line buffers, cycles of moving rows between them,
+    bytes to store; `entering` for every value from outside: bytes of buffers, bytes to load.
     """
 
     rows: int
     count: int
     array: float
     vector: float
-    lines: tuple[tuple[int, int, float, int], ...]
-    entering: tuple[tuple[int, int, int], ...]
+    memory: int
+    moved: int
+    lines: dict[int, tuple[int, float, int]]
+    entering: dict[int, tuple[int, int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,9 +143,9 @@ class Divider:
         self.last_use = {n.id: max(users[n.id], default=-1) for n in layers}
         self.size = {n.id: aligned(n.type.elements) for n in layers}
         self.room = int(target.spm.bytes * fill)
+        self.drained = array_cycles(target, 0, 0)
+        """Cycles to fill and drain the array once."""
         self.fused: dict[tuple[int, int], list[Banded]] = {}
-        self.costs: dict[tuple[int, int, frozenset[int], frozenset[int]], list[Cost]] = {}
-        """By begin, end, what of its operands lies in the scratchpad, and what of its results stays there."""
 
     def divide(self) -> Division:
         """The cheapest division."""
@@ -291,8 +292,7 @@ class Divider:
         area = min(rows, h) * w * (images if times == 1 else 1)
         tiles = math.ceil(math.ceil(c / t.mx.cols) * area / max(t.acc.rows // 2, 1))
         passes = layer.least.mx_cycles / (images * h * w)
-        each = array_cycles(t, 0, 0)
-        return times * (passes * max(area, t.mx.rows) + each * tiles)
+        return times * (passes * max(area, t.mx.rows) + self.drained * tiles)
 
     # --- several layers --------------------------------------------------------------------------
 
@@ -318,14 +318,31 @@ class Divider:
         self, begin: int, end: int, held: frozenset[int], staying: frozenset[int], free: int
     ) -> Cost | None:
         """The cheapest bands that fit."""
+        weights = sum(layer.constants for layer in self.layers[begin:end])
+        if weights > free:
+            return None
         cuts = self._cuts(begin, end)
-        inside = held.intersection(name for name, _, _ in cuts[0].entering) if cuts else held
-        key = (begin, end, inside, staying)
-        if key not in self.costs:
-            weights = sum(layer.constants for layer in self.layers[begin:end])
-            costs = (self._banded_cost(banded, inside, staying, weights) for banded in cuts)
-            self.costs[key] = sorted(costs, key=attrgetter("cycles"))
-        return next((cost for cost in self.costs[key] if cost.memory <= free), None)
+        inside = [name for name in held if name in cuts[0].entering] if cuts else []
+        best: Cost | None = None
+        for banded in cuts:
+            memory = weights + banded.memory
+            moved = weights + banded.moved
+            vector = banded.vector
+            for name in staying:
+                line, copies, stored = banded.lines[name]
+                memory, moved, vector = memory - line, moved - stored, vector - copies
+            for name in inside:
+                line, loaded = banded.entering[name]
+                memory, moved = memory - line, moved - loaded
+            if memory > free:
+                continue
+            dram = moved / self.target.dram.bytes_per_cycle
+            longest = max(banded.array, vector, dram) + TRAFFIC * dram
+            ramp = (banded.array + vector) / banded.count
+            cycles = longest + ramp + self.target.dram.latency_read
+            if best is None or cycles < best.cycles:
+                best = Cost(cycles, memory, weights, banded.rows)
+        return best
 
     def _cuts(self, begin: int, end: int) -> list[Banded]:
         key = (begin, end)
@@ -353,7 +370,7 @@ class Divider:
                 made[name] = max(made.get(name, 0), min(mine * stride, extent))
         array = vector = 0.0
         start = t.ctl.issue + t.vx.startup
-        lines: list[tuple[int, int, float, int]] = []
+        lines: dict[int, tuple[int, float, int]] = {}
         images = layers[0].shape[0]
         for layer in layers:
             name, row = layer.node.id, layer.row_bytes
@@ -362,35 +379,16 @@ class Divider:
             over = max(flow.halo.get(name, 0), 0)
             held = ((2 + flow.lag.get(name, 0)) * made[name] + 2 * over) * row
             copies = images * count * (over * row / t.vx.lanes + start) if over else 0.0
-            lines.append((name, held, copies, layer.node.type.elements if name in whole else 0))
-        entering = tuple(
-            (
-                name,
-                2 * (made[name] + flow.halo[name]) * row,
-                images * (extent + count * max(flow.halo[name], 0)) * row,
-            )
-            for name, (row, extent) in flow.outside.items()
-        )
-        return Banded(rows, count, array, vector, tuple(lines), entering)
-
-    def _banded_cost(
-        self, banded: Banded, held: frozenset[int], staying: frozenset[int], weights: int
-    ) -> Cost:
-        memory = moved = weights
-        vector = banded.vector
-        for node, line, copies, stored in banded.lines:
-            if node not in staying:
-                memory += line
-                moved += stored
-                vector += copies
-        for node, line, loaded in banded.entering:
-            if node not in held:
-                memory += line
-                moved += loaded
-        dram = moved / self.target.dram.bytes_per_cycle
-        longest = max(banded.array, vector, dram) + TRAFFIC * dram
-        ramp = (banded.array + vector) / banded.count
-        return Cost(longest + ramp + self.target.dram.latency_read, memory, weights, banded.rows)
+            vector += copies
+            lines[name] = held, copies, layer.node.type.elements if name in whole else 0
+        entering: dict[int, tuple[int, int]] = {}
+        for name, (row, extent) in flow.outside.items():
+            halo = flow.halo[name]
+            loaded = images * (extent + count * max(halo, 0)) * row
+            entering[name] = 2 * (made[name] + halo) * row, loaded
+        memory = sum(line for line, _, _ in lines.values()) + sum(line for line, _ in entering.values())
+        moved = sum(stored for _, _, stored in lines.values()) + sum(n for _, n in entering.values())
+        return Banded(rows, count, array, vector, memory, moved, lines, entering)
 
 
 def _flow(layers: Sequence[LayerWork]) -> Flow:
