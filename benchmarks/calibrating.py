@@ -7,12 +7,11 @@ Peak memory and CPU seconds of `x1 quantize` on the sample network, its digits r
 
 from __future__ import annotations
 
-import sys
 import tempfile
 from pathlib import Path
 from typing import Final
 
-from benchmarks.compiling import REPOSITORY, measured
+from benchmarks.commands import REPOSITORY, Commands
 
 COUNTS: Final = (200, 20_000)
 MOST: Final = 1.05
@@ -30,11 +29,11 @@ def main() -> int:
     peaks: list[float] = []
     for count in COUNTS:
         with tempfile.TemporaryDirectory() as folder:
-            data = Path(folder) / "samples.npz"
-            measured([sys.executable, "-c", SAMPLES, str(count), str(data)])
-            output = str(Path(folder) / "q.onnx")
-            seconds, peak = measured(
-                [sys.executable, "-m", "x1", "quantize", str(network), "--calibrate", str(data), "-o", output]
+            run = Commands(Path(folder))
+            data, output = str(run.folder / "samples.npz"), str(run.folder / "q.onnx")
+            run.measured("-c", SAMPLES, str(count), data)
+            seconds, peak = run.measured(
+                "-m", "x1", "quantize", str(network), "--calibrate", data, "-o", output
             )
         print(f"{count:6,} samples: {peak:.1f} MiB at most, {seconds:.1f} s CPU")
         peaks.append(peak)

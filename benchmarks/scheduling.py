@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.compiling import random_network
+from benchmarks.commands import Commands
 from compiler.schedule.techniques import NAMES
 
 NETWORKS: Final = ("resnet50", "resnet18", "mobilenetv2", "squeezenet1_1")
@@ -80,7 +80,7 @@ def main() -> int:
     good = True
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        models = given.models or [random_network(name, folder) for name in NETWORKS]
+        models = given.models or [Commands(folder).random_network(name) for name in NETWORKS]
         for model in models:
             name = model.stem.removeprefix("q_")
             whole = figures(model, folder, machine, ["-O3"])

@@ -367,6 +367,7 @@ def instruction(
     return declare
 
 
+@cache
 def greatest(cls: type[Instruction], name: str) -> int:
     """The greatest value that an operand can hold, read as unsigned unless it is signed."""
     spec = next(o for o in cls.operands if o.name == name)

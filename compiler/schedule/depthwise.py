@@ -29,6 +29,8 @@ def is_depthwise(node: Node) -> bool:
     operation = node.op
     assert isinstance(operation, QConv2d)
     cout, cin, kh, kw = node.inputs[1].shape
+    if operation.groups != cout or cin != 1 or node.inputs[0].shape[3] != cout:
+        return False
     dilations = {d for d, taps in zip(operation.dilations, (kh, kw), strict=True) if taps > 1}
     fields = (
         (max(kh, kw), "kh"),
@@ -36,13 +38,7 @@ def is_depthwise(node: Node) -> bool:
         (max(dilations, default=1), "d"),
         (max(operation.pads[:2]), "pt"),
     )
-    return (
-        operation.groups == cout
-        and cin == 1
-        and node.inputs[0].shape[3] == cout
-        and len(dilations) <= 1
-        and all(value <= greatest(DepthwiseConv, name) for value, name in fields)
-    )
+    return len(dilations) <= 1 and all(value <= greatest(DepthwiseConv, name) for value, name in fields)
 
 
 def plan_depthwise(b: Builder, node: Node, x: View, out: Tensor, budget: int) -> None:

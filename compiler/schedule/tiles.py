@@ -8,7 +8,7 @@ whose addresses are relative to the buffers that its operands are bound to.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from enum import Enum
+from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
 from compiler.ir.work import Least
@@ -23,7 +23,7 @@ PRM_GRANULE: Final = 8
 TABLE: Final = 256
 
 
-class Memory(Enum):
+class Memory(StrEnum):
     """Where a buffer lives."""
 
     SPM = "spm"

@@ -97,5 +97,6 @@ def entry() -> None:
     from x1.cli.outcome import run_command  # noqa: PLC0415
 
     gc.set_threshold(GARBAGE)
-
-    sys.exit(run_command(main, sys.argv[1:]))
+    code = run_command(main, sys.argv[1:])
+    gc.freeze()  # the process ends here: nothing is gained by looking for cycles once more
+    sys.exit(code)
