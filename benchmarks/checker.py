@@ -47,7 +47,7 @@ def network() -> Program:
     samples = [{"x": generator.standard_normal(x.shape, np.float32)}]
     device = driver.lower(driver.quantize(driver.prepare(graph), samples))
     target = load_target("tiny8")
-    return driver.generate(device, driver.schedule(device, target, techniques(3)), target, Note())
+    return driver.generate(device, next(driver.schedules(device, target, techniques(3))), target, Note())
 
 
 def repeated(program: Program) -> Program:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,7 +21,8 @@ from compiler.quantize.calibrate import observe, scheme_of
 from compiler.quantize.methods import Recipe
 from compiler.quantize.representable import require_finite_constants, require_finite_scales
 from compiler.quantize.scheme import Scheme
-from compiler.schedule.scheduler import Schedule, best_schedule
+from compiler.schedule.scheduler import Schedule
+from compiler.schedule.scheduler import schedules as all_schedules
 from compiler.schedule.techniques import Techniques
 from compiler.schedule.tiles import Memory
 from compiler.schedule.tokens import insert_tokens
@@ -116,8 +117,8 @@ def lower(graph: Graph, log: PassLog | None = None) -> Graph:
     return run_passes(graph.copy(), TO_DEVICE, log)
 
 
-def schedule(graph: Graph, target: Target, allowed: Techniques) -> Schedule:
-    """Tiles, their order and their addresses, for a graph of stage device.
+def schedules(graph: Graph, target: Target, allowed: Techniques) -> Iterator[Schedule]:
+    """Tiles, their order and their addresses, for a graph of stage device: at least one, the likeliest first.
 
     Raises:
         FitError: the target is too small for a layer.
@@ -125,7 +126,7 @@ def schedule(graph: Graph, target: Target, allowed: Techniques) -> Schedule:
     """
     require_finite_scales(graph)
     require_dram(graph, target)
-    return best_schedule(graph, target, allowed)
+    yield from all_schedules(graph, target, allowed)
 
 
 def generate(graph: Graph, scheduled: Schedule, target: Target, note: Note) -> Program:

@@ -42,6 +42,7 @@ from isa.program import (
     REGION_SHIFT,
     WRITABLE,
     Abi,
+    Box,
     DebugMap,
     Interface,
     Note,
@@ -408,10 +409,7 @@ def _check_debug(program: Program) -> None:
         held = tensors.get(row.tensor)
         if held is None or held.alias_of is not None or row.box is None or row.operand is None:
             raise PlainError(f".x1.map: the row at {row.first} stores no tensor that is listed")
-        shape = held.shape
-        if len(row.box) != len(shape) or any(
-            not 0 <= a < b <= n for (a, b), n in zip(row.box, shape, strict=True)
-        ):
+        if not _lies_in(row.box, held.shape):
             raise PlainError(f".x1.map: the box at {row.first} leaves its tensor")
         last = row.first + row.count - 1
         access = stored_access(program.instructions[last], program.target, row)
@@ -437,6 +435,10 @@ def _check_row(tensor: TensorRow, tensors: Mapping[int, TensorRow]) -> None:
     if len(tensor.steps) > MAX_STEPS:
         raise PlainError(f"{what} has {len(tensor.steps)} steps; allowed: at most {MAX_STEPS}")
     size = _size(holder.shape, what)
+    if tensor.box is not None:
+        if tensor.alias_of is None or not _lies_in(tensor.box, holder.shape):
+            raise PlainError(f"{what} is no box of the tensor that it is an alias of")
+        size = volume(box_shape(tensor.box))
     for shape, perm in tensor.steps:
         if sorted(perm) != list(range(len(shape))):
             raise PlainError(f"{what} has a permutation that is none")
@@ -444,6 +446,11 @@ def _check_row(tensor: TensorRow, tensors: Mapping[int, TensorRow]) -> None:
             raise PlainError(f"{what} has shapes of different sizes")
     if _size(tensor.shape, what) != size:
         raise PlainError(f"{what} has shapes of different sizes")
+
+
+def _lies_in(box: Box, shape: Sequence[int]) -> bool:
+    """Whether a box is not empty and lies within a shape."""
+    return len(box) == len(shape) and all(0 <= a < b <= n for (a, b), n in zip(box, shape, strict=True))
 
 
 def _size(shape: Sequence[int], what: str) -> int:

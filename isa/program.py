@@ -170,8 +170,8 @@ class TensorRow:
     """A tensor: bytes of the device, or a tensor of the source model that is an alias of such bytes.
 
     A row without `alias_of` is a device tensor (n, h, w, c), which instructions of the debug map
-    store; it has no name. A source tensor is the device tensor `alias_of` taken through `steps`,
-    then reshaped to `shape`.
+    store; it has no name. A source tensor is the device tensor `alias_of`, or a box of it, taken through
+    `steps`, then reshaped to `shape`.
     """
 
     id: int
@@ -182,6 +182,7 @@ class TensorRow:
     scale_bits: int | None
     zero_point: int
     alias_of: int | None = None
+    box: Box | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,4 +3,4 @@
 from typing import Final
 
 ISA_VERSION: Final = "0.1"
-CONTAINER_VERSION: Final = "0.2"
+CONTAINER_VERSION: Final = "0.3"

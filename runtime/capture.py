@@ -63,11 +63,17 @@ class TensorCapture:
 
     def incomplete(self) -> list[str]:
         """Tensors of which some element was written never, or more than once."""
-        partial = {t for t, seen in self._seen.items() if not (seen == 1).all()}
-        return [t.name for t in self._tensors.values() if t.name and self._holder(t) in partial]
+        named = [t for t in self._tensors.values() if t.name and self._holder(t) in self._seen]
+        return [t.name for t in named if not (_box(self._seen[self._holder(t)], t) == 1).all()]
 
     def _holder(self, tensor: TensorRow) -> int:
         return tensor.id if tensor.alias_of is None else tensor.alias_of
 
     def _source_form(self, tensor: TensorRow) -> NDArray[Any]:
-        return taken_through(self._device[self._holder(tensor)], tensor.steps, tensor.shape).copy()
+        held = _box(self._device[self._holder(tensor)], tensor)
+        return taken_through(held, tensor.steps, tensor.shape).copy()
+
+
+def _box(held: NDArray[Any], tensor: TensorRow) -> NDArray[Any]:
+    """What a tensor is of a device tensor: all of it, or a box."""
+    return held if tensor.box is None else held[tuple(slice(a, b) for a, b in tensor.box)]

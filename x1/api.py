@@ -36,6 +36,8 @@ from runtime.profile import Profile
 from runtime.profile import profile as profile_of
 from x1 import data
 from x1.files import write_atomic
+from x1.search import MAX_SEARCH, Searching, choose
+from x1.search import untracked as untracked_search
 from x1.version import __version__
 
 Sample = Mapping[str, NDArray[Any]]
@@ -151,6 +153,8 @@ class Binary:
     opt_level: int = 3
     stage_seconds: Mapping[str, float] = field(default_factory=dict[str, float])
     spm_peak_bytes: int = 0
+    tried: int = 1
+    """Schedules that the cycle model compared."""
 
     @staticmethod
     def load(path: str | Path) -> Binary:
@@ -391,6 +395,8 @@ def compile(
     calibrate: Calibration | None = None,
     opt_level: int = 3,
     without: Sequence[str] = (),
+    search: int | None = None,
+    searching: Searching = untracked_search,
     overrides: Sequence[str] = (),
     shapes: Mapping[str, Sequence[int]] | None = None,
     log: PassLog | None = None,
@@ -399,7 +405,9 @@ def compile(
     """The binary of a network for a target; the checker has passed it.
 
     A float network is quantized by `calibrate` and the options of `Quantization`. `without` names techniques
-    of scheduling to leave out (`compiler.schedule.techniques`).
+    of scheduling to leave out (`compiler.schedule.techniques`). `search` is how many schedules the cycle
+    model may compare, and `searching` shows them as they come; without it, a large network gets one and small
+    ones get several.
 
     Raises:
         UsageError: options that do not fit the network, or a float network without calibration.
@@ -407,6 +415,9 @@ def compile(
         FitError: the network does not fit the target.
     """
     allowed = allowed_techniques(opt_level, without)
+    if search is not None and not 1 <= search <= MAX_SEARCH:
+        message = f"there are no {search} schedules to try"
+        raise UsageError(Diagnostic("usage.search", message, allowed=f"1 to {MAX_SEARCH}"))
     machine = target if isinstance(target, Target) else load_target(target, overrides)
     times = driver.StageTimes()
     network = model if isinstance(model, Model) else load_network(model, shapes, log)
@@ -419,16 +430,14 @@ def compile(
     graph = network.integers()
     device = driver.lower(graph, log) if graph.stage == "q" else graph
     times.done("lower")
-    scheduled = driver.schedule(device, machine, allowed)
-    times.done("schedule")
-    note = Note(f"x1 {__version__}", _options(opt_level, without), network.calibration)
-    program = driver.generate(device, scheduled, machine, note)
-    times.done("generate")
-    driver.prove(program)
+    note = Note(f"x1 {__version__}", _options(opt_level, without, search), network.calibration)
+    chosen = choose(device, machine, allowed, note, search, searching, times.done)
+    driver.prove(chosen.program)
     times.done("check")
-    content = save(program)
+    content = save(chosen.program)
     times.done("write")
-    return Binary(program, content, opt_level, times.seconds, scheduled.allocation.used[Memory.SPM])
+    peak = chosen.schedule.allocation.used[Memory.SPM]
+    return Binary(chosen.program, content, opt_level, times.seconds, peak, chosen.tried)
 
 
 def allowed_techniques(opt_level: int, without: Sequence[str] = ()) -> Techniques:
@@ -446,10 +455,11 @@ def allowed_techniques(opt_level: int, without: Sequence[str] = ()) -> Technique
     return techniques(opt_level, without)
 
 
-def _options(opt_level: int, without: Sequence[str]) -> tuple[tuple[str, str], ...]:
+def _options(opt_level: int, without: Sequence[str], search: int | None) -> tuple[tuple[str, str], ...]:
     """The options that a binary records."""
     left_out = (("without", ",".join(sorted(set(without)))),) if without else ()
-    return (("opt_level", str(opt_level)), *left_out)
+    tried = () if search is None else (("search", str(search)),)
+    return (("opt_level", str(opt_level)), *left_out, *tried)
 
 
 def check(binary: str | Path | Binary) -> CheckReport:

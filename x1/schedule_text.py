@@ -7,15 +7,23 @@ from compiler.passes.base import PassLog
 from compiler.schedule.techniques import Techniques
 from compiler.schedule.tiles import TileOp
 from isa.assembly.text import format_instruction
+from isa.program import Note
 from isa.target import Target
 from x1.api import Model
+from x1.search import choose
 
 
-def schedule_text(network: Model, target: Target, allowed: Techniques, log: PassLog | None = None) -> str:
+def schedule_text(
+    network: Model,
+    target: Target,
+    allowed: Techniques,
+    search: int | None = None,
+    log: PassLog | None = None,
+) -> str:
     """The plan of a quantized network on a target, addresses included, tokens not."""
     graph = network.integers()
     device = driver.lower(graph, log) if graph.stage == "q" else graph
-    scheduled = driver.schedule(device, target, allowed)
+    scheduled = choose(device, target, allowed, Note(), search).schedule
     names = {layer.id: layer.name for layer in scheduled.plan.tiles.layers}
     lines = [f"// schedule of {network.name} on {target.name}"]
     current = -1

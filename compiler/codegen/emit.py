@@ -208,9 +208,13 @@ def _tensor_rows(graph: Graph, plan: Plan) -> list[TensorRow]:
         if node.id not in plan.views or node.is_constant:
             continue
         tensor = plan.views[node.id].tensor
+        box = None
+        if tensor.part_of is not None:
+            ends = (s + extent for s, extent in zip(tensor.start, tensor.shape, strict=True))
+            tensor, box = tensor.part_of, tuple(zip(tensor.start, ends, strict=True))
         scale = None if node.type.quant is None else float_bits(node.quant.scale)
         zero = 0 if node.type.quant is None else node.quant.zero_point
-        if tensor.id not in held:
+        if box is None and tensor.id not in held:
             held.add(tensor.id)
             rows.append(
                 TensorRow(
@@ -234,6 +238,7 @@ def _tensor_rows(graph: Graph, plan: Plan) -> list[TensorRow]:
                     scale,
                     zero,
                     tensor.id,
+                    box,
                 )
             )
             next_id += 1
@@ -246,6 +251,8 @@ def _symbols(plan: Plan, order: Sequence[TileOp], synchronized: Synchronized) ->
     for tensor in plan.tiles.tensors:
         home = tensor.home
         assert home.address is not None
+        if tensor.part_of is not None:
+            continue
         section = "" if home.memory is Memory.SPM else REGION_NAMES[REGION[home.memory]]
         found.append(Symbol(_symbol(tensor.name), section, home.address, home.size))
     names = {layer.id: layer.name for layer in plan.tiles.layers}

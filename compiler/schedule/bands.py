@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from compiler.ir.graph import Node
 from compiler.ir.work import Least
 from compiler.ops.shapes import unreshaped
 from compiler.schedule.builder import READS, SINGLE, Span, Window, device_shape, spans
+from compiler.schedule.parts import Part, whole_of
 from isa.target import Target
 
 
@@ -30,11 +31,15 @@ class Bands:
 
 @dataclass(frozen=True, slots=True)
 class Operand:
-    """A computed operand of a layer: which one, whose value, and how its rows are read, if row by row."""
+    """A computed operand of a layer: which one, whose value, and how its rows are read, if row by row.
+
+    `holder` is the value whose bytes the operand's are: another than `node` where it is reshaped or a part.
+    """
 
     index: int
     node: Node
     reads: Window | None
+    holder: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +71,12 @@ class LayerWork:
         return bool(self.operands) and all(o.reads is not None for o in self.operands)
 
 
-def work_of(node: Node, target: Target) -> LayerWork:
+def work_of(node: Node, target: Target, parts: Mapping[int, Part]) -> LayerWork:
     """What a division needs to know of a layer."""
     reads = READS.get(type(node.op))
     inputs = node.inputs
     operands = tuple(
-        Operand(i, x, reads(node, i) if reads and unreshaped(x) is x else None)
+        Operand(i, x, reads(node, i) if reads and unreshaped(x) is x else None, whole_of(x, parts).id)
         for i, x in enumerate(inputs)
         if not x.is_constant
     )

@@ -283,27 +283,37 @@ class Builder:
             return view.tensor.tile
         if view.tensor.line is not None:
             return _in_line(view.tensor, view.tensor.line, h, w, c)
-        offset = _offset(view.shape, n, h, w, c)
+        shape, place = _in_whole(view.tensor, view.shape, n, h, w, c)
+        offset = _offset(shape, *place)
         if view.tensor.resident:
-            return _at_home(view.tensor, view.shape, offset)
+            return _at_home(view.tensor, shape, offset)
         buffer = self.buffer(role, Memory.SPM, h.extent * w.extent * c.extent)
-        self.load(Ref(view.tensor.home, offset), Ref(buffer), c.extent, _levels(view.shape, h, w, c))
+        self.load(Ref(view.tensor.home, offset), Ref(buffer), c.extent, _levels(shape, h, w, c))
         return Piece(Ref(buffer), c.extent, w.extent * c.extent)
+
+    def load_rows(self, tensor: Tensor, n: int, rows: Span, to: Ref) -> None:
+        """Copy whole rows of an image from DRAM, one after another."""
+        _, _, width, channels = tensor.shape
+        box = rows, Span(0, width), Span(0, channels)
+        shape, place = _in_whole(tensor, tensor.shape, n, *box)
+        self.load(Ref(tensor.home, _offset(shape, *place)), to, channels, _levels(shape, *box))
 
     def result(self, tensor: Tensor, n: int, h: Span, w: Span, c: Span, role: str) -> Piece:
         """Where a box of a result is to be written: its home, or a working buffer to be stored."""
         if tensor.line is not None:
             return _in_line(tensor, tensor.line, h, w, c)
         if tensor.resident:
-            return _at_home(tensor, tensor.shape, _offset(tensor.shape, n, h, w, c))
+            shape, place = _in_whole(tensor, tensor.shape, n, h, w, c)
+            return _at_home(tensor, shape, _offset(shape, *place))
         buffer = self.buffer(role, Memory.SPM, h.extent * w.extent * c.extent)
         return Piece(Ref(buffer), c.extent, w.extent * c.extent)
 
     def deliver(self, tensor: Tensor, piece: Piece, n: int, h: Span, w: Span, c: Span) -> None:
         """Store a box of a result, unless it is at home already or goes no further."""
         if tensor.delivered and tensor.home.memory is not Memory.SPM:
-            home = Ref(tensor.home, _offset(tensor.shape, n, h, w, c))
-            _, _, width, channels = tensor.shape
+            shape, place = _in_whole(tensor, tensor.shape, n, h, w, c)
+            home = Ref(tensor.home, _offset(shape, *place))
+            _, _, width, channels = shape
             levels = [(w.extent, channels, piece.pixel_pitch), (h.extent, width * channels, piece.row_pitch)]
             self.store(piece.ref, home, c.extent, levels)
         if self.joined is not None and self.joined.tensor is tensor:
@@ -314,6 +324,18 @@ class Builder:
 
 
 Shape4 = tuple[int, int, int, int]
+
+
+Place = tuple[int, Span, Span, Span]
+
+
+def _in_whole(tensor: Tensor, shape: Shape4, n: int, h: Span, w: Span, c: Span) -> tuple[Shape4, Place]:
+    """The shape at a tensor's home, and where a box of the tensor is in that: elsewhere if it is a part."""
+    if tensor.part_of is None:
+        return shape, (n, h, w, c)
+    assert shape == tensor.shape, f"{tensor.name} is a part, and read under another shape"
+    image, row, column, channel = tensor.start
+    return tensor.part_of.shape, (n + image, h.shifted(row), w.shifted(column), c.shifted(channel))
 
 
 def _offset(shape: Shape4, n: int, h: Span, w: Span, c: Span) -> int:
@@ -397,9 +419,10 @@ def element(node: Node) -> ElementType:
 
 
 def stored(tensor: Tensor, n: int, h: Span, w: Span, c: Span, operand: str = "out") -> Stored:
-    """The box that an operand completes."""
+    """The box that an operand completes, of the whole where the tensor is a part."""
+    _, (n, h, w, c) = _in_whole(tensor, tensor.shape, n, h, w, c)
     box: Box = ((n, n + 1), (h.start, h.stop), (w.start, w.stop), (c.start, c.stop))
-    return Stored(tensor.id, box, operand)
+    return Stored((tensor.part_of or tensor).id, box, operand)
 
 
 def packed_bytes(values: NDArray[Any]) -> bytes:

@@ -121,8 +121,7 @@ class SegmentPlanner:
         self.b.resume(self.inside[first].layer)
         self.b.tile = (image, rows.start)
         buffer = self.b.buffer("input", Memory.SPM, rows.extent * line.row)
-        offset = (image * tensor.shape[1] + rows.start) * line.row
-        self.b.load(Ref(tensor.home, offset), Ref(buffer), rows.extent * line.row, [])
+        self.b.load_rows(tensor, image, rows, Ref(buffer))
         line.add(buffer, rows.start, rows.stop)
 
     def _make(self, member: Member, image: int, band: int) -> None:

@@ -53,13 +53,16 @@ def _concatenated_rows(node: Node, index: int) -> Window | None:
 
 @tiles_of(QConcat, reads=_concatenated_rows)
 def plan_concat(b: Builder, node: Node, view: Callable[[int], View], out: Tensor, budget: int) -> None:
-    """Every operand copied to its place, through a table where its scale is another."""
+    """Every operand copied to its place if it is not there, through a table where its scale is another."""
     operation = node.op
     assert isinstance(operation, QConcat)
     axis = operation.axis + 4 - len(node.shape)
     at = 0
     for index, operand in enumerate(node.inputs):
         x = view(index)
+        if x.tensor.part_of is out:
+            at += x.shape[axis]
+            continue
         codes = None if operand.quant == node.quant else requantizing_table(operand.quant, node.quant)
         to = [s.shifted(at if i == axis else 0) for i, s in enumerate(_whole(x.shape))]
         _copy(b, node, x, out, to, ALL, budget, codes)
@@ -213,7 +216,7 @@ def plan_pad(b: Builder, node: Node, view: Callable[[int], View], out: Tensor, b
         to, strides = [place for place, _ in box], [stride for _, stride in box if stride is not None]
         if len(strides) < len(box):
             _fill(b, node, out, to, operation.value, budget)
-        else:
+        elif x.tensor.part_of is not out:
             _copy(b, node, x, out, to, strides, budget)
 
 

@@ -20,6 +20,7 @@ from compiler.schedule.bands import bands_of
 from compiler.schedule.builder import SINGLE, Builder, Joined, View, device_shape, packed_bytes
 from compiler.schedule.fused import Member, SegmentPlanner
 from compiler.schedule.lines import Line
+from compiler.schedule.parts import Part, operands_in_place, slices_in_place, whole_of
 from compiler.schedule.planners import PLANNERS
 from compiler.schedule.segments import Divider, Segment
 from compiler.schedule.techniques import Techniques
@@ -84,10 +85,18 @@ class _Planner:
         self.too_large: list[Diagnostic] = []
         host = host_nodes(graph)
         self.nodes = [n for n in graph.nodes() if not n.is_constant and n.id not in host]
-        self.layers = [n for n in self.nodes if not isinstance(n.op, (Quantize, Reshape))]
+        self.parts: dict[int, Part] = slices_in_place(graph, self.nodes, target) if allowed.address else {}
+        """Values that lie within another."""
+        self.layers = [
+            n for n in self.nodes if not isinstance(n.op, (Quantize, Reshape)) and n.id not in self.parts
+        ]
         self.index = {n.id: i for i, n in enumerate(self.layers)}
         self.returned = {unreshaped(self._returned_value(n)).id for n in graph.outputs}
-        self.users = {n.id: self._layers_using(n) for n in self.nodes if not isinstance(n.op, Reshape)}
+        self.users = {
+            n.id: self._layers_using(n)
+            for n in self.nodes
+            if not isinstance(n.op, Reshape) and n.id not in self.parts
+        }
         """For every value the layers that read it, by index."""
         self.divider = Divider(
             self.layers,
@@ -97,11 +106,14 @@ class _Planner:
             target,
             allowed,
             fill,
+            self.parts,
         )
         self.division = self.divider.divide()
         self.resident = self.division.resident
         self.joined = {s.layers[1].id for s in self.division.segments if not s.rows and len(s.layers) > 1}
         self.held = self._held_by_layer()
+        if allowed.address:
+            self._join_in_place()
 
     def run(self) -> Plan:
         for node in self.nodes:
@@ -147,9 +159,18 @@ class _Planner:
         names = tuple(v.name for v in node.views)
         layer = Layer(self.index[node.id], node.name, node.loc, names, self._least(node))
         self.builder.begin(layer)
-        out = self._tensor(node, node.shape, self._home(node))
-        self.plan.views[node.id] = View(out, device_shape(node.shape))
-        return layer, out
+        return layer, self._result(node)
+
+    def _result(self, node: Node) -> Tensor:
+        """The tensor of a layer's result, made when it is first needed: by the layer, or by a part of it."""
+        if node.id not in self.plan.views:
+            part = self.parts.get(node.id)
+            whole = None if part is None else self._result(part.whole)
+            out = self._tensor(node, node.shape, self._home(node) if whole is None else whole.home)
+            if part is not None:
+                out.part_of, out.start = whole, part.start
+            self.plan.views[node.id] = View(out, device_shape(node.shape))
+        return self.plan.views[node.id].tensor
 
     def _layer(self, node: Node, following: Node | None = None) -> None:
         """A layer in tiles, small enough for several at a time; a following one may take every tile."""
@@ -212,7 +233,8 @@ class _Planner:
     def _least(self, node: Node) -> Least:
         """The least work of a layer; each byte of the interface counts where it is first read or written."""
         least = self.divider.layers[self.index[node.id]].least
-        given = {unreshaped(i) for i in node.inputs if isinstance(unreshaped(i).op, Quantize)} - self.read
+        read = {whole_of(i, self.parts) for i in node.inputs}
+        given = {i for i in read if isinstance(i.op, Quantize)} - self.read
         self.read |= given
         bytes_of_interface = sum(i.type.elements for i in given)
         if node.id in self.returned:
@@ -230,6 +252,8 @@ class _Planner:
         if node.id not in self.plan.views and isinstance(node.op, Reshape):
             source = self._view(node.inputs[0])
             self.plan.views[node.id] = View(source.tensor, device_shape(node.shape))
+        if node.id not in self.plan.views and node.id in self.parts:
+            self._result(node)
         if node.id not in self.plan.views:
             assert node.is_constant
             content = packed_bytes(node.constant)
@@ -270,7 +294,8 @@ class _Planner:
 
     def _readable(self, node: Node, user: Node) -> bool:
         """Whether a user can read a resident value under the shapes at which it sees it."""
-        shapes = [i.shape for i in user.inputs if not i.is_constant and unreshaped(i) is node]
+        seen = [i for i in user.inputs if not i.is_constant and whole_of(i, self.parts) is node]
+        shapes = [node.shape if i.id in self.parts else i.shape for i in seen]
         if isinstance(user.op, QGemm):
             return all(shape[-1] <= MAX_RESIDENT_DEPTH for shape in shapes)
         return all(map(_pitches_fit, shapes))
@@ -286,19 +311,51 @@ class _Planner:
         """The layers that read a value, through reshapes too, each once and in order."""
         found: set[int] = set()
         for user in self.graph.users(node):
-            if isinstance(user.op, Reshape):
+            if isinstance(user.op, Reshape) or user.id in self.parts:
                 found.update(self._layers_using(user))
             elif user.id in self.index:
                 found.add(self.index[user.id])
         return sorted(found)
 
+    def _join_in_place(self) -> None:
+        """Let operands of concatenations and pads be written into the result, where both are in one memory.
+
+        Results in the scratchpad are then held longer: never so that more is held than the most otherwise.
+        """
+        places = {*self.division.over, *self.division.over.values()}
+        layers = {n.id for n in self.layers} - self.returned - places
+        for segment in self.division.segments:
+            node = segment.layers[0]
+            if len(segment.layers) > 1 or node.id in places:
+                continue
+            taken = {*self.parts, *(part.whole.id for part in self.parts.values())}
+            before = dict(self.parts)
+            self.parts |= {
+                operand.id: part
+                for operand, part in operands_in_place(
+                    self.graph, node, layers - taken, self.target, self.resident
+                )
+            }
+            held = self._held_by_layer()
+            if max(held) > max(self.held):
+                self.parts = before
+            else:
+                self.held = held
+
     def _held_by_layer(self) -> list[int]:
         """For every layer, one joined to it included, the bytes of results in the scratchpad meanwhile."""
         change = [0] * (len(self.layers) + 1)
+        inside: dict[int, list[int]] = {}
+        for name, part in self.parts.items():
+            if name in self.index:
+                inside.setdefault(part.whole.id, []).append(name)
         for node in self.layers:
-            if node.id in self.resident:
+            if node.id in self.resident and node.id not in self.parts:
                 first, last = self.index[node.id], self.divider.last_use[node.id]
-                if node.id in self.division.over:
+                if node.id in inside:
+                    first = min(first, *(self.index[name] for name in inside[node.id]))
+                    last = max(last, *(self.divider.last_use[name] for name in inside[node.id]))
+                elif node.id in self.division.over:
                     first += 1  # until then it is counted as the operand whose place it takes
                 elif node.id in self.joined:
                     first -= 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -19,6 +20,8 @@ from isa.target import Target
 
 FILLS: Final = (0.92, 0.85, 0.75, 0.6)
 """Of the scratchpad, that a plan may hold; the less, the surer that every buffer finds a place."""
+FURTHER: Final = (0.97, 0.7, 0.88, 0.8)
+"""Others that are worth trying."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,18 +33,50 @@ class Schedule:
     allocation: Allocation
 
 
-def best_schedule(graph: Graph, target: Target, allowed: Techniques) -> Schedule:
-    """The schedule of a graph of stage device.
+def schedules(graph: Graph, target: Target, allowed: Techniques) -> Iterator[Schedule]:
+    """Schedules of a graph of stage device that are worth trying, at least one, the likeliest first.
 
     Raises:
         FitError: the target is too small for a layer.
         CompileError: an operation that no tile expresses.
     """
-    for fill in FILLS if allowed.residency or allowed.fusion else ():
-        try:
-            return _placed(plan(graph, target, allowed, fill), target, allowed)
-        except (AllocationError, FitError, NoRoomError):
-            continue  # what stays in the scratchpad may be what a layer lacks
+    found = False
+    if allowed.residency or allowed.fusion:
+        for fill in FILLS:
+            schedule = _tried(graph, target, allowed, fill)
+            if schedule is not None:
+                found = True
+                yield schedule
+    if not found:  # what stays in the scratchpad may be what a layer lacks
+        yield _sparing(graph, target, allowed)
+        return
+    others = (*((allowed, fill) for fill in FURTHER), *((less, FILLS[0]) for less in _without(allowed)))
+    for techniques, fill in others:
+        schedule = _tried(graph, target, techniques, fill)
+        if schedule is not None:
+            yield schedule
+
+
+def _without(allowed: Techniques) -> list[Techniques]:
+    """The same without one technique whose worth is estimated."""
+    estimated = ("fusion", "banks", "address")
+    return [replace(allowed, **{name: False}) for name in estimated if getattr(allowed, name)]
+
+
+def _tried(graph: Graph, target: Target, allowed: Techniques, fill: float) -> Schedule | None:
+    """The schedule that holds so much in the scratchpad; None if it does not fit."""
+    try:
+        return _placed(plan(graph, target, allowed, fill), target, allowed)
+    except (AllocationError, FitError, NoRoomError):
+        return None
+
+
+def _sparing(graph: Graph, target: Target, allowed: Techniques) -> Schedule:
+    """The schedule that holds as little as there may be in the scratchpad.
+
+    Raises:
+        FitError: the target is too small for a layer.
+    """
     bare = replace(allowed, residency=False, fusion=False)
     if allowed.overlap:
         try:

@@ -19,9 +19,9 @@ from itertools import combinations
 from typing import Final
 
 from compiler.ir.graph import Node
-from compiler.ops.shapes import unreshaped
 from compiler.schedule.bands import LayerWork, delays, work_of
 from compiler.schedule.builder import device_shape
+from compiler.schedule.parts import Part
 from compiler.schedule.techniques import Techniques
 from compiler.schedule.tiles import PRM_GRANULE, aligned
 from isa.instructions.matrix import array_cycles
@@ -76,7 +76,7 @@ class Banded:
 
     `array` and `vector` are cycles, `memory` the bytes of buffers, `moved` those of copies. `lines` has for
     every result what falls away where it stays: bytes of line buffers, cycles of moving rows between them,
-    bytes to store; `entering` for every value from outside: bytes of buffers, bytes to load.
+    bytes to store; `entering` for every value from outside: bytes of buffers, bytes to load, its holder.
     """
 
     rows: int
@@ -86,7 +86,7 @@ class Banded:
     memory: int
     moved: int
     lines: dict[int, tuple[int, float, int]]
-    entering: dict[int, tuple[int, int]]
+    entering: dict[int, tuple[int, int, int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,13 +95,13 @@ class Flow:
 
     `taken` has for every layer the values it reads, with stride and extent of their rows; `halo` for every
     value the rows that two bands share, `lag` by how many bands its last reader is behind; `outside` for
-    what comes from outside the bytes of a row and the rows.
+    what comes from outside the bytes of a row, the rows, and the holder.
     """
 
     taken: dict[int, list[tuple[int, int, int]]]
     halo: dict[int, int]
     lag: dict[int, int]
-    outside: dict[int, tuple[int, int]]
+    outside: dict[int, tuple[int, int, int]]
 
 
 @dataclass(slots=True)
@@ -125,6 +125,7 @@ class Divider:
         target: the machine.
         allowed: what may be done.
         fill: of the scratchpad, that may be held.
+        parts: values that are read where another lies.
     """
 
     def __init__(
@@ -136,10 +137,11 @@ class Divider:
         target: Target,
         allowed: Techniques,
         fill: float,
+        parts: Mapping[int, Part],
     ) -> None:
         self.users, self.returned, self.may_stay = users, returned, may_stay
         self.target, self.allowed = target, allowed
-        self.layers = [work_of(n, target) for n in layers]
+        self.layers = [work_of(n, target, parts) for n in layers]
         self.last_use = {n.id: max(users[n.id], default=-1) for n in layers}
         self.size = {n.id: aligned(n.type.elements) for n in layers}
         self.room = int(target.spm.bytes * fill)
@@ -243,9 +245,7 @@ class Divider:
         last = self.layers[end - 1]
         if not last.single or last.node.id not in staying:
             return None
-        read_before = {
-            unreshaped(o.node).id for layer in self.layers[begin : end - 1] for o in layer.operands
-        }
+        read_before = {o.holder for layer in self.layers[begin : end - 1] for o in layer.operands}
         for operand in last.operands:
             name = operand.node.id
             if name in held and self.last_use[name] == end - 1 and name not in read_before | self.returned:
@@ -262,7 +262,7 @@ class Divider:
         if free < t.spm.bytes // 16:
             return None
         within = {n.node.id for n in self.layers[begin : end - 1]}
-        values = {unreshaped(o.node).id: o.node.type.elements for o in layer.operands}
+        values = {o.holder: o.node.type.elements for o in layer.operands}
         loaded, weights = sum(n for value, n in values.items() if value not in held), layer.constants
         half = free // 2
         moved = loaded + weights
@@ -273,7 +273,7 @@ class Divider:
             moved += sum(
                 o.node.type.elements
                 for o in last.operands
-                if o.node.id not in held and o.node.id not in within
+                if o.holder not in held and o.node.id not in within
             )
         stored = 0 if last.node.id in staying else last.node.type.elements
         dram = (moved + stored) / t.dram.bytes_per_cycle
@@ -308,6 +308,9 @@ class Divider:
             constants += layer.constants
             if not layer.row_by_row or layer.shape[0] != self.layers[begin].shape[0] or constants > self.room:
                 break
+            inside = {earlier.node.id for earlier in self.layers[begin:last]}
+            if any(o.holder in inside and o.holder != o.node.id for o in layer.operands):
+                break  # a part of what is not yet whole
             unread -= {o.node.id for o in layer.operands}
             if not unread and layer.shape[1] > 1:
                 found.append(last + 1)
@@ -322,7 +325,7 @@ class Divider:
         if weights > free:
             return None
         cuts = self._cuts(begin, end)
-        inside = [name for name in held if name in cuts[0].entering] if cuts else []
+        inside = [name for name, of in cuts[0].entering.items() if of[2] in held] if cuts else []
         best: Cost | None = None
         for banded in cuts:
             memory = weights + banded.memory
@@ -332,7 +335,7 @@ class Divider:
                 line, copies, stored = banded.lines[name]
                 memory, moved, vector = memory - line, moved - stored, vector - copies
             for name in inside:
-                line, loaded = banded.entering[name]
+                line, loaded, _ = banded.entering[name]
                 memory, moved = memory - line, moved - loaded
             if memory > free:
                 continue
@@ -381,13 +384,13 @@ class Divider:
             copies = images * count * (over * row / t.vx.lanes + start) if over else 0.0
             vector += copies
             lines[name] = held, copies, layer.node.type.elements if name in whole else 0
-        entering: dict[int, tuple[int, int]] = {}
-        for name, (row, extent) in flow.outside.items():
+        entering: dict[int, tuple[int, int, int]] = {}
+        for name, (row, extent, holder) in flow.outside.items():
             halo = flow.halo[name]
             loaded = images * (extent + count * max(halo, 0)) * row
-            entering[name] = 2 * (made[name] + halo) * row, loaded
-        memory = sum(line for line, _, _ in lines.values()) + sum(line for line, _ in entering.values())
-        moved = sum(stored for _, _, stored in lines.values()) + sum(n for _, n in entering.values())
+            entering[name] = 2 * (made[name] + halo) * row, loaded, holder
+        memory = sum(line for line, _, _ in lines.values()) + sum(line for line, _, _ in entering.values())
+        moved = sum(stored for _, _, stored in lines.values()) + sum(n for _, n, _ in entering.values())
         return Banded(rows, count, array, vector, memory, moved, lines, entering)
 
 
@@ -405,7 +408,8 @@ def _flow(layers: Sequence[LayerWork]) -> Flow:
             if name in delay:
                 flow.lag[name] = max(flow.lag.get(name, 0), delay[layer.node.id] - delay[name])
             else:
-                flow.outside[name] = math.prod(device_shape(operand.node.shape)[2:]), reads.extent
+                row = math.prod(device_shape(operand.node.shape)[2:])
+                flow.outside[name] = row, reads.extent, operand.holder
     return flow
 
 

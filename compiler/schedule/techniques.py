@@ -21,6 +21,8 @@ class Techniques:
     """Few input channels are laid side by side on the rows of the array."""
     fusion: bool = True
     """Layers that follow one another work through an image together, some rows at a time."""
+    address: bool = True
+    """Slices are read, and what is joined or padded is written, in place: nothing is copied."""
     banks: bool = True
     """What is accessed at the same time is laid into different banks."""
 

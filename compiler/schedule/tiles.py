@@ -156,6 +156,10 @@ class Tensor:
     """The line buffer that it passes through, within a segment."""
     tile: Piece | None = None
     """The only tile of it that there is at the moment, where the next layer takes it from its maker."""
+    part_of: Tensor | None = None
+    """The tensor of which this one is a box, and whose home is also its own."""
+    start: tuple[int, int, int, int] = (0, 0, 0, 0)
+    """Where in that tensor it begins."""
     delivered: bool = True
     """Whether it goes to its home at all: what only passes through a line buffer does not."""
 

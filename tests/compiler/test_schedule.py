@@ -144,7 +144,9 @@ def test_what_a_band_reads_was_made_in_an_earlier_round(rows: int, layers: int) 
     graph = chain(layers)
     model = api.quantize(api.Model("chain", driver.prepare(graph)), random_inputs(graph, 1))
     target = load_target("edge32")
-    works = [work_of(n, target) for n in driver.lower(model.integers()).nodes() if n.op.name == "q.conv2d"]
+    works = [
+        work_of(n, target, {}) for n in driver.lower(model.integers()).nodes() if n.op.name == "q.conv2d"
+    ]
     bands = bands_of(works, rows)
     for work in works:
         made = bands.made[work.node.id]

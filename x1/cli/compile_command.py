@@ -23,11 +23,13 @@ from x1.cli.options import (
     quantization,
     random_warning,
     target_options,
+    with_progress,
 )
 from x1.cli.outcome import Outcome, json_option, reported, say
 from x1.cli.profile_command import short, summary
 from x1.files import make_folder, require_another, write_atomic
 from x1.schedule_text import schedule_text
+from x1.search import MAX_SEARCH
 
 FORMS: Final = ("nn", "q", "schedule", "asm", "elf")
 EPILOG: Final = """\b
@@ -36,6 +38,7 @@ Examples:
   x1 compile net.net --calibrate samples.npz --target edge16 --set dram.bytes_per_cycle=16
   x1 compile net.onnx --calibrate random:4 --emit asm
   x1 compile net.onnx --calibrate random:4 -O3 --without fusion
+  x1 compile net.onnx --calibrate random:4 --search 12
   x1 compile net.onnx --scheme net.toml -o net.x1
   x1 compile net.onnx --calibrate samples.npz --print-after fuse-activation
 """
@@ -55,6 +58,12 @@ Examples:
     metavar="|".join(TECHNIQUES),
     help="Leave a technique of scheduling out, to see what it is worth.",
 )
+@click.option(
+    "--search",
+    type=click.IntRange(1, MAX_SEARCH),
+    metavar="N",
+    help="Schedules for the cycle model to compare.",
+)
 @click.option("--emit", type=click.Choice(FORMS), default="elf", show_default=True, help="The form to write.")
 @click.option("--print-after", metavar="PASS|all", help="Print the graph after a pass, on stderr.")
 @click.option("--stop-after", metavar="PASS", help="Write the graph after a pass and stop.")
@@ -70,6 +79,7 @@ def command(
     shapes: tuple[str, ...],
     opt_level: str,
     without: tuple[str, ...],
+    search: int | None,
     emit: str,
     print_after: str | None,
     stop_after: str | None,
@@ -89,7 +99,8 @@ def command(
             network = api.load_network(model, given, log)
             if (calibrate is not None or options["scheme"] is not None) and emit != "nn":
                 network = api.quantize(network, calibrate, log=log, **how)
-            text = _form(network, emit, machine, api.allowed_techniques(int(opt_level), without), log)
+            allowed = api.allowed_techniques(int(opt_level), without)
+            text = _form(network, emit, machine, allowed, search, log)
             _require_reached(log)
             return _text(text, output, warnings)
         binary = api.compile(
@@ -98,6 +109,8 @@ def command(
             calibrate=calibrate,
             opt_level=int(opt_level),
             without=without,
+            search=search,
+            searching=lambda schedules, most: with_progress(schedules, "searching", most),
             shapes=given,
             log=log,
             **how,
@@ -114,7 +127,7 @@ def command(
     if not as_json:
         _report(binary, place)
         say(summary(found))
-    body = {"output": place, **binary.summary(), "profile": short(found)}
+    body = {"output": place, **binary.summary(), "schedules": binary.tried, "profile": short(found)}
     return Outcome(body, diagnostics=warnings)
 
 
@@ -130,14 +143,16 @@ def _require_reached(log: PassLog) -> None:
         )
 
 
-def _form(network: api.Model, emit: str, machine: Target, allowed: Techniques, log: PassLog) -> str:
+def _form(
+    network: api.Model, emit: str, machine: Target, allowed: Techniques, search: int | None, log: PassLog
+) -> str:
     """The network in one of the forms that are text."""
     if emit == "nn":
         return print_graph(network.float_graph or network.integers(), blobs=True)
     return (
         print_graph(network.integers(), blobs=True)
         if emit == "q"
-        else schedule_text(network, machine, allowed, log)
+        else schedule_text(network, machine, allowed, search, log)
     )
 
 
@@ -153,8 +168,12 @@ def _report(binary: api.Binary, place: str) -> None:
     say(
         f"{place}: {figures['instructions']} instructions for {figures['target']}, {binary.macs:,} MACs, "
         f"{figures['weight_bytes']:,} bytes of weights and parameters, {figures['spm_peak_bytes']:,} bytes "
-        "of scratchpad at most; checked: no race, no deadlock"
+        f"of scratchpad at most; {_tried(binary.tried)}checked: no race, no deadlock"
     )
+
+
+def _tried(schedules: int) -> str:
+    return f"best of {schedules} schedules; " if schedules > 1 else ""
 
 
 def _log(print_after: str | None, stop_after: str | None, dump_dir: str | None) -> PassLog:
