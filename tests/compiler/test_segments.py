@@ -1,0 +1,122 @@
+"""Layers that work band by band: what could go wrong between them is planted, and found."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from compiler import driver
+from compiler.ir.graph import Graph, Node
+from compiler.ir.types import DType
+from compiler.ops.add import Add
+from compiler.ops.conv2d import Conv2d
+from compiler.ops.max_pool import MaxPool
+from compiler.schedule import bands, fused
+from compiler.schedule.bands import LayerWork
+from compiler.schedule.builder import Span, Window
+from compiler.schedule.lines import Line, Rows
+from compiler.schedule.plan import _Planner  # pyright: ignore[reportPrivateUsage]
+from compiler.schedule.techniques import techniques
+from compiler.schedule.tiles import TileOp
+from isa.target import load_target
+from tests.networks import random_inputs
+from x1 import api
+from x1.verification import verify
+
+MACHINE = load_target("edge32", ["spm.bytes=65536", "dram.bytes_per_cycle=2"])
+
+
+def branched(seed: int) -> Graph:
+    """Convolutions, a pool and a residual addition on images too large for the scratchpad."""
+    generator = np.random.default_rng(seed)
+    graph = Graph(f"branched{seed}")
+    size, channels = int(generator.choice([40, 47, 56])), int(generator.choice([16, 24]))
+    x = graph.input("x", DType.F32, (1, size, size, channels))
+
+    def conv(value: Node, kernel: int, name: str) -> Node:
+        shape = (channels, channels, kernel, kernel)
+        w = graph.const(
+            generator.standard_normal(shape).astype(np.float32) / np.float32(kernel * 4), f"w{name}"
+        )
+        b = graph.const(np.zeros(channels, np.float32), f"b{name}")
+        pad = kernel // 2
+        operation = Conv2d((1, 1), (pad, pad, pad, pad), (1, 1), "NHWC")
+        return graph.add(operation, (value, w, b), name=name)
+
+    first = conv(x, 3, "first")
+    second = conv(first, int(generator.choice([1, 3, 5])), "second")
+    third = conv(second, 3, "third")
+    added = graph.add(Add(), (third, first), name="added")
+    pooled = graph.add(MaxPool((3, 3), (1, 1), (1, 1, 1, 1), "NHWC"), (added,), name="pooled")
+    graph.set_outputs([conv(pooled, 3, "last")], ["y"])
+    return graph
+
+
+def model_of(graph: Graph) -> api.Model:
+    return api.quantize(api.Model(graph.name, driver.prepare(graph)), random_inputs(graph, 1))
+
+
+def is_found(graph: Graph) -> bool:
+    """Whether something is wrong with the schedule: the compiler, the checker, or the bits say so."""
+    model = model_of(graph)
+    try:
+        binary = api.compile(model, MACHINE, search=1)
+    except AssertionError:
+        return True
+    return verify(model, binary, random_inputs(graph, 1, seed=3)).mismatches > 0
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_layers_work_band_by_band_and_give_onnx_runtimes_bits(seed: int) -> None:
+    graph = branched(seed)
+    planner = _Planner(driver.lower(model_of(graph).integers()), MACHINE, techniques(3), 0.92)
+    assert max(len(s.layers) for s in planner.division.segments if s.rows) >= 3
+    assert not is_found(graph)
+
+
+def test_rows_taken_from_a_later_buffer_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Planted: the latest buffer that holds the rows, before they have been copied there."""
+
+    def latest(self: Line, start: int, stop: int) -> Rows:
+        return next(b for b in reversed(self.bands) if b.base <= start and stop <= b.stop)
+
+    monkeypatch.setattr(Line, "find", latest)
+    assert any(is_found(branched(seed)) for seed in range(4))
+
+
+def test_operations_of_a_round_in_another_order_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Planted: the second half of the operations of a round comes before the first."""
+
+    def mixed(lists: Sequence[Sequence[TileOp]]) -> list[TileOp]:
+        turns = [((i + 0.5) / len(ops), op) for ops in lists for i, op in enumerate(ops)]
+        return [op for later in (True, False) for place, op in turns if (place > 0.5) is later]
+
+    monkeypatch.setattr(fused, "taking_turns", mixed)
+    assert any(is_found(branched(seed)) for seed in range(4))
+
+
+def test_a_layer_that_does_not_wait_for_its_operands_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Planted: every layer makes its band in the round in which its operands are made, turns taken."""
+
+    def none(layers: Sequence[LayerWork]) -> dict[int, int]:
+        return {layer.node.id: 0 for layer in layers}
+
+    monkeypatch.setattr(bands, "delays", none)
+    assert any(is_found(branched(seed)) for seed in range(4))
+
+
+@pytest.mark.parametrize("wrong", ["a row less", "a row late"])
+def test_rows_of_a_window_that_are_forgotten_are_found(wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Planted: a window reads one row less at its end, or begins a row late."""
+    read = Window.read
+
+    def less(self: Window, out: Span) -> Span:
+        span = read(self, out)
+        if span.extent < 2 or self.field == 1:
+            return span
+        return Span(span.start + (wrong == "a row late"), span.stop - (wrong == "a row less"))
+
+    monkeypatch.setattr(Window, "read", less)
+    assert any(is_found(branched(seed)) for seed in range(4))
