@@ -15,7 +15,7 @@ from isa.program import Note, Program
 from isa.target import Target
 from runtime.timing import simulate
 
-EFFORT: Final = 1500
+EFFORT: Final = 250
 """Instructions of all schedules together that are tried unasked: small networks get many, large ones one."""
 MAX_SEARCH: Final = 64
 Searching = Callable[[Iterable[Schedule], int], Iterable[Schedule]]
