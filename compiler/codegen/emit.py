@@ -246,7 +246,7 @@ def _tensor_rows(graph: Graph, plan: Plan) -> list[TensorRow]:
 
 
 def _symbols(plan: Plan, order: Sequence[TileOp], synchronized: Synchronized) -> list[Symbol]:
-    """A name for every tensor, and one for the first instruction of every layer."""
+    """A name for every tensor that is no part of another, one for the first instruction of every layer."""
     found: list[Symbol] = []
     for tensor in plan.tiles.tensors:
         home = tensor.home

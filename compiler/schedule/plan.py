@@ -351,14 +351,13 @@ class _Planner:
                 inside.setdefault(part.whole.id, []).append(name)
         for node in self.layers:
             if node.id in self.resident and node.id not in self.parts:
-                first, last = self.index[node.id], self.divider.last_use[node.id]
-                if node.id in inside:
-                    first = min(first, *(self.index[name] for name in inside[node.id]))
-                    last = max(last, *(self.divider.last_use[name] for name in inside[node.id]))
-                elif node.id in self.division.over:
-                    first += 1  # until then it is counted as the operand whose place it takes
-                elif node.id in self.joined:
-                    first -= 1
+                held = [node.id, *inside.get(node.id, ())]
+                first = min(self.index[name] - (name in self.joined) for name in held)
+                last = max(self.divider.last_use[name] for name in held)
+                if node.id in self.division.over:
+                    first = (
+                        self.index[node.id] + 1
+                    )  # until then it counts as the operand whose place it takes
                 if first <= last:
                     change[first] += aligned(node.type.elements)
                     change[last + 1] -= aligned(node.type.elements)

@@ -172,7 +172,8 @@ class Divider:
             return False
         layer, following = self.layers[begin], self.layers[begin + 1]
         name = layer.node.id
-        taken = [o.node.id for o in following.operands].count(name) == 1
+        operands = following.operands
+        taken = [o.node.id for o in operands].count(name) == [o.holder for o in operands].count(name) == 1
         alone = list(self.users[name]) == [begin + 1] and name not in self.returned
         return layer.on_array and following.single and taken and alone
 
