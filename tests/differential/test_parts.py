@@ -147,6 +147,18 @@ def test_parts_of_parts_and_of_what_others_read_equal_onnx_runtimes(target: str)
     assert differs(joined_after_pools(), target) is None
 
 
+@pytest.mark.parametrize("target", MACHINES)
+def test_a_layer_that_reads_a_value_and_a_part_of_it_gets_both(target: str) -> None:
+    graph = Graph("both")
+    x = graph.input("x", DType.F32, (1, 12, 12, 16))
+    w = np.random.default_rng(0).standard_normal((16, 16, 3, 3)).astype(np.float32) / np.float32(12)
+    operands = (x, graph.const(w, "w"), graph.const(np.zeros(16, np.float32), "b"))
+    y = graph.add(Conv2d((1, 1), (1, 1, 1, 1), (1, 1), "NHWC"), operands, name="y")
+    z = graph.add(Add(), (y, graph.add(part(y, 3, range(16)), (y,), name="part")), name="z")
+    graph.set_outputs([z], ["z"])
+    assert differs(graph, target) is None
+
+
 @pytest.mark.nightly
 @pytest.mark.parametrize("block", range(20))
 def test_every_tensor_of_many_networks_equals_onnx_runtimes(block: int) -> None:
