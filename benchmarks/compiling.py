@@ -3,8 +3,9 @@
     python -m benchmarks.compiling [Q.onnx...]
 
 User and system CPU seconds of the whole command, start-up, checker and profile included, on one thread; the
-median of several runs, in turn with a yardstick of numpy and plain Python in a process of its own. A run
-that is not counted comes first: it leaves the bytecode of our modules, as an installed package has it.
+median of several runs, in turn with a yardstick of numpy and plain Python in a process of its own. Runs that
+are not counted come first: they leave the bytecode of our modules, as an installed package has it, and give
+the checker's share.
 Without arguments the networks are random ones of the sizes of ResNet-50 and MobileNetV2 from the test assets
 beside the repository, quantized before.
 """
@@ -32,12 +33,17 @@ for _ in range(5):
 """
 
 
-def compiled(run: Commands, model: Path) -> tuple[float, float, float]:
-    """CPU seconds and MiB of a compilation, and the checker's share of its stages."""
+def compiled(run: Commands, model: Path, *options: str) -> tuple[float, float]:
+    """CPU seconds and MiB of a compilation."""
     output = str(run.folder / "out.x1")
-    seconds, memory = run.measured("-m", "x1", "compile", str(model), "-o", output, "--json")
+    return run.measured("-m", "x1", "compile", str(model), "-o", output, *options)
+
+
+def checkers_share(run: Commands, model: Path) -> float:
+    """Of the time of all stages, that of the checker."""
+    compiled(run, model, "--json")
     stages: dict[str, float] = json.loads(run.said.read_text())["stage_seconds"]
-    return seconds, memory, stages["check"] / sum(stages.values())
+    return stages["check"] / sum(stages.values())
 
 
 def main() -> int:
@@ -50,9 +56,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         run = Commands(Path(folder))
         for model in options.models or [run.random_network(name) for name in MOST]:
-            compiled(run, model)
+            share = statistics.median(checkers_share(run, model) for _ in range(3))
             runs = [(compiled(run, model), run.measured("-c", YARDSTICK)) for _ in range(options.runs)]
-            seconds, share = (statistics.median(own[i] for own, _ in runs) for i in (0, 2))
+            seconds = statistics.median(own[0] for own, _ in runs)
             unit = statistics.median(yardstick[0] for _, yardstick in runs)
             memory = max(own[1] for own, _ in runs)
             print(

@@ -108,7 +108,7 @@ class OnnxNode:
                 f"{x.type.quant.zero_point}, and read with others",
                 "the same",
             )
-        x.type = TensorType(x.type.dtype, x.shape, quant)
+        self.graph.retype(x, TensorType(x.type.dtype, x.shape, quant))
         for source in x.inputs:
             self.coded(source, quant)
         return x

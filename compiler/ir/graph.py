@@ -107,6 +107,8 @@ class Graph:
     """The text of the scheme that a float network was quantized by; a binary holds it too."""
     outputs: list[Node] = field(default_factory=list[Node])
     output_names: list[str] = field(default_factory=list[str])
+    revision: int = 0
+    """How often the graph has changed."""
     sound: dict[int, tuple[object, ...]] = field(default_factory=dict[int, "tuple[object, ...]"])
     """What the verifier has found sound of a node: stage, operation, type, types of the operands."""
     _net: Any = field(default_factory=nx.MultiDiGraph)
@@ -115,6 +117,11 @@ class Graph:
     """Of nodes that have been asked for them, until they change."""
     _order: list[Node] | None = None
     """All nodes in order, until one comes, goes or changes."""
+
+    def _change(self) -> None:
+        """A node came, went or changed."""
+        self._order = None
+        self.revision += 1
 
     def add(
         self,
@@ -139,7 +146,7 @@ class Graph:
         node = Node(self, self._next, operation, type_, name or f"v{self._next}", loc, value, views)
         self._next += 1
         self._net.add_node(node.id, node=node)
-        self._order = None
+        self._change()
         for index, producer in enumerate(inputs):
             assert producer.graph is self
             self._net.add_edge(producer.id, node.id, key=index)
@@ -202,7 +209,7 @@ class Graph:
             self._net.remove_edge(old.id, user, key)
             self._net.add_edge(new.id, user, key=key)
             self._operands.pop(user, None)
-        self._order = None
+        self._change()
         self.outputs = [new if n is old else n for n in self.outputs]
         self.erase(old)
 
@@ -213,7 +220,7 @@ class Graph:
         self._net.remove_edge(old.id, node.id, index)
         self._net.add_edge(value.id, node.id, key=index)
         self._operands.pop(node.id, None)
-        self._order = None
+        self._change()
 
     def erase(self, node: Node) -> None:
         """Remove a node that nothing uses."""
@@ -221,7 +228,13 @@ class Graph:
         assert node not in self.outputs, f"{node.name} is a graph output"
         self._net.remove_node(node.id)
         self._operands.pop(node.id, None)
-        self._order = None
+        self._change()
+
+    def retype(self, node: Node, type_: TensorType) -> None:
+        """Give a node another type."""
+        if node.type != type_:
+            node.type = type_
+            self._change()
 
     def alive(self, node: Node) -> bool:
         """Whether a node is still part of the graph."""
@@ -236,6 +249,7 @@ class Graph:
 
     def set_outputs(self, outputs: Sequence[Node], names: Sequence[str]) -> None:
         """Declare the graph outputs and the names that the host sees."""
+        self._change()
         self.outputs, self.output_names = list(outputs), list(names)
 
     def copy(self) -> Graph:

@@ -21,5 +21,5 @@ class InferShapes(Pass):
         for node in graph.nodes():
             if not isinstance(node.op, (Const, Input)):
                 inferred = node.op.result([i.type for i in node.inputs])
-                node.type = typed(inferred, node.type.quant)
+                graph.retype(node, typed(inferred, node.type.quant))
         return graph

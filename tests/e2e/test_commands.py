@@ -292,3 +292,14 @@ def test_an_interleaving_with_poison_traps_where_a_race_reads_too_early(tmp_path
         given = ("run", f"{name}.x1", "--input", "@x.npy", "--poison", "--schedule")
         codes[name] = {x1(*given, f"random:{seed}", folder=tmp_path).returncode for seed in range(6)}
     assert codes == {"sound": {0}, "raced": {0, 6}}
+
+
+@pytest.mark.parametrize("arguments", [["targets"], ["--version"], ["bogus"]])
+def test_streams_that_are_closed_are_no_error_of_ours(arguments: list[str], tmp_path: Path) -> None:
+    command = " ".join([sys.executable, "-m", "x1", *arguments])
+    for closed in (">&-", "2>&-", ">&- 2>&-"):
+        done = subprocess.run(
+            ["sh", "-c", f"{command} {closed}"], cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == (2 if arguments == ["bogus"] else 0)
+        assert "Traceback" not in done.stdout + done.stderr
