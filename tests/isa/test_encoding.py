@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from isa.encoding import EncodingError, decode, decode_all, encode, encode_all
+from isa.encoding import EncodingError, addresses, decode, decode_all, encode, encode_all
 from isa.instructions.control import Halt
 from isa.instructions.matrix import Conv
 from isa.instructions.vector import Requant, Requantize
@@ -31,6 +33,37 @@ def test_every_word_encodes_back_to_itself_or_is_refused_with_a_reason(word: byt
         assert not decoded
     else:
         assert encode(decoded[0]) == word
+
+
+@st.composite
+def alike(draw: st.DrawFn) -> list[Instruction]:
+    """An instruction, and some that differ from it in addresses and semaphores, which may not fit."""
+    first = draw(instructions())
+    found = [first]
+    for _ in range(draw(st.integers(1, 4))):
+        values: dict[str, Any] = {}
+        for spec in addresses(type(first)):
+            low, high = spec.bounds(signed=spec.signed)
+            near = st.integers(low - 2, high + 2) | st.sampled_from([low, high, high + 1, low - 1, low + 1])
+            values[spec.name] = draw(near | st.integers(low, high).map(lambda v, s=spec.scale: v // s * s))
+        slots = st.tuples() | st.lists(st.integers(-1, 33), max_size=3).map(tuple)
+        found.append(first.changed(values | {"waits": draw(slots), "signals": draw(slots)}))
+    return found
+
+
+def outcome(encoded: Callable[[], bytes]) -> bytes | list[str]:
+    """The bytes, or why there are none."""
+    try:
+        return encoded()
+    except EncodingError as error:
+        return [f.message for f in error.faults]
+
+
+@given(alike())
+@settings(max_examples=500)
+def test_a_stream_is_encoded_as_its_instructions_are_one_by_one(stream: list[Instruction]) -> None:
+    expected = outcome(lambda: b"".join(map(encode, stream)))
+    assert outcome(lambda: encode_all(stream)) == expected
 
 
 def test_bit_map_is_pinned(golden: Callable[[str, str], None]) -> None:
