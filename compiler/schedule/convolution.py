@@ -142,7 +142,7 @@ def plan_conv(b: Builder, node: Node, view: Callable[[int], View], out: Tensor, 
     operation = node.op
     assert isinstance(operation, QConv2d)
     x = view(0)
-    if is_depthwise(node):
+    if b.once("depthwise", lambda: is_depthwise(node)):
         plan_depthwise(b, node, x, out, budget)
         return
     kernel = node.inputs[1].shape[2:]

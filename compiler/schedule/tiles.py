@@ -7,7 +7,7 @@ whose addresses are relative to the buffers that its operands are bound to.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
@@ -70,7 +70,7 @@ class Ref:
 
     def shifted(self, by: int) -> Ref:
         """The place `by` units further."""
-        return replace(self, offset=self.offset + by)
+        return Ref(self.buffer, self.offset + by, self.unit)
 
 
 @dataclass(frozen=True, slots=True)
