@@ -10,6 +10,7 @@ import pytest
 from compiler import driver
 from compiler.ir.graph import Graph, Node
 from compiler.ir.types import DType
+from compiler.ops.activation import Clamp
 from compiler.ops.add import Add
 from compiler.ops.conv2d import Conv2d
 from compiler.ops.max_pool import MaxPool
@@ -120,3 +121,33 @@ def test_rows_of_a_window_that_are_forgotten_are_found(wrong: str, monkeypatch: 
 
     monkeypatch.setattr(Window, "read", less)
     assert any(is_found(branched(seed)) for seed in range(4))
+
+
+@pytest.mark.parametrize("groups", [1, 8])
+@pytest.mark.parametrize(
+    ("kernel", "pads"),
+    [
+        ((1, 3), (1, 2, 2, 0)),
+        ((1, 1), (0, 0, 40, 0)),
+        ((3, 3), (2, 2, 25, 30)),
+        ((2, 1), (9, 0, 3, 12)),
+        ((3, 2), (1, 9, 9, 20)),
+    ],
+)
+@pytest.mark.parametrize("level", [0, 3])
+def test_windows_that_see_padding_alone_give_onnx_runtimes_bits(
+    groups: int, kernel: tuple[int, int], pads: tuple[int, int, int, int], level: int
+) -> None:
+    generator = np.random.default_rng(5)
+    graph = Graph("padding")
+    x = graph.input("x", DType.F32, (1, 8, 12, 8))
+    w = generator.standard_normal((8, 8 // groups, *kernel)).astype(np.float32)
+    b = generator.standard_normal(8).astype(np.float32)
+    operation = Conv2d((1, 1), pads, (1, 1), "NHWC", None, groups)
+    y = graph.add(operation, (x, graph.const(w, "w"), graph.const(b, "b")), name="y")
+    graph.set_outputs([graph.add(Clamp(-1.0, 1.5), (graph.add(Add(), (y, y), name="z"),), name="r")], ["r"])
+    model = model_of(graph)
+    for kept in (4096, 16384):
+        machine = load_target("tiny8", [f"spm.bytes={kept}"])
+        binary = api.compile(model, machine, opt_level=level)
+        assert verify(model, binary, random_inputs(graph, 1, seed=3)).mismatches == 0
