@@ -36,8 +36,8 @@ from runtime.profile import Profile
 from runtime.profile import profile as profile_of
 from x1 import data
 from x1.files import write_atomic
+from x1.progress import untracked
 from x1.search import MAX_SEARCH, Searching, choose
-from x1.search import untracked as untracked_search
 from x1.version import __version__
 
 Sample = Mapping[str, NDArray[Any]]
@@ -46,12 +46,6 @@ Progress = Callable[[Iterable[Sample], int | None], Iterable[Sample]]
 ONNX_FORMS: Final = ("qoperator", "qdq")
 OPT_LEVELS: Final = (0, 1, 2, 3)
 LEAST_PERCENTILE: Final = 50.0
-
-
-def untracked(samples: Iterable[Sample], count: int | None) -> Iterable[Sample]:
-    """The samples, nobody told of their progress."""
-    del count
-    return samples
 
 
 @dataclass(frozen=True)
@@ -396,7 +390,7 @@ def compile(
     opt_level: int = 3,
     without: Sequence[str] = (),
     search: int | None = None,
-    searching: Searching = untracked_search,
+    searching: Searching = untracked,
     overrides: Sequence[str] = (),
     shapes: Mapping[str, Sequence[int]] | None = None,
     log: PassLog | None = None,

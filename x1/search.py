@@ -14,18 +14,13 @@ from compiler.schedule.techniques import Techniques
 from isa.program import Note, Program
 from isa.target import Target
 from runtime.timing import simulate
+from x1.progress import untracked
 
 EFFORT: Final = 250
 """Instructions of all schedules together that are tried unasked: small networks get many, large ones one."""
 MAX_SEARCH: Final = 64
 Searching = Callable[[Iterable[Schedule], int], Iterable[Schedule]]
 """Passes on the schedules that are tried, of which there are so many at most."""
-
-
-def untracked(schedules: Iterable[Schedule], most: int) -> Iterable[Schedule]:
-    """The schedules as they are."""
-    del most
-    return schedules
 
 
 @dataclass(frozen=True, slots=True)

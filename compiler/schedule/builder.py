@@ -283,39 +283,45 @@ class Builder:
             return view.tensor.tile
         if view.tensor.line is not None:
             return _in_line(view.tensor, view.tensor.line, h, w, c)
-        shape, place = _in_whole(view.tensor, view.shape, n, h, w, c)
-        offset = _offset(shape, *place)
+        home = _at_home(view.tensor, view.shape, n, h, w, c)
         if view.tensor.resident:
-            return _at_home(view.tensor, shape, offset)
+            return home
         buffer = self.buffer(role, Memory.SPM, h.extent * w.extent * c.extent)
-        self.load(Ref(view.tensor.home, offset), Ref(buffer), c.extent, _levels(shape, h, w, c))
+        self._load_box(home, Ref(buffer), h, w, c)
         return Piece(Ref(buffer), c.extent, w.extent * c.extent)
 
     def load_rows(self, tensor: Tensor, n: int, rows: Span, to: Ref) -> None:
         """Copy whole rows of an image from DRAM, one after another."""
         _, _, width, channels = tensor.shape
         box = rows, Span(0, width), Span(0, channels)
-        shape, place = _in_whole(tensor, tensor.shape, n, *box)
-        self.load(Ref(tensor.home, _offset(shape, *place)), to, channels, _levels(shape, *box))
+        self._load_box(_at_home(tensor, tensor.shape, n, *box), to, *box)
+
+    def _load_box(self, source: Piece, to: Ref, h: Span, w: Span, c: Span) -> None:
+        """Copy a box of an image from DRAM to a dense buffer."""
+        levels = [
+            (w.extent, source.pixel_pitch, c.extent),
+            (h.extent, source.row_pitch, w.extent * c.extent),
+        ]
+        self.load(source.ref, to, c.extent, levels)
 
     def result(self, tensor: Tensor, n: int, h: Span, w: Span, c: Span, role: str) -> Piece:
         """Where a box of a result is to be written: its home, or a working buffer to be stored."""
         if tensor.line is not None:
             return _in_line(tensor, tensor.line, h, w, c)
         if tensor.resident:
-            shape, place = _in_whole(tensor, tensor.shape, n, h, w, c)
-            return _at_home(tensor, shape, _offset(shape, *place))
+            return _at_home(tensor, tensor.shape, n, h, w, c)
         buffer = self.buffer(role, Memory.SPM, h.extent * w.extent * c.extent)
         return Piece(Ref(buffer), c.extent, w.extent * c.extent)
 
     def deliver(self, tensor: Tensor, piece: Piece, n: int, h: Span, w: Span, c: Span) -> None:
         """Store a box of a result, unless it is at home already or goes no further."""
         if tensor.delivered and tensor.home.memory is not Memory.SPM:
-            shape, place = _in_whole(tensor, tensor.shape, n, h, w, c)
-            home = Ref(tensor.home, _offset(shape, *place))
-            _, _, width, channels = shape
-            levels = [(w.extent, channels, piece.pixel_pitch), (h.extent, width * channels, piece.row_pitch)]
-            self.store(piece.ref, home, c.extent, levels)
+            home = _at_home(tensor, tensor.shape, n, h, w, c)
+            levels = [
+                (w.extent, home.pixel_pitch, piece.pixel_pitch),
+                (h.extent, home.row_pitch, piece.row_pitch),
+            ]
+            self.store(piece.ref, home.ref, c.extent, levels)
         if self.joined is not None and self.joined.tensor is tensor:
             layer, tile = self.layer, self.tile
             self.layer, tensor.tile = self.joined.layer.id, piece
@@ -324,8 +330,6 @@ class Builder:
 
 
 Shape4 = tuple[int, int, int, int]
-
-
 Place = tuple[int, Span, Span, Span]
 
 
@@ -338,18 +342,6 @@ def _in_whole(tensor: Tensor, shape: Shape4, n: int, h: Span, w: Span, c: Span) 
     return tensor.part_of.shape, (n + image, h.shifted(row), w.shifted(column), c.shifted(channel))
 
 
-def _offset(shape: Shape4, n: int, h: Span, w: Span, c: Span) -> int:
-    """The first byte of a box of a dense image."""
-    _, height, width, channels = shape
-    return ((n * height + h.start) * width + w.start) * channels + c.start
-
-
-def _levels(shape: Shape4, h: Span, w: Span, c: Span) -> list[Level]:
-    """The rows of a box of a dense image, copied to or from a dense buffer."""
-    _, _, width, channels = shape
-    return [(w.extent, channels, c.extent), (h.extent, width * channels, w.extent * c.extent)]
-
-
 def _in_line(tensor: Tensor, line: Line, h: Span, w: Span, c: Span) -> Piece:
     """Rows of a tensor in its line buffer."""
     _, _, width, channels = tensor.shape
@@ -358,9 +350,10 @@ def _in_line(tensor: Tensor, line: Line, h: Span, w: Span, c: Span) -> Piece:
     return Piece(Ref(held.buffer, offset), channels, width * channels)
 
 
-def _at_home(tensor: Tensor, shape: Shape4, offset: int) -> Piece:
-    """A box of a tensor that stays in the scratchpad."""
-    _, _, width, channels = shape
+def _at_home(tensor: Tensor, shape: Shape4, n: int, h: Span, w: Span, c: Span) -> Piece:
+    """A box of a tensor under a shape where the whole of it is, in the scratchpad or in DRAM."""
+    (_, height, width, channels), (n, h, w, c) = _in_whole(tensor, shape, n, h, w, c)
+    offset = ((n * height + h.start) * width + w.start) * channels + c.start
     return Piece(Ref(tensor.home, offset), channels, width * channels)
 
 

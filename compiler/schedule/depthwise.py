@@ -11,7 +11,7 @@ from compiler.ops.spatial import zero_of
 from compiler.schedule.boxes import fit_box
 from compiler.schedule.builder import Builder, Span, View, Window, element, packed_bytes, spans, stored
 from compiler.schedule.products import convolution_windows, records_of
-from compiler.schedule.tiles import PRM_GRANULE, Buffer, Memory, Ref, Tensor, aligned
+from compiler.schedule.tiles import PRM_GRANULE, Buffer, Memory, Piece, Ref, Tensor, aligned
 from isa.instructions.dma import Fill, OnChip
 from isa.instructions.records import QuantRecord
 from isa.instructions.vector_depthwise import DepthwiseConv
@@ -124,10 +124,12 @@ def _tile(
     rows, columns = windows
     box_h, top = rows.valid(h, Span(0, rows.taps))
     box_w, left = columns.valid(w, Span(0, columns.taps))
-    if box_h.extent <= 0 or box_w.extent <= 0:
-        _padding_tile(b, node, out, at, weights, params)
-        return
-    source = b.fetch(x, n, box_h, box_w, ch, "input")
+    if box_h.extent > 0 and box_w.extent > 0:
+        source = b.fetch(x, n, box_h, box_w, ch, "input")
+    else:  # padding alone: one tap, of zero points
+        rows, columns, top, left = Window(h.extent), Window(w.extent), 0, 0
+        box_h, box_w = Span(0, h.extent), Span(0, w.extent)
+        source = _zero_points(b, node, ch)
     target = b.result(out, *at, "output")
     instr = DepthwiseConv(
         oh=h.extent,
@@ -155,27 +157,9 @@ def _tile(
     b.deliver(out, target, *at)
 
 
-def _padding_tile(
-    b: Builder, node: Node, out: Tensor, at: tuple[int, Span, Span, Span], weights: Buffer, params: Ref
-) -> None:
-    """A tile whose windows see padding alone: one tap of a pixel of zero points, the same for all windows."""
-    _, h, w, ch = at
-    zeros = b.buffer("padding", Memory.SPM, ch.extent)
-    fill = Fill(space=OnChip.SPM, n0=ch.extent, fill=node.inputs[0].quant.zero_point & 0xFF)
-    b.emit(fill, {"loc": Ref(zeros)}, "load")
-    target = b.result(out, *at, "output")
-    instr = DepthwiseConv(
-        oh=h.extent,
-        ow=w.extent,
-        c=ch.extent,
-        ih=h.extent,
-        iw=w.extent,
-        ops=target.pixel_pitch,
-        ors=target.row_pitch,
-        xt=element(node.inputs[0]),
-        wt=element(node.inputs[1]),
-        ot=element(node),
-    )
-    bind = {"inp": Ref(zeros), "wgt": Ref(weights), "out": target.ref, "prm": params}
-    b.emit(instr, bind, stored=stored(out, *at))
-    b.deliver(out, target, *at)
+def _zero_points(b: Builder, node: Node, channels: Span) -> Piece:
+    """An image of zero points of any size: one pixel, which every place names again."""
+    held = b.buffer("padding", Memory.SPM, channels.extent)
+    fill = Fill(space=OnChip.SPM, n0=channels.extent, fill=node.inputs[0].quant.zero_point & 0xFF)
+    b.emit(fill, {"loc": Ref(held)}, "load")
+    return Piece(Ref(held), 0, 0)

@@ -17,6 +17,7 @@ from compiler.ops.shapes import Transpose
 from compiler.ops.slices import QPad, Slice
 from compiler.schedule.boxes import dense, fit_box, tiles
 from compiler.schedule.builder import Builder, Span, View, Window, same_rows, stored, tiles_of
+from compiler.schedule.parts import placed
 from compiler.schedule.tiles import TABLE, Memory, Piece, Ref, Stored, Tensor
 from isa.instructions.dma import merge_rows
 from isa.instructions.vector import VectorMove
@@ -54,19 +55,13 @@ def _concatenated_rows(node: Node, index: int) -> Window | None:
 @tiles_of(QConcat, reads=_concatenated_rows)
 def plan_concat(b: Builder, node: Node, view: Callable[[int], View], out: Tensor, budget: int) -> None:
     """Every operand copied to its place if it is not there, through a table where its scale is another."""
-    operation = node.op
-    assert isinstance(operation, QConcat)
-    axis = operation.axis + 4 - len(node.shape)
-    at = 0
-    for index, operand in enumerate(node.inputs):
+    for index, (operand, start) in enumerate(placed(node)):
         x = view(index)
         if x.tensor.part_of is out:
-            at += x.shape[axis]
             continue
         codes = None if operand.quant == node.quant else requantizing_table(operand.quant, node.quant)
-        to = [s.shifted(at if i == axis else 0) for i, s in enumerate(_whole(x.shape))]
+        to = [s.shifted(by) for s, by in zip(_whole(x.shape), start, strict=True)]
         _copy(b, node, x, out, to, ALL, budget, codes)
-        at += x.shape[axis]
 
 
 Strides = Sequence[tuple[int, int]]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from compiler.ir.graph import Graph, Node
 from compiler.ops.blocks import Take
@@ -18,6 +19,7 @@ from compiler.schedule.builder import READS
 from isa.target import Target
 
 Start = tuple[int, int, int, int]
+ORIGIN: Final[Start] = (0, 0, 0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +45,7 @@ def slices_in_place(graph: Graph, nodes: Sequence[Node], target: Target) -> dict
             continue
         users = graph.users(node)
         if users and node not in graph.outputs and all(_reads_boxes(user) for user in users):
-            within = found.get(source.id, Part(source, (0, 0, 0, 0)))
+            within = found.get(source.id, Part(source, ORIGIN))
             longer = _bursts(node, within.whole, target)
             if len(users) * longer <= longer + 1 + len(users):
                 found[node.id] = Part(within.whole, _moved(within.start, operation.starts))
@@ -63,7 +65,7 @@ def operands_in_place(
     They are computed by layers, each an operand once, keep their codes, are read as boxes alone, and are in
     the same memory; in DRAM few others may read them, as with slices.
     """
-    for operand, start in _placed(node):
+    for operand, start in placed(node):
         alone = sum(i is operand for i in node.inputs) == 1 and operand not in graph.outputs
         if (
             alone
@@ -88,19 +90,17 @@ def _bursts(part: Node, whole: Node, target: Target) -> float:
     return 1.0
 
 
-def _placed(node: Node) -> Iterator[tuple[Node, Start]]:
+def placed(node: Node) -> Iterator[tuple[Node, Start]]:
     """Every operand of a concatenation or of a constant pad, and where it begins in the result."""
-    lead = (0,) * (4 - len(node.shape))
     match node.op:
         case QConcat(axis):
             at = 0
             for operand in node.inputs:
                 start = tuple(at if i == axis else 0 for i in range(len(node.shape)))
-                yield operand, _moved((0, 0, 0, 0), start)
+                yield operand, _moved(ORIGIN, start)
                 at += operand.shape[axis]
         case QPad(before, _, "constant"):
-            n, h, w, c = (*lead, *before)
-            yield node.inputs[0], (n, h, w, c)
+            yield node.inputs[0], _moved(ORIGIN, before)
         case _:
             return
 

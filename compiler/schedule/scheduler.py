@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -40,21 +40,16 @@ def schedules(graph: Graph, target: Target, allowed: Techniques) -> Iterator[Sch
         FitError: the target is too small for a layer.
         CompileError: an operation that no tile expresses.
     """
+    holding = [(allowed, fill) for fill in FILLS] if allowed.residency or allowed.fusion else []
     found = False
-    if allowed.residency or allowed.fusion:
-        for fill in FILLS:
-            schedule = _tried(graph, target, allowed, fill)
-            if schedule is not None:
-                found = True
-                yield schedule
-    if not found:  # what stays in the scratchpad may be what a layer lacks
+    for schedule in _fitting(graph, target, holding):
+        found = True
+        yield schedule
+    if found:
+        others = [(allowed, fill) for fill in FURTHER] + [(less, FILLS[0]) for less in _without(allowed)]
+        yield from _fitting(graph, target, others)
+    else:  # what stays in the scratchpad may be what a layer lacks
         yield _sparing(graph, target, allowed)
-        return
-    others = (*((allowed, fill) for fill in FURTHER), *((less, FILLS[0]) for less in _without(allowed)))
-    for techniques, fill in others:
-        schedule = _tried(graph, target, techniques, fill)
-        if schedule is not None:
-            yield schedule
 
 
 def _without(allowed: Techniques) -> list[Techniques]:
@@ -63,12 +58,16 @@ def _without(allowed: Techniques) -> list[Techniques]:
     return [replace(allowed, **{name: False}) for name in estimated if getattr(allowed, name)]
 
 
-def _tried(graph: Graph, target: Target, allowed: Techniques, fill: float) -> Schedule | None:
-    """The schedule that holds so much in the scratchpad; None if it does not fit."""
-    try:
-        return _placed(plan(graph, target, allowed, fill), target, allowed)
-    except (AllocationError, FitError, NoRoomError):
-        return None
+def _fitting(
+    graph: Graph, target: Target, proposals: Sequence[tuple[Techniques, float]]
+) -> Iterator[Schedule]:
+    """The schedules that may do so much and hold so much in the scratchpad; none for what does not fit."""
+    for allowed, fill in proposals:
+        try:
+            schedule = _placed(plan(graph, target, allowed, fill), target, allowed)
+        except (AllocationError, FitError, NoRoomError):
+            continue
+        yield schedule
 
 
 def _sparing(graph: Graph, target: Target, allowed: Techniques) -> Schedule:
@@ -78,12 +77,9 @@ def _sparing(graph: Graph, target: Target, allowed: Techniques) -> Schedule:
         FitError: the target is too small for a layer.
     """
     bare = replace(allowed, residency=False, fusion=False)
-    if allowed.overlap:
-        try:
-            return _placed(plan(graph, target, bare), target, bare)
-        except (AllocationError, FitError, NoRoomError):
-            pass  # one operation after another may fit
-    bare = replace(bare, overlap=False)
+    for schedule in _fitting(graph, target, [(bare, 1.0)] if allowed.overlap else []):
+        return schedule
+    bare = replace(bare, overlap=False)  # one operation after another may fit
     try:
         return _placed(plan(graph, target, bare), target, bare)
     except AllocationError as error:

@@ -303,15 +303,15 @@ class Divider:
             return []
         found: list[int] = []
         constants = self.layers[begin].constants
-        unread = {self.layers[begin].node.id}
+        inside, unread = {self.layers[begin].node.id}, {self.layers[begin].node.id}
         for last in range(begin + 1, min(begin + LONGEST, len(self.layers))):
             layer = self.layers[last]
             constants += layer.constants
             if not layer.row_by_row or layer.shape[0] != self.layers[begin].shape[0] or constants > self.room:
                 break
-            inside = {earlier.node.id for earlier in self.layers[begin:last]}
             if any(o.holder in inside and o.holder != o.node.id for o in layer.operands):
                 break  # a part of what is not yet whole
+            inside.add(layer.node.id)
             unread -= {o.node.id for o in layer.operands}
             if not unread and layer.shape[1] > 1:
                 found.append(last + 1)
