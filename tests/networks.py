@@ -150,11 +150,15 @@ def random_inputs(graph: Graph, count: int, seed: int = 1) -> list[dict[str, np.
     ]
 
 
-def compiled_and_verified(graph: Graph, target: str, *, samples: int = 2) -> tuple[api.Binary, Verification]:
-    """The binary of a float graph, and its comparison with ONNX Runtime."""
+def quantized(graph: Graph, samples: int) -> api.Model:
+    """A float graph, quantized on seeded samples."""
     from compiler import driver
 
-    network = api.Model(graph.name, driver.prepare(graph))
-    quantized = api.quantize(network, random_inputs(graph, 3))
-    binary = api.compile(quantized, target)
-    return binary, verify(quantized, binary, random_inputs(graph, samples, seed=2))
+    return api.quantize(api.Model(graph.name, driver.prepare(graph)), random_inputs(graph, samples))
+
+
+def compiled_and_verified(graph: Graph, target: str, *, samples: int = 2) -> tuple[api.Binary, Verification]:
+    """The binary of a float graph, and its comparison with ONNX Runtime."""
+    model = quantized(graph, 3)
+    binary = api.compile(model, target)
+    return binary, verify(model, binary, random_inputs(graph, samples, seed=2))

@@ -22,7 +22,7 @@ from compiler.schedule.techniques import NAMES, Techniques, techniques
 from compiler.schedule.tiles import Memory, TileOp, Touch
 from isa.target import load_target
 from runtime.profile import profile
-from tests.networks import random_graph, random_inputs
+from tests.networks import quantized, random_graph, random_inputs
 from x1 import api
 from x1.session import Session
 
@@ -30,8 +30,7 @@ Ops = list[TileOp]
 
 
 def model_of(seed: int) -> api.Model:
-    graph = random_graph(seed)
-    return api.quantize(api.Model(f"random{seed}", driver.prepare(graph)), random_inputs(graph, 2))
+    return quantized(random_graph(seed), 2)
 
 
 def chain(layers: int, size: int = 24, channels: int = 16) -> Graph:
@@ -91,7 +90,7 @@ def test_every_conflict_keeps_the_order_of_the_plan(seed: int, target: str) -> N
 
 def test_an_order_without_dependences_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """Planted: nothing depends on anything. Looking at all pairs must object."""
-    model = api.quantize(api.Model("chain", driver.prepare(chain(4))), random_inputs(chain(4), 1))
+    model = quantized(chain(4), 1)
     ops, touched, homes = planned(model, "edge32", techniques(3))
 
     def independent(ops: Ops, touched: object) -> list[list[int]]:
@@ -142,7 +141,7 @@ def test_last_touch_equals_an_entry_for_every_address(seed: int) -> None:
 @pytest.mark.parametrize("layers", [2, 3, 5])
 def test_what_a_band_reads_was_made_in_an_earlier_round(rows: int, layers: int) -> None:
     graph = chain(layers)
-    model = api.quantize(api.Model("chain", driver.prepare(graph)), random_inputs(graph, 1))
+    model = quantized(graph, 1)
     target = load_target("edge32")
     works = [
         work_of(n, target, {}) for n in driver.lower(model.integers()).nodes() if n.op.name == "q.conv2d"
@@ -178,7 +177,7 @@ def test_every_level_and_technique_gives_the_same_bytes(seed: int, target: str) 
 
 def test_levels_and_techniques_are_each_worth_cycles() -> None:
     graph = chain(6, size=56, channels=32)
-    model = api.quantize(api.Model("chain", driver.prepare(graph)), random_inputs(graph, 1))
+    model = quantized(graph, 1)
 
     def cycles(level: int, *without: str) -> int:
         slow = ["dram.bytes_per_cycle=1"]
@@ -191,7 +190,7 @@ def test_levels_and_techniques_are_each_worth_cycles() -> None:
 
 
 def test_a_plan_without_room_is_refused_by_the_order_and_compiled_otherwise() -> None:
-    model = api.quantize(api.Model("chain", driver.prepare(chain(4))), random_inputs(chain(4), 1))
+    model = quantized(chain(4), 1)
     ops, touched, homes = planned(model, "edge32", techniques(3))
     small = load_target("edge32", ["spm.bytes=16384"])
     with pytest.raises(NoRoomError):

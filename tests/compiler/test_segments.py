@@ -22,7 +22,7 @@ from compiler.schedule.plan import _Planner  # pyright: ignore[reportPrivateUsag
 from compiler.schedule.techniques import techniques
 from compiler.schedule.tiles import TileOp
 from isa.target import load_target
-from tests.networks import random_inputs
+from tests.networks import quantized, random_inputs
 from x1 import api
 from x1.verification import verify
 
@@ -56,7 +56,7 @@ def branched(seed: int) -> Graph:
 
 
 def model_of(graph: Graph) -> api.Model:
-    return api.quantize(api.Model(graph.name, driver.prepare(graph)), random_inputs(graph, 1))
+    return quantized(graph, 1)
 
 
 def is_found(graph: Graph) -> bool:

@@ -9,12 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from compiler import driver
 from isa.diagnostics import X1Error
 from tests.differential.test_large_networks import NETS, random_network
 from tests.differential.test_quantized_models import LARGE, SMALL
 from tests.differential.test_trained_networks import FURTHER, NETWORKS, network
-from tests.networks import random_graph, random_inputs
+from tests.networks import quantized, random_graph
 from tests.random_onnx import random_network as random_onnx
 from x1 import api
 from x1.session import Session
@@ -29,7 +28,7 @@ def noise(model: api.Model, seed: int = 7) -> Inputs:
     return {n: generator.standard_normal(s).astype(np.float32) for n, s in model.input_shapes.items()}
 
 
-def quantized(model: api.Model) -> api.Model:
+def on_noise(model: api.Model) -> api.Model:
     return api.quantize(model, [noise(model, seed) for seed in range(2)])
 
 
@@ -62,8 +61,7 @@ def require_same_interleaved(model: api.Model, sample: Inputs, target: str, runs
 def random_models(seeds: range) -> Iterator[api.Model]:
     """Random graphs, quantized."""
     for seed in seeds:
-        graph = random_graph(seed)
-        yield api.quantize(api.Model(f"random{seed}", driver.prepare(graph)), random_inputs(graph, 2))
+        yield quantized(random_graph(seed), 2)
 
 
 def random_networks(seeds: range, folder: Path) -> Iterator[api.Model]:
@@ -72,7 +70,7 @@ def random_networks(seeds: range, folder: Path) -> Iterator[api.Model]:
     for seed in seeds:
         place.write_bytes(random_onnx(seed)[0].SerializeToString())
         try:
-            yield quantized(api.load_network(place))
+            yield on_noise(api.load_network(place))
         except X1Error:
             continue
 
@@ -104,7 +102,7 @@ def test_another_bit_at_one_level_is_found(monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("name", FURTHER)
 def test_networks_of_others_have_the_same_bits_at_every_level(assets: Path, name: str, target: str) -> None:
-    model = quantized(api.load_network(assets / "models" / name, FURTHER[name]))
+    model = on_noise(api.load_network(assets / "models" / name, FURTHER[name]))
     require_same_bits(model, noise(model), target)
 
 
@@ -124,7 +122,7 @@ def test_networks_quantized_elsewhere_have_the_same_bits_at_every_level(
 def test_large_networks_have_the_same_bits_at_every_level(
     assets: Path, tmp_path: Path, name: str, target: str
 ) -> None:
-    model = quantized(random_network(assets, tmp_path, name))
+    model = on_noise(random_network(assets, tmp_path, name))
     require_same_bits(model, noise(model), target)
 
 
@@ -166,5 +164,5 @@ def test_fifty_interleavings_of_two_hundred_graphs_have_the_same_bits(block: int
 def test_five_interleavings_of_large_networks_have_the_same_bits(
     assets: Path, tmp_path: Path, name: str
 ) -> None:
-    model = quantized(random_network(assets, tmp_path, name))
+    model = on_noise(random_network(assets, tmp_path, name))
     require_same_interleaved(model, noise(model), "edge32", 5)

@@ -6,17 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from compiler import driver
 from runtime.timing import Timeline
 from tests.e2e.test_commands import CALIBRATION, NETWORK, as_json, x1
-from tests.networks import random_graph, random_inputs
+from tests.networks import quantized, random_graph, random_inputs
 from x1 import api, search
 from x1.session import Session
 
 
 def model_of(seed: int) -> api.Model:
-    graph = random_graph(seed)
-    return api.quantize(api.Model(f"random{seed}", driver.prepare(graph)), random_inputs(graph, 2))
+    return quantized(random_graph(seed), 2)
 
 
 def cycles(binary: api.Binary) -> int:
