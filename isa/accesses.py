@@ -8,13 +8,14 @@ an operand declared as an `address` promises.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from isa.encoding import addresses, form_getters, operand_faults
+from isa.frozen import frozen
 from isa.spec import Access, Instruction, Space, address_unit
 from isa.target import Target
 
@@ -25,7 +26,7 @@ FIXED: Final = -1
 Ints = NDArray[np.int64]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Form:
     """What instructions have in common that differ only in addresses and semaphores.
 
@@ -39,7 +40,7 @@ class Form:
     accesses: tuple[Access, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class AccessTable:
     """One row per access, in program order.
 

@@ -11,7 +11,6 @@ import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Final, NoReturn
 
@@ -19,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isa.diagnostics import Diagnostic, UsageError
+from isa.frozen import frozen
 from isa.paths import require_file
 
 MAX_BYTES: Final = 1 << 32
@@ -32,7 +32,7 @@ _UNPARSABLE: Final = (TypeError, SyntaxError, MemoryError, RecursionError, token
 Array = NDArray[Any]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Member:
     """An array in a file, of which only the header has been read; `name` is empty in an .npy file."""
 

@@ -7,13 +7,13 @@ runs of contiguous bytes; bytes that are named again are moved again.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from isa.accesses import AccessTable, Ints
+from isa.frozen import frozen
 from isa.instructions.dma import merge_rows
 from isa.spec import Access, Dims, Space, address_unit
 from isa.target import Target
@@ -23,7 +23,7 @@ AT_ONCE: Final = 1 << 20
 """Runs looked at in one go."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Banking:
     """How a memory is divided: banks from number `first` on, bytes of each, bytes per cycle of its port."""
 

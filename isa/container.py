@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final, NoReturn
 
 import numpy as np
@@ -35,6 +34,7 @@ from isa.elf import (
     write_symbols,
 )
 from isa.encoding import decode_all, encode_all
+from isa.frozen import frozen
 from isa.locations import FileLoc
 from isa.plain import PlainError, from_json, to_json
 from isa.program import (
@@ -78,7 +78,7 @@ _SIZE_SECTIONS: Final = {".arena": 1, ".input": 2, ".output": 3}
 _OBJECT, _FUNC = 1, 2
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class NoteRecord:
     """The JSON of the note: versions, digests, provenance."""
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Final
 
+from isa.frozen import frozen
 from isa.locations import UNKNOWN, FileLoc, Loc, NodeLoc
 
 
@@ -30,7 +31,7 @@ class ExitCode(IntEnum):
     INTERRUPTED = 130
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Diagnostic:
     """One finding: where, what, the allowed range, the remedy."""
 

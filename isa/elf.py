@@ -10,8 +10,10 @@ from __future__ import annotations
 import itertools
 import struct
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Final
+
+from isa.frozen import frozen
 
 MACHINE: Final = 0xE71D
 MAX_SECTIONS: Final = 64
@@ -32,7 +34,7 @@ class ElfError(Exception):
     """Bytes that are not such a file; the message says why."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Section:
     """A named section; `size` counts for NOBITS, where there is no data."""
 
@@ -53,7 +55,7 @@ class Section:
         return self.size if self.kind == NOBITS else len(self.data)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ElfFile:
     """The sections of a file and the version flags of its header."""
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from enum import IntEnum
 from functools import cache
 from operator import attrgetter, itemgetter
@@ -19,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import isa.instructions  # noqa: F401  # pyright: ignore[reportUnusedImport]  (declares)
+from isa.frozen import frozen
 from isa.spec import (
     HEADER_BITS,
     OPCODES,
@@ -51,7 +51,7 @@ class EncodingError(Exception):
         self.faults = list(faults)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class BadWord:
     """A word that is no instruction: its index in the section, and why."""
 

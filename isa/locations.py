@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from isa.frozen import frozen
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class UnknownLoc:
     """No place is known."""
 
@@ -14,7 +14,7 @@ class UnknownLoc:
         return ""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class FileLoc:
     """A place in a text file; line and column count from 1, 0 means the file as a whole."""
 
@@ -30,7 +30,7 @@ class FileLoc:
         return f"{self.path}:{self.line}:{self.column}" if self.column else f"{self.path}:{self.line}"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class NodeLoc:
     """A node of a model, by its name and operator."""
 
@@ -43,7 +43,7 @@ class NodeLoc:
         return f"{self.model}: {self.node} ({self.op_type})"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class FusedLoc:
     """Several places that became one thing."""
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cached_property
 from typing import Any, Final
 
@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isa.accesses import AccessTable, tabulate
+from isa.frozen import frozen
 from isa.spec import Access, Instruction, Space
 from isa.target import Target
 from isa.validate import Region
@@ -75,7 +76,7 @@ def bits_float(bits: int) -> np.float32:
     return np.uint32(bits & 0xFFFFFFFF).view(np.float32)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Interface:
     """A graph input or output: the host's view and the device's.
 
@@ -108,7 +109,7 @@ class Interface:
         return None if self.scale_bits is None else bits_float(self.scale_bits)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RegionRow:
     """A DRAM region of the program."""
 
@@ -118,7 +119,7 @@ class RegionRow:
     access: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Abi:
     """The interface between host and device."""
 
@@ -127,7 +128,7 @@ class Abi:
     regions: tuple[RegionRow, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class MapRow:
     """Instructions first..first+count of a core, and what they are part of.
 
@@ -146,7 +147,7 @@ class MapRow:
     operand: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class OpRow:
     """A fused operator: the source nodes it computes, and the least work that it is on the target.
 
@@ -165,7 +166,7 @@ class OpRow:
     dram_bytes: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class TensorRow:
     """A tensor: bytes of the device, or a tensor of the source model that is an alias of such bytes.
 
@@ -185,14 +186,14 @@ class TensorRow:
     box: Box | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class DebugMap:
     """The rows of `.x1.map`."""
 
     rows: tuple[MapRow, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Operators:
     """The rows of `.x1.ops`."""
 
@@ -200,7 +201,7 @@ class Operators:
     tensors: tuple[TensorRow, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Note:
     """How the program came to be; no paths and no times."""
 
@@ -209,7 +210,7 @@ class Note:
     calibration: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Symbol:
     """A name for bytes: of a section, or of the scratchpad where the section is empty."""
 
@@ -219,7 +220,7 @@ class Symbol:
     size: int
 
 
-@dataclass(frozen=True)
+@frozen(slots=False)
 class Program:
     """Everything in a binary."""
 

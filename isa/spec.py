@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from enum import Enum, IntEnum
 from functools import cache
 from operator import attrgetter
@@ -20,6 +19,7 @@ from typing import Any, ClassVar, Final, Protocol, Self, TypeVar, dataclass_tran
 import numpy as np
 from numpy.typing import NDArray
 
+from isa.frozen import frozen
 from isa.target import Target
 
 HEADER_BITS: Final = 32
@@ -122,7 +122,7 @@ RANGE_TRAP: Final = {
 Dims = tuple[tuple[int, int], ...]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Access:
     """The exact bytes that one operand reads or writes: a strided box.
 
@@ -152,7 +152,7 @@ class Access:
         return total
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Fault:
     """A reason why an instruction is not legal."""
 
@@ -191,7 +191,7 @@ class MachineState(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Operand:
     """A field of the instruction word.
 
@@ -255,7 +255,7 @@ def operand(
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Instruction:
     """The base of all instructions: the header that every word has."""
 
@@ -343,7 +343,7 @@ RESERVED_OPCODES: Final[dict[int, tuple[str, str]]] = {}
 @dataclass_transform(frozen_default=True, kw_only_default=True)
 def instruction_format(cls: type[InstructionT]) -> type[InstructionT]:
     """Make a class the common operands of several instructions."""
-    return dataclass(frozen=True, slots=True, kw_only=True)(cls)
+    return frozen(kw_only=True)(cls)
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
@@ -356,7 +356,7 @@ def instruction(
     """
 
     def declare(cls: type[InstructionT]) -> type[InstructionT]:
-        made = dataclass(frozen=True, slots=True, kw_only=True)(cls)
+        made = frozen(kw_only=True)(cls)
         made.operands = _layout(made)
         _check_declaration(mnemonic, made)
         if engine is not None:

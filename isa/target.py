@@ -11,13 +11,14 @@ import hashlib
 import json
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, field, fields
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
 from typing import Any, Final, cast
 
 from isa.diagnostics import Diagnostic, Findings, TargetError, did_you_mean
+from isa.frozen import frozen
 from isa.locations import FileLoc, Loc
 from isa.paths import is_file
 from isa.versions import ISA_VERSION
@@ -42,7 +43,7 @@ def _flag(doc: str) -> Any:
     return field(metadata={"doc": doc})
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class MatrixArray:
     """The weight-stationary array."""
 
@@ -51,7 +52,7 @@ class MatrixArray:
     wload_double: bool = _flag("the next weights load while the present ones are used")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class VectorUnit:
     """The vector engine."""
 
@@ -60,7 +61,7 @@ class VectorUnit:
     startup: int = _key(0, 1024, "cycles before the first result")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Scratchpad:
     """The int8 scratchpad SPM."""
 
@@ -70,7 +71,7 @@ class Scratchpad:
     port_bytes: int = _key(1, 1024, "bytes per cycle and bank")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Accumulators:
     """The int32 accumulators ACC."""
 
@@ -78,14 +79,14 @@ class Accumulators:
     banks: int = _key(1, 64, "banks")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ParameterMemory:
     """The parameter memory PRM."""
 
     bytes: int = _key(512, 1 << 19, "size in bytes, a multiple of 256")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Dma:
     """The load and store engines."""
 
@@ -95,7 +96,7 @@ class Dma:
     row_overhead: int = _key(0, 1024, "cycles lost at each row that does not continue the last")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Dram:
     """The memory outside the chip."""
 
@@ -105,7 +106,7 @@ class Dram:
     size: int = _key(1 << 12, 1 << 37, "bytes of all regions together")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Control:
     """Fetch, dispatch, queues and semaphores."""
 
@@ -116,7 +117,7 @@ class Control:
     sem_max: int = _key(1, 15, "capacity of a semaphore")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Network:
     """Links between devices."""
 
@@ -138,7 +139,7 @@ SECTIONS: Final[dict[str, type]] = {
 TARGET_KEYS: Final = ("name", "isa", "ext", "clock_mhz", "cores")
 
 
-@dataclass(frozen=True)
+@frozen(slots=False)
 class Target:
     """One machine, complete and checked."""
 
@@ -315,7 +316,7 @@ def _apply_override(
         cast("dict[str, object]", table)[name] = value
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Places:
     """Where each key was given: in the file, or by an override."""
 

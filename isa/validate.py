@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 
 from isa.encoding import Slots, operand_faults
 from isa.footprint import overlaps, repeats
+from isa.frozen import frozen
 from isa.spec import MAX_ACCESS, RANGE_TRAP, SREGS, Access, Fault, Instruction, Space, Trap
 from isa.target import Target
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Region:
     """A DRAM region of a program."""
 

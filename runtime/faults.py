@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 
 from isa.assembly.text import format_instruction
 from isa.diagnostics import Diagnostic, ExitCode, X1Error
+from isa.frozen import frozen
 from isa.locations import NodeLoc
 from isa.program import Program
 from isa.spec import TrapError
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class TrapRecord:
     """Everything known about a trap; `op` and `nodes` come from the debug map."""
 

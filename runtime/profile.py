@@ -10,9 +10,9 @@ from __future__ import annotations
 import itertools
 from bisect import bisect_right
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Final
 
+from isa.frozen import frozen
 from isa.program import OpRow, Program
 from isa.spec import WORD_BYTES, Engine
 from isa.target import Target
@@ -22,7 +22,7 @@ RESOURCES: Final = ("MX", "VX", "DRAM")
 NO_LAYER: Final = -1
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Bound:
     """The least cycles, and which resource needs them; 0 where the binary says nothing of its layers."""
 
@@ -30,7 +30,7 @@ class Bound:
     resource: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class LayerProfile:
     """The share of one layer.
 
@@ -54,7 +54,7 @@ class LayerProfile:
     instructions: int
 
 
-@dataclass(frozen=True)
+@frozen(slots=False)
 class Profile:
     """What the cycle model says of a program."""
 

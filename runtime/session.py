@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from isa.container import load
 from isa.diagnostics import Diagnostic, UsageError, not_among
+from isa.frozen import frozen
 from isa.paths import read_file
 from isa.program import Interface, Program
 from isa.target import Target, capability_shortfalls
@@ -29,7 +30,7 @@ ORT_TYPES: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Argument:
     """A graph input or output, with the fields that ONNX Runtime gives."""
 
@@ -38,7 +39,7 @@ class Argument:
     shape: list[int]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RunResult:
     """What a run gave: outputs by name, the quantized device tensors, and counters."""
 

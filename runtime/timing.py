@@ -32,6 +32,7 @@ import numpy as np
 from isa.accesses import AccessTable
 from isa.banks import bank_beats
 from isa.checker.legality import suspects
+from isa.frozen import frozen
 from isa.program import Program
 from isa.spec import Access, Engine, Instruction, Space, Trap, TrapError
 from isa.target import Target
@@ -51,7 +52,7 @@ EMPTY: Final = "empty"
 """The cause of cycles in which an engine has no instruction: none has been dispatched, or none is left."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Costs:
     """What the cycle model knows of a stream, one entry per instruction."""
 
@@ -66,7 +67,7 @@ class Costs:
     macs: list[int]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Timeline:
     """When everything happened.
 

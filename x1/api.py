@@ -29,6 +29,7 @@ from isa.checker import CheckReport
 from isa.checker import check as check_program
 from isa.container import load, save
 from isa.diagnostics import Diagnostic, UsageError, not_among
+from isa.frozen import frozen
 from isa.paths import read_file
 from isa.program import Note, Program
 from isa.target import Target, load_target
@@ -48,7 +49,7 @@ OPT_LEVELS: Final = (0, 1, 2, 3)
 LEAST_PERCENTILE: Final = 50.0
 
 
-@dataclass(frozen=True)
+@frozen(slots=False)
 class Source:
     """A quantized ONNX file, and the shapes that the user has given."""
 
@@ -138,7 +139,7 @@ class Model:
         )
 
 
-@dataclass(frozen=True)
+@frozen(slots=False)
 class Binary:
     """A compiled program and its file."""
 

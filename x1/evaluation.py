@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,12 +13,13 @@ from compiler.errors import CompileError
 from compiler.ir.evaluate import outputs
 from compiler.quantize.scheme import Scheme
 from isa.diagnostics import Diagnostic, UsageError
+from isa.frozen import frozen
 from isa.program import Program
 from x1.api import Binary, Model, quantize
 from x1.session import Session
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Evaluation:
     """How many samples each form classifies as labelled, and how often binary and float agree."""
 

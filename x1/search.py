@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from itertools import islice
 from typing import Final
 
@@ -11,6 +10,7 @@ from compiler import driver
 from compiler.ir.graph import Graph
 from compiler.schedule.scheduler import Schedule
 from compiler.schedule.techniques import Techniques
+from isa.frozen import frozen
 from isa.program import Note, Program
 from isa.target import Target
 from runtime.timing import simulate
@@ -23,7 +23,7 @@ Searching = Callable[[Iterable[Schedule], int], Iterable[Schedule]]
 """Passes on the schedules that are tried, of which there are so many at most."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Chosen:
     """The best schedule of those that were tried, and its program."""
 

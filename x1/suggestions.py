@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
 from typing import Any, Final
 
@@ -18,6 +18,7 @@ from compiler.quantize.methods import METHODS, Recipe
 from compiler.quantize.scheme import Scheme
 from isa import arithmetic
 from isa.diagnostics import Diagnostic, UsageError
+from isa.frozen import frozen
 from x1 import api
 from x1.oracle import ExportOracle
 from x1.verification import Noise, real_tensors
@@ -30,7 +31,7 @@ ALIKE: Final = 0.5
 Sample = Mapping[str, NDArray[Any]]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Suggestion:
     """A tensor, its signal to quantization noise in dB, and that under every alternative."""
 

@@ -16,13 +16,14 @@ from numpy.typing import NDArray
 
 from compiler.ir.op import Op, op
 from compiler.ir.types import DType, Quant, Shape, TensorType
+from isa.frozen import frozen
 from isa.locations import UNKNOWN, Loc
 from isa.program import Steps, taken_through
 
 OpT = TypeVar("OpT", bound=Op)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SourceView:
     """A tensor of the source model that a node's value holds: the value after `steps`, as `shape`."""
 

@@ -7,7 +7,6 @@ its meaning in numpy. Printer, parser, verifier and evaluator derive from these 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar, Final, TypeVar, dataclass_transform
 
 import numpy as np
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 
 from compiler.ir.types import DType, TensorType
 from compiler.ir.work import Work
+from isa.frozen import frozen
 
 Array = NDArray[Any]
 
@@ -27,7 +27,7 @@ class ShapeError(Exception):
         self.message, self.allowed, self.remedy = message, allowed, remedy
 
 
-@dataclass(frozen=True)
+@frozen(slots=False)
 class Op:
     """The base of all operations."""
 
@@ -96,7 +96,7 @@ class Op:
 MAX_OPERANDS: Final = 1024
 
 
-@dataclass(frozen=True)
+@frozen(slots=False)
 class ElementWise(Op):
     """The base of operations on every element by itself, whatever the order of the axes."""
 
@@ -111,7 +111,7 @@ class ElementWise(Op):
         return Work(out.elements)
 
 
-@dataclass(frozen=True)
+@frozen(slots=False)
 class Product(Op):
     """The base of products of an activation with constant weights, plus a bias: operands x, w, b."""
 
@@ -149,7 +149,7 @@ def op(name: str, *operands: str, optional: int = 0) -> Callable[[type[OpT]], ty
     def declare(cls: type[OpT]) -> type[OpT]:
         assert name not in OPS, f"{name} is declared twice"
         assert cls.__doc__, f"{name} has no text"
-        made = dataclass(frozen=True)(cls)
+        made = frozen(slots=False)(cls)
         made.name, made.optional = name, optional
         made.variadic = any(n.endswith("*") for n in names)
         made.operands = tuple(n.removesuffix("*") for n in names)

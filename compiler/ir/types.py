@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
 
 import numpy as np
+
+from isa.frozen import frozen
 
 Shape = tuple[int, ...]
 MAX_ELEMENTS: Final = 1 << 28
@@ -64,7 +65,7 @@ _NUMPY: Final[dict[DType, np.dtype[Any]]] = {
 _BOUNDS: Final = {d: (int(np.iinfo(n).min), int(np.iinfo(n).max)) for d, n in _NUMPY.items() if d.is_integer}
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Quant:
     """real = (code - zero_point) * scale; float32 scales, one, or one per index of `axis`.
 
@@ -88,7 +89,7 @@ class Quant:
         return np.asarray(self.scales, np.float32).reshape(shape)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class TensorType:
     """What is known of a tensor before it has values."""
 

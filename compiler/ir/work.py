@@ -7,12 +7,12 @@ need: moving activations, filling pipelines, padding of tiles.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
+from isa.frozen import frozen
 from isa.target import Target
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Least:
     """Lower bounds: cycles of the matrix array, lanes x cycles of the vector unit, bytes of DRAM."""
 
@@ -21,7 +21,7 @@ class Least:
     dram_bytes: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Work:
     """Results that pass the vector unit once (`elements`), and bytes of constants; nothing else."""
 
@@ -34,7 +34,7 @@ class Work:
         return Least(0, self.elements, self.constant_bytes)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ProductWork(Work):
     """A product of `rows` with `columns` per group: a sum over kernel rows, kernel columns and channels."""
 
@@ -56,7 +56,7 @@ class ProductWork(Work):
         return Least(passes * self.rows, self.elements, self.constant_bytes)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class WindowWork(Work):
     """Windows that slide over every channel by itself: `steps` for one tap, or one row and column, each.
 

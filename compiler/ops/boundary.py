@@ -7,7 +7,7 @@ quantized elsewhere (stage qdq) they stand around every operation, and say how i
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import ClassVar, Final
 
 import numpy as np
@@ -18,6 +18,7 @@ from compiler.ir.graph import Graph, Input, Node
 from compiler.ir.op import Array, Op, op
 from compiler.ir.types import DType, Quant, TensorType
 from isa import arithmetic
+from isa.frozen import frozen
 
 
 @op("q.quantize", "x:f32|i8|u8")
@@ -111,7 +112,7 @@ Triple = tuple[int, int, int]
 """Indices of a tensor, its scale and its zero point among the operands of a node."""
 
 
-@dataclass(frozen=True)
+@frozen(slots=False)
 class QLinear:
     """An operator on integers as what it is: dequantized operands, the operator `of`, the result quantized.
 

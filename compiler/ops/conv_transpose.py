@@ -7,8 +7,6 @@ phase has fewer taps, computes them all; its channels become the pixels of block
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from compiler.frontend.importing import LayerCall, OnnxNode, layer, onnx_operator
@@ -20,11 +18,12 @@ from compiler.ops.blocks import DepthToSpace
 from compiler.ops.conv2d import Conv2d
 from compiler.ops.slices import Slice
 from compiler.ops.spatial import Pair, one_dimensional
+from isa.frozen import frozen
 
 WEIGHT_RANK = 4
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Phases:
     """One dimension: the taps of the common kernel, the padding after, and where the result begins."""
 

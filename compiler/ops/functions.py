@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 
 from compiler.ir.op import Array
+from isa.frozen import frozen
 
 DIGITS: Final = 50
 Real = Callable[[Array, Sequence[Any]], Array]
@@ -22,7 +22,7 @@ Exact = Callable[[Any, Any, Sequence[Any]], Any]
 """(mpmath, number, parameters) to a number of mpmath."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Function:
     """A function: float32 steps, or a wide form and an exact one; the names of its parameters."""
 

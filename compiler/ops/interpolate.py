@@ -7,18 +7,19 @@ give. The definitions are those of ONNX Resize 19.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
+
+from isa.frozen import frozen
 
 MODES: Final = ("linear", "cubic")
 CROP: Final = "tf_crop_and_resize"
 Floats = NDArray[np.float64]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Interpolation:
     """How values between elements are made up."""
 

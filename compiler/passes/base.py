@@ -10,9 +10,10 @@ from typing import ClassVar
 
 from compiler.ir.graph import Graph
 from compiler.ir.verify import verify
+from isa.frozen import frozen
 
 
-@dataclass(frozen=True)
+@frozen(slots=False)
 class Pass(ABC):
     """A change of a graph; its fields are its options.
 

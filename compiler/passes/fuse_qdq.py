@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import ClassVar
 
 from compiler.errors import CompileError, Unsupported
@@ -20,9 +20,10 @@ from compiler.passes.base import Pass
 from compiler.quantize.rules import RULES, Quantizer
 from compiler.quantize.scheme import Scheme
 from isa.diagnostics import Diagnostic
+from isa.frozen import frozen
 
 
-@dataclass(frozen=True)
+@frozen(slots=False)
 class FuseQdq(Pass):
     """Every operation between a Dequantize and a Quantize, by the rule that float graphs follow too.
 

@@ -8,7 +8,7 @@ return %1                     -> %1 = q.conv2d %q, %w8, %b32
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import ClassVar
 
 from compiler.errors import CompileError, Unsupported
@@ -19,9 +19,10 @@ from compiler.passes.base import Pass
 from compiler.quantize.rules import RULES, Quantizer
 from compiler.quantize.scheme import Scheme
 from isa.diagnostics import Diagnostic
+from isa.frozen import frozen
 
 
-@dataclass(frozen=True)
+@frozen(slots=False)
 class QuantizeGraph(Pass):
     """Every operation by its own rule, with the scales that the scheme gives by tensor name."""
 

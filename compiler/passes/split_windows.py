@@ -14,7 +14,7 @@ are added have a weight of zero. A maximum of a window is the maximum of those o
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import reduce
 from typing import Any, ClassVar, Final
 
@@ -31,6 +31,7 @@ from compiler.ops.max_pool import MaxPool
 from compiler.ops.slices import QPad, Slice
 from compiler.ops.spatial import Pads, zero_of
 from compiler.passes.base import Pass
+from isa.frozen import frozen
 from isa.instructions.matrix import Conv
 from isa.instructions.vector import Pooling
 from isa.spec import Instruction, greatest
@@ -57,7 +58,7 @@ class SplitWindows(Pass):
         return graph
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Window:
     """A window along rows (axis 0) or columns (axis 1)."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
@@ -22,6 +22,7 @@ from compiler.quantize.methods import Observed, Recipe, chosen, parameters
 from compiler.quantize.scheme import Scheme
 from isa import arithmetic
 from isa.diagnostics import Diagnostic, UsageError
+from isa.frozen import frozen
 
 Integers = tuple[Graph, set[str]]
 """An integer graph, and the tensors whose scale was asked for."""
@@ -31,7 +32,7 @@ GRID: Final = 8
 """Corrections of a bias are multiples of this part of the result's scale: BLAS noise does not reach them."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Observations:
     """What samples showed of every activation of a float graph, by name."""
 

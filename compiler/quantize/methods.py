@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from compiler.ir.types import DType, Quant
 from compiler.quantize.histogram import Histogram
+from isa.frozen import frozen
 
 MANTISSA_BITS: Final = 10
 LEVELS: Final = 256
@@ -40,7 +41,7 @@ Range = tuple[float, float]
 Floats = NDArray[np.float64]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Recipe:
     """How a float network is quantized.
 

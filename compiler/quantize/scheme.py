@@ -23,7 +23,7 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -33,6 +33,7 @@ from compiler.ir.graph import Graph
 from compiler.ir.op import Product
 from compiler.ir.types import DType, Quant
 from isa.diagnostics import Diagnostic, Findings, UsageError, did_you_mean
+from isa.frozen import frozen
 from isa.locations import FileLoc
 from isa.paths import read_file
 
@@ -53,7 +54,7 @@ KEYS: Final = (
 )
 
 
-@dataclass(frozen=True)
+@frozen(slots=False)
 class Scheme:
     """Scales of activations by tensor, granularity of weights by layer, corrections of biases by layer.
 

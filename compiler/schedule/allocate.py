@@ -8,19 +8,19 @@ addresses on the chip were chosen together with the times, they are taken over, 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 from compiler.schedule.order import Timing
 from compiler.schedule.packing import Placed, pack, together
 from compiler.schedule.room import limits_of
 from compiler.schedule.tiles import Memory, Tensor, TileOp, Touch, aligned
+from isa.frozen import frozen
 from isa.target import Target
 
 DRAM_ALIGN: Final = 64
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Shortage:
     """A memory on the chip that is too small for what a layer and those around it hold at the same time."""
 
@@ -43,7 +43,7 @@ class AllocationError(Exception):
         self.shortages = shortages
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Allocation:
     """Bytes (or rows) used of every memory."""
 

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from compiler.ir.graph import Node
 from compiler.ir.work import Least
 from compiler.ops.shapes import unreshaped
 from compiler.schedule.builder import READS, SINGLE, Span, Window, device_shape, spans
 from compiler.schedule.parts import Part, whole_of
+from isa.frozen import frozen
 from isa.target import Target
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Bands:
     """What the layers of a segment do in every band: rows made, and rows read of every operand."""
 
@@ -29,7 +29,7 @@ class Bands:
         return len(next(iter(self.made.values()))) + max(self.delay.values())
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Operand:
     """A computed operand of a layer: which one, whose value, and how its rows are read, if row by row.
 
@@ -42,7 +42,7 @@ class Operand:
     holder: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class LayerWork:
     """What a division needs to know of a layer."""
 

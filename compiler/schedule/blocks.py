@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 from compiler.ir.graph import Node
@@ -13,6 +12,7 @@ from compiler.schedule.builder import Builder, Span, View, spans, stored, tiles_
 from compiler.schedule.limits import does_not_fit
 from compiler.schedule.moves import MAX_MOVE, MAX_MOVE_PITCH, move
 from compiler.schedule.tiles import Tensor
+from isa.frozen import frozen
 from isa.instructions.vector import VectorMove
 
 MAX_PLANES: Final = MAX_MOVE[2]
@@ -99,7 +99,7 @@ def _levels(run: int, levels: Sequence[tuple[int, int, int]]) -> VectorMove:
     return move(run, [level for level in levels if level[0] > 1])
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Run:
     """Consecutive elements of a gather: each `repeat` times, from `start` on, at a distance of `step`."""
 

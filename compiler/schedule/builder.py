@@ -28,6 +28,7 @@ from compiler.schedule.tiles import (
     TileGraph,
     TileOp,
 )
+from isa.frozen import frozen
 from isa.instructions.dma import Fill, Load, OnChip, Store, merge_rows
 from isa.program import Box
 from isa.spec import ElementType, Instruction, greatest
@@ -46,7 +47,7 @@ Level = tuple[int, int, int]
 """(count, DRAM pitch, pitch on the chip), both in bytes."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Span:
     """A half-open range of one dimension."""
 
@@ -68,7 +69,7 @@ def spans(extent: int, size: int) -> list[Span]:
     return [Span(a, min(a + size, extent)) for a in range(0, extent, size)]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Window:
     """The geometry of a sliding window along one dimension."""
 
@@ -99,7 +100,7 @@ class Window:
         return min((outputs - 1) * self.stride + (taps - 1) * self.dilation + 1, self.extent)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class View:
     """A tensor under a shape of the same elements in the same order."""
 
@@ -107,7 +108,7 @@ class View:
     shape: tuple[int, int, int, int]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Band:
     """Some rows of one image of a batch."""
 
@@ -119,7 +120,7 @@ TileMaker = Callable[[int, Span, Span, Span], None]
 """Makes one tile of a result: image, rows, columns, channels."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Joined:
     """A layer that takes the tiles of another's result, one by one, as they are made."""
 

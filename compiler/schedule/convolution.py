@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final
 
@@ -35,6 +34,7 @@ from compiler.schedule.depthwise import is_depthwise, plan_depthwise
 from compiler.schedule.limits import does_not_fit, require_expressible
 from compiler.schedule.products import MAX_GROUP_ROWS, convolution_windows, cuts, requant_records, requantize
 from compiler.schedule.tiles import Buffer, Memory, Piece, Ref, Tensor, aligned
+from isa.frozen import frozen
 from isa.instructions.matrix import Conv, array_cycles
 from isa.spec import greatest
 from isa.target import Target
@@ -45,7 +45,7 @@ MAX_INPUT_ROW: Final = greatest(Conv, "irs")
 MAX_CHANNELS: Final = greatest(Conv, "cin")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ConvTile:
     """The sizes of a tile: output rows, columns and channels, input channels, kernel rows."""
 
@@ -56,7 +56,7 @@ class ConvTile:
     kh: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ConvShape:
     """What the choice of a tile depends on."""
 
@@ -121,7 +121,7 @@ class ConvShape:
         return copies + array + tiles * (parts * 2 + 1) * target.dram.latency_read
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Slice:
     """A convolution of some channels of a grouped one, not grouped itself: (out, in, kh, kw)."""
 

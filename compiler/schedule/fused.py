@@ -8,7 +8,6 @@ array and vector unit both always have work whose operands are there.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 from compiler.ir.graph import Node
@@ -18,6 +17,7 @@ from compiler.schedule.lines import Line
 from compiler.schedule.moves import MAX_RUN, move
 from compiler.schedule.planners import PLANNERS
 from compiler.schedule.tiles import Layer, Memory, Ref, Tensor, TileOp
+from isa.frozen import frozen
 from isa.spec import Engine
 
 EMPTY: Final = Span(0, 0)
@@ -25,7 +25,7 @@ TURN: Final = 400
 """Cycles of the vector unit that one layer takes at a time."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Member:
     """A layer of a segment, and its result."""
 

@@ -10,12 +10,13 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from compiler.schedule.tiles import Buffer
+from isa.frozen import frozen
 
 KEPT: Final = 16
 """Bands whose buffers are remembered: no reader is further behind."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Rows:
     """The rows from `base` to before `stop`, in a buffer."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -27,6 +26,7 @@ from compiler.schedule.builder import (
 from compiler.schedule.limits import does_not_fit
 from compiler.schedule.products import MAX_GROUP_ROWS, cuts, requant_records, requantize
 from compiler.schedule.tiles import Buffer, Memory, Piece, Ref, Tensor, aligned
+from isa.frozen import frozen
 from isa.instructions.matrix import Gemm
 from isa.instructions.records import REQUANT_RECORD
 from isa.instructions.vector import Requantize
@@ -40,7 +40,7 @@ STREAMED: Final = 4
 """Of a tile's bytes, the part that weights may take: they arrive in portions, and some are ahead."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class GemmTile:
     """The sizes of a tile: rows, columns, depth."""
 

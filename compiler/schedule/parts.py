@@ -7,7 +7,6 @@ if its codes stay as they are. Whoever reads or writes a part does so with the p
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 from compiler.ir.graph import Graph, Node
@@ -16,13 +15,14 @@ from compiler.ops.concat import QConcat
 from compiler.ops.shapes import Transpose, unreshaped
 from compiler.ops.slices import QPad, Slice
 from compiler.schedule.builder import READS
+from isa.frozen import frozen
 from isa.target import Target
 
 Start = tuple[int, int, int, int]
 ORIGIN: Final[Start] = (0, 0, 0, 0)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Part:
     """A box of the result of `whole`, from `start` on: (n, h, w, c)."""
 

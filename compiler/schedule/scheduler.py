@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final
 
 from compiler.errors import FitError
@@ -15,6 +15,7 @@ from compiler.schedule.room import NoRoomError
 from compiler.schedule.techniques import Techniques
 from compiler.schedule.tiles import Memory, TileOp
 from isa.diagnostics import Diagnostic
+from isa.frozen import frozen
 from isa.locations import UNKNOWN
 from isa.target import Target
 
@@ -24,7 +25,7 @@ FURTHER: Final = (0.97, 0.7, 0.88, 0.8)
 """Others that are worth trying."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Schedule:
     """A planned, ordered and placed program, before its tokens."""
 

@@ -24,6 +24,7 @@ from compiler.schedule.builder import device_shape
 from compiler.schedule.parts import Part
 from compiler.schedule.techniques import Techniques
 from compiler.schedule.tiles import PRM_GRANULE, aligned
+from isa.frozen import frozen
 from isa.instructions.matrix import array_cycles
 from isa.target import Target
 
@@ -39,7 +40,7 @@ MOST_FREE: Final = 3
 """Results of which any may stay: of more, the smaller ones go first."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Segment:
     """Layers that work together, and the rows of the last one in a band.
 
@@ -50,7 +51,7 @@ class Segment:
     rows: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Division:
     """The segments in order, and the results that stay in the scratchpad as a whole."""
 
@@ -60,7 +61,7 @@ class Division:
     """Results that take the place of an operand."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Cost:
     """Estimated cycles and bytes: of the scratchpad while it lasts, of weights that must come first."""
 
@@ -70,7 +71,7 @@ class Cost:
     rows: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Banded:
     """What a segment costs with bands of `rows` rows while nothing that passes it is whole in the scratchpad.
 
@@ -89,7 +90,7 @@ class Banded:
     entering: dict[int, tuple[int, int, int]]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Flow:
     """What passes between the layers of a segment.
 

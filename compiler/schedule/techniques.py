@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from typing import Final
 
+from isa.frozen import frozen
 
-@dataclass(frozen=True, slots=True)
+
+@frozen
 class Techniques:
     """Each can be left out by itself, to see what it is worth."""
 

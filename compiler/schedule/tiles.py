@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
 from compiler.ir.work import Least
+from isa.frozen import frozen
 from isa.locations import Loc
 from isa.program import Box
 from isa.spec import Engine, Instruction
@@ -60,7 +61,7 @@ class Buffer:
         self.room = aligned(self.size, self.align)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Ref:
     """A place in a buffer, counted in the buffer's units; an operand stores it divided by `unit`."""
 
@@ -73,7 +74,7 @@ class Ref:
         return Ref(self.buffer, self.offset + by, self.unit)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Touch:
     """A part of a buffer that an operation reads or writes, in the buffer's units."""
 
@@ -83,7 +84,7 @@ class Touch:
     write: bool
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Stored:
     """The part of a tensor that a tile operation completes, and the operand that holds it."""
 
@@ -92,7 +93,7 @@ class Stored:
     operand: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class TileOp:
     """One instruction of one tile of one layer."""
 
@@ -119,7 +120,7 @@ class TileOp:
         return self.instr.changed(values)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Layer:
     """A fused operator: a node of the device graph."""
 
@@ -130,7 +131,7 @@ class Layer:
     least: Least
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Piece:
     """A box of an image in the scratchpad: its first byte and its pitches."""
 

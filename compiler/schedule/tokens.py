@@ -17,6 +17,7 @@ from compiler.errors import FitError
 from compiler.schedule.intervals import History, Part
 from isa.accesses import AccessTable, tabulate
 from isa.diagnostics import Diagnostic
+from isa.frozen import frozen
 from isa.program import is_read_only
 from isa.spec import INSTRUCTIONS, MAX_SIGNALS, MAX_WAITS, Engine, Instruction
 from isa.target import Target
@@ -33,7 +34,7 @@ class Edge:
     semaphore: int = -1
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Synchronized:
     """The stream with its tokens; `origin` gives each instruction's index before.
 

@@ -7,13 +7,14 @@ it names by `.incbin`, the whole binary, byte for byte.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final, cast
 
 from isa.assembly.assembler import Assembled
 from isa.assembly.text import format_instruction
 from isa.container import SCHEME, TEXT, assemble_sections, program_sections, save
 from isa.diagnostics import AssemblyError, Diagnostic, one_line
+from isa.frozen import frozen
 from isa.locations import FileLoc
 from isa.plain import PlainError, from_json, to_json
 from isa.program import Note, Program
@@ -26,7 +27,7 @@ NOTE_SECTION: Final = ".x1.note"
 SIZE_SECTIONS: Final = {".arena": 1, ".input": 2, ".output": 3}
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Disassembly:
     """The text of a program and the files that it names: file name to content."""
 

@@ -12,6 +12,7 @@ from lark import Token, Tree
 
 from isa.container import HOST_CAP
 from isa.diagnostics import Diagnostic, TargetError, did_you_mean
+from isa.frozen import frozen
 from isa.parsing import Parsed as Node
 from isa.paths import is_file, resolved
 from isa.program import REGION_NAMES, REGION_SHIFT, Interface, OpRow, Symbol
@@ -48,7 +49,7 @@ class BadTarget(Mistake):
         self.reasons = [replace(d, message=prefix + d.message) for d in error.diagnostics]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Line:
     """A line of a text; numbers count from 1."""
 

@@ -8,17 +8,17 @@ waits, then the signals. Shorthands come from the declaration: `{oh}x{ow}` lets 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from functools import cache
 from typing import Final
 
+from isa.frozen import frozen
 from isa.spec import Instruction, Operand
 
 _NAMED: Final = re.compile(r"(\w+)=(.*)")
 _FIELD: Final = re.compile(r"\{(\w+)\}")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Shorthand:
     """A way to write operands: scalar, address, extents, arrow or move; with a name or by place."""
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from isa.frozen import frozen
 from isa.program import Program
 from isa.spec import Trap
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Violation:
     """Why a program is rejected: the rule, the instruction, and the other one of a conflict."""
 
@@ -19,7 +20,7 @@ class Violation:
     nodes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class CheckReport:
     """What the checker found; no violation means that the program is safe."""
 

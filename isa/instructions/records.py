@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from isa.frozen import frozen
 from isa.instructions.footprints import Q_GRANULES, granules
 from isa.spec import ElementType, MachineState, Trap, TrapError
 
@@ -29,7 +30,7 @@ QUANT_RECORD: Final = np.dtype(
 """Record Q, five granules: what element-wise instructions, pooling and softmax compute with."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class QuantRecord:
     """Record Q: float32 constants p0..p5, zero points of A, B and the output, clamp bounds."""
 

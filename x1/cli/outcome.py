@@ -9,7 +9,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import wraps
 from pathlib import Path
 from typing import Final, ParamSpec
@@ -17,13 +17,14 @@ from typing import Final, ParamSpec
 import click
 
 from isa.diagnostics import MAX_SHOWN, Diagnostic, ExitCode, X1Error
+from isa.frozen import frozen
 
 P = ParamSpec("P")
 SCHEMA_VERSION: Final = 1
 UNWRITABLE: Final = (errno.ENOSPC, errno.EIO, errno.EFBIG)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Outcome:
     """What a command did: the body of its JSON, its exit code, and the text that was asked for."""
 
