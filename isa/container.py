@@ -156,22 +156,22 @@ def assemble_sections(sections: list[Section], note: Note) -> bytes:
     target = next(s for s in sections if s.name == ".x1.target")
     digests = tuple((s.name, _sha256(s.data)) for s in sections if s.kind == PROGBITS)
 
-    def file_with(digest: str) -> bytes:
-        record = NoteRecord(
-            ISA_VERSION,
-            CONTAINER_VERSION,
-            (),
-            note.compiler,
-            note.options,
-            note.calibration,
-            _sha256(target.data),
-            digest,
-            digests,
-        )
-        content = write_note(OWNER, NOTE_TYPE, to_json(record))
-        return write_elf(ElfFile(_version_flags(), [*sections, Section(".note.x1", NOTE, content, align=4)]))
-
-    return file_with(_sha256(file_with(ZERO_DIGEST)))
+    record = NoteRecord(
+        ISA_VERSION,
+        CONTAINER_VERSION,
+        (),
+        note.compiler,
+        note.options,
+        note.calibration,
+        _sha256(target.data),
+        ZERO_DIGEST,
+        digests,
+    )
+    content = Section(".note.x1", NOTE, write_note(OWNER, NOTE_TYPE, to_json(record)), align=4)
+    file = bytearray(write_elf(ElfFile(_version_flags(), [*sections, content])))
+    place = file.rindex(ZERO_DIGEST.encode())  # the note comes after all data
+    file[place : place + len(ZERO_DIGEST)] = _sha256(file).encode()
+    return bytes(file)
 
 
 def load(data: bytes, name: str = "binary") -> Program:
@@ -211,7 +211,7 @@ def _check_version(file: ElfFile) -> None:
         raise ElfError(f"the binary is of ISA version {found}; this tool executes {ISA_VERSION}")
 
 
-def _sha256(data: bytes) -> str:
+def _sha256(data: bytes | bytearray) -> str:
     return hashlib.sha256(data).hexdigest()
 
 

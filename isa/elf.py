@@ -71,20 +71,21 @@ def write_elf(file: ElfFile) -> bytes:
     """The bytes of a file: header, sections in order, section names, section headers."""
     names = [".shstrtab", *(s.name for s in file.sections)]
     strings, offsets = string_table(names)
-    body = bytearray(_EHDR.size)
+    body: list[bytes] = [b""]
+    length = _EHDR.size
     headers = [_SHDR.pack(0, 0, 0, 0, 0, 0, 0, 0, 0, 0)]
     index = {s.name: i + 1 for i, s in enumerate(file.sections)}
     for section in [*file.sections, Section(".shstrtab", STRTAB, strings)]:
-        _pad(body, section.align)
-        place = len(body)
-        body += section.data
+        padding = -length % section.align
+        body += [bytes(padding), section.data]
+        length += padding
         headers.append(
             _SHDR.pack(
                 offsets[section.name],
                 section.kind,
                 section.flags,
                 section.address,
-                place,
+                length,
                 section.length,
                 index.get(section.link, 0),
                 section.info,
@@ -92,16 +93,16 @@ def write_elf(file: ElfFile) -> bytes:
                 section.entry_size,
             )
         )
-    _pad(body, 8)
-    table = len(body)
-    body[: _EHDR.size] = _EHDR.pack(
+        length += len(section.data)
+    body.append(bytes(-length % 8))
+    body[0] = _EHDR.pack(
         _IDENT,
         2,
         MACHINE,
         1,
         0,
         0,
-        table,
+        length + len(body[-1]),
         file.flags,
         _EHDR.size,
         0,
@@ -110,7 +111,7 @@ def write_elf(file: ElfFile) -> bytes:
         len(headers),
         len(headers) - 1,
     )
-    return bytes(body) + b"".join(headers)
+    return b"".join([*body, *headers])
 
 
 def read_elf(data: bytes) -> ElfFile:

@@ -27,9 +27,12 @@ COMMANDS: Final = {
     "targets": "list the machines that ship with x1",
     "demo": "compile, run and verify the sample network on digits",
 }
-GARBAGE: Final = 100_000
+GARBAGE: Final = 1_000_000
 """Objects made before the collector of cycles looks at them: graphs and programs live to the end of a
 command, so that looking often is time lost."""
+IDLE: Final = "16"
+"""Cycles, as a power of 2, that a thread of numpy's linear algebra waits busily for work: as it comes, every
+core but one burns a tenth of a second while a command starts."""
 EPILOG: Final = """\b
 Examples:
   x1 demo
@@ -108,6 +111,7 @@ def entry() -> None:
 
     _open_streams()
     gc.set_threshold(GARBAGE)
+    os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", IDLE)
     code = run_command(main, sys.argv[1:])
     if sys.gettrace() is not None or sys.getprofile() is not None:
         sys.exit(code)  # whoever watches wants to see the end
