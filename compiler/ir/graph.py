@@ -115,7 +115,9 @@ class Graph:
     _net: Any = field(default_factory=nx.MultiDiGraph)
     _next: int = 0
     _operands: dict[int, tuple[Node, ...]] = field(default_factory=dict[int, "tuple[Node, ...]"])
-    """Of nodes that have been asked for them, until they change."""
+    """Of nodes, until they change."""
+    _ascending: bool = True
+    """Whether every node was made after its operands, so that the order of creation is one of execution."""
     _order: list[Node] | None = None
     """All nodes in order, until one comes, goes or changes."""
 
@@ -148,6 +150,7 @@ class Graph:
         self._next += 1
         self._net.add_node(node.id, node=node)
         self._change()
+        self._operands[node.id] = tuple(inputs)
         for index, producer in enumerate(inputs):
             assert producer.graph is self
             self._net.add_edge(producer.id, node.id, key=index)
@@ -171,7 +174,11 @@ class Graph:
     def nodes(self) -> list[Node]:
         """Every node: producers before users, and in order of creation where that leaves a choice."""
         if self._order is None:
-            order = cast("Iterable[int]", nx.lexicographical_topological_sort(self._net, key=int))
+            order = cast("Iterable[int]", self._net.nodes)
+            if self._ascending:
+                order = sorted(order)
+            else:
+                order = cast("Iterable[int]", nx.lexicographical_topological_sort(self._net, key=int))
             self._order = [self._net.nodes[i]["node"] for i in order]
         return list(self._order)
 
@@ -208,8 +215,7 @@ class Graph:
         """Let every use of `old` use `new`, graph outputs included, and erase `old`."""
         for _, user, key in list(self._net.out_edges(old.id, keys=True)):
             self._net.remove_edge(old.id, user, key)
-            self._net.add_edge(new.id, user, key=key)
-            self._operands.pop(user, None)
+            self._use(new, user, key)
         self._change()
         self.outputs = [new if n is old else n for n in self.outputs]
         self.erase(old)
@@ -219,9 +225,14 @@ class Graph:
         old = node.inputs[index]
         assert value.type == old.type
         self._net.remove_edge(old.id, node.id, index)
-        self._net.add_edge(value.id, node.id, key=index)
-        self._operands.pop(node.id, None)
+        self._use(value, node.id, index)
         self._change()
+
+    def _use(self, value: Node, user: int, index: int) -> None:
+        """A node gets another operand."""
+        self._net.add_edge(value.id, user, key=index)
+        self._operands.pop(user, None)
+        self._ascending = self._ascending and value.id < user
 
     def erase(self, node: Node) -> None:
         """Remove a node that nothing uses."""
@@ -256,11 +267,13 @@ class Graph:
     def copy(self) -> Graph:
         """A graph with the same nodes under the same numbers; constants are shared."""
         twin = Graph(self.name, self.stage, self.provenance, self.scheme, _next=self._next)
+        twin.sound, twin._ascending = dict(self.sound), self._ascending
         made: dict[int, Node] = {}
         for node in self.nodes():
             copied = Node(twin, node.id, node.op, node.type, node.name, node.loc, node.value, node.views)
             made[node.id] = copied
             twin._net.add_node(node.id, node=copied)
+            twin._operands[node.id] = tuple(made[i.id] for i in node.inputs)
             for index, operand in enumerate(node.inputs):
                 twin._net.add_edge(operand.id, node.id, key=index)
         twin.set_outputs([made[n.id] for n in self.outputs], self.output_names)

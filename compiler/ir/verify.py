@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Final
 
 import numpy as np
@@ -127,13 +128,21 @@ def _verify_quantization(node: Node, kept: Quant | None) -> None:
         raise VerifyError(f"%{node.id} = {node.op.name} changes the quantization")
 
 
+@lru_cache(maxsize=4096)
+def _scales_are(scales: tuple[float, ...]) -> tuple[bool, bool]:
+    """Whether scales are finite float32, and whether positive; most values share theirs."""
+    wide = np.asarray(scales, np.float64)
+    with np.errstate(over="ignore"):
+        narrow = wide.astype(np.float32)
+    return bool((np.isfinite(narrow) & (narrow == wide)).all()), bool((wide > 0).all())
+
+
 def _verify_quant(node: Node, quant: Quant) -> None:
     """Scales are positive finite float32, one or, of a constant, one per index of an axis."""
-    scales = np.asarray(quant.scales, np.float64)
-    with np.errstate(over="ignore"):
-        if not (np.isfinite(scales.astype(np.float32)) & (scales.astype(np.float32) == scales)).all():
-            raise VerifyError(f"%{node.id} = {node.op.name} has a scale that is no finite float32")
-    if (scales <= 0).any():
+    finite, positive = _scales_are(quant.scales)
+    if not finite:
+        raise VerifyError(f"%{node.id} = {node.op.name} has a scale that is no finite float32")
+    if not positive:
         raise VerifyError(f"%{node.id} = {node.op.name} has a scale that is not positive")
     if quant.dtype is not node.type.dtype:
         raise VerifyError(f"%{node.id} = {node.op.name} is {node.type} and quantized as {quant.dtype}")
@@ -141,9 +150,9 @@ def _verify_quant(node: Node, quant: Quant) -> None:
     if not low <= quant.zero_point <= high:
         raise VerifyError(f"%{node.id} = {node.op.name} has a zero point outside {low}..{high}")
     if quant.axis is None:
-        many = scales.size != 1
+        many = len(quant.scales) != 1
     else:
         inside = 0 <= quant.axis < len(node.shape)
-        many = not node.is_constant or not inside or scales.size != node.shape[quant.axis]
+        many = not node.is_constant or not inside or len(quant.scales) != node.shape[quant.axis]
     if many:
         raise VerifyError(f"%{node.id} = {node.op.name} has scales that do not fit its shape")

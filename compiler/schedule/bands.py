@@ -54,21 +54,24 @@ class LayerWork:
     """Bytes."""
     single: bool
     """Whether it works element by element on operands of the shape of its result."""
-
-    @property
-    def row_bytes(self) -> int:
-        """Bytes of a row of the result."""
-        return self.shape[2] * self.shape[3]
+    taken: tuple[tuple[int, int, int, int], ...]
+    """Of every operand read row by row its node, stride and extent, and the rows that two outputs share."""
+    row_bytes: int
+    """Bytes of a row of the result."""
+    passes: float
+    """Of the matrix array, for a pixel of the result."""
+    vector: float
+    """Cycles of the vector unit."""
 
     @property
     def on_array(self) -> bool:
         """Whether it works on the matrix array."""
-        return self.least.mx_cycles > 0
+        return self.passes > 0
 
     @property
     def row_by_row(self) -> bool:
         """Whether it can be part of a segment of several."""
-        return bool(self.operands) and all(o.reads is not None for o in self.operands)
+        return 0 < len(self.operands) == len(self.taken)
 
 
 def work_of(node: Node, target: Target, parts: Mapping[int, Part]) -> LayerWork:
@@ -84,7 +87,15 @@ def work_of(node: Node, target: Target, parts: Mapping[int, Part]) -> LayerWork:
     constants = sum(i.type.elements * i.type.dtype.numpy.itemsize for i in inputs if i.is_constant)
     shape = device_shape(node.shape)
     single = type(node.op) in SINGLE and all(device_shape(x.shape) == shape for x in inputs)
-    return LayerWork(node, shape, operands, least, constants, single)
+    taken = tuple(
+        (o.node.id, o.reads.stride, o.reads.extent, o.reads.field - o.reads.stride)
+        for o in operands
+        if o.reads is not None
+    )
+    images, height, width, channels = shape
+    passes, vector = least.mx_cycles / (images * height * width), least.vx_lanes / target.vx.lanes
+    row = width * channels
+    return LayerWork(node, shape, operands, least, constants, single, taken, row, passes, vector)
 
 
 def bands_of(layers: Sequence[LayerWork], rows: int) -> Bands:
@@ -118,15 +129,14 @@ def bands_of(layers: Sequence[LayerWork], rows: int) -> Bands:
 
 def delays(layers: Sequence[LayerWork]) -> dict[int, int]:
     """By how many bands each layer is behind the first: only within the vector unit is there no delay."""
-    on_array = {layer.node.id: layer.on_array for layer in layers}
+    on_array: dict[int, bool] = {}
     delay: dict[int, int] = {}
     for layer in layers:
-        behind = [
-            delay[o.node.id] + int(layer.on_array or on_array[o.node.id])
-            for o in layer.operands
-            if o.node.id in delay
-        ]
-        delay[layer.node.id] = max(behind, default=0)
+        name, mine, behind = layer.node.id, layer.on_array, 0
+        for operand, *_ in layer.taken:
+            if operand in delay:
+                behind = max(behind, delay[operand] + (mine or on_array[operand]))
+        delay[name], on_array[name] = behind, mine
     return delay
 
 

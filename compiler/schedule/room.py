@@ -78,19 +78,25 @@ class Places:
         taken = [(h.address, h.end) for h in self.held if h.until > time]
         if others:
             taken = sorted(taken + [(k.held.address, k.held.end) for k in others if k.held.until > time])
-        if bank and sum(end - address for address, end in taken) > self.size * CROWDED:
-            bank = 0
-        used = _banks(taken, bank)
+        used = 0
+        if bank:
+            crowd = 0
+            for address, end in taken:
+                crowd += end - address
+                used |= _banks(address, end, bank)
+            if crowd > self.size * CROWDED:
+                bank = 0
         best: tuple[int, int, int] | None = None
         begin = low
         for address, end in [*taken, (self.size, 0)]:
             left = address - begin - size
             if left >= 0:
                 for start in _starts(begin, address - size, bank):
-                    shared = (used & _banks([(start, start + size)], bank)).bit_count()
+                    shared = (used & _banks(start, start + size, bank)).bit_count() if bank else 0
                     if best is None or (shared, left) < best[:2]:
                         best = shared, left, start
-            begin = max(begin, aligned(end, align))
+            if end > begin:
+                begin = aligned(end, align)
         return None if best is None else best[2]
 
     @staticmethod
@@ -129,12 +135,9 @@ def _starts(first: int, last: int, bank: int) -> list[int]:
     return [first, following] if following <= last else [first]
 
 
-def _banks(taken: Sequence[tuple[int, int]], bank: int) -> int:
-    """The banks of some ranges, as bits; none where banks do not matter."""
-    banks = 0
-    for address, end in taken if bank else ():
-        banks |= (2 << (end - 1) // bank) - (1 << address // bank)
-    return banks
+def _banks(begin: int, end: int, bank: int) -> int:
+    """The banks of a range, as bits."""
+    return (2 << (end - 1) // bank) - (1 << begin // bank)
 
 
 @dataclass(eq=False, slots=True)

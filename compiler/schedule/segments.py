@@ -94,12 +94,10 @@ class Banded:
 class Flow:
     """What passes between the layers of a segment.
 
-    `taken` has for every layer the values it reads, with stride and extent of their rows; `halo` for every
-    value the rows that two bands share, `lag` by how many bands its last reader is behind; `outside` for
-    what comes from outside the bytes of a row, the rows, and the holder.
+    `halo` has for every value the rows that two bands share, `lag` by how many bands its last reader is
+    behind; `outside` for what comes from outside the bytes of a row, the rows, and the holder.
     """
 
-    taken: dict[int, list[tuple[int, int, int]]]
     halo: dict[int, int]
     lag: dict[int, int]
     outside: dict[int, tuple[int, int, int]]
@@ -280,7 +278,7 @@ class Divider:
         stored = 0 if last.node.id in staying else last.node.type.elements
         dram = (moved + stored) / t.dram.bytes_per_cycle
         array = self._array(layer, layer.shape[1], 1)
-        vector = sum(n.least.vx_lanes for n in self.layers[begin:end]) / t.vx.lanes
+        vector = sum(n.vector for n in self.layers[begin:end])
         cycles = max(array, vector, dram) + t.dram.latency_read + min(array, vector) * 0.1 + TRAFFIC * dram
         memory = min(2 * weights, half) + min(loaded, half) // 2 + min(stored, half) // 2
         return Cost(cycles, min(memory, free), min(weights, half))
@@ -292,9 +290,8 @@ class Divider:
             return 0.0
         images, h, w, c = layer.shape
         area = min(rows, h) * w * (images if times == 1 else 1)
-        tiles = math.ceil(math.ceil(c / t.mx.cols) * area / max(t.acc.rows // 2, 1))
-        passes = layer.least.mx_cycles / (images * h * w)
-        return times * (passes * max(area, t.mx.rows) + self.drained * tiles)
+        tiles = -(-(-(-c // t.mx.cols) * area) // max(t.acc.rows // 2, 1))
+        return times * (layer.passes * max(area, t.mx.rows) + self.drained * tiles)
 
     # --- several layers --------------------------------------------------------------------------
 
@@ -367,52 +364,53 @@ class Divider:
     def _banded(self, layers: Sequence[LayerWork], flow: Flow, rows: int, whole: set[int]) -> Banded:
         """What a segment costs with bands of so many rows: all bands taken as the middle ones are."""
         t = self.target
-        count = math.ceil(layers[-1].shape[1] / rows)
+        count = -(-layers[-1].shape[1] // rows)
         made = {layers[-1].node.id: rows}
         for layer in reversed(layers):
             mine = made[layer.node.id]
-            for name, stride, extent in flow.taken[layer.node.id]:
+            for name, stride, extent, _ in layer.taken:
                 made[name] = max(made.get(name, 0), min(mine * stride, extent))
-        array = vector = 0.0
-        start = t.ctl.issue + t.vx.startup
-        lines: dict[int, tuple[int, float, int]] = {}
         images = layers[0].shape[0]
+        rounds, start = images * count, t.ctl.issue + t.vx.startup
+        array = 0.0
+        vector = float(rounds * start * len(layers))
+        memory = moved = 0
+        lines: dict[int, tuple[int, float, int]] = {}
         for layer in layers:
-            name, row = layer.node.id, layer.row_bytes
-            array += images * self._array(layer, made[name], count)
-            vector += layer.least.vx_lanes / t.vx.lanes + images * count * start
+            name, row, mine = layer.node.id, layer.row_bytes, made[layer.node.id]
+            array += self._array(layer, mine, count)
             over = max(flow.halo.get(name, 0), 0)
-            held = ((2 + flow.lag.get(name, 0)) * made[name] + 2 * over) * row
-            copies = images * count * (over * row / t.vx.lanes + start) if over else 0.0
-            vector += copies
-            lines[name] = held, copies, layer.node.type.elements if name in whole else 0
+            held = ((2 + flow.lag.get(name, 0)) * mine + 2 * over) * row
+            copies = rounds * (over * row / t.vx.lanes + start) if over else 0.0
+            stored = layer.node.type.elements if name in whole else 0
+            vector += layer.vector + copies
+            memory, moved = memory + held, moved + stored
+            lines[name] = held, copies, stored
         entering: dict[int, tuple[int, int, int]] = {}
         for name, (row, extent, holder) in flow.outside.items():
             halo = flow.halo[name]
-            loaded = images * (extent + count * max(halo, 0)) * row
-            entering[name] = 2 * (made[name] + halo) * row, loaded, holder
-        memory = sum(line for line, _, _ in lines.values()) + sum(line for line, _, _ in entering.values())
-        moved = sum(stored for _, _, stored in lines.values()) + sum(n for _, n, _ in entering.values())
-        return Banded(rows, count, array, vector, memory, moved, lines, entering)
+            held, loaded = 2 * (made[name] + halo) * row, images * (extent + count * max(halo, 0)) * row
+            memory, moved = memory + held, moved + loaded
+            entering[name] = held, loaded, holder
+        return Banded(rows, count, images * array, vector, memory, moved, lines, entering)
 
 
 def _flow(layers: Sequence[LayerWork]) -> Flow:
     """What passes between the layers of a segment, whatever the bands."""
     delay = delays(layers)
-    flow = Flow({}, {}, {}, {})
+    halo: dict[int, int] = {}
+    lag: dict[int, int] = {}
+    outside: dict[int, tuple[int, int, int]] = {}
     for layer in layers:
-        taken = flow.taken[layer.node.id] = []
-        for operand in layer.operands:
-            reads, name = operand.reads, operand.node.id
-            assert reads is not None
-            taken.append((name, reads.stride, reads.extent))
-            flow.halo[name] = max(flow.halo.get(name, 0), reads.field - reads.stride)
+        mine = delay[layer.node.id]
+        for operand, (name, _, extent, shared) in zip(layer.operands, layer.taken, strict=True):
+            halo[name] = max(halo.get(name, 0), shared)
             if name in delay:
-                flow.lag[name] = max(flow.lag.get(name, 0), delay[layer.node.id] - delay[name])
+                lag[name] = max(lag.get(name, 0), mine - delay[name])
             else:
                 row = math.prod(device_shape(operand.node.shape)[2:])
-                flow.outside[name] = row, reads.extent, operand.holder
-    return flow
+                outside[name] = row, extent, operand.holder
+    return Flow(halo, lag, outside)
 
 
 def _best(states: dict[frozenset[int], State]) -> dict[frozenset[int], State]:
