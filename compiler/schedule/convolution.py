@@ -9,7 +9,7 @@ the channels: several small groups one of block-diagonal weights.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any, Final
 
@@ -43,6 +43,7 @@ MAX_EXTENT: Final = greatest(Conv, "oh")
 MAX_INPUT_EXTENT: Final = greatest(Conv, "ih")
 MAX_INPUT_ROW: Final = greatest(Conv, "irs")
 MAX_CHANNELS: Final = greatest(Conv, "cin")
+Numbers = int | NDArray[np.int64]
 
 
 @frozen
@@ -77,48 +78,51 @@ class ConvShape:
     packing: bool
     """Whether the columns of the kernel may be laid side by side on the rows of the array."""
 
+    def pixels(self, t: ConvTile) -> int:
+        """Pixels of the input that a tile reads."""
+        return self.rows.reach(t.oh, t.kh) * self.columns.reach(t.ow, self.columns.taps)
+
     def bytes_needed(self, t: ConvTile, cols: int) -> int:
         """Scratchpad bytes of a tile."""
-        weights = -(-t.cout // cols) * cols * t.kh * self.columns.taps * t.cin
-        pixels = self.rows.reach(t.oh, t.kh) * self.columns.reach(t.ow, self.columns.taps)
-        needed = aligned(weights)
-        needed += 0 if self.input_resident else aligned(pixels * t.cin)
+        needed = aligned(-(-t.cout // cols) * cols * t.kh * self.columns.taps * t.cin)
+        if not self.input_resident:
+            needed += aligned(self.pixels(t) * t.cin)
         return needed + self.copies * aligned(t.oh * t.ow * t.cout)
 
-    def packs(self, kh: int, cin: int, rows: int) -> bool:
+    def packs(self, kh: Numbers, cin: Numbers, rows: int) -> Any:
         """Whether laying the columns of the kernel side by side makes fewer passes."""
         together = kh * -(-self.columns.taps * cin // rows)
-        whole = cin == self.cin or not self.input_resident
+        whole = (cin == self.cin) | (not self.input_resident)
         apart = kh * self.columns.taps * -(-cin // rows)
-        return self.packing and whole and self.columns.dilation == 1 and together < apart
+        return (self.packing and self.columns.dilation == 1) & whole & (together < apart)
 
-    def passes(self, t: ConvTile, rows: int) -> int:
-        """Passes of the array for a group of output channels."""
-        if self.packs(t.kh, t.cin, rows):
-            return t.kh * -(-self.columns.taps * t.cin // rows)
-        return t.kh * self.columns.taps * -(-t.cin // rows)
-
-    def cost(self, t: ConvTile, target: Target) -> float:
-        """Cycles of all tiles, roughly: the longest of copies, array and vector work, or their sum."""
-        cols, rows = target.mx.cols, target.mx.rows
-        channel_tiles, image_tiles = -(-self.cout // t.cout), -(-self.oh // t.oh) * -(-self.ow // t.ow)
-        parts = -(-self.cin // t.cin) * -(-self.rows.taps // t.kh)
-        groups = -(-t.cout // cols)
-        weights = groups * cols * t.kh * self.columns.taps * t.cin
-        pixels = self.rows.reach(t.oh, t.kh) * self.columns.reach(t.ow, self.columns.taps) * t.cin
-        tiles = channel_tiles * image_tiles
-        loads = tiles * parts * (0 if self.input_resident else pixels)
+    def costs(self, tiles: Sequence[ConvTile], target: Target) -> NDArray[np.float64]:
+        """Cycles with each tile, roughly: the longest of copies, array and vector work, or their sum."""
+        sizes = [(t.oh, t.ow, t.cout, t.cin, t.kh, self.pixels(t)) for t in tiles]
+        columns: list[NDArray[np.int64]] = list(np.array(sizes, np.int64).T)
+        oh, ow, cout, cin, kh, pixels = columns
+        cols, rows, taps = target.mx.cols, target.mx.rows, self.columns.taps
+        channel_tiles, image_tiles = -(-self.cout // cout), -(-self.oh // oh) * -(-self.ow // ow)
+        parts = -(-self.cin // cin) * -(-self.rows.taps // kh)
+        groups = -(-cout // cols)
+        tiles_made = channel_tiles * image_tiles
+        loads = tiles_made * parts * (0 if self.input_resident else pixels * cin)
         if not self.weights_resident:
-            loads += channel_tiles * parts * weights * (image_tiles if parts > 1 else 1)
+            weights = groups * cols * kh * taps * cin
+            loads += channel_tiles * parts * weights * np.where(parts > 1, image_tiles, 1)
         stores = 0 if self.output_resident else self.oh * self.ow * self.cout
-        passes = groups * self.passes(t, rows)
-        array = tiles * parts * (passes * max(t.oh * t.ow, rows) + array_cycles(target, 0, 0))
+        packed: NDArray[np.bool_] = self.packs(kh, cin, rows)
+        passes: NDArray[np.int64] = (
+            groups * kh * np.where(packed, -(-taps * cin // rows), taps * -(-cin // rows))
+        )
+        array = tiles_made * parts * (passes * np.maximum(oh * ow, rows) + array_cycles(target, 0, 0))
         copies = (loads + stores) / target.dram.bytes_per_cycle
         if self.overlap:
-            vector = tiles * groups * cols * t.oh * t.ow / target.vx.lanes
-            beats = tiles * t.oh * t.ow * -(-groups * cols // target.spm.port_bytes)
-            return max(array, copies, vector, beats) + (array + copies + vector + beats) / 64 / tiles
-        return copies + array + tiles * (parts * 2 + 1) * target.dram.latency_read
+            vector = tiles_made * groups * cols * oh * ow / target.vx.lanes
+            beats = tiles_made * oh * ow * -(-groups * cols // target.spm.port_bytes)
+            works = np.stack([array, copies, vector, beats])
+            return works.max(axis=0) + (array + copies + vector + beats) / 64 / tiles_made
+        return copies + array + tiles_made * (parts * 2 + 1) * target.dram.latency_read
 
 
 @frozen
@@ -207,8 +211,8 @@ def choose_conv_tile(node: Node, shape: ConvShape, target: Target, budget: int) 
 @lru_cache(maxsize=1024)
 def _best_tile(shape: ConvShape, target: Target, budget: int) -> ConvTile | None:
     """The cheapest tile that fits, if one does; networks repeat their layers."""
-    tiles = _conv_tiles(shape, target, budget)
-    return min(tiles, key=lambda tile: shape.cost(tile, target), default=None)
+    tiles = list(_conv_tiles(shape, target, budget))
+    return tiles[int(shape.costs(tiles, target).argmin())] if tiles else None
 
 
 def _conv_tiles(shape: ConvShape, target: Target, budget: int) -> Iterator[ConvTile]:

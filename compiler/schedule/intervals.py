@@ -56,27 +56,23 @@ class History:
         self._maps: dict[int, tuple[dict[Engine, LastTouch], dict[Engine, LastTouch]]] = {}
         """By memory: what was written, what was read."""
 
-    def conflicts(self, engine: Engine, parts: Sequence[Part], known: Sequence[int]) -> list[int]:
-        """For every other engine the last number that conflicts, if it is above what is known of the engine.
+    def touch(self, engine: Engine, parts: Sequence[Part], number: int, known: Sequence[int]) -> list[int]:
+        """An engine touches these parts.
 
-        A write conflicts with everything, a read with writes.
+        For every other engine the last number that conflicts, if it is above what is known of the engine. A
+        write conflicts with everything, a read with writes.
         """
         latest = list(known)
         for memory, low, high, write in parts:
             if memory not in self._maps:
-                continue
-            for by_engine in self._maps[memory] if write else self._maps[memory][:1]:
-                for other, touched in by_engine.items():
-                    if other is not engine and touched.newest > latest[other]:
-                        latest[other] = max(latest[other], touched.latest(low, high))
-        return [number for number, before in zip(latest, known, strict=True) if number > before]
-
-    def record(self, engine: Engine, parts: Sequence[Part], number: int) -> None:
-        """An engine touches these parts."""
-        for memory, low, high, write in parts:
-            if memory not in self._maps:
                 self._maps[memory] = {}, {}
-            by_engine = self._maps[memory][not write]
-            if engine not in by_engine:
-                by_engine[engine] = LastTouch()
-            by_engine[engine].touch(low, high, number)
+            maps = self._maps[memory]
+            for by_engine in maps if write else maps[:1]:
+                for other, touched in by_engine.items():
+                    if touched.newest > latest[other] and other is not engine:
+                        latest[other] = max(latest[other], touched.latest(low, high))
+            own = maps[not write]
+            if engine not in own:
+                own[engine] = LastTouch()
+            own[engine].touch(low, high, number)
+        return [number for number, before in zip(latest, known, strict=True) if number > before]

@@ -95,8 +95,7 @@ def dependences(ops: Sequence[TileOp], touched: Sequence[Sequence[Touch]]) -> li
     needed: list[list[int]] = []
     for index, (op, mine) in enumerate(zip(ops, touched, strict=True)):
         parts = [(id(t.buffer), t.low, t.high, t.write) for t in mine]
-        needed.append(history.conflicts(op.engine, parts, unknown))
-        history.record(op.engine, parts, index)
+        needed.append(history.touch(op.engine, parts, index, unknown))
     return needed
 
 
@@ -163,7 +162,7 @@ def _timed(ops: Sequence[TileOp], needed: Sequence[Sequence[int]], room: Room, t
     last = 0
     for index, op in enumerate(ops):
         engine, instr = op.engine, op.instr
-        time = max([floor, free[engine], *(done[j] for j in needed[index])])
+        time = max([floor, free[engine], *[done[j] for j in needed[index]]])
         took = instr.cycles(target)
         time = room.earliest(index, time, complete)
         if engine in COPYING:
@@ -178,7 +177,7 @@ def _timed(ops: Sequence[TileOp], needed: Sequence[Sequence[int]], room: Room, t
         if index % TIDY == 0:
             floor = max(floor, min(free[e] for e in range(ENGINES) if latest[e] > index - RECENT))
             room.forget(floor)
-    row = sorted(range(len(ops)), key=lambda i: (start[i], i))
+    row = sorted(range(len(ops)), key=start.__getitem__)  # stable: the plan's order where starts are equal
     return Timing(row, start, done, room.addresses)
 
 

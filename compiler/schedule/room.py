@@ -40,6 +40,8 @@ class Held:
     address: int
     end: int
     until: int
+    banks: int = 0
+    """The banks that it is in, as bits, where they are to be avoided."""
 
 
 class Places:
@@ -47,6 +49,8 @@ class Places:
 
     def __init__(self, size: int, kept: Sequence[Kept] = (), bank: int = 0) -> None:
         self.size = size
+        self.wall = Held(size, 0, FOREVER)
+        """What comes after the last gap."""
         self.bank = bank
         """Bytes of a bank, where banks that are in use are to be avoided."""
         self.held: list[Held] = []
@@ -75,29 +79,29 @@ class Places:
         self, size: int, time: int, low: int, align: int, others: Sequence[Kept], bank: int
     ) -> int | None:
         """A gap among what is held after a time: with the fewest banks in use, the tightest, the lowest."""
-        taken = [(h.address, h.end) for h in self.held if h.until > time]
+        taken = [h for h in self.held if h.until > time]
         if others:
-            taken = sorted(taken + [(k.held.address, k.held.end) for k in others if k.held.until > time])
+            taken += [k.held for k in others if k.held.until > time]
+            taken.sort(key=lambda h: h.address)
         used = 0
-        if bank:
-            crowd = 0
-            for address, end in taken:
-                crowd += end - address
-                used |= _banks(address, end, bank)
-            if crowd > self.size * CROWDED:
-                bank = 0
-        best: tuple[int, int, int] | None = None
+        if bank and sum([h.end - h.address for h in taken]) > self.size * CROWDED:
+            bank = 0
+        elif bank:
+            for h in taken:
+                used |= h.banks
+        least = (FOREVER, 0)
+        best: int | None = None
         begin = low
-        for address, end in [*taken, (self.size, 0)]:
-            left = address - begin - size
-            if left >= 0:
-                for start in _starts(begin, address - size, bank):
-                    shared = (used & _banks(start, start + size, bank)).bit_count() if bank else 0
-                    if best is None or (shared, left) < best[:2]:
-                        best = shared, left, start
-            if end > begin:
-                begin = aligned(end, align)
-        return None if best is None else best[2]
+        for h in (*taken, self.wall):
+            left = h.address - begin - size
+            if left >= 0 and (0, left) < least:
+                for start in _starts(begin, h.address - size, bank):
+                    shared = (used & _banks(start, start + size, bank)).bit_count()
+                    if (shared, left) < least:
+                        least, best = (shared, left), start
+            if h.end > begin:
+                begin = -(-h.end // align) * align
+        return best
 
     @staticmethod
     def _next_end(time: int, held: Sequence[Held]) -> int:
@@ -105,7 +109,7 @@ class Places:
 
     def put(self, size: int, address: int) -> Held:
         """Hold a place until it is said otherwise."""
-        held = Held(address, address + size, FOREVER)
+        held = Held(address, address + size, FOREVER, _banks(address, address + size, self.bank))
         insort(self.held, held, key=lambda h: h.address)
         return held
 
@@ -136,8 +140,8 @@ def _starts(first: int, last: int, bank: int) -> list[int]:
 
 
 def _banks(begin: int, end: int, bank: int) -> int:
-    """The banks of a range, as bits."""
-    return (2 << (end - 1) // bank) - (1 << begin // bank)
+    """The banks of a range, as bits; none where banks do not matter."""
+    return 0 if not bank else (2 << (end - 1) // bank) - (1 << begin // bank)
 
 
 @dataclass(eq=False, slots=True)
@@ -166,9 +170,6 @@ class Room:
     ) -> None:
         count = len(touched)
         self.tight = tight
-        self.limits: dict[Memory, NDArray[np.int64]] = {
-            m: ahead if m is Memory.SPM else np.full(count + 1, n) for m, n in limits.items()
-        }
         self.addresses: dict[int, int] = {}
         self.users: dict[int, list[int]] = {}
         buffers: dict[int, Buffer] = {}
@@ -177,7 +178,7 @@ class Room:
                 if touch.buffer.memory in ON_CHIP:
                     buffers[id(touch.buffer)] = touch.buffer
                     self.users.setdefault(id(touch.buffer), []).append(index)
-        self.held: dict[Memory, NDArray[np.int64]] = {m: np.zeros(count + 1, np.int64) for m in limits}
+        change: dict[Memory, NDArray[np.int64]] = {m: np.zeros(count + 1, np.int64) for m in limits}
         self.new: list[list[Buffer]] = [[] for _ in range(count)]
         self.old: list[list[Buffer]] = [[] for _ in range(count)]
         self.places: dict[int, Held] = {}
@@ -185,18 +186,18 @@ class Room:
         """What has been found for a buffer from a time on, until another is placed."""
         for key, buffer in buffers.items():
             first, last = self.users[key][0], self.users[key][-1]
-            self.held[buffer.memory][first] += buffer.room
-            self.held[buffer.memory][last + 1] -= buffer.room
+            change[buffer.memory][first] += buffer.room
+            change[buffer.memory][last + 1] -= buffer.room
             self.new[first].append(buffer)
             self.old[last].append(buffer)
-        for held in self.held.values():
-            np.cumsum(held, out=held)
+        self.left = {m: (ahead if m is Memory.SPM else n) - np.cumsum(change[m]) for m, n in limits.items()}
+        """For every operation what may be taken early of a memory."""
         homes = [b for key, b in buffers.items() if key in lasting]
-        self.kept = self._keep(homes, limits[Memory.SPM])
+        self.kept = self._keep(homes, limits[Memory.SPM], bank)
         kept = sorted(self.kept.values(), key=lambda k: k.first)
         self.spaces = {m: Places(n, kept, bank) if m is Memory.SPM else Places(n) for m, n in limits.items()}
 
-    def _keep(self, homes: Sequence[Buffer], size: int) -> dict[int, Kept]:
+    def _keep(self, homes: Sequence[Buffer], size: int, bank: int) -> dict[int, Kept]:
         """Places for what lies in the scratchpad for long, by their operations.
 
         Raises:
@@ -208,7 +209,10 @@ class Room:
         ]
         if pack(placed) > size:
             raise NoRoomError(len(self.new))
-        return {id(p.buffer): Kept(p.first, Held(p.address, p.end, FOREVER)) for p in placed}
+        return {
+            id(p.buffer): Kept(p.first, Held(p.address, p.end, FOREVER, _banks(p.address, p.end, bank)))
+            for p in placed
+        }
 
     def earliest(self, index: int, time: int, complete: Sequence[int]) -> int:
         """The earliest time from `time` on at which the operation can take its new buffers.
@@ -221,8 +225,7 @@ class Room:
         for buffer in self.new[index]:
             begin = bisect_right(complete, time, 0, index)
             if begin < index:
-                window = self.held[buffer.memory][begin:index]
-                full = np.flatnonzero(window + buffer.room > self.limits[buffer.memory][begin:index])
+                full = np.flatnonzero(self.left[buffer.memory][begin:index] < buffer.room)
                 if full.size:
                     time = complete[begin + int(full[-1])]
         for buffer in self.new[index]:
@@ -251,7 +254,7 @@ class Room:
         for buffer in self.new[index]:
             begin = bisect_right(complete, time, 0, index)
             if begin < index:
-                self.held[buffer.memory][begin:index] += buffer.room
+                self.left[buffer.memory][begin:index] -= buffer.room
             later, address = self._find(buffer, time, index)
             if later > time:
                 raise NoRoomError(index)
@@ -266,7 +269,7 @@ class Room:
     def release(self, index: int, done: Sequence[int]) -> None:
         """The operation was the last to touch some buffers."""
         for buffer in self.old[index]:
-            self.places[id(buffer)].until = max(done[i] for i in self.users[id(buffer)])
+            self.places[id(buffer)].until = max([done[i] for i in self.users[id(buffer)]])
 
     def forget(self, time: int) -> None:
         """Nothing will be asked for before a time."""

@@ -84,14 +84,13 @@ def required_edges(stream: Sequence[Instruction], target: Target) -> list[Edge]:
             continue
         assert instr.engine is not Engine.CTL, "the compiler emits no other control instructions"
         clock = latest[instr.engine]
-        for producer in sorted(history.conflicts(instr.engine, touched[index], clock), reverse=True):
+        for producer in sorted(history.touch(instr.engine, touched[index], index, clock), reverse=True):
             if clock[stream[producer].engine] < producer:
                 edges.append(Edge(producer, index))
                 clock = tuple(map(max, clock, clocks[producer]))
         clock = (*clock[: instr.engine], index, *clock[instr.engine + 1 :])
         clocks.append(clock)
         latest[instr.engine] = clock
-        history.record(instr.engine, touched[index], index)
     return edges
 
 
