@@ -8,7 +8,6 @@ an operand declared as an `address` promises.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
@@ -68,8 +67,8 @@ class AccessTable:
 
     def access(self, row: int) -> Access:
         """The access of a row."""
-        prototype = self.prototypes[int(self.prototype[row])]
-        return replace(prototype, base=int(self.base[row]))
+        like = self.prototypes[int(self.prototype[row])]
+        return Access(like.operand, like.space, int(self.base[row]), like.dims, like.write, like.region)
 
 
 def memory_number(access: Access) -> int:
