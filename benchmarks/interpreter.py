@@ -26,7 +26,7 @@ from compiler.ops.conv2d import Conv2d
 from compiler.schedule.techniques import techniques
 from isa.program import Note, Program
 from isa.target import load_target
-from runtime import Machine
+from runtime.machine import Machine
 
 SIZE, CHANNELS, TAPS = 56, 64, 3
 MACS = SIZE * SIZE * CHANNELS * CHANNELS * TAPS * TAPS

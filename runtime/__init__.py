@@ -1,18 +1,6 @@
-"""Executes X1 binaries: the reference interpreter, and a session as in ONNX Runtime."""
+"""Executes X1 binaries, and says when.
 
-from runtime.capture import TensorCapture
-from runtime.faults import MachineTrap, TrapRecord
-from runtime.interleave import Interleaving
-from runtime.machine import Machine
-from runtime.session import Argument, RunResult, Session
-
-__all__ = [
-    "Argument",
-    "Interleaving",
-    "Machine",
-    "MachineTrap",
-    "RunResult",
-    "Session",
-    "TensorCapture",
-    "TrapRecord",
-]
+`machine` is the reference interpreter, on the memories of `memory`; `interleave` runs its engines in any
+order that their tokens allow; `session` feeds it as ONNX Runtime is fed, `host` doing the host's part;
+`capture` takes what layers give. `timing` is the cycle model; `profile` and `trace` say what it found.
+"""

@@ -11,7 +11,7 @@ from isa.instructions.control import Halt
 from isa.program import Program
 from isa.spec import Instruction, Space
 from isa.target import Target, load_target
-from runtime import Machine
+from runtime.machine import Machine
 
 
 class Bench:

@@ -143,23 +143,26 @@ def _convolved_rows(node: Node, index: int) -> Window:
 @tiles_of(QConv2d, reads=_convolved_rows)
 def plan_conv(b: Builder, node: Node, view: Callable[[int], View], out: Tensor, budget: int) -> None:
     """A convolution: tiles over channels, rows and columns; each a sum of parts, then requantized."""
-    operation = node.op
-    assert isinstance(operation, QConv2d)
     x = view(0)
     if b.once("depthwise", lambda: is_depthwise(node)):
         plan_depthwise(b, node, x, out, budget)
         return
-    kernel = node.inputs[1].shape[2:]
+    b.once("expressible", lambda: _require_expressible(node))
+    for part in _slices(node, b.target.mx.cols):
+        _plan_slice(b, node, x, out, part, budget)
+
+
+def _require_expressible(node: Node) -> None:
+    operation = node.op
+    assert isinstance(operation, QConv2d)
     require_expressible(
         node,
         Conv,
-        kernel=kernel,
+        kernel=node.inputs[1].shape[2:],
         strides=operation.strides,
         dilations=operation.dilations,
         pads=operation.pads[:2],
     )
-    for part in _slices(node, b.target.mx.cols):
-        _plan_slice(b, node, x, out, part, budget)
 
 
 def _slices(node: Node, cols: int) -> Iterator[Slice]:
@@ -252,7 +255,7 @@ def _conv_shape(b: Builder, node: Node, x: View, out: Tensor, part: Slice) -> Co
     allowed = b.allowed
     cout, cin = part.weights.shape[:2]
     copies = (0 if out.resident else 1) + (b.joined.copies if b.joined is not None else 0)
-    rows, columns = convolution_windows(node)
+    rows, columns = b.once("windows", lambda: convolution_windows(node))
     _, oh, ow, _ = out.shape
     return ConvShape(
         rows,

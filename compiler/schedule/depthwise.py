@@ -47,7 +47,7 @@ def plan_depthwise(b: Builder, node: Node, x: View, out: Tensor, budget: int) ->
     operation = node.op
     assert isinstance(operation, QConv2d)
     kh, kw = node.inputs[1].shape[2:]
-    rows, columns = convolution_windows(node)
+    rows, columns = b.once("windows", lambda: convolution_windows(node))
     _, oh, ow, channels = out.shape
     most = min(MAX_CHANNELS, b.target.prm.bytes // PRM_GRANULE - RECORD_GRANULES)
 

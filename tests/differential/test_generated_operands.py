@@ -17,7 +17,7 @@ from isa.program import Program
 from isa.spec import ElementType, Space
 from isa.target import load_target
 from isa.validate import instruction_faults
-from runtime import Machine
+from runtime.machine import Machine
 from tests.bench import Bench
 from tests.operands import Array, clamped, codes, dyadic, odd
 from tests.oracle import Nodes, run, scalar, zero

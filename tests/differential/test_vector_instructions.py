@@ -29,7 +29,7 @@ from isa.instructions.vector_elementwise import Elementwise, VectorElementwise
 from isa.spec import ElementType, Instruction, Space
 from isa.target import load_target
 from isa.validate import instruction_faults
-from runtime import MachineTrap
+from runtime.faults import MachineTrap
 from tests.bench import Bench
 from tests.operands import F32, Array, clamped, codes, dyadic, odd
 from tests.oracle import Nodes, run, scalar, zero

@@ -16,7 +16,7 @@ from isa.assembly.disassembler import binary_of
 from isa.checker import check
 from isa.container import load
 from isa.program import Program
-from runtime import Session
+from runtime.session import Session
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 GUIDE = (REPOSITORY / "docs" / "assembly.md").read_text(encoding="utf-8")

@@ -20,7 +20,7 @@ from isa.assembly.assembler import assemble
 from isa.assembly.disassembler import disassemble
 from isa.checker import check
 from isa.encoding import decode, encode
-from runtime import Session
+from runtime.session import Session
 
 text = (".target tiny8\\n.tensor in a int8 [1, 8] R2\\n.tensor out b int8 [1, 8] R3\\nld spm 0, R2, n=8 signal(0)\\n"
         "vabs 64 <- 0, n=8 wait(0) signal(1)\\nst spm 64, R3, n=8 wait(1)\\nhalt")

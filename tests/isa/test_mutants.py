@@ -15,7 +15,8 @@ import pytest
 
 from isa.checker import check
 from isa.program import Program
-from runtime import MachineTrap, Session
+from runtime.faults import MachineTrap
+from runtime.session import Session
 from tests.mutants import MUTATIONS, Conflict, Mutant, conflicts, keeps_order, same_accesses
 from tests.networks import compiled_and_verified, random_graph, random_inputs
 

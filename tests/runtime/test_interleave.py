@@ -12,7 +12,10 @@ import pytest
 
 from isa.assembly.assembler import assemble
 from isa.target import load_target
-from runtime import Interleaving, Machine, MachineTrap, Session
+from runtime.faults import MachineTrap
+from runtime.interleave import Interleaving
+from runtime.machine import Machine
+from runtime.session import Session
 from tests.networks import compiled_and_verified, random_graph, random_inputs
 from tests.tokens import Pair, token_pairs, without_pair
 from x1 import api

@@ -18,7 +18,9 @@ from isa.instructions.vector_elementwise import Elementwise, VectorElementwise
 from isa.program import Program
 from isa.spec import Instruction, Space
 from isa.target import load_target
-from runtime import Machine, MachineTrap, Session
+from runtime.faults import MachineTrap
+from runtime.machine import Machine
+from runtime.session import Session
 from tests.bench import Bench
 
 
