@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import accumulate, combinations
 from typing import Final
 
 from compiler.ir.graph import Node
@@ -146,6 +146,8 @@ class Divider:
         self.room = int(target.spm.bytes * fill)
         self.drained = array_cycles(target, 0, 0)
         """Cycles to fill and drain the array once."""
+        self.constants = list(accumulate((layer.constants for layer in self.layers), initial=0))
+        """Bytes of the constants of all layers before one."""
         self.fused: dict[tuple[int, int], list[Banded]] = {}
 
     def divide(self) -> Division:
@@ -222,7 +224,7 @@ class Divider:
         *,
         together: bool,
     ) -> None:
-        whole = sum(self.size[n] for n in held) + sum(self.size[n] for n in staying)
+        whole = sum([self.size[n] for n in (*held, *staying)])
         if together:
             cost = self._together(begin, end, held, staying, self.room - whole)
         else:
@@ -231,7 +233,7 @@ class Divider:
             cost = self._in_tiles(begin, end, held, staying, self.room - whole)
         if cost is None:
             return
-        after = frozenset(n for n in held | staying if self.last_use[n] >= end)
+        after = frozenset([n for n in held | staying if self.last_use[n] >= end])
         late = max(0, cost.weights + state.memory - self.room) if self.allowed.prefetch else cost.weights
         cycles = state.cycles + cost.cycles + late / self.target.dram.bytes_per_cycle
         known = states[end].get(after)
@@ -320,7 +322,7 @@ class Divider:
         self, begin: int, end: int, held: frozenset[int], staying: frozenset[int], free: int
     ) -> Cost | None:
         """The cheapest bands that fit."""
-        weights = sum(layer.constants for layer in self.layers[begin:end])
+        weights = self.constants[end] - self.constants[begin]
         if weights > free:
             return None
         cuts = self._cuts(begin, end)
