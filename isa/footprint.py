@@ -51,11 +51,11 @@ def repeats(a: Access) -> bool:
 def box(memory: NDArray[Any], a: Access, origin: int = 0) -> NDArray[Any]:
     """The strided view of a byte array that an access names; `origin` is the array's first byte."""
     return np.ndarray(
-        tuple(n for n, _ in a.dims),
+        tuple([n for n, _ in a.dims]),
         memory.dtype,
         memory.data,
         offset=(a.base - origin) * memory.itemsize,
-        strides=tuple(p * memory.itemsize for _, p in a.dims),
+        strides=tuple([p * memory.itemsize for _, p in a.dims]),
     )
 
 

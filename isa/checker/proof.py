@@ -35,21 +35,23 @@ def is_defined(program: Program, table: AccessTable) -> bool:
     """
     count = len(program.instructions)
     earliest: dict[int, NDArray[np.int32]] = {}
-    for writes, rows in (
-        (True, _first_rows(table, write=True)[::-1]),
-        (False, _first_rows(table, write=False)),
-    ):
-        for row in rows.tolist():
-            memory = int(table.memory[table.prototype[row]])
+    memories: list[int] = table.memory.tolist()
+    prototypes = [coarse(a) for a in table.prototypes]
+    for writes in (True, False):
+        rows = _first_rows(table, write=writes)
+        if writes:
+            rows = rows[::-1]
+        kinds: list[int] = table.prototype[rows].tolist()
+        for kind, base, pc in zip(kinds, table.base[rows].tolist(), table.pc[rows].tolist(), strict=True):
+            memory, like = memories[kind], prototypes[kind]
             if memory in DEFINED:
                 continue
             if memory not in earliest:
                 earliest[memory] = _given(program, memory, count + 1)
-            entries = box(earliest[memory], coarse(table.access(row)))
-            when = count - int(table.pc[row])
+            entries = box(earliest[memory], like, like.base - base // GRAIN[like.space])
             if writes:
-                entries[...] = when
-            elif int(entries.min()) <= when:
+                entries[...] = count - pc
+            elif int(entries.min()) <= count - pc:
                 return False
     return True
 
