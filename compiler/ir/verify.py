@@ -128,7 +128,7 @@ def _verify_quantization(node: Node, kept: Quant | None) -> None:
         raise VerifyError(f"%{node.id} = {node.op.name} changes the quantization")
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=512)
 def _scales_are(scales: tuple[float, ...]) -> tuple[bool, bool]:
     """Whether scales are finite float32, and whether positive; most values share theirs."""
     wide = np.asarray(scales, np.float64)
