@@ -115,7 +115,7 @@ class Graph:
     _net: Any = field(default_factory=nx.MultiDiGraph)
     _next: int = 0
     _operands: dict[int, tuple[Node, ...]] = field(default_factory=dict[int, "tuple[Node, ...]"])
-    """Of nodes, until they change."""
+    """Of every node, in order; the edges of the net say the same."""
     _ascending: bool = True
     """Whether every node was made after its operands, so that the order of creation is one of execution."""
     _order: list[Node] | None = None
@@ -174,12 +174,9 @@ class Graph:
     def nodes(self) -> list[Node]:
         """Every node: producers before users, and in order of creation where that leaves a choice."""
         if self._order is None:
-            order = cast("Iterable[int]", self._net.nodes)
-            if self._ascending:
-                order = sorted(order)
-            else:
-                order = cast("Iterable[int]", nx.lexicographical_topological_sort(self._net, key=int))
-            self._order = [self._net.nodes[i]["node"] for i in order]
+            net = self._net
+            order = sorted(net) if self._ascending else nx.lexicographical_topological_sort(net, key=int)
+            self._order = [net.nodes[i]["node"] for i in cast("Iterable[int]", order)]
         return list(self._order)
 
     def of(self, kind: type[OpT]) -> Iterator[tuple[Node, OpT]]:
@@ -195,11 +192,7 @@ class Graph:
 
     def operands(self, node: Node) -> tuple[Node, ...]:
         """The operands of a node, in order."""
-        known = self._operands.get(node.id)
-        if known is None:
-            edges = sorted((key, source) for source, _, key in self._net.in_edges(node.id, keys=True))
-            known = self._operands[node.id] = tuple(self._net.nodes[s]["node"] for _, s in edges)
-        return known
+        return self._operands[node.id]
 
     def users(self, node: Node) -> list[Node]:
         """The nodes that use a value, each once, in order of creation."""
@@ -231,7 +224,8 @@ class Graph:
     def _use(self, value: Node, user: int, index: int) -> None:
         """A node gets another operand."""
         self._net.add_edge(value.id, user, key=index)
-        self._operands.pop(user, None)
+        before = self._operands[user]
+        self._operands[user] = (*before[:index], value, *before[index + 1 :])
         self._ascending = self._ascending and value.id < user
 
     def erase(self, node: Node) -> None:
@@ -239,7 +233,7 @@ class Graph:
         assert self._net.out_degree(node.id) == 0, f"{node.name} is used"
         assert node not in self.outputs, f"{node.name} is a graph output"
         self._net.remove_node(node.id)
-        self._operands.pop(node.id, None)
+        del self._operands[node.id]
         self._change()
 
     def retype(self, node: Node, type_: TensorType) -> None:

@@ -89,11 +89,14 @@ class ConvShape:
             needed += aligned(self.pixels(t) * t.cin)
         return needed + self.copies * aligned(t.oh * t.ow * t.cout)
 
+    def passes(self, kh: Numbers, cin: Numbers, rows: int) -> tuple[Numbers, Numbers]:
+        """Passes of the array: the columns of the kernel side by side, and one after another."""
+        return kh * -(-self.columns.taps * cin // rows), kh * self.columns.taps * -(-cin // rows)
+
     def packs(self, kh: Numbers, cin: Numbers, rows: int) -> Any:
         """Whether laying the columns of the kernel side by side makes fewer passes."""
-        together = kh * -(-self.columns.taps * cin // rows)
+        together, apart = self.passes(kh, cin, rows)
         whole = (cin == self.cin) | (not self.input_resident)
-        apart = kh * self.columns.taps * -(-cin // rows)
         return (self.packing and self.columns.dilation == 1) & whole & (together < apart)
 
     def costs(self, tiles: Sequence[ConvTile], target: Target) -> NDArray[np.float64]:
@@ -112,9 +115,7 @@ class ConvShape:
             loads += channel_tiles * parts * weights * np.where(parts > 1, image_tiles, 1)
         stores = 0 if self.output_resident else self.oh * self.ow * self.cout
         packed: NDArray[np.bool_] = self.packs(kh, cin, rows)
-        passes: NDArray[np.int64] = (
-            groups * kh * np.where(packed, -(-taps * cin // rows), taps * -(-cin // rows))
-        )
+        passes: NDArray[np.int64] = groups * np.where(packed, *self.passes(kh, cin, rows))
         array = tiles_made * parts * (passes * np.maximum(oh * ow, rows) + array_cycles(target, 0, 0))
         copies = (loads + stores) / target.dram.bytes_per_cycle
         if self.overlap:

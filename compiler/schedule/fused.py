@@ -145,7 +145,7 @@ class SegmentPlanner:
         work = member.work
         if work.on_array:
             return [rows]
-        row = work.least.vx_lanes / self.b.target.vx.lanes / (work.shape[0] * work.shape[1])
+        row = work.vector / (work.shape[0] * work.shape[1])
         return [
             s.shifted(rows.start) for s in spans(rows.extent, max(1, int(TURN / row) if row else rows.extent))
         ]

@@ -40,12 +40,16 @@ class Edited:
         taken = [self._any(apart_from=apart_from), self._any(apart_from=apart_from)]
         return self._know(self.graph.add(Add(), [self.nodes[n] for n in taken]), taken).id
 
+    @property
+    def sums(self) -> list[int]:
+        """The nodes that have operands."""
+        return [n for n, taken in self.operands.items() if taken]
+
     def replace(self) -> None:
-        """A new node in the place of an old one."""
-        sums = [n for n, taken in self.operands.items() if taken]
-        if not sums:
+        """A new node in the place of an old one, if there is one."""
+        if not self.sums:
             return
-        old = self.random.choice(sums)
+        old = self.random.choice(self.sums)
         new = self.add(apart_from=old)
         self.graph.replace(self.nodes.pop(old), self.nodes[new])
         del self.operands[old]
@@ -53,11 +57,10 @@ class Edited:
             taken[:] = [new if n == old else n for n in taken]
 
     def set_operand(self) -> None:
-        """Another operand."""
-        sums = [n for n, taken in self.operands.items() if taken]
-        if not sums:
+        """Another operand, if a node has any."""
+        if not self.sums:
             return
-        node, index = self.random.choice(sums), self.random.randrange(2)
+        node, index = self.random.choice(self.sums), self.random.randrange(2)
         value = self._any(apart_from=node)
         self.graph.set_operand(self.nodes[node], index, self.nodes[value])
         self.operands[node][index] = value
