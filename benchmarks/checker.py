@@ -13,7 +13,6 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import replace
 
 import numpy as np
 
@@ -27,6 +26,7 @@ from isa.checker import check
 from isa.encoding import decode_all, encode_all
 from isa.instructions.control import Fence
 from isa.program import DebugMap, Note, Program
+from isa.structs import replace
 from isa.target import load_target
 
 SIZE, CHANNELS, LAYERS = 56, 32, 2

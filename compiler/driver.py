@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from numpy.typing import NDArray
@@ -30,13 +29,13 @@ from isa.checker import check
 from isa.container import HOST_CAP
 from isa.diagnostics import Diagnostic
 from isa.program import Note, Program
+from isa.structs import Struct, field
 from isa.target import Target
 
 Sample = Mapping[str, NDArray[Any]]
 
 
-@dataclass
-class StageTimes:
+class StageTimes(Struct):
     """Seconds spent in each stage."""
 
     seconds: dict[str, float] = field(default_factory=dict[str, float])

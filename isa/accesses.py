@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isa.encoding import addresses, form_getters, operand_faults
-from isa.frozen import frozen
 from isa.spec import Access, Instruction, Space, address_unit
+from isa.structs import Frozen
 from isa.target import Target
 
 FIRST_REGION: Final = 8
@@ -25,8 +25,7 @@ FIXED: Final = -1
 Ints = NDArray[np.int64]
 
 
-@frozen
-class Form:
+class Form(Frozen):
     """What instructions have in common that differ only in addresses and semaphores.
 
     `first` is the first of `accesses` among the prototypes of the table; there are none where `sound`
@@ -39,8 +38,7 @@ class Form:
     accesses: tuple[Access, ...]
 
 
-@frozen
-class AccessTable:
+class AccessTable(Frozen):
     """One row per access, in program order.
 
     A row is access `prototype` of instruction `pc`, moved to `base`; it names bytes from `low` to

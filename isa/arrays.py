@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isa.diagnostics import Diagnostic, UsageError
-from isa.frozen import frozen
 from isa.paths import require_file
+from isa.structs import Frozen
 
 MAX_BYTES: Final = 1 << 32
 """An array that is read as a whole has at most so many bytes."""
@@ -32,8 +32,7 @@ _UNPARSABLE: Final = (TypeError, SyntaxError, MemoryError, RecursionError, token
 Array = NDArray[Any]
 
 
-@frozen
-class Member:
+class Member(Frozen):
     """An array in a file, of which only the header has been read; `name` is empty in an .npy file."""
 
     path: Path

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isa.accesses import AccessTable, Ints
-from isa.frozen import frozen
 from isa.instructions.dma import merge_rows
 from isa.spec import Access, Dims, Space, address_unit
+from isa.structs import Frozen
 from isa.target import Target
 from isa.validate import memory_size
 
@@ -23,8 +23,7 @@ AT_ONCE: Final = 1 << 20
 """Runs looked at in one go."""
 
 
-@frozen
-class Banking:
+class Banking(Frozen):
     """How a memory is divided: banks from number `first` on, bytes of each, bytes per cycle of its port."""
 
     first: int

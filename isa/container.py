@@ -34,7 +34,6 @@ from isa.elf import (
     write_symbols,
 )
 from isa.encoding import decode_all, encode_all
-from isa.frozen import frozen
 from isa.locations import FileLoc
 from isa.plain import PlainError, from_json, to_json
 from isa.program import (
@@ -56,6 +55,7 @@ from isa.program import (
     volume,
 )
 from isa.spec import WORD_BYTES
+from isa.structs import Frozen
 from isa.target import EXTENSIONS, target_from_json
 from isa.versions import CONTAINER_VERSION, ISA_VERSION
 
@@ -78,8 +78,7 @@ _SIZE_SECTIONS: Final = {".arena": 1, ".input": 2, ".output": 3}
 _OBJECT, _FUNC = 1, 2
 
 
-@frozen
-class NoteRecord:
+class NoteRecord(Frozen):
     """The JSON of the note: versions, digests, provenance."""
 
     isa: str

@@ -9,12 +9,11 @@ from __future__ import annotations
 import difflib
 import itertools
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Final
 
-from isa.frozen import frozen
 from isa.locations import UNKNOWN, FileLoc, Loc, NodeLoc
+from isa.structs import Frozen, Struct, field
 
 
 class ExitCode(IntEnum):
@@ -31,8 +30,7 @@ class ExitCode(IntEnum):
     INTERRUPTED = 130
 
 
-@frozen
-class Diagnostic:
+class Diagnostic(Frozen):
     """One finding: where, what, the allowed range, the remedy."""
 
     code: str
@@ -141,8 +139,7 @@ def one_line(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-@dataclass
-class Findings:
+class Findings(Struct):
     """A collector: add findings, then raise them all together; a file with very many is given up."""
 
     error: type[X1Error]

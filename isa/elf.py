@@ -10,10 +10,9 @@ from __future__ import annotations
 import itertools
 import struct
 from collections.abc import Iterable
-from dataclasses import field
 from typing import Final
 
-from isa.frozen import frozen
+from isa.structs import Frozen, field
 
 MACHINE: Final = 0xE71D
 MAX_SECTIONS: Final = 64
@@ -34,8 +33,7 @@ class ElfError(Exception):
     """Bytes that are not such a file; the message says why."""
 
 
-@frozen
-class Section:
+class Section(Frozen):
     """A named section; `size` counts for NOBITS, where there is no data."""
 
     name: str
@@ -55,8 +53,7 @@ class Section:
         return self.size if self.kind == NOBITS else len(self.data)
 
 
-@frozen
-class ElfFile:
+class ElfFile(Frozen):
     """The sections of a file and the version flags of its header."""
 
     flags: int

@@ -18,7 +18,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 import isa.instructions  # noqa: F401  # pyright: ignore[reportUnusedImport]  (declares)
-from isa.frozen import frozen
 from isa.spec import (
     HEADER_BITS,
     OPCODES,
@@ -31,6 +30,7 @@ from isa.spec import (
     Operand,
     Trap,
 )
+from isa.structs import Frozen
 
 SLOT_SHIFTS: Final = {"waits": (8, 14), "signals": (20, 26)}
 Range = tuple[int, int]
@@ -51,8 +51,7 @@ class EncodingError(Exception):
         self.faults = list(faults)
 
 
-@frozen
-class BadWord:
+class BadWord(Frozen):
     """A word that is no instruction: its index in the section, and why."""
 
     pc: int

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from isa.frozen import frozen
+from isa.structs import Frozen
 
 
-@frozen
-class UnknownLoc:
+class UnknownLoc(Frozen):
     """No place is known."""
 
     def describe(self) -> str:
@@ -14,8 +13,7 @@ class UnknownLoc:
         return ""
 
 
-@frozen
-class FileLoc:
+class FileLoc(Frozen):
     """A place in a text file; line and column count from 1, 0 means the file as a whole."""
 
     path: str
@@ -30,8 +28,7 @@ class FileLoc:
         return f"{self.path}:{self.line}:{self.column}" if self.column else f"{self.path}:{self.line}"
 
 
-@frozen
-class NodeLoc:
+class NodeLoc(Frozen):
     """A node of a model, by its name and operator."""
 
     model: str
@@ -43,8 +40,7 @@ class NodeLoc:
         return f"{self.model}: {self.node} ({self.op_type})"
 
 
-@frozen
-class FusedLoc:
+class FusedLoc(Frozen):
     """Several places that became one thing."""
 
     parts: tuple[Loc, ...]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from typing import Any, Final, cast
@@ -20,15 +19,13 @@ TERMINALS: Final = {
 }  # fmt: skip
 
 
-@dataclass(eq=False)
 class SyntaxProblem(Exception):
     """Where a text stops following its grammar; lines and columns count from 1."""
 
-    message: str
-    line: int
-    column: int
-    width: int
-    expected: str
+    def __init__(self, message: str, line: int, column: int, width: int, expected: str) -> None:
+        super().__init__(message)
+        self.message, self.line, self.column = message, line, column
+        self.width, self.expected = width, expected
 
 
 @cache

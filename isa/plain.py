@@ -1,17 +1,17 @@
-"""Frozen dataclasses to plain JSON and back, every field checked.
+"""Frozen values to plain JSON and back, every field checked.
 
-The type annotations of the dataclass are the schema: int, str, bool, tuples of these and of other
-such dataclasses, and `| None`. JSON is written canonically: sorted keys, no spaces.
+The type annotations of the fields are the schema: int, str, bool, tuples of these and of other
+such values, and `| None`. JSON is written canonically: sorted keys, no spaces.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import types
 from collections.abc import Sequence
-from functools import cache
 from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+
+from isa.structs import Frozen, FrozenMeta, asdict, names_of
 
 T = TypeVar("T")
 MAX_JSON = 16 << 20
@@ -23,31 +23,21 @@ class PlainError(Exception):
 
 
 def to_json(value: object) -> bytes:
-    """Canonical JSON of a tree of dataclasses."""
+    """Canonical JSON of a tree of values."""
     return json.dumps(
-        value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, default=_fields_of
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, default=asdict
     ).encode()
 
 
 def to_plain(value: object) -> object:
     """Lists, dictionaries and scalars."""
-    if dataclasses.is_dataclass(value):
-        return {name: to_plain(field) for name, field in _fields_of(value).items()}
+    if isinstance(value, Frozen):
+        return {name: to_plain(field) for name, field in asdict(value).items()}
     if isinstance(value, (tuple, list)):
         return [to_plain(v) for v in cast("Sequence[object]", value)]
     if isinstance(value, dict):
         return {str(k): to_plain(v) for k, v in cast("dict[object, object]", value).items()}
     return value
-
-
-def _fields_of(value: object) -> dict[str, object]:
-    """The fields of a dataclass, not those of its fields."""
-    return {name: getattr(value, name) for name in _names(type(value))}
-
-
-@cache
-def _names(cls: type) -> list[str]:
-    return [f.name for f in dataclasses.fields(cls)]
 
 
 def parse_json(data: bytes, what: str) -> object:
@@ -67,7 +57,7 @@ def parse_json(data: bytes, what: str) -> object:
 
 
 def from_json(cls: type[T], data: bytes, what: str) -> T:
-    """The dataclass that the JSON describes.
+    """The value that the JSON describes.
 
     Raises:
         PlainError: a key is missing, unknown or of the wrong type.
@@ -82,8 +72,8 @@ def from_plain(kind: Any, value: object, where: str) -> object:
         return _optional(kind, value, where)
     if origin is tuple:
         return _sequence(kind, value, where)
-    if dataclasses.is_dataclass(kind):
-        return _record(cast("type", kind), value, where)
+    if isinstance(kind, FrozenMeta):
+        return _record(cast("type[Frozen]", kind), value, where)
     if kind is float:
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise PlainError(f"{where} is not a number")
@@ -137,12 +127,12 @@ def _sequence(kind: Any, value: object, where: str) -> object:
     return tuple(from_plain(a, v, f"{where}[{i}]") for i, (a, v) in enumerate(zip(args, items, strict=True)))
 
 
-def _record(cls: type, value: object, where: str) -> object:
+def _record(cls: type[Frozen], value: object, where: str) -> object:
     if not isinstance(value, dict):
         raise PlainError(f"{where} is not an object")
     given = cast("dict[str, object]", value)
     hints = get_type_hints(cls)
-    names = [f.name for f in dataclasses.fields(cls)]
+    names = names_of(cls)
     if extra := sorted(set(given) - set(names)):
         raise PlainError(f"{where} has the unknown key {extra[0]!r}")
     if missing := sorted(set(names) - set(given)):

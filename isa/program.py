@@ -10,7 +10,6 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import field
 from functools import cached_property
 from typing import Any, Final
 
@@ -18,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isa.accesses import AccessTable, tabulate
-from isa.frozen import frozen
 from isa.spec import Access, Instruction, Space
+from isa.structs import Frozen, field
 from isa.target import Target
 from isa.validate import Region
 
@@ -76,8 +75,7 @@ def bits_float(bits: int) -> np.float32:
     return np.uint32(bits & 0xFFFFFFFF).view(np.float32)
 
 
-@frozen
-class Interface:
+class Interface(Frozen):
     """A graph input or output: the host's view and the device's.
 
     The device tensor is the host tensor permuted by `perm` and quantized; its channels are
@@ -109,8 +107,7 @@ class Interface:
         return None if self.scale_bits is None else bits_float(self.scale_bits)
 
 
-@frozen
-class RegionRow:
+class RegionRow(Frozen):
     """A DRAM region of the program."""
 
     region: int
@@ -119,8 +116,7 @@ class RegionRow:
     access: str
 
 
-@frozen
-class Abi:
+class Abi(Frozen):
     """The interface between host and device."""
 
     inputs: tuple[Interface, ...] = ()
@@ -128,8 +124,7 @@ class Abi:
     regions: tuple[RegionRow, ...] = ()
 
 
-@frozen
-class MapRow:
+class MapRow(Frozen):
     """Instructions first..first+count of a core, and what they are part of.
 
     A row of a phase that completes part of a tensor names the tensor, the half-open box of its
@@ -147,8 +142,7 @@ class MapRow:
     operand: str | None = None
 
 
-@frozen
-class OpRow:
+class OpRow(Frozen):
     """A fused operator: the source nodes it computes, and the least work that it is on the target.
 
     No schedule needs fewer cycles of the matrix array, fewer lanes x cycles of the vector unit, or fewer
@@ -166,8 +160,7 @@ class OpRow:
     dram_bytes: int = 0
 
 
-@frozen
-class TensorRow:
+class TensorRow(Frozen):
     """A tensor: bytes of the device, or a tensor of the source model that is an alias of such bytes.
 
     A row without `alias_of` is a device tensor (n, h, w, c), which instructions of the debug map
@@ -186,23 +179,20 @@ class TensorRow:
     box: Box | None = None
 
 
-@frozen
-class DebugMap:
+class DebugMap(Frozen):
     """The rows of `.x1.map`."""
 
     rows: tuple[MapRow, ...] = ()
 
 
-@frozen
-class Operators:
+class Operators(Frozen):
     """The rows of `.x1.ops`."""
 
     ops: tuple[OpRow, ...] = ()
     tensors: tuple[TensorRow, ...] = ()
 
 
-@frozen
-class Note:
+class Note(Frozen):
     """How the program came to be; no paths and no times."""
 
     compiler: str = ""
@@ -210,8 +200,7 @@ class Note:
     calibration: str = ""
 
 
-@frozen
-class Symbol:
+class Symbol(Frozen):
     """A name for bytes: of a section, or of the scratchpad where the section is empty."""
 
     name: str
@@ -220,8 +209,7 @@ class Symbol:
     size: int
 
 
-@frozen(slots=False)
-class Program:
+class Program(Frozen, dict=True):
     """Everything in a binary."""
 
     target: Target

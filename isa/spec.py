@@ -8,18 +8,16 @@ names no instruction.
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Callable, Iterator
 from enum import Enum, IntEnum
 from functools import cache
-from operator import attrgetter
-from typing import Any, ClassVar, Final, Protocol, Self, TypeVar, dataclass_transform
+from typing import Any, ClassVar, Final, Protocol, TypeVar, dataclass_transform
 
 import numpy as np
 from numpy.typing import NDArray
 
-from isa.frozen import frozen
+from isa.structs import Frozen, FrozenMeta, described, descriptions
 from isa.target import Target
 
 HEADER_BITS: Final = 32
@@ -122,8 +120,7 @@ RANGE_TRAP: Final = {
 Dims = tuple[tuple[int, int], ...]
 
 
-@frozen
-class Access:
+class Access(Frozen):
     """The exact bytes that one operand reads or writes: a strided box.
 
     `dims` lists (count, pitch in bytes), outermost first; the innermost pair is a run of bytes.
@@ -152,8 +149,7 @@ class Access:
         return total
 
 
-@frozen
-class Fault:
+class Fault(Frozen):
     """A reason why an instruction is not legal."""
 
     trap: Trap
@@ -191,8 +187,7 @@ class MachineState(Protocol):
         ...
 
 
-@frozen
-class Operand:
+class Operand(Frozen):
     """A field of the instruction word.
 
     The stored number is (value - low) / scale for unsigned fields and two's complement for signed
@@ -240,23 +235,34 @@ def operand(
 ) -> Any:
     """Declare a field; its default is the value that is stored as 0."""
     default: object = low if enum is None else enum(low)
-    return dataclasses.field(
+    return described(
         default=default,
-        metadata={
-            "width": width,
-            "low": low,
-            "signed": signed,
-            "scale": scale,
-            "type_field": type_field,
-            "enum": enum,
-            "address": address,
-            "doc": doc,
-        },
+        width=width,
+        low=low,
+        signed=signed,
+        scale=scale,
+        type_field=type_field,
+        enum=enum,
+        address=address,
+        doc=doc,
     )
 
 
-@frozen(kw_only=True)
-class Instruction:
+M = TypeVar("M", bound="InstructionMeta")
+
+
+class InstructionMeta(FrozenMeta):
+    """Makes classes of instructions, whose fields are given by name."""
+
+    def __new__(
+        cls: type[M], name: str, bases: tuple[type, ...], namespace: dict[str, Any], /, **options: Any
+    ) -> M:
+        """A class of instructions, or the common operands of several."""
+        return super().__new__(cls, name, bases, namespace, kw_only=True, **options)
+
+
+@dataclass_transform(eq_default=False, frozen_default=True, kw_only_default=True)
+class Instruction(Frozen, metaclass=InstructionMeta):
     """The base of all instructions: the header that every word has."""
 
     waits: tuple[int, ...] = ()
@@ -271,11 +277,6 @@ class Instruction:
     """Whether it completes only when every earlier instruction of its core has."""
     ends: ClassVar[bool] = False
     """Whether it ends the stream."""
-
-    def changed(self, values: dict[str, Any]) -> Self:
-        """The instruction with other values of some fields, as `dataclasses.replace` makes it, but faster."""
-        names, all_of = _fields_of(type(self))
-        return type(self)(**dict(zip(names, all_of(self), strict=True)) | values)
 
     def unused(self) -> frozenset[str]:
         """Operands that this function or mode does not use; they must be stored as 0."""
@@ -317,13 +318,6 @@ class Instruction:
         return False
 
 
-@cache
-def _fields_of(cls: type[Instruction]) -> tuple[list[str], attrgetter[tuple[Any, ...]]]:
-    """The names of an instruction's fields, header included, and what reads them all."""
-    names = [f.name for f in dataclasses.fields(cls)]
-    return names, attrgetter(*names)
-
-
 InstructionT = TypeVar("InstructionT", bound=Instruction)
 
 INSTRUCTIONS: Final[dict[str, type[Instruction]]] = {}
@@ -332,13 +326,6 @@ RESERVED_OPCODES: Final[dict[int, tuple[str, str]]] = {}
 """Opcodes of extensions: mnemonic and extension letter."""
 
 
-@dataclass_transform(frozen_default=True, kw_only_default=True)
-def instruction_format(cls: type[InstructionT]) -> type[InstructionT]:
-    """Make a class the common operands of several instructions."""
-    return frozen(kw_only=True)(cls)
-
-
-@dataclass_transform(frozen_default=True, kw_only_default=True)
 def instruction(
     mnemonic: str, *, opcode: int, engine: Engine | None
 ) -> Callable[[type[InstructionT]], type[InstructionT]]:
@@ -348,21 +335,20 @@ def instruction(
     """
 
     def declare(cls: type[InstructionT]) -> type[InstructionT]:
-        made = frozen(kw_only=True)(cls)
-        made.operands = _layout(made)
-        _check_declaration(mnemonic, made)
+        cls.operands = _layout(cls)
+        _check_declaration(mnemonic, cls)
         if engine is not None:
-            _register(made, mnemonic, opcode, engine)
-            return made
-        made.mnemonic = mnemonic
+            _register(cls, mnemonic, opcode, engine)
+            return cls
+        cls.mnemonic = mnemonic
         for each in Engine:
-            expansion = type(
+            expansion = type(cls)(
                 f"{cls.__name__}{each.name.title()}",
-                (made,),
-                {"__slots__": (), "__doc__": cls.__doc__, "__module__": cls.__module__},
+                (cls,),
+                {"__doc__": cls.__doc__, "__module__": cls.__module__},
             )
             _register(expansion, f"{mnemonic}.{each.name.lower()}", each << 5 | opcode, each)
-        return made
+        return cls
 
     return declare
 
@@ -387,11 +373,9 @@ def _layout(cls: type[Instruction]) -> tuple[Operand, ...]:
     """The operands in order of declaration, packed from bit 32 upward."""
     found: list[Operand] = []
     offset = HEADER_BITS
-    for spec in dataclasses.fields(cls):
-        if "width" not in spec.metadata:
-            continue
-        found.append(Operand(name=spec.name, offset=offset, **spec.metadata))
-        offset += spec.metadata["width"]
+    for name, about in descriptions(cls):
+        found.append(Operand(name=name, offset=offset, **about))
+        offset += about["width"]
     return tuple(found)
 
 

@@ -11,16 +11,16 @@ import hashlib
 import json
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, field, fields
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
 from typing import Any, Final, cast
 
 from isa.diagnostics import Diagnostic, Findings, TargetError, did_you_mean
-from isa.frozen import frozen
 from isa.locations import FileLoc, Loc
 from isa.paths import is_file
+from isa.plain import to_plain
+from isa.structs import Frozen, described, descriptions, field, names_of
 from isa.versions import ISA_VERSION
 
 EXTENSIONS: Final = {
@@ -36,15 +36,14 @@ MAX_TARGET_FILE: Final = 1 << 16
 
 def _key(low: int, high: int, doc: str, *, power_of_two: bool = False) -> Any:
     """A whole number within low..high."""
-    return field(metadata={"low": low, "high": high, "doc": doc, "pow2": power_of_two})
+    return described(low=low, high=high, doc=doc, pow2=power_of_two)
 
 
 def _flag(doc: str) -> Any:
-    return field(metadata={"doc": doc})
+    return described(doc=doc)
 
 
-@frozen
-class MatrixArray:
+class MatrixArray(Frozen):
     """The weight-stationary array."""
 
     rows: int = _key(1, 256, "input channels multiplied at once (R)")
@@ -52,8 +51,7 @@ class MatrixArray:
     wload_double: bool = _flag("the next weights load while the present ones are used")
 
 
-@frozen
-class VectorUnit:
+class VectorUnit(Frozen):
     """The vector engine."""
 
     lanes: int = _key(1, 1024, "elements per cycle (V)")
@@ -61,8 +59,7 @@ class VectorUnit:
     startup: int = _key(0, 1024, "cycles before the first result")
 
 
-@frozen
-class Scratchpad:
+class Scratchpad(Frozen):
     """The int8 scratchpad SPM."""
 
     bytes: int = _key(1024, 1 << 23, "size in bytes")
@@ -71,23 +68,20 @@ class Scratchpad:
     port_bytes: int = _key(1, 1024, "bytes per cycle and bank")
 
 
-@frozen
-class Accumulators:
+class Accumulators(Frozen):
     """The int32 accumulators ACC."""
 
     rows: int = _key(8, 1 << 14, "rows of cols x int32")
     banks: int = _key(1, 64, "banks")
 
 
-@frozen
-class ParameterMemory:
+class ParameterMemory(Frozen):
     """The parameter memory PRM."""
 
     bytes: int = _key(512, 1 << 19, "size in bytes, a multiple of 256")
 
 
-@frozen
-class Dma:
+class Dma(Frozen):
     """The load and store engines."""
 
     ld_channels: int = _key(1, 1, "load engines")
@@ -96,8 +90,7 @@ class Dma:
     row_overhead: int = _key(0, 1024, "cycles lost at each row that does not continue the last")
 
 
-@frozen
-class Dram:
+class Dram(Frozen):
     """The memory outside the chip."""
 
     bytes_per_cycle: int = _key(1, 1 << 16, "bandwidth (B)")
@@ -106,8 +99,7 @@ class Dram:
     size: int = _key(1 << 12, 1 << 37, "bytes of all regions together")
 
 
-@frozen
-class Control:
+class Control(Frozen):
     """Fetch, dispatch, queues and semaphores."""
 
     queue_depth: int = _key(1, 1024, "instructions waiting per engine")
@@ -117,8 +109,7 @@ class Control:
     sem_max: int = _key(1, 15, "capacity of a semaphore")
 
 
-@frozen
-class Network:
+class Network(Frozen):
     """Links between devices."""
 
     bytes_per_cycle: int = _key(1, 1 << 16, "bandwidth of a link")
@@ -139,8 +130,7 @@ SECTIONS: Final[dict[str, type]] = {
 TARGET_KEYS: Final = ("name", "isa", "ext", "clock_mhz", "cores")
 
 
-@frozen(slots=False)
-class Target:
+class Target(Frozen, dict=True):
     """One machine, complete and checked."""
 
     name: str
@@ -161,7 +151,7 @@ class Target:
     @cached_property
     def canonical(self) -> str:
         """Canonical JSON: sorted keys, no spaces; nested as in the TOML file."""
-        values = asdict(self)
+        values = cast("dict[str, object]", to_plain(self))
         head = {key: values.pop(key) for key in TARGET_KEYS}
         return json.dumps({"target": head, **values}, sort_keys=True, separators=(",", ":"))
 
@@ -316,8 +306,7 @@ def _apply_override(
         cast("dict[str, object]", table)[name] = value
 
 
-@frozen
-class Places:
+class Places(Frozen):
     """Where each key was given: in the file, or by an override."""
 
     file: Loc
@@ -334,7 +323,7 @@ def _names(path: str, key: str) -> bool:
 
 
 def _build(tree: Mapping[str, object], places: Places, findings: Findings) -> Target | None:
-    sections = {"target": TARGET_KEYS, **{s: tuple(f.name for f in fields(c)) for s, c in SECTIONS.items()}}
+    sections = {"target": TARGET_KEYS, **{s: names_of(c) for s, c in SECTIONS.items()}}
     everything = [f"{s}.{k}" for s, keys in sections.items() for k in keys]
     values: dict[str, dict[str, object]] = {}
     for section, keys in tree.items():
@@ -403,11 +392,11 @@ def _check_head(given: Mapping[str, object], places: Places, findings: Findings)
 
 
 def _check_section(
-    section: str, cls: type, given: Mapping[str, object], places: Places, findings: Findings
+    section: str, cls: type[Frozen], given: Mapping[str, object], places: Places, findings: Findings
 ) -> object:
-    for spec in fields(cls):
-        path = f"{section}.{spec.name}"
-        if spec.name not in given:
+    for name, about in descriptions(cls):
+        path = f"{section}.{name}"
+        if name not in given:
             findings.add(
                 "target.missing-key",
                 f"the key '{path}' is missing",
@@ -415,8 +404,8 @@ def _check_section(
                 remedy='give it, or take it from a shipped target: base = "edge32" in [target]',
             )
             continue
-        value = given[spec.name]
-        if "low" not in spec.metadata:
+        value = given[name]
+        if "low" not in about:
             if not isinstance(value, bool):
                 findings.add(
                     "target.value",
@@ -425,12 +414,12 @@ def _check_section(
                     allowed="true, false",
                 )
             continue
-        low, high = spec.metadata["low"], spec.metadata["high"]
-        if _check_number(path, value, low, high, places, findings) and spec.metadata["pow2"]:
+        low, high = about["low"], about["high"]
+        if _check_number(path, value, low, high, places, findings) and about["pow2"]:
             number = cast("int", value)
             if number & (number - 1):
                 findings.add("target.value", f"{path}={number} is not a power of two", places(path))
-    known = {f.name: given.get(f.name) for f in fields(cls)}
+    known = {name: given.get(name) for name in names_of(cls)}
     return None if findings.found else cls(**known)
 
 

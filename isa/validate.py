@@ -10,13 +10,12 @@ from collections.abc import Iterator, Mapping
 
 from isa.encoding import Slots, operand_faults
 from isa.footprint import overlaps, repeats
-from isa.frozen import frozen
 from isa.spec import MAX_ACCESS, RANGE_TRAP, SREGS, Access, Fault, Instruction, Space, Trap
+from isa.structs import Frozen
 from isa.target import Target
 
 
-@frozen
-class Region:
+class Region(Frozen):
     """A DRAM region of a program."""
 
     number: int

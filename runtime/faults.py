@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-
 from isa.assembly.text import format_instruction
 from isa.diagnostics import Diagnostic, ExitCode, X1Error
-from isa.frozen import frozen
 from isa.locations import NodeLoc
 from isa.program import Program
 from isa.spec import TrapError
+from isa.structs import Frozen, asdict
 
 
-@frozen
-class TrapRecord:
+class TrapRecord(Frozen):
     """Everything known about a trap; `op` and `nodes` come from the debug map."""
 
     code: str

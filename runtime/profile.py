@@ -12,9 +12,9 @@ from bisect import bisect_right
 from collections.abc import Iterable
 from typing import Final
 
-from isa.frozen import frozen
 from isa.program import OpRow, Program
 from isa.spec import WORD_BYTES, Engine
+from isa.structs import Frozen
 from isa.target import Target
 from runtime.timing import PRIORITY, Timeline, simulate
 
@@ -22,16 +22,14 @@ RESOURCES: Final = ("MX", "VX", "DRAM")
 NO_LAYER: Final = -1
 
 
-@frozen
-class Bound:
+class Bound(Frozen):
     """The least cycles, and which resource needs them; 0 where the binary says nothing of its layers."""
 
     cycles: int
     resource: str
 
 
-@frozen
-class LayerProfile:
+class LayerProfile(Frozen):
     """The share of one layer.
 
     Every cycle belongs to one layer: that of the instruction that executes on the first of MX, VX, LD, ST
@@ -54,8 +52,7 @@ class LayerProfile:
     instructions: int
 
 
-@frozen(slots=False)
-class Profile:
+class Profile(Frozen, dict=True):
     """What the cycle model says of a program."""
 
     target: str

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import field
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,9 +11,9 @@ from numpy.typing import NDArray
 
 from isa.container import load
 from isa.diagnostics import Diagnostic, UsageError, not_among
-from isa.frozen import frozen
 from isa.paths import read_file
 from isa.program import Interface, Program
+from isa.structs import Frozen, field
 from isa.target import Target, capability_shortfalls
 from runtime.capture import TensorCapture
 from runtime.host import device_values, from_bytes, host_values, to_bytes
@@ -30,8 +29,7 @@ ORT_TYPES: Final = {
 }
 
 
-@frozen
-class Argument:
+class Argument(Frozen):
     """A graph input or output, with the fields that ONNX Runtime gives."""
 
     name: str
@@ -39,8 +37,7 @@ class Argument:
     shape: list[int]
 
 
-@frozen
-class RunResult:
+class RunResult(Frozen):
     """What a run gave: outputs by name, the quantized device tensors, and counters."""
 
     outputs: dict[str, NDArray[Any]]

@@ -24,7 +24,6 @@ from __future__ import annotations
 import heapq
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
@@ -32,9 +31,9 @@ import numpy as np
 from isa.accesses import AccessTable
 from isa.banks import bank_beats
 from isa.checker.legality import suspects
-from isa.frozen import frozen
 from isa.program import Program
 from isa.spec import Access, Engine, Instruction, Space, Trap, TrapError
+from isa.structs import Frozen, Struct, field
 from isa.target import Target
 from isa.validate import instruction_faults
 from runtime.faults import trap_at
@@ -52,8 +51,7 @@ EMPTY: Final = "empty"
 """The cause of cycles in which an engine has no instruction: none has been dispatched, or none is left."""
 
 
-@frozen
-class Costs:
+class Costs(Frozen):
     """What the cycle model knows of a stream, one entry per instruction."""
 
     engine: list[int]
@@ -67,8 +65,7 @@ class Costs:
     macs: list[int]
 
 
-@frozen
-class Timeline:
+class Timeline(Frozen):
     """When everything happened.
 
     Instruction k occupied its engine from `start[k]` to before `end[k]`, of which `waited[k]` cycles came
@@ -157,8 +154,7 @@ def simulate(program: Program) -> Timeline:
     return _Core(program, costs_of(program)).run()
 
 
-@dataclass(slots=True)
-class _Unit:
+class _Unit(Struct):
     """An engine: what waits for it, what it executes, what has left it and not retired."""
 
     engine: Engine

@@ -5,12 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import json
-from dataclasses import asdict, fields
 from typing import Any, Final
 
 from isa.assembly.text import format_instruction
 from isa.program import Program
 from isa.spec import Engine
+from isa.structs import asdict, names_of
 from runtime.profile import LayerProfile, Profile
 
 UNIT: Final = "1 us = 1 cycle"
@@ -21,7 +21,7 @@ def as_csv(profile: Profile) -> str:
     """One row per layer, named as in JSON."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow([f.name for f in fields(LayerProfile)])
+    writer.writerow(names_of(LayerProfile))
     for layer in profile.per_layer:
         values = asdict(layer)
         values["op_types"] = " ".join(layer.op_types)

@@ -7,7 +7,7 @@ conflicts of the original are all pairs of instructions, compared access by acce
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from isa.encoding import addresses
 from isa.footprint import overlaps
 from isa.program import Program
 from isa.spec import Access, Engine, Instruction
+from isa.structs import replace
 from tests.tokens import Pair, token_pairs, with_stream, without, without_pair
 
 Random = np.random.Generator

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 from isa.program import Program
 from isa.spec import Instruction
+from isa.structs import replace
 
 Pair = tuple[int, int, int]
 """Signalling instruction, waiting instruction, semaphore."""

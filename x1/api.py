@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Final, TypedDict, Unpack
 
@@ -29,9 +28,9 @@ from isa.checker import CheckReport
 from isa.checker import check as check_program
 from isa.container import load, save
 from isa.diagnostics import Diagnostic, UsageError, not_among
-from isa.frozen import frozen
 from isa.paths import read_file
 from isa.program import Note, Program
+from isa.structs import Frozen, Struct, field, names_of, replace
 from isa.target import Target, load_target
 from runtime.profile import Profile
 from runtime.profile import profile as profile_of
@@ -49,16 +48,14 @@ OPT_LEVELS: Final = (0, 1, 2, 3)
 LEAST_PERCENTILE: Final = 50.0
 
 
-@frozen(slots=False)
-class Source:
+class Source(Frozen, dict=True):
     """A quantized ONNX file, and the shapes that the user has given."""
 
     path: Path
     shapes: Mapping[str, Sequence[int]]
 
 
-@dataclass
-class Model:
+class Model(Struct):
     """A network: as it was read and simplified, and, once quantized, on integers."""
 
     name: str
@@ -139,8 +136,7 @@ class Model:
         )
 
 
-@frozen(slots=False)
-class Binary:
+class Binary(Frozen, dict=True):
     """A compiled program and its file."""
 
     program: Program
@@ -303,8 +299,7 @@ def recipe_of(options: Quantization) -> Recipe:
     Raises:
         UsageError: they have no meaning.
     """
-    names = {f.name for f in fields(Recipe)}
-    recipe = Recipe(**{k: v for k, v in options.items() if k in names})  # pyright: ignore[reportArgumentType]
+    recipe = Recipe(**{k: v for k, v in options.items() if k in names_of(Recipe)})  # pyright: ignore[reportArgumentType]
     for option, value, known in (
         ("method", recipe.method, tuple(METHODS)),
         ("granularity", recipe.granularity, GRANULARITIES),

@@ -13,14 +13,13 @@ from compiler.errors import CompileError
 from compiler.ir.evaluate import outputs
 from compiler.quantize.scheme import Scheme
 from isa.diagnostics import Diagnostic, UsageError
-from isa.frozen import frozen
 from isa.program import Program
+from isa.structs import Frozen
 from x1.api import Binary, Model, quantize
 from x1.session import Session
 
 
-@frozen
-class Evaluation:
+class Evaluation(Frozen):
     """How many samples each form classifies as labelled, and how often binary and float agree."""
 
     samples: int

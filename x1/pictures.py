@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from typing import Any, Final
 
@@ -11,6 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 from compiler.export.qoperator import ELEMENT_TYPES
 from compiler.ir.graph import Const, Graph, Input
 from isa.program import Program
+from isa.structs import asdict
 
 DOMAIN: Final = "x1.ir"
 
@@ -43,7 +43,7 @@ def graph_as_onnx(graph: Graph) -> bytes:
         if isinstance(node.op, Const):
             initializers.append(numpy_helper.from_array(node.constant, names[node.id]))
         elif not isinstance(node.op, Input):
-            attributes = {f.name: _attribute(getattr(node.op, f.name)) for f in dataclasses.fields(node.op)}
+            attributes = {name: _attribute(value) for name, value in asdict(node.op).items()}
             kept = {k: v for k, v in attributes.items() if v is not None and v != []}
             nodes.append(
                 helper.make_node(

@@ -10,8 +10,8 @@ from compiler import driver
 from compiler.ir.graph import Graph
 from compiler.schedule.scheduler import Schedule
 from compiler.schedule.techniques import Techniques
-from isa.frozen import frozen
 from isa.program import Note, Program
+from isa.structs import Frozen
 from isa.target import Target
 from runtime.timing import simulate
 from x1.progress import untracked
@@ -23,8 +23,7 @@ Searching = Callable[[Iterable[Schedule], int], Iterable[Schedule]]
 """Passes on the schedules that are tried, of which there are so many at most."""
 
 
-@frozen
-class Chosen:
+class Chosen(Frozen):
     """The best schedule of those that were tried, and its program."""
 
     schedule: Schedule

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from itertools import islice
 from typing import Any, Final
 
@@ -18,7 +17,7 @@ from compiler.quantize.methods import METHODS, Recipe
 from compiler.quantize.scheme import Scheme
 from isa import arithmetic
 from isa.diagnostics import Diagnostic, UsageError
-from isa.frozen import frozen
+from isa.structs import Frozen, replace
 from x1 import api
 from x1.oracle import ExportOracle
 from x1.verification import Noise, real_tensors
@@ -31,8 +30,7 @@ ALIKE: Final = 0.5
 Sample = Mapping[str, NDArray[Any]]
 
 
-@frozen
-class Suggestion:
+class Suggestion(Frozen):
     """A tensor, its signal to quantization noise in dB, and that under every alternative."""
 
     name: str

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from compiler.ops.activation import QTable
 from isa import arithmetic
 from isa.diagnostics import Diagnostic, UsageError
 from isa.locations import NodeLoc, leaves
+from isa.structs import Struct, field
 from x1.api import Binary, Model
 from x1.oracle import ExportOracle, Oracle, SourceOracle, cpu_features
 from x1.session import Session
@@ -27,8 +27,7 @@ X86 = ("x86_64", "AMD64")
 """Processors on which uint8 activations are exact with VNNI only, and additions with fma only."""
 
 
-@dataclass
-class Noise:
+class Noise(Struct):
     """Signal and quantization noise of a tensor over all samples."""
 
     signal: float = 0.0
@@ -48,8 +47,7 @@ class Noise:
         return 10 * math.log10(self.signal / self.noise) if self.noise > 0 else math.inf
 
 
-@dataclass
-class TensorComparison:
+class TensorComparison(Struct):
     """One tensor over all samples: the binary against ONNX Runtime, and against the float network."""
 
     name: str
@@ -102,8 +100,7 @@ class TensorComparison:
         }
 
 
-@dataclass
-class Verification:
+class Verification(Struct):
     """The comparison of a network's tensors over some samples."""
 
     oracle: dict[str, object]

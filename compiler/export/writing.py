@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
@@ -12,14 +11,14 @@ from numpy.typing import NDArray
 from compiler.ir.graph import Node
 from compiler.ir.op import Op
 from compiler.ir.types import Quant
+from isa.structs import Struct, field
 
 MICROSOFT: Final = "com.microsoft"
 OnnxNodeText = tuple[str, str, list[str], list[str], dict[str, Any]]
 """Operator, domain, inputs, outputs, attributes."""
 
 
-@dataclass(slots=True)
-class OnnxWriter:
+class OnnxWriter(Struct):
     """Collects nodes and initializers; a node's tensor is called as `tensor(node)` says."""
 
     names: dict[int, str]

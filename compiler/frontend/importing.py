@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence, Set
-from dataclasses import dataclass, replace
 from typing import Any, Final, NoReturn, TypeVar
 
 import numpy as np
@@ -21,10 +20,10 @@ from compiler.ir.op import Op
 from compiler.ir.types import DType, Quant, Shape, TensorType
 from isa.diagnostics import Diagnostic, did_you_mean
 from isa.locations import Loc
+from isa.structs import Frozen, Struct, replace
 
 
-@dataclass(slots=True)
-class OnnxNode:
+class OnnxNode(Frozen):
     """An ONNX node with its operands imported; optional operands that are absent are None."""
 
     graph: Graph
@@ -214,8 +213,7 @@ class OnnxNode:
         return self.graph.const(value, f"{self.output}.{suffix}", self.loc)
 
 
-@dataclass(slots=True)
-class LayerCall:
+class LayerCall(Struct):
     """A DSL layer applied to values; activations are (N, H, W, C) or (N, features)."""
 
     graph: Graph

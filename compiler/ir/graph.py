@@ -7,7 +7,6 @@ keyed by the operand's index, so that one value may be both operands of a node.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeVar, cast
 
 import networkx as nx
@@ -16,15 +15,14 @@ from numpy.typing import NDArray
 
 from compiler.ir.op import Op, op
 from compiler.ir.types import DType, Quant, Shape, TensorType
-from isa.frozen import frozen
 from isa.locations import UNKNOWN, Loc
 from isa.program import Steps, taken_through
+from isa.structs import Frozen, Struct, field
 
 OpT = TypeVar("OpT", bound=Op)
 
 
-@frozen
-class SourceView:
+class SourceView(Frozen):
     """A tensor of the source model that a node's value holds: the value after `steps`, as `shape`."""
 
     name: str
@@ -55,8 +53,7 @@ def typed(inferred: TensorType, quant: Quant | None) -> TensorType:
     return TensorType(quant.dtype, inferred.shape, quant)
 
 
-@dataclass(eq=False)
-class Node:
+class Node(Struct, eq=False):
     """One operation and the value it gives."""
 
     graph: Graph
@@ -96,8 +93,7 @@ class Node:
         return self.value is not None
 
 
-@dataclass(eq=False)
-class Graph:
+class Graph(Struct, eq=False):
     """Operations, graph inputs and graph outputs of one model."""
 
     name: str

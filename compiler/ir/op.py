@@ -1,20 +1,20 @@
 """How an operation of the IR is declared.
 
-An operation is a frozen dataclass: its fields are its attributes, its methods its shape rule and
+An operation is a frozen value: its fields are its attributes, its methods its shape rule and
 its meaning in numpy. Printer, parser, verifier and evaluator derive from these classes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Final, TypeVar, dataclass_transform
+from typing import Any, ClassVar, Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from compiler.ir.types import DType, TensorType
 from compiler.ir.work import Work
-from isa.frozen import frozen
+from isa.structs import Frozen
 
 Array = NDArray[Any]
 
@@ -27,8 +27,7 @@ class ShapeError(Exception):
         self.message, self.allowed, self.remedy = message, allowed, remedy
 
 
-@frozen(slots=False)
-class Op:
+class Op(Frozen, dict=True):
     """The base of all operations."""
 
     name: ClassVar[str]
@@ -96,7 +95,6 @@ class Op:
 MAX_OPERANDS: Final = 1024
 
 
-@frozen(slots=False)
 class ElementWise(Op):
     """The base of operations on every element by itself, whatever the order of the axes."""
 
@@ -111,7 +109,6 @@ class ElementWise(Op):
         return Work(out.elements)
 
 
-@frozen(slots=False)
 class Product(Op):
     """The base of products of an activation with constant weights, plus a bias: operands x, w, b."""
 
@@ -137,7 +134,6 @@ OPS: Final[dict[str, type[Op]]] = {}
 OpT = TypeVar("OpT", bound=Op)
 
 
-@dataclass_transform(frozen_default=True)
 def op(name: str, *operands: str, optional: int = 0) -> Callable[[type[OpT]], type[OpT]]:
     """Declare an operation by its name and its operands, of which the last may be left out.
 
@@ -149,12 +145,11 @@ def op(name: str, *operands: str, optional: int = 0) -> Callable[[type[OpT]], ty
     def declare(cls: type[OpT]) -> type[OpT]:
         assert name not in OPS, f"{name} is declared twice"
         assert cls.__doc__, f"{name} has no text"
-        made = frozen(slots=False)(cls)
-        made.name, made.optional = name, optional
-        made.variadic = any(n.endswith("*") for n in names)
-        made.operands = tuple(n.removesuffix("*") for n in names)
-        made.takes = tuple(tuple(DType(t) for t in kind.split("|") if t) for kind in kinds)
-        OPS[name] = made
-        return made
+        cls.name, cls.optional = name, optional
+        cls.variadic = any(n.endswith("*") for n in names)
+        cls.operands = tuple(n.removesuffix("*") for n in names)
+        cls.takes = tuple(tuple(DType(t) for t in kind.split("|") if t) for kind in kinds)
+        OPS[name] = cls
+        return cls
 
     return declare

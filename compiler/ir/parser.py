@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import dataclasses
 import json
 import math
 from typing import Any, NoReturn, cast, get_type_hints
@@ -24,6 +23,7 @@ from isa.locations import UNKNOWN, FileLoc, FusedLoc, Loc, NodeLoc
 from isa.parsing import Parsed, SyntaxProblem, grammar, lines_of, parse, trees
 from isa.plain import PlainError, from_plain, is_unicode
 from isa.program import Steps
+from isa.structs import names_of
 
 
 def parse_graph(text: str, path: str = "<text>") -> Graph:
@@ -141,7 +141,7 @@ class _Reader:
             for a in trees(attrs, "attribute")
         }
         hints = get_type_hints(cls)
-        names = [f.name for f in dataclasses.fields(cls)]
+        names = names_of(cls)
         if extra := sorted(set(given) - set(names)):
             self._fail(tree, f"'{name}' has no attribute '{extra[0]}'", ", ".join(names))
         try:

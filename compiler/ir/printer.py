@@ -8,7 +8,6 @@ With blobs, the scheme and the constants' bytes follow the graph, and the parser
 from __future__ import annotations
 
 import base64
-import dataclasses
 import hashlib
 import json
 import re
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 from compiler.ir.graph import Graph, Node
 from compiler.ir.types import Quant
 from isa.locations import FileLoc, FusedLoc, Loc, NodeLoc
+from isa.structs import asdict
 
 
 def print_graph(graph: Graph, *, blobs: bool = False) -> str:
@@ -67,9 +67,9 @@ def _node(node: Node, number: dict[int, int]) -> str:
     parts = [f"%{number[node.id]} = {node.op.name}"]
     if node.inputs:
         parts.append(", ".join(f"%{number[i.id]}" for i in node.inputs))
-    fields = [(f.name, getattr(node.op, f.name)) for f in dataclasses.fields(node.op)]
+    fields = asdict(node.op)
     if fields:
-        parts.append("{" + ", ".join(f"{name}={print_value(value)}" for name, value in fields) + "}")
+        parts.append("{" + ", ".join(f"{name}={print_value(value)}" for name, value in fields.items()) + "}")
     parts.append(f": {node.type}")
     if node.type.quant is not None:
         parts.append(_quant(node.type.quant))

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from isa.frozen import frozen
+from isa.structs import Frozen
 
 Shape = tuple[int, ...]
 MAX_ELEMENTS: Final = 1 << 28
@@ -65,8 +65,7 @@ _NUMPY: Final[dict[DType, np.dtype[Any]]] = {
 _BOUNDS: Final = {d: (int(np.iinfo(n).min), int(np.iinfo(n).max)) for d, n in _NUMPY.items() if d.is_integer}
 
 
-@frozen
-class Quant:
+class Quant(Frozen):
     """real = (code - zero_point) * scale; float32 scales, one, or one per index of `axis`.
 
     `dtype` is the type of the codes, as that of the tensor that is quantized so.
@@ -89,8 +88,7 @@ class Quant:
         return np.asarray(self.scales, np.float32).reshape(shape)
 
 
-@frozen
-class TensorType:
+class TensorType(Frozen):
     """What is known of a tensor before it has values."""
 
     dtype: DType

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import math
 
-from isa.frozen import frozen
+from isa.structs import Frozen
 from isa.target import Target
 
 
-@frozen
-class Least:
+class Least(Frozen):
     """Lower bounds: cycles of the matrix array, lanes x cycles of the vector unit, bytes of DRAM."""
 
     mx_cycles: int = 0
@@ -21,8 +20,7 @@ class Least:
     dram_bytes: int = 0
 
 
-@frozen
-class Work:
+class Work(Frozen):
     """Results that pass the vector unit once (`elements`), and bytes of constants; nothing else."""
 
     elements: int = 0
@@ -34,7 +32,6 @@ class Work:
         return Least(0, self.elements, self.constant_bytes)
 
 
-@frozen
 class ProductWork(Work):
     """A product of `rows` with `columns` per group: a sum over kernel rows, kernel columns and channels."""
 
@@ -56,7 +53,6 @@ class ProductWork(Work):
         return Least(passes * self.rows, self.elements, self.constant_bytes)
 
 
-@frozen
 class WindowWork(Work):
     """Windows that slide over every channel by itself: `steps` for one tap, or one row and column, each.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 
@@ -15,6 +14,7 @@ from compiler.ir.types import DType, TensorType
 from compiler.ops.activation import QTable
 from compiler.ops.shapes import Reshape
 from compiler.quantize.rules import Quantizer, quantization_rule
+from isa.structs import replace
 
 RANK = 4
 

@@ -7,7 +7,6 @@ quantized elsewhere (stage qdq) they stand around every operation, and say how i
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import ClassVar, Final
 
 import numpy as np
@@ -18,7 +17,7 @@ from compiler.ir.graph import Graph, Input, Node
 from compiler.ir.op import Array, Op, op
 from compiler.ir.types import DType, Quant, TensorType
 from isa import arithmetic
-from isa.frozen import frozen
+from isa.structs import Frozen, replace
 
 
 @op("q.quantize", "x:f32|i8|u8")
@@ -112,8 +111,7 @@ Triple = tuple[int, int, int]
 """Indices of a tensor, its scale and its zero point among the operands of a node."""
 
 
-@frozen(slots=False)
-class QLinear:
+class QLinear(Frozen, dict=True):
     """An operator on integers as what it is: dequantized operands, the operator `of`, the result quantized.
 
     `bias` is the index of an int32 operand at the scale of the product of the first two; `weight_axis` is

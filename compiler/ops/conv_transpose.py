@@ -18,13 +18,12 @@ from compiler.ops.blocks import DepthToSpace
 from compiler.ops.conv2d import Conv2d
 from compiler.ops.slices import Slice
 from compiler.ops.spatial import Pair, one_dimensional
-from isa.frozen import frozen
+from isa.structs import Frozen
 
 WEIGHT_RANK = 4
 
 
-@frozen
-class Phases:
+class Phases(Frozen):
     """One dimension: the taps of the common kernel, the padding after, and where the result begins."""
 
     stride: int

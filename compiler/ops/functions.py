@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 
 from compiler.ir.op import Array
-from isa.frozen import frozen
+from isa.structs import Frozen
 
 DIGITS: Final = 50
 Real = Callable[[Array, Sequence[Any]], Array]
@@ -22,8 +22,7 @@ Exact = Callable[[Any, Any, Sequence[Any]], Any]
 """(mpmath, number, parameters) to a number of mpmath."""
 
 
-@frozen
-class Function:
+class Function(Frozen):
     """A function: float32 steps, or a wide form and an exact one; the names of its parameters."""
 
     parameters: tuple[str, ...] = ()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import ClassVar
 
 import numpy as np
@@ -22,6 +21,7 @@ from compiler.ops.spatial import Pair, require_codes, scale_of, scales_of, write
 from compiler.quantize.rules import Quantizer, quantization_rule
 from isa import arithmetic
 from isa.spec import GRANULE_BYTES
+from isa.structs import replace
 
 RANK = 2
 

@@ -12,15 +12,14 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from isa.frozen import frozen
+from isa.structs import Frozen
 
 MODES: Final = ("linear", "cubic")
 CROP: Final = "tf_crop_and_resize"
 Floats = NDArray[np.float64]
 
 
-@frozen
-class Interpolation:
+class Interpolation(Frozen):
     """How values between elements are made up."""
 
     mode: str

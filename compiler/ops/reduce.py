@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Final
 
 import numpy as np
@@ -25,6 +24,7 @@ from compiler.ops.shapes import Reshape
 from compiler.ops.spatial import TO_NCHW, TO_NHWC, scale_of, zero_of
 from compiler.quantize.rules import Quantizer, quantization_rule
 from isa import arithmetic
+from isa.structs import replace
 
 AXES_OPERAND: Final = {"ReduceSum": 13}
 """Since this opset the axes are an operand; of the others since 18."""

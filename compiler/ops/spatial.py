@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
@@ -16,6 +15,7 @@ from compiler.ir.graph import Node
 from compiler.ir.op import ShapeError
 from compiler.ir.types import Shape, TensorType
 from compiler.ops.shapes import Reshape
+from isa.structs import replace
 
 Pair = tuple[int, int]
 Pads = tuple[int, int, int, int]

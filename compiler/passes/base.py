@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import time
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import ClassVar
 
 from compiler.ir.graph import Graph
 from compiler.ir.verify import verify
-from isa.frozen import frozen
+from isa.structs import Frozen, Struct, field
 
 
-@frozen(slots=False)
-class Pass(ABC):
+class Pass(Frozen, dict=True):
     """A change of a graph; its fields are its options.
 
     A pass keeps what the graph computes, except where `changes_values` says otherwise.
@@ -23,9 +20,9 @@ class Pass(ABC):
     name: ClassVar[str]
     changes_values: ClassVar[bool] = False
 
-    @abstractmethod
     def run(self, graph: Graph) -> Graph:
         """The changed graph: the same object, or a new one."""
+        raise NotImplementedError
 
 
 Observer = Callable[[str, Graph], None]
@@ -39,8 +36,7 @@ class StopHere(Exception):
         self.graph = graph
 
 
-@dataclass
-class PassLog:
+class PassLog(Struct):
     """What happened, and what to do after each pass."""
 
     after: Observer | None = None

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import ClassVar
 
 from compiler.ir.graph import Graph
@@ -16,6 +15,7 @@ from compiler.ops.conv2d import Conv2d
 from compiler.ops.gemm import Gemm
 from compiler.passes.base import Pass
 from isa.locations import fuse
+from isa.structs import replace
 
 
 class FuseActivation(Pass):

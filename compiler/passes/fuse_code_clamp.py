@@ -6,13 +6,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any, ClassVar
 
 from compiler.ir.graph import Graph
 from compiler.ops.activation import ClampCodes
 from compiler.passes.base import Pass
 from isa.locations import fuse
+from isa.structs import replace
 
 
 class FuseCodeClamp(Pass):

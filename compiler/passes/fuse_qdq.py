@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-from dataclasses import field
 from typing import ClassVar
 
 from compiler.errors import CompileError, Unsupported
@@ -20,10 +19,9 @@ from compiler.passes.base import Pass
 from compiler.quantize.rules import RULES, Quantizer
 from compiler.quantize.scheme import Scheme
 from isa.diagnostics import Diagnostic
-from isa.frozen import frozen
+from isa.structs import field
 
 
-@frozen(slots=False)
 class FuseQdq(Pass):
     """Every operation between a Dequantize and a Quantize, by the rule that float graphs follow too.
 

@@ -8,7 +8,6 @@ return %1                     -> %1 = q.conv2d %q, %w8, %b32
 
 from __future__ import annotations
 
-from dataclasses import field
 from typing import ClassVar
 
 from compiler.errors import CompileError, Unsupported
@@ -19,10 +18,9 @@ from compiler.passes.base import Pass
 from compiler.quantize.rules import RULES, Quantizer
 from compiler.quantize.scheme import Scheme
 from isa.diagnostics import Diagnostic
-from isa.frozen import frozen
+from isa.structs import field
 
 
-@frozen(slots=False)
 class QuantizeGraph(Pass):
     """Every operation by its own rule, with the scales that the scheme gives by tensor name."""
 

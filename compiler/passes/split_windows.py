@@ -14,7 +14,6 @@ are added have a weight of zero. A maximum of a window is the maximum of those o
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import reduce
 from typing import Any, ClassVar, Final
 
@@ -31,10 +30,10 @@ from compiler.ops.max_pool import MaxPool
 from compiler.ops.slices import QPad, Slice
 from compiler.ops.spatial import Pads, zero_of
 from compiler.passes.base import Pass
-from isa.frozen import frozen
 from isa.instructions.matrix import Conv
 from isa.instructions.vector import Pooling
 from isa.spec import Instruction, greatest
+from isa.structs import Frozen, replace
 
 CHANNELS: Final = 3
 
@@ -58,8 +57,7 @@ class SplitWindows(Pass):
         return graph
 
 
-@frozen
-class _Window:
+class _Window(Frozen):
     """A window along rows (axis 0) or columns (axis 1)."""
 
     axis: int

@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any, ClassVar, Final
 
 import numpy as np
@@ -21,6 +20,7 @@ from compiler.ops.softmax import QSoftmax
 from compiler.ops.spatial import TO_NHWC
 from compiler.passes.base import Pass
 from compiler.passes.views import turned_views
+from isa.structs import replace
 
 CHANNEL_WISE: Final = (QSoftmax, QPRelu, QAffine)
 """Operations along an axis, which on the device is the last."""

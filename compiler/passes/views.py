@@ -5,11 +5,10 @@ A value that is about to disappear leaves its views to the value that it was mad
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from compiler.ir.graph import Graph, Node, SourceView
 from compiler.ops.shapes import Reshape, Transpose
 from isa.program import joined
+from isa.structs import replace
 
 
 def turned_views(old: Node, new: Node, perm: tuple[int, ...]) -> tuple[SourceView, ...]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
@@ -22,7 +21,7 @@ from compiler.quantize.methods import Observed, Recipe, chosen, parameters
 from compiler.quantize.scheme import Scheme
 from isa import arithmetic
 from isa.diagnostics import Diagnostic, UsageError
-from isa.frozen import frozen
+from isa.structs import Frozen, replace
 
 Integers = tuple[Graph, set[str]]
 """An integer graph, and the tensors whose scale was asked for."""
@@ -32,8 +31,7 @@ GRID: Final = 8
 """Corrections of a bias are multiples of this part of the result's scale: BLAS noise does not reach them."""
 
 
-@frozen
-class Observations:
+class Observations(Frozen):
     """What samples showed of every activation of a float graph, by name."""
 
     tensors: Mapping[str, Observed]

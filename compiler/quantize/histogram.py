@@ -7,11 +7,12 @@ memory is constant and the counts depend on the values alone, not on their order
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+
+from isa.structs import Struct, field
 
 BITS: Final = 13
 HALF: Final = 1 << BITS
@@ -23,8 +24,7 @@ def _no_counts() -> Counts:
     return np.zeros(2 * HALF, np.int64)
 
 
-@dataclass(slots=True)
-class Histogram:
+class Histogram(Struct):
     """Counts of finite values; `exponent` is k, None until a value other than zero has come."""
 
     counts: Counts = field(default_factory=_no_counts)

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
@@ -23,7 +22,7 @@ from numpy.typing import NDArray
 
 from compiler.ir.types import DType, Quant
 from compiler.quantize.histogram import Histogram
-from isa.frozen import frozen
+from isa.structs import Frozen, Struct, field
 
 MANTISSA_BITS: Final = 10
 LEVELS: Final = 256
@@ -41,8 +40,7 @@ Range = tuple[float, float]
 Floats = NDArray[np.float64]
 
 
-@frozen
-class Recipe:
+class Recipe(Frozen):
     """How a float network is quantized.
 
     `percentile` is the share of values in percent that lie below the high end, and above the low one.
@@ -68,8 +66,7 @@ class Recipe:
         return ", ".join(words)
 
 
-@dataclass(slots=True)
-class Observed:
+class Observed(Struct):
     """What samples showed of a tensor; zero always lies within its range."""
 
     low: float = 0.0

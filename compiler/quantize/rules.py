@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Final, NoReturn
 
 import numpy as np
@@ -19,6 +18,7 @@ from compiler.quantize.scheme import Scheme
 from isa import arithmetic
 from isa.arithmetic import INT32_MAX, INT32_MIN
 from isa.diagnostics import Diagnostic
+from isa.structs import Struct, field
 
 WEIGHT_LIMIT: Final = 127
 NO_SCALE: Final = "model.no-scale"
@@ -29,8 +29,7 @@ TINY: Final = float(np.finfo(np.float32).tiny)
 """The least positive normal float32."""
 
 
-@dataclass(slots=True)
-class Quantizer:
+class Quantizer(Struct):
     """The graph being made, and the quantization chosen for every float tensor."""
 
     graph: Graph

@@ -23,7 +23,6 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import field
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -33,9 +32,9 @@ from compiler.ir.graph import Graph
 from compiler.ir.op import Product
 from compiler.ir.types import DType, Quant
 from isa.diagnostics import Diagnostic, Findings, UsageError, did_you_mean
-from isa.frozen import frozen
 from isa.locations import FileLoc
 from isa.paths import read_file
+from isa.structs import Frozen, field
 
 FORMAT: Final = "x1.scheme/1"
 MAX_TEXT: Final = 1 << 26
@@ -54,8 +53,7 @@ KEYS: Final = (
 )
 
 
-@frozen(slots=False)
-class Scheme:
+class Scheme(Frozen, dict=True):
     """Scales of activations by tensor, granularity of weights by layer, corrections of biases by layer.
 
     `granularity` is that of layers which `weights` does not name: a scale per output channel, or one per

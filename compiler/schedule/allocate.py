@@ -14,14 +14,13 @@ from compiler.schedule.order import Timing
 from compiler.schedule.packing import Placed, pack, together
 from compiler.schedule.room import limits_of
 from compiler.schedule.tiles import Memory, Tensor, TileOp, Touch, aligned
-from isa.frozen import frozen
+from isa.structs import Frozen
 from isa.target import Target
 
 DRAM_ALIGN: Final = 64
 
 
-@frozen
-class Shortage:
+class Shortage(Frozen):
     """A memory on the chip that is too small for what a layer and those around it hold at the same time."""
 
     memory: Memory
@@ -43,8 +42,7 @@ class AllocationError(Exception):
         self.shortages = shortages
 
 
-@frozen
-class Allocation:
+class Allocation(Frozen):
     """Bytes (or rows) used of every memory."""
 
     used: dict[Memory, int]

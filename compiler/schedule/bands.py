@@ -9,12 +9,11 @@ from compiler.ir.work import Least
 from compiler.ops.shapes import unreshaped
 from compiler.schedule.builder import READS, SINGLE, Span, Window, device_shape, spans
 from compiler.schedule.parts import Part, whole_of
-from isa.frozen import frozen
+from isa.structs import Frozen
 from isa.target import Target
 
 
-@frozen
-class Bands:
+class Bands(Frozen):
     """What the layers of a segment do in every band: rows made, and rows read of every operand."""
 
     made: dict[int, list[Span]]
@@ -29,8 +28,7 @@ class Bands:
         return len(next(iter(self.made.values()))) + max(self.delay.values())
 
 
-@frozen
-class Operand:
+class Operand(Frozen):
     """A computed operand of a layer: which one, whose value, and how its rows are read, if row by row.
 
     `holder` is the value whose bytes the operand's are: another than `node` where it is reshaped or a part.
@@ -42,8 +40,7 @@ class Operand:
     holder: int
 
 
-@frozen
-class LayerWork:
+class LayerWork(Frozen):
     """What a division needs to know of a layer."""
 
     node: Node

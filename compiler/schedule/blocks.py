@@ -12,8 +12,8 @@ from compiler.schedule.builder import Builder, Span, View, spans, stored, tiles_
 from compiler.schedule.limits import does_not_fit
 from compiler.schedule.moves import MAX_MOVE, MAX_MOVE_PITCH, move
 from compiler.schedule.tiles import Tensor
-from isa.frozen import frozen
 from isa.instructions.vector import VectorMove
+from isa.structs import Frozen
 
 MAX_PLANES: Final = MAX_MOVE[2]
 CHANNELS: Final = 3
@@ -99,8 +99,7 @@ def _levels(run: int, levels: Sequence[tuple[int, int, int]]) -> VectorMove:
     return move(run, [level for level in levels if level[0] > 1])
 
 
-@frozen
-class Run:
+class Run(Frozen):
     """Consecutive elements of a gather: each `repeat` times, from `start` on, at a distance of `step`."""
 
     at: int

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
 import numpy as np
@@ -28,10 +27,10 @@ from compiler.schedule.tiles import (
     TileGraph,
     TileOp,
 )
-from isa.frozen import frozen
 from isa.instructions.dma import Fill, Load, OnChip, Store, merge_rows
 from isa.program import Box
 from isa.spec import ElementType, Instruction, greatest
+from isa.structs import Frozen, Struct, field
 from isa.target import Target
 
 MAX_RUN: Final = greatest(Load, "n0")
@@ -47,8 +46,7 @@ Level = tuple[int, int, int]
 """(count, DRAM pitch, pitch on the chip), both in bytes."""
 
 
-@frozen
-class Span:
+class Span(Frozen):
     """A half-open range of one dimension."""
 
     start: int
@@ -69,8 +67,7 @@ def spans(extent: int, size: int) -> list[Span]:
     return [Span(a, min(a + size, extent)) for a in range(0, extent, size)]
 
 
-@frozen
-class Window:
+class Window(Frozen):
     """The geometry of a sliding window along one dimension."""
 
     extent: int
@@ -100,16 +97,14 @@ class Window:
         return min((outputs - 1) * self.stride + (taps - 1) * self.dilation + 1, self.extent)
 
 
-@frozen
-class View:
+class View(Frozen):
     """A tensor under a shape of the same elements in the same order."""
 
     tensor: Tensor
     shape: tuple[int, int, int, int]
 
 
-@frozen
-class Band:
+class Band(Frozen):
     """Some rows of one image of a batch."""
 
     image: int
@@ -120,8 +115,7 @@ TileMaker = Callable[[int, Span, Span, Span], None]
 """Makes one tile of a result: image, rows, columns, channels."""
 
 
-@frozen
-class Joined:
+class Joined(Frozen):
     """A layer that takes the tiles of another's result, one by one, as they are made."""
 
     tensor: Tensor
@@ -131,8 +125,7 @@ class Joined:
     """Tiles that it has in the scratchpad beside the one it takes."""
 
 
-@dataclass
-class Builder:
+class Builder(Struct):
     """The plan being made for one target."""
 
     target: Target

@@ -34,9 +34,9 @@ from compiler.schedule.depthwise import is_depthwise, plan_depthwise
 from compiler.schedule.limits import does_not_fit, require_expressible
 from compiler.schedule.products import MAX_GROUP_ROWS, convolution_windows, cuts, requant_records, requantize
 from compiler.schedule.tiles import Buffer, Memory, Piece, Ref, Tensor, aligned
-from isa.frozen import frozen
 from isa.instructions.matrix import Conv, array_cycles
 from isa.spec import greatest
+from isa.structs import Frozen
 from isa.target import Target
 
 MAX_EXTENT: Final = greatest(Conv, "oh")
@@ -46,8 +46,7 @@ MAX_CHANNELS: Final = greatest(Conv, "cin")
 Numbers = int | NDArray[np.int64]
 
 
-@frozen
-class ConvTile:
+class ConvTile(Frozen):
     """The sizes of a tile: output rows, columns and channels, input channels, kernel rows."""
 
     oh: int
@@ -57,8 +56,7 @@ class ConvTile:
     kh: int
 
 
-@frozen
-class ConvShape:
+class ConvShape(Frozen):
     """What the choice of a tile depends on."""
 
     rows: Window
@@ -126,8 +124,7 @@ class ConvShape:
         return copies + array + tiles_made * (parts * 2 + 1) * target.dram.latency_read
 
 
-@frozen
-class Slice:
+class Slice(Frozen):
     """A convolution of some channels of a grouped one, not grouped itself: (out, in, kh, kw)."""
 
     first_in: int

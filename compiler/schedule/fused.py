@@ -17,16 +17,15 @@ from compiler.schedule.lines import Line
 from compiler.schedule.moves import MAX_RUN, move
 from compiler.schedule.planners import PLANNERS
 from compiler.schedule.tiles import Layer, Memory, Ref, Tensor, TileOp
-from isa.frozen import frozen
 from isa.spec import Engine
+from isa.structs import Frozen
 
 EMPTY: Final = Span(0, 0)
 TURN: Final = 400
 """Cycles of the vector unit that one layer takes at a time."""
 
 
-@frozen
-class Member:
+class Member(Frozen):
     """A layer of a segment, and its result."""
 
     work: LayerWork

@@ -6,18 +6,16 @@ gets a buffer of its own, which begins with those earlier rows that a reader of 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Final
 
 from compiler.schedule.tiles import Buffer
-from isa.frozen import frozen
+from isa.structs import Frozen, Struct, field
 
 KEPT: Final = 16
 """Bands whose buffers are remembered: no reader is further behind."""
 
 
-@frozen
-class Rows:
+class Rows(Frozen):
     """The rows from `base` to before `stop`, in a buffer."""
 
     buffer: Buffer
@@ -25,8 +23,7 @@ class Rows:
     stop: int
 
 
-@dataclass(eq=False, slots=True)
-class Line:
+class Line(Struct, eq=False):
     """The latest bands of an image with rows of `row` bytes."""
 
     row: int

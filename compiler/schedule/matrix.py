@@ -26,11 +26,11 @@ from compiler.schedule.builder import (
 from compiler.schedule.limits import does_not_fit
 from compiler.schedule.products import MAX_GROUP_ROWS, cuts, requant_records, requantize
 from compiler.schedule.tiles import Buffer, Memory, Piece, Ref, Tensor, aligned
-from isa.frozen import frozen
 from isa.instructions.matrix import Gemm
 from isa.instructions.records import REQUANT_RECORD
 from isa.instructions.vector import Requantize
 from isa.spec import greatest
+from isa.structs import Frozen
 from isa.target import Target
 
 MAX_DEPTH: Final = greatest(Gemm, "k")
@@ -40,8 +40,7 @@ STREAMED: Final = 4
 """Of a tile's bytes, the part that weights may take: they arrive in portions, and some are ahead."""
 
 
-@frozen
-class GemmTile:
+class GemmTile(Frozen):
     """The sizes of a tile: rows, columns, depth."""
 
     m: int

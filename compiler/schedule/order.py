@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import field
 from typing import Final
 
 import numpy as np
@@ -23,8 +22,8 @@ from compiler.schedule.room import NoRoomError, Room, limits_of
 from compiler.schedule.techniques import Techniques
 from compiler.schedule.tiles import Memory, TileOp, Touch
 from isa.accesses import tabulate
-from isa.frozen import frozen
 from isa.spec import Engine, Space, address_unit
+from isa.structs import Frozen, field
 from isa.target import Target
 
 ENGINES: Final = len(Engine)
@@ -39,8 +38,7 @@ RECENT: Final = 500
 """Operations after which an engine that has had none is not waited for: nothing starts before the others."""
 
 
-@frozen
-class Timing:
+class Timing(Frozen):
     """When operations are meant to start and to have completed, by their index in the plan.
 
     `row` is the order of issue: indices of the plan.

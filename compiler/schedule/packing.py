@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from bisect import insort
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from operator import attrgetter
 
 from compiler.schedule.tiles import TABLE, Buffer, Memory, aligned
+from isa.structs import Struct
 
 
-@dataclass(eq=False, slots=True)
-class Placed:
+class Placed(Struct, eq=False):
     """A buffer, when it is held, the layer that takes it, and where it is."""
 
     buffer: Buffer

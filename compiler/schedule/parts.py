@@ -15,15 +15,14 @@ from compiler.ops.concat import QConcat
 from compiler.ops.shapes import Transpose, unreshaped
 from compiler.ops.slices import QPad, Slice
 from compiler.schedule.builder import READS
-from isa.frozen import frozen
+from isa.structs import Frozen
 from isa.target import Target
 
 Start = tuple[int, int, int, int]
 ORIGIN: Final[Start] = (0, 0, 0, 0)
 
 
-@frozen
-class Part:
+class Part(Frozen):
     """A box of the result of `whole`, from `start` on: (n, h, w, c)."""
 
     whole: Node

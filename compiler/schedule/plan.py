@@ -5,7 +5,6 @@ Which layers work together, and which results stay in the scratchpad, `segments`
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from typing import Final
 
@@ -29,6 +28,7 @@ from isa.diagnostics import Diagnostic
 from isa.instructions.matrix import Conv, Gemm
 from isa.instructions.vector import VectorMove
 from isa.spec import greatest
+from isa.structs import Struct, field, replace
 from isa.target import Target
 
 MAX_RESIDENT_PIXEL: Final = greatest(Conv, "ips")
@@ -41,8 +41,7 @@ TILE_SHARE: Final = 0.45
 """Of the scratchpad left for a layer, what one of its tiles may take: the next is loaded meanwhile."""
 
 
-@dataclass
-class Plan:
+class Plan(Struct):
     """The tile graph, and where the graph's inputs, outputs and values are."""
 
     tiles: TileGraph

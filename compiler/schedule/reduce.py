@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Final
 
 import numpy as np
@@ -23,6 +22,7 @@ from isa.instructions.records import REQUANT_RECORD, QuantRecord
 from isa.instructions.vector import Requantize
 from isa.instructions.vector_reduce import Axis, Place, Reduce, Reduction
 from isa.spec import ElementType, greatest
+from isa.structs import replace
 
 MAX_EXTENT: Final = greatest(Reduce, "h")
 MAX_CHANNELS: Final = greatest(Reduce, "ips")

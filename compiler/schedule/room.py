@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from bisect import bisect_right, insort
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import takewhile
 from typing import Final
 
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 
 from compiler.schedule.packing import Placed, pack
 from compiler.schedule.tiles import ON_CHIP, TABLE, Buffer, Memory, Touch, aligned
+from isa.structs import Struct
 from isa.target import Target
 
 FOREVER: Final = 1 << 62
@@ -33,8 +33,7 @@ class NoRoomError(Exception):
         self.index = index
 
 
-@dataclass(slots=True)
-class Held:
+class Held(Struct):
     """A buffer in its place, and until when it is held, if that is known."""
 
     address: int
@@ -144,8 +143,7 @@ def _banks(begin: int, end: int, bank: int) -> int:
     return 0 if not bank else (2 << (end - 1) // bank) - (1 << begin // bank)
 
 
-@dataclass(eq=False, slots=True)
-class Kept:
+class Kept(Struct, eq=False):
     """A place that is kept for a buffer, and the first operation that needs it."""
 
     first: int

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import Final
 
 from compiler.errors import FitError
@@ -15,8 +14,8 @@ from compiler.schedule.room import NoRoomError
 from compiler.schedule.techniques import Techniques
 from compiler.schedule.tiles import Memory, TileOp
 from isa.diagnostics import Diagnostic
-from isa.frozen import frozen
 from isa.locations import UNKNOWN
+from isa.structs import Frozen, replace
 from isa.target import Target
 
 FILLS: Final = (0.92, 0.85, 0.75, 0.6)
@@ -25,8 +24,7 @@ FURTHER: Final = (0.97, 0.7, 0.88, 0.8)
 """Others that are worth trying."""
 
 
-@frozen
-class Schedule:
+class Schedule(Frozen):
     """A planned, ordered and placed program, before its tokens."""
 
     plan: Plan

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import accumulate, combinations
 from typing import Final
 
@@ -24,8 +23,8 @@ from compiler.schedule.builder import device_shape
 from compiler.schedule.parts import Part
 from compiler.schedule.techniques import Techniques
 from compiler.schedule.tiles import PRM_GRANULE, aligned
-from isa.frozen import frozen
 from isa.instructions.matrix import array_cycles
+from isa.structs import Frozen, Struct
 from isa.target import Target
 
 LONGEST: Final = 8
@@ -40,8 +39,7 @@ MOST_FREE: Final = 3
 """Results of which any may stay: of more, the smaller ones go first."""
 
 
-@frozen
-class Segment:
+class Segment(Frozen):
     """Layers that work together, and the rows of the last one in a band.
 
     0 rows: one layer in tiles, or two of which the second takes every tile of the first.
@@ -51,8 +49,7 @@ class Segment:
     rows: int = 0
 
 
-@frozen
-class Division:
+class Division(Frozen):
     """The segments in order, and the results that stay in the scratchpad as a whole."""
 
     segments: tuple[Segment, ...]
@@ -61,8 +58,7 @@ class Division:
     """Results that take the place of an operand."""
 
 
-@frozen
-class Cost:
+class Cost(Frozen):
     """Estimated cycles and bytes: of the scratchpad while it lasts, of weights that must come first."""
 
     cycles: float
@@ -71,8 +67,7 @@ class Cost:
     rows: int = 0
 
 
-@frozen
-class Banded:
+class Banded(Frozen):
     """What a segment costs with bands of `rows` rows while nothing that passes it is whole in the scratchpad.
 
     `array` and `vector` are cycles, `memory` the bytes of buffers, `moved` those of copies. `lines` has for
@@ -90,8 +85,7 @@ class Banded:
     entering: dict[int, tuple[int, int, int]]
 
 
-@frozen
-class Flow:
+class Flow(Frozen):
     """What passes between the layers of a segment.
 
     `halo` has for every value the rows that two bands share, `lag` by how many bands its last reader is
@@ -103,8 +97,7 @@ class Flow:
     outside: dict[int, tuple[int, int, int]]
 
 
-@dataclass(slots=True)
-class State:
+class State(Struct):
     """The cheapest way to a boundary with some results in the scratchpad."""
 
     cycles: float

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields, replace
 from typing import Final
 
-from isa.frozen import frozen
+from isa.structs import Frozen, names_of, replace
 
 
-@frozen
-class Techniques:
+class Techniques(Frozen):
     """Each can be left out by itself, to see what it is worth."""
 
     overlap: bool = True
@@ -29,7 +27,7 @@ class Techniques:
     """What is accessed at the same time is laid into different banks."""
 
 
-NAMES: Final = tuple(f.name for f in fields(Techniques))
+NAMES: Final = names_of(Techniques)
 NONE: Final = Techniques(**dict.fromkeys(NAMES, False))
 LEVELS: Final = {
     0: NONE,

@@ -7,15 +7,14 @@ whose addresses are relative to the buffers that its operands are bound to.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
 from compiler.ir.work import Least
-from isa.frozen import frozen
 from isa.locations import Loc
 from isa.program import Box
 from isa.spec import Engine, Instruction
+from isa.structs import Frozen, Struct, field, replace
 
 if TYPE_CHECKING:
     from compiler.schedule.lines import Line
@@ -41,8 +40,7 @@ ON_CHIP: Final = (Memory.SPM, Memory.ACC, Memory.PRM)
 REGION: Final = {Memory.WEIGHTS: 0, Memory.ARENA: 1, Memory.INPUT: 2, Memory.OUTPUT: 3, Memory.PARAMS: 5}
 
 
-@dataclass(eq=False)
-class Buffer:
+class Buffer(Struct, eq=False):
     """A run of memory: bytes, or rows in the accumulators.
 
     `content` is what a read-only DRAM region holds there.
@@ -54,15 +52,14 @@ class Buffer:
     align: int = 64
     content: bytes | None = None
     address: int | None = None
-    room: int = field(init=False)
+    room: int = 0
     """The size, up to where another buffer can start."""
 
     def __post_init__(self) -> None:
         self.room = aligned(self.size, self.align)
 
 
-@frozen
-class Ref:
+class Ref(Frozen):
     """A place in a buffer, counted in the buffer's units; an operand stores it divided by `unit`."""
 
     buffer: Buffer
@@ -74,8 +71,7 @@ class Ref:
         return Ref(self.buffer, self.offset + by, self.unit)
 
 
-@frozen
-class Touch:
+class Touch(Frozen):
     """A part of a buffer that an operation reads or writes, in the buffer's units."""
 
     buffer: Buffer
@@ -84,8 +80,7 @@ class Touch:
     write: bool
 
 
-@frozen
-class Stored:
+class Stored(Frozen):
     """The part of a tensor that a tile operation completes, and the operand that holds it."""
 
     tensor: int
@@ -93,8 +88,7 @@ class Stored:
     operand: str
 
 
-@frozen
-class TileOp:
+class TileOp(Frozen):
     """One instruction of one tile of one layer."""
 
     instr: Instruction
@@ -117,11 +111,10 @@ class TileOp:
             address, rest = divmod(ref.buffer.address + ref.offset, ref.unit)
             assert rest == 0, f"{operand} of {self.instr.mnemonic} is misplaced"
             values[operand] = address
-        return self.instr.changed(values)
+        return replace(self.instr, **values)
 
 
-@frozen
-class Layer:
+class Layer(Frozen):
     """A fused operator: a node of the device graph."""
 
     id: int
@@ -131,8 +124,7 @@ class Layer:
     least: Least
 
 
-@frozen
-class Piece:
+class Piece(Frozen):
     """A box of an image in the scratchpad: its first byte and its pitches."""
 
     ref: Ref
@@ -140,8 +132,7 @@ class Piece:
     row_pitch: int
 
 
-@dataclass(eq=False)
-class Tensor:
+class Tensor(Struct, eq=False):
     """The value of a node on the device: a dense (n, h, w, c) array of bytes in one home.
 
     Elements of more than one byte lie next to one another: the shape counts bytes.
@@ -176,8 +167,7 @@ class Tensor:
         return self.line is not None or self.home.memory is Memory.SPM
 
 
-@dataclass
-class TileGraph:
+class TileGraph(Struct):
     """The plan of a program."""
 
     ops: list[TileOp] = field(default_factory=list[TileOp])

@@ -10,23 +10,21 @@ from __future__ import annotations
 
 from collections import defaultdict, deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Final
 
 from compiler.errors import FitError
 from compiler.schedule.intervals import History, Part
 from isa.accesses import AccessTable, tabulate
 from isa.diagnostics import Diagnostic
-from isa.frozen import frozen
 from isa.program import is_read_only
 from isa.spec import INSTRUCTIONS, MAX_SIGNALS, MAX_WAITS, Engine, Instruction
+from isa.structs import Frozen, Struct, field, replace
 from isa.target import Target
 
 BEFORE_ALL: Final[tuple[int, ...]] = (-1,) * len(Engine)
 
 
-@dataclass(eq=False, slots=True)
-class Edge:
+class Edge(Struct, eq=False):
     """`user` must wait for `producer`; both are indices of the stream."""
 
     producer: int
@@ -34,8 +32,7 @@ class Edge:
     semaphore: int = -1
 
 
-@frozen
-class Synchronized:
+class Synchronized(Frozen):
     """The stream with its tokens; `origin` gives each instruction's index before.
 
     An instruction that only carries a third wait or signal has the index of the one it serves.
@@ -111,8 +108,7 @@ def _accesses(table: AccessTable) -> list[list[Part]]:
     return found
 
 
-@dataclass(slots=True)
-class _Pair:
+class _Pair(Struct):
     """The semaphores between two engines, and the edges signalled and not yet waited for."""
 
     semaphores: dict[int, int] = field(default_factory=dict[int, int])
@@ -178,7 +174,7 @@ def _carried(instr: Instruction, waits: list[int], signals: list[int]) -> list[I
     carrier = INSTRUCTIONS[f"wait.{instr.engine.name.lower()}"]
     before = [carrier(waits=g) for g in _groups(waits[MAX_WAITS:], MAX_WAITS)]
     after = [carrier(signals=g) for g in _groups(signals[MAX_SIGNALS:], MAX_SIGNALS)]
-    own = instr.changed({"waits": tuple(waits[:MAX_WAITS]), "signals": tuple(signals[:MAX_SIGNALS])})
+    own = replace(instr, waits=tuple(waits[:MAX_WAITS]), signals=tuple(signals[:MAX_SIGNALS]))
     return [*before, own, *after]
 
 

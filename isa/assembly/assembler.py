@@ -13,10 +13,10 @@ from isa.assembly.operands import build_instruction
 from isa.assembly.reader import MAX_TEXT, Reader, noted, ordered, placed
 from isa.assembly.state import DATA_REGION, SIZED_REGIONS, Assembly, Line, Mistake, default_target
 from isa.diagnostics import MAX_FOUND, AssemblyError, Diagnostic
-from isa.frozen import frozen
 from isa.locations import FileLoc
 from isa.program import Abi, DebugMap, MapRow, Note, Operators, Program
 from isa.spec import INSTRUCTIONS, Instruction
+from isa.structs import Frozen
 from isa.target import Target
 from isa.validate import instruction_faults
 
@@ -43,8 +43,7 @@ def assemble(text: str, path: str = "<text>", folder: Path | None = None) -> Ass
     return Assembled(program, state.raw, state.taken)
 
 
-@frozen
-class Assembled:
+class Assembled(Frozen):
     """The program of a text, and the sections that it takes from files as they are."""
 
     program: Program

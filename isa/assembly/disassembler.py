@@ -7,18 +7,17 @@ it names by `.incbin`, the whole binary, byte for byte.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Final, cast
 
 from isa.assembly.assembler import Assembled
 from isa.assembly.text import format_instruction
 from isa.container import SCHEME, TEXT, assemble_sections, program_sections, save
 from isa.diagnostics import AssemblyError, Diagnostic, one_line
-from isa.frozen import frozen
 from isa.locations import FileLoc
 from isa.plain import PlainError, from_json, to_json
 from isa.program import Note, Program
 from isa.spec import WORD_BYTES
+from isa.structs import Frozen, replace
 from isa.target import Target, load_target, shipped_targets
 from isa.versions import ISA_VERSION
 
@@ -27,8 +26,7 @@ NOTE_SECTION: Final = ".x1.note"
 SIZE_SECTIONS: Final = {".arena": 1, ".input": 2, ".output": 3}
 
 
-@frozen
-class Disassembly:
+class Disassembly(Frozen):
     """The text of a program and the files that it names: file name to content."""
 
     text: str

@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 from pathlib import PurePath
 from typing import Final, cast
@@ -36,6 +35,7 @@ from isa.parsing import SyntaxProblem, grammar, grammar_text, lines_of, parse
 from isa.paths import read_file
 from isa.program import Symbol
 from isa.spec import INSTRUCTIONS, WORD_BYTES
+from isa.structs import replace
 
 WORDS: Final = tuple(sorted(set(re.findall(r'"(\.[a-z]+)"', grammar_text("isa", "assembly")))))
 """The directives of the grammar."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Final, cast
@@ -12,10 +11,10 @@ from lark import Token, Tree
 
 from isa.container import HOST_CAP
 from isa.diagnostics import Diagnostic, TargetError, did_you_mean
-from isa.frozen import frozen
 from isa.parsing import Parsed as Node
 from isa.paths import is_file, resolved
 from isa.program import REGION_NAMES, REGION_SHIFT, Interface, OpRow, Symbol
+from isa.structs import Frozen, Struct, field, replace
 from isa.target import Target, load_target
 
 REGION_SYMBOLS: Final = {f"R{n}": n << REGION_SHIFT for n in REGION_NAMES}
@@ -49,8 +48,7 @@ class BadTarget(Mistake):
         self.reasons = [replace(d, message=prefix + d.message) for d in error.diagnostics]
 
 
-@frozen
-class Line:
+class Line(Frozen):
     """A line of a text; numbers count from 1."""
 
     path: str
@@ -58,8 +56,7 @@ class Line:
     text: str
 
 
-@dataclass(slots=True)
-class Pending:
+class Pending(Struct):
     """An instruction that waits for its symbols."""
 
     line: Line
@@ -68,8 +65,7 @@ class Pending:
     variables: Mapping[str, int]
 
 
-@dataclass
-class Assembly:
+class Assembly(Struct):
     """What the lines of a file have said so far."""
 
     path: str

@@ -11,15 +11,14 @@ import re
 from functools import cache
 from typing import Final
 
-from isa.frozen import frozen
 from isa.spec import Instruction, Operand
+from isa.structs import Frozen
 
 _NAMED: Final = re.compile(r"(\w+)=(.*)")
 _FIELD: Final = re.compile(r"\{(\w+)\}")
 
 
-@frozen
-class Shorthand:
+class Shorthand(Frozen):
     """A way to write operands: scalar, address, extents, arrow or move; with a name or by place."""
 
     name: str

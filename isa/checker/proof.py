@@ -7,7 +7,6 @@ shadow memories decide, and say what is wrong.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Final
 
 import numpy as np
@@ -16,9 +15,9 @@ from numpy.typing import NDArray
 from isa.accesses import FIRST_REGION, AccessTable, Ints, distinct, ragged
 from isa.checker.tokens import Clocks
 from isa.footprint import GRAIN, box, coarse, overlaps
-from isa.frozen import frozen
 from isa.program import INPUT_REGION, OUTPUT_REGION, STATE_REGION, Program
 from isa.spec import Engine, Space
+from isa.structs import Frozen, replace
 from isa.validate import memory_size
 
 DEFINED: Final = frozenset(FIRST_REGION + r for r in (0, STATE_REGION, 5))
@@ -102,8 +101,7 @@ def rewritten(program: Program, table: AccessTable) -> list[str]:
     return [t.name for t in program.abi.outputs if (times[t.offset : t.offset + t.bytes] > 1).any()]
 
 
-@frozen
-class _Group:
+class _Group(Frozen):
     """The accesses of one engine to one memory, in program order: all writes, or all reads."""
 
     memory: int

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
-from isa.frozen import frozen
 from isa.program import Program
 from isa.spec import Trap
+from isa.structs import Frozen, Struct, field
 
 
-@frozen
-class Violation:
+class Violation(Frozen):
     """Why a program is rejected: the rule, the instruction, and the other one of a conflict."""
 
     rule: str
@@ -20,8 +17,7 @@ class Violation:
     nodes: tuple[str, ...] = ()
 
 
-@frozen
-class CheckReport:
+class CheckReport(Frozen):
     """What the checker found; no violation means that the program is safe."""
 
     instructions: int
@@ -31,8 +27,7 @@ class CheckReport:
     """Graph outputs of which a byte is written more than once: allowed, but no compiled program does it."""
 
 
-@dataclass
-class Findings:
+class Findings(Struct):
     """Violations as they are found, up to about a limit."""
 
     program: Program

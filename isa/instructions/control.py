@@ -23,7 +23,6 @@ from isa.spec import (
     Trap,
     TrapError,
     instruction,
-    instruction_format,
     operand,
 )
 from isa.target import Target
@@ -172,7 +171,6 @@ class Mark(Instruction):
         m.mark(self.tag)
 
 
-@instruction_format
 class ScalarFormat(Instruction):
     """Operands of the scalar instructions."""
 

@@ -20,7 +20,6 @@ from isa.spec import (
     Trap,
     address_unit,
     instruction,
-    instruction_format,
     operand,
 )
 from isa.target import Target
@@ -70,7 +69,6 @@ def burst_cycles(t: Target, base: int, run: int, levels: Sequence[tuple[int, ...
     return math.ceil(moved / t.dram.bytes_per_cycle) + t.dma.row_overhead * (offsets.size - 1)
 
 
-@instruction_format
 class Copy(Instruction):
     """Operands that all copies share."""
 

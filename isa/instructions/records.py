@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import field
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from isa.frozen import frozen
 from isa.instructions.footprints import Q_GRANULES, granules
 from isa.spec import ElementType, MachineState, Trap, TrapError
+from isa.structs import Frozen, field
 
 REQUANT_RECORD: Final = np.dtype([("bias", "<i4"), ("m", "<f4")])
 """One granule: what `vreq` adds to and multiplies a channel with."""
@@ -30,8 +29,7 @@ QUANT_RECORD: Final = np.dtype(
 """Record Q, five granules: what element-wise instructions, pooling and softmax compute with."""
 
 
-@frozen
-class QuantRecord:
+class QuantRecord(Frozen):
     """Record Q: float32 constants p0..p5, zero points of A, B and the output, clamp bounds."""
 
     p: tuple[np.float32, ...] = field(default=(np.float32(0),) * 6)

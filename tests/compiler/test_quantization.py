@@ -6,7 +6,6 @@ import gc
 import math
 import weakref
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -27,6 +26,7 @@ from compiler.quantize.methods import METHODS, Observed, Recipe, chosen, paramet
 from compiler.quantize.scheme import Scheme
 from isa import arithmetic
 from isa.diagnostics import UsageError
+from isa.structs import replace
 from tests.networks import random_graph, random_inputs
 from x1 import api
 from x1.verification import verify

@@ -132,7 +132,7 @@ def test_a_sum_in_two_parts_equals_the_whole() -> None:
         acc=3,
     )
     x, w = codes(generator, ElementType.S8, (3, 4, 8)), codes(generator, ElementType.S8, (1, 1, 8, 20))
-    from dataclasses import replace
+    from isa.structs import replace
 
     expected = accumulators(loaded(whole, x, w).run(), 20, 12)
     doubled = loaded(whole, x, w, replace(whole, accum=1)).run()
@@ -167,7 +167,7 @@ def test_products_are_those_of_matmulinteger(
 
 
 def test_packing_changes_cycles_and_nothing_else() -> None:
-    from dataclasses import replace
+    from isa.structs import replace
 
     generator = np.random.default_rng(9)
     plain = Conv(

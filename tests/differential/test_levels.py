@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from isa.diagnostics import X1Error
+from isa.structs import replace
 from tests.differential.test_large_networks import NETS, random_network
 from tests.differential.test_quantized_models import LARGE, SMALL
 from tests.differential.test_trained_networks import FURTHER, NETWORKS, network

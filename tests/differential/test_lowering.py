@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -23,6 +22,7 @@ from isa.instructions.records import REQUANT_RECORD, QuantRecord
 from isa.instructions.vector import Requantize, VectorMove
 from isa.instructions.vector_elementwise import Elementwise, VectorElementwise
 from isa.spec import Instruction, Space
+from isa.structs import replace
 from isa.target import load_target
 from tests.bench import Bench
 from tests.oracle import Nodes, run, scalar, zero

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
@@ -23,6 +21,7 @@ from compiler.schedule.plan import Plan, plan
 from compiler.schedule.techniques import techniques
 from compiler.schedule.tiles import Tensor
 from isa.program import TensorRow
+from isa.structs import replace
 from isa.target import load_target
 from runtime.profile import profile
 from tests.networks import random_inputs

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from isa.instructions.records import REQUANT_RECORD, QuantRecord
 from isa.instructions.vector import Requantize
 from isa.instructions.vector_reduce import Axis, Place, Reduce, Reduction
 from isa.spec import ElementType, Space
+from isa.structs import replace
 from isa.target import load_target
 from tests.bench import Bench
 from tests.operands import F32, Array, clamped, codes, dyadic, odd

@@ -80,7 +80,7 @@ def test_a_tensor_that_never_reaches_dram_is_compared_too(assets: Path) -> None:
 
 def test_a_wrong_multiplier_in_the_binary_is_found_and_named(assets: Path) -> None:
     """The comparison itself must be able to fail: one parameter byte of the shipped binary is changed."""
-    from dataclasses import replace
+    from isa.structs import replace
 
     model, given = network(assets, "seed_mnist_nchw.onnx")
     binary = api.compile(model)

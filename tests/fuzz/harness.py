@@ -14,11 +14,12 @@ import contextlib
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import atheris  # pyright: ignore[reportMissingImports]
+
+from isa.structs import replace
 
 fuzzer: Any = atheris
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,6 +12,7 @@ from isa.encoding import addresses
 from isa.instructions.control import Halt
 from isa.program import Program
 from isa.spec import INSTRUCTIONS, Access, Instruction, address_unit
+from isa.structs import replace
 from isa.target import load_target
 from isa.validate import instruction_faults
 from tests.strategies import instructions

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -19,6 +18,7 @@ from isa.checker.tokens import check_tokens, happens_before
 from isa.encoding import addresses
 from isa.program import Program
 from isa.spec import Engine, Instruction
+from isa.structs import replace
 from isa.validate import instruction_faults
 from tests.networks import compiled_and_verified, random_graph
 from tests.tokens import token_pairs, with_stream, without, without_pair

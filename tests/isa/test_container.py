@@ -7,7 +7,6 @@ import json
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any, cast
@@ -21,6 +20,7 @@ from isa.checker import check
 from isa.container import assemble_sections, load, program_sections, save
 from isa.diagnostics import BinaryError
 from isa.plain import PlainError, parse_json
+from isa.structs import replace
 from tests.networks import compiled_and_verified, random_graph
 
 

@@ -15,6 +15,7 @@ from isa.instructions.matrix import Conv
 from isa.instructions.vector import Requant, Requantize
 from isa.manual import bit_map
 from isa.spec import INSTRUCTIONS, OPCODES, WORD_BITS, ElementType, Engine, Instruction, Trap
+from isa.structs import replace
 from tests.strategies import instructions, words
 
 
@@ -47,7 +48,7 @@ def alike(draw: st.DrawFn) -> list[Instruction]:
             near = st.integers(low - 2, high + 2) | st.sampled_from([low, high, high + 1, low - 1, low + 1])
             values[spec.name] = draw(near | st.integers(low, high).map(lambda v, s=spec.scale: v // s * s))
         slots = st.tuples() | st.lists(st.integers(-1, 33), max_size=3).map(tuple)
-        found.append(first.changed(values | {"waits": draw(slots), "signals": draw(slots)}))
+        found.append(replace(first, **values, waits=draw(slots), signals=draw(slots)))
     return found
 
 

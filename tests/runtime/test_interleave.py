@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from isa.assembly.assembler import assemble
+from isa.structs import replace
 from isa.target import load_target
 from runtime.faults import MachineTrap
 from runtime.interleave import Interleaving

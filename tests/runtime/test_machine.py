@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,6 +16,7 @@ from isa.instructions.vector import Requantize, Softmax
 from isa.instructions.vector_elementwise import Elementwise, VectorElementwise
 from isa.program import Program
 from isa.spec import Instruction, Space
+from isa.structs import replace
 from isa.target import load_target
 from runtime.faults import MachineTrap
 from runtime.machine import Machine

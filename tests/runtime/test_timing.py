@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from random import Random
 
 import pytest
@@ -13,6 +12,7 @@ from isa.instructions.matrix import Conv, Gemm
 from isa.instructions.vector import Requantize, VectorMove
 from isa.program import Program
 from isa.spec import INSTRUCTIONS, Engine, Instruction
+from isa.structs import replace
 from isa.target import Target, load_target
 from runtime.faults import MachineTrap
 from runtime.timing import simulate

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -15,6 +14,7 @@ from isa.container import load
 from isa.diagnostics import AssemblyError, BinaryError, Diagnostic
 from isa.locations import FileLoc
 from isa.paths import read_file
+from isa.structs import replace
 from x1.cli.outcome import Outcome, json_option, reported, say
 from x1.files import require_another, write_atomic
 

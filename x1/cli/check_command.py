@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Final
 
 import click
 
 from isa.diagnostics import ExitCode
+from isa.structs import asdict
 from x1 import api
 from x1.cli.outcome import Outcome, json_option, reported
 

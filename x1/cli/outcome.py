@@ -9,7 +9,6 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import field
 from functools import wraps
 from pathlib import Path
 from typing import Final, ParamSpec
@@ -17,15 +16,14 @@ from typing import Final, ParamSpec
 import click
 
 from isa.diagnostics import MAX_SHOWN, Diagnostic, ExitCode, X1Error
-from isa.frozen import frozen
+from isa.structs import Frozen, field
 
 P = ParamSpec("P")
 SCHEMA_VERSION: Final = 1
 UNWRITABLE: Final = (errno.ENOSPC, errno.EIO, errno.EFBIG)
 
 
-@frozen
-class Outcome:
+class Outcome(Frozen):
     """What a command did: the body of its JSON, its exit code, and the text that was asked for."""
 
     body: Mapping[str, object] = field(default_factory=dict[str, object])

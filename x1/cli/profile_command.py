@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict
 from typing import Final
 
 import click
 
+from isa.structs import asdict
 from runtime.profile import LayerProfile, Profile
 from runtime.trace import as_csv, as_trace
 from x1 import api
@@ -59,7 +59,7 @@ def command(binary: str, csv_file: str | None, trace: str | None, as_json: bool)
 
 def as_body(found: Profile) -> dict[str, object]:
     """The profile as JSON."""
-    body = {k: v for k, v in vars(found).items() if k not in ("timeline", "per_layer")}
+    body = {k: v for k, v in asdict(found).items() if k not in ("timeline", "per_layer")}
     return {**body, "per_layer": [asdict(layer) for layer in found.per_layer]}
 
 
