@@ -7,6 +7,7 @@ to an operand, a fault or trap that is made. What a run of the whole suite has h
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -31,9 +32,11 @@ class IsaCoverage:
         for cls in INSTRUCTIONS.values():
             cls.execute = self._executing(cls.execute)
             cls.check = self._checking(cls.check)
-        for cls in (Fault, TrapError):
-            cls.__init__ = self._making(cls.__init__, 0)
-        Findings.add = self._making(Findings.add, 0)
+        TrapError.__init__ = self._making(TrapError.__init__)
+        Findings.add = self._making(Findings.add)
+        for name, module in list(sys.modules.items()):
+            if name.partition(".")[0] == "isa" and getattr(module, "Fault", None) is Fault:
+                module.__dict__["Fault"] = self._fault
 
     def missing(self) -> list[str]:
         """What nothing has hit."""
@@ -100,13 +103,17 @@ class IsaCoverage:
 
         return wrapped
 
-    def _making(self, make: Callable[..., None], position: int) -> Callable[..., None]:
-        def wrapped(made: object, *arguments: Any, **named: Any) -> None:
-            trap = named["trap"] if "trap" in named else arguments[position]
+    def _making(self, make: Callable[..., None]) -> Callable[..., None]:
+        def wrapped(made: object, trap: Trap, *arguments: Any, **named: Any) -> None:
             self.hits.add((TRAPPED, trap.name))
-            make(made, *arguments, **named)
+            make(made, trap, *arguments, **named)
 
         return wrapped
+
+    def _fault(self, trap: Trap, operand: str, message: str) -> Fault:
+        """A fault, made in place of the class: the methods of a struct cannot be watched."""
+        self.hits.add((TRAPPED, trap.name))
+        return Fault(trap, operand, message)
 
 
 def _enumerated(cls: type[Instruction]) -> list[Operand]:
