@@ -8,6 +8,7 @@ an operand declared as an `address` promises.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, Final
 
 import numpy as np
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from isa.encoding import addresses, form_getters, operand_faults
 from isa.spec import Access, Instruction, Space, address_unit
-from isa.structs import Frozen
+from isa.structs import Frozen, replace
 from isa.target import Target
 
 FIRST_REGION: Final = 8
@@ -153,17 +154,33 @@ class _Forms:
         return number
 
     def _add(self, instr: Instruction, places: tuple[int, ...]) -> int:
-        sound = not operand_faults(instr) and next(instr.check(self.target), None) is None
-        accesses = tuple(instr.accesses(self.target)) if sound else ()
-        names = [o.name for o in addresses(type(instr))]
-        self.forms.append(Form(instr, sound, len(self.prototypes), accesses))
-        for access in accesses:
-            anchor = names.index(access.operand) if access.operand in names else FIXED
+        lowest = {o.name: o.low for o in addresses(type(instr))}
+        found = _accesses(replace(instr, waits=(), signals=(), **lowest), self.target)
+        first = len(self.prototypes)
+        for access, anchor in found or ():
             at = 0 if anchor == FIXED else places[anchor] * address_unit(self.target, access.space)
-            self.prototypes.append(access)
+            self.prototypes.append(replace(access, base=access.base + at))
             self.anchors.append(anchor)
-            self.origins.append(access.base - at)
+            self.origins.append(access.base)
+        self.forms.append(Form(instr, found is not None, first, tuple(self.prototypes[first:])))
         return len(self.forms) - 1
+
+
+@lru_cache(maxsize=1 << 12)
+def _accesses(instr: Instruction, target: Target) -> list[tuple[Access, int]] | None:
+    """The accesses of an instruction, as if its addresses were 0, each with the number of its address.
+
+    None where the operands or `check` object. Schedule, tokens, checker and cycle model see the same forms.
+    """
+    if operand_faults(instr) or next(instr.check(target), None) is not None:
+        return None
+    places = {o.name: (k, getattr(instr, o.name)) for k, o in enumerate(addresses(type(instr)))}
+    found: list[tuple[Access, int]] = []
+    for access in instr.accesses(target):
+        anchor, place = places.get(access.operand, (FIXED, 0))
+        at = place * address_unit(target, access.space)
+        found.append((replace(access, base=access.base - at), anchor))
+    return found
 
 
 def _ints(values: Any) -> Ints:

@@ -7,13 +7,17 @@ such values, and `| None`. JSON is written canonically: sorted keys, no spaces.
 from __future__ import annotations
 
 import json
+import re
 import types
 from collections.abc import Sequence
-from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+from typing import Any, Final, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+
+import msgspec
 
 from isa.structs import Frozen, FrozenMeta, asdict, names_of
 
 T = TypeVar("T")
+_NOT_SHOWN: Final = re.compile(r"[^ -~]")
 MAX_JSON = 16 << 20
 MAX_INTEGER = 1 << 62
 
@@ -23,10 +27,9 @@ class PlainError(Exception):
 
 
 def to_json(value: object) -> bytes:
-    """Canonical JSON of a tree of values."""
-    return json.dumps(
-        value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, default=asdict
-    ).encode()
+    """Canonical JSON of a tree of values without floats: in ASCII, keys sorted, no spaces."""
+    text = msgspec.json.encode(value, order="sorted").decode()
+    return _NOT_SHOWN.sub(lambda found: json.dumps(found[0])[1:-1], text).encode()
 
 
 def to_plain(value: object) -> object:

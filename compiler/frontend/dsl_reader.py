@@ -24,7 +24,7 @@ from compiler.ir.graph import Graph, Node
 from compiler.ir.op import ShapeError
 from compiler.ir.types import MAX_ELEMENTS, DType
 from isa.arrays import members
-from isa.diagnostics import MAX_FOUND, Diagnostic, UsageError, did_you_mean
+from isa.diagnostics import MAX_FOUND, Diagnostic, UsageError, did_you_mean, one_line
 from isa.locations import FileLoc
 from isa.numerals import MAX_DIGITS
 from isa.parsing import Parsed, SyntaxProblem, grammar, lines_of, parse
@@ -52,7 +52,7 @@ class _Reader:
         self.path, self.text = path, text
         self.lines = lines_of(text)
         self.found: list[Diagnostic] = []
-        self.graph = Graph(path.stem)
+        self.graph = Graph(one_line(path.stem))
         self.values: dict[str, Node] = {}
         self.broken: set[str] = set()
         self.names: dict[str, int] = {}

@@ -28,7 +28,7 @@ from compiler.ir.op import ShapeError
 from compiler.ir.types import MAX_ELEMENTS, DType
 from compiler.ops.boundary import Dequantize, Quantize
 from compiler.ops.constants import ARITHMETIC, SIGNS, integer_arithmetic
-from isa.diagnostics import Diagnostic, Findings, UsageError, did_you_mean
+from isa.diagnostics import Diagnostic, Findings, UsageError, did_you_mean, one_line
 from isa.locations import FileLoc, Loc, NodeLoc
 
 MAX_VALUE_RANK: Final = 4
@@ -54,7 +54,7 @@ class _Importer:
         self.file = FileLoc(str(path))
         self.folder = path.resolve().parent
         self.findings = Findings(CompileError)
-        self.graph = Graph(path.stem)
+        self.graph = Graph(one_line(path.stem))
         self.names = {o for node in proto.graph.node for o in node.output} | {
             i.name for i in proto.graph.input
         }

@@ -55,18 +55,29 @@ def read_tensor(
         return None
     if tensor.data_location == onnx.TensorProto.EXTERNAL:
         return _external(tensor, what, loc, folder, findings, dtype, shape)
-    size = math.prod(shape) * dtype.itemsize
-    if tensor.HasField("raw_data") and len(tensor.raw_data) != size:
-        findings.add(
-            "model.data",
-            f"{what} of shape {list(shape)} holds {len(tensor.raw_data)} bytes",
-            loc,
-            allowed=f"{size}",
-        )
+    values = _held(tensor, what, loc, findings, dtype, shape)
+    return values.astype(np.uint8) if values is not None and values.dtype == np.bool_ else values
+
+
+def _held(
+    tensor: onnx.TensorProto,
+    what: str,
+    loc: Loc,
+    findings: Findings,
+    dtype: np.dtype[Any],
+    shape: tuple[int, ...],
+) -> NDArray[Any] | None:
+    """Data in the model itself."""
+    if tensor.HasField("raw_data"):
+        content = tensor.raw_data
+        size = math.prod(shape) * dtype.itemsize
+        if len(content) == size:
+            return np.frombuffer(content, dtype.newbyteorder("<")).astype(dtype, copy=False).reshape(shape)
+        text = f"{what} of shape {list(shape)} holds {len(content)} bytes"
+        findings.add("model.data", text, loc, allowed=f"{size}")
         return None
     try:
-        values = np.ascontiguousarray(numpy_helper.to_array(tensor)).reshape(shape)
-        return values.astype(np.uint8) if values.dtype == np.bool_ else values
+        return np.ascontiguousarray(numpy_helper.to_array(tensor)).reshape(shape)
     except (ValueError, TypeError, OverflowError):
         findings.add("model.data", f"{what} of shape {list(shape)} holds another number of values", loc)
         return None

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from enum import StrEnum
+from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from isa.structs import Frozen
 
@@ -65,7 +67,7 @@ _NUMPY: Final[dict[DType, np.dtype[Any]]] = {
 _BOUNDS: Final = {d: (int(np.iinfo(n).min), int(np.iinfo(n).max)) for d, n in _NUMPY.items() if d.is_integer}
 
 
-class Quant(Frozen):
+class Quant(Frozen, dict=True):
     """real = (code - zero_point) * scale; float32 scales, one, or one per index of `axis`.
 
     `dtype` is the type of the codes, as that of the tensor that is quantized so.
@@ -82,10 +84,28 @@ class Quant(Frozen):
         assert self.axis is None
         return self.scales[0]
 
-    def along(self, rank: int) -> np.ndarray[Any, np.dtype[np.float32]]:
-        """The scales, float32, to be broadcast over a tensor of that rank."""
-        shape = () if self.axis is None else [-1 if i == self.axis else 1 for i in range(rank)]
-        return np.asarray(self.scales, np.float32).reshape(shape)
+    @cached_property
+    def array(self) -> NDArray[np.float32]:
+        """The scales; not to be written."""
+        found = np.asarray(self.scales, np.float32)
+        found.flags.writeable = False
+        return found
+
+    @cached_property
+    def fault(self) -> str:
+        """What the scales are that they must not be; empty where all are positive, finite float32."""
+        wide = np.asarray(self.scales, np.float64)
+        with np.errstate(over="ignore"):
+            narrow = wide.astype(np.float32)
+        if not (np.isfinite(narrow) & (narrow == wide)).all():
+            return "no finite float32"
+        return "" if (wide > 0).all() else "not positive"
+
+    def along(self, rank: int) -> NDArray[np.float32]:
+        """The scales, to be broadcast over a tensor of that rank."""
+        return self.array.reshape(
+            () if self.axis is None else [-1 if i == self.axis else 1 for i in range(rank)]
+        )
 
 
 class TensorType(Frozen):

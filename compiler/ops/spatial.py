@@ -81,7 +81,7 @@ def scale_of(kind: TensorType) -> float:
 def scales_of(kind: TensorType) -> NDArray[np.float32]:
     """The scales of a quantized tensor: one, or one per channel."""
     assert kind.quant is not None
-    return np.asarray(kind.quant.scales, np.float32)
+    return kind.quant.array
 
 
 def nhwc(x: NDArray[Any], layout: str) -> NDArray[Any]:

@@ -82,6 +82,17 @@ def test_the_folder_of_a_model_does_not_reach_the_binary(work: Path, tmp_path: P
     assert (tmp_path / "here.x1").read_bytes() == (work / "mnist.x1").read_bytes()
 
 
+def test_a_file_whose_name_is_no_text_gives_a_binary_that_can_be_read(tmp_path: Path) -> None:
+    for name in ("mnist.net", "weights.npz"):
+        (tmp_path / name).write_bytes((SAMPLE / name).read_bytes())
+    given = tmp_path / os.fsdecode(b"\xff\n.net")
+    (tmp_path / "mnist.net").rename(given)
+    as_json("compile", given.name, "--calibrate", "random:1", "-o", "odd.x1", folder=tmp_path)
+    assert as_json("check", "odd.x1", folder=tmp_path)["violations"] == []
+    body = as_json("inspect", "odd.x1", folder=tmp_path)
+    assert "\\udcff\\n.net" in json.dumps(body, ensure_ascii=False).replace("\\\\", "\\")
+
+
 def test_run_gives_probabilities_and_compares(work: Path) -> None:
     body = as_json("run", "mnist.x1", "--input", "@digit.npy", "-o", "out.npz", folder=work)
     assert body["outputs"][0]["shape"] == [1, 10]

@@ -13,14 +13,17 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from isa.assembly.assembler import assemble
 from isa.assembly.disassembler import binary_of, disassemble
 from isa.checker import check
 from isa.container import assemble_sections, load, program_sections, save
 from isa.diagnostics import BinaryError
-from isa.plain import PlainError, parse_json
-from isa.structs import replace
+from isa.plain import PlainError, from_json, parse_json, to_json
+from isa.program import OpRow
+from isa.structs import asdict, replace
 from tests.networks import compiled_and_verified, random_graph
 
 
@@ -186,3 +189,12 @@ def test_no_value_in_a_table_makes_the_loader_fail() -> None:
                     refused += 1
     assert tried > 1500
     assert refused > 0.9 * tried
+
+
+@given(st.text(), st.lists(st.text(max_size=5)), st.integers(-(1 << 62), 1 << 62))
+@example('"\\/\0\x1f\x7f\x80\u2028\ufeff\U0001f600', [], 0)
+def test_json_is_that_of_the_standard_library_in_ascii(name: str, nodes: list[str], number: int) -> None:
+    row = OpRow(number, name, tuple(nodes), (), (), ())
+    text = json.dumps(asdict(row), sort_keys=True, separators=(",", ":"))
+    assert to_json(row) == text.encode()
+    assert from_json(OpRow, to_json(row), "it") == row
