@@ -26,10 +26,10 @@ from isa.elf import (
     ElfError,
     ElfFile,
     Section,
+    elf_parts,
     read_elf,
     read_note,
     read_symbols,
-    write_elf,
     write_note,
     write_symbols,
 )
@@ -167,10 +167,13 @@ def assemble_sections(sections: list[Section], note: Note) -> bytes:
         digests,
     )
     content = Section(".note.x1", NOTE, write_note(OWNER, NOTE_TYPE, to_json(record)), align=4)
-    file = bytearray(write_elf(ElfFile(_version_flags(), [*sections, content])))
-    place = file.rindex(ZERO_DIGEST.encode())  # the note comes after all data
-    file[place : place + len(ZERO_DIGEST)] = _sha256(file).encode()
-    return bytes(file)
+    parts = elf_parts(ElfFile(_version_flags(), [*sections, content]))
+    whole = hashlib.sha256()
+    for part in parts:
+        whole.update(part)
+    head, _, tail = content.data.rpartition(ZERO_DIGEST.encode())
+    parts[parts.index(content.data)] = head + whole.hexdigest().encode() + tail
+    return b"".join(parts)
 
 
 def load(data: bytes, name: str = "binary") -> Program:
@@ -210,7 +213,7 @@ def _check_version(file: ElfFile) -> None:
         raise ElfError(f"the binary is of ISA version {found}; this tool executes {ISA_VERSION}")
 
 
-def _sha256(data: bytes | bytearray) -> str:
+def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 

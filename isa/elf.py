@@ -65,7 +65,12 @@ class ElfFile(Frozen):
 
 
 def write_elf(file: ElfFile) -> bytes:
-    """The bytes of a file: header, sections in order, section names, section headers."""
+    """The bytes of a file."""
+    return b"".join(elf_parts(file))
+
+
+def elf_parts(file: ElfFile) -> list[bytes]:
+    """The pieces of a file: header, sections in order, section names, section headers."""
     names = [".shstrtab", *(s.name for s in file.sections)]
     strings, offsets = string_table(names)
     body: list[bytes] = [b""]
@@ -108,7 +113,7 @@ def write_elf(file: ElfFile) -> bytes:
         len(headers),
         len(headers) - 1,
     )
-    return b"".join([*body, *headers])
+    return [*body, *headers]
 
 
 def read_elf(data: bytes) -> ElfFile:

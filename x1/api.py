@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, TypedDict, Unpack
 
@@ -158,12 +159,12 @@ class Binary(Frozen, dict=True):
         content = read_file(path)
         return Binary(load(content, str(path)), content)
 
-    @property
+    @cached_property
     def sha256(self) -> str:
         """The digest of the file."""
         return hashlib.sha256(self.data).hexdigest()
 
-    @property
+    @cached_property
     def macs(self) -> int:
         """Multiply-accumulate operations of one run."""
         return sum(i.macs() for i in self.program.instructions)

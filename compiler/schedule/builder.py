@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final, TypeVar
 
@@ -139,7 +138,7 @@ class Builder(Struct):
     """What takes every tile of a layer's result at once."""
     kept: dict[Any, Any] = field(default_factory=dict[Any, Any])
     """Constants on the chip, while a segment lasts."""
-    _images: dict[tuple[Memory, str], Buffer] = field(default_factory=dict[tuple[Memory, str], Buffer])
+    _images: dict[tuple[Memory, bytes], Buffer] = field(default_factory=dict[tuple[Memory, bytes], Buffer])
 
     def begin(self, layer: Layer) -> None:
         """Operations from here on belong to this layer."""
@@ -180,7 +179,7 @@ class Builder(Struct):
 
     def image(self, memory: Memory, content: bytes, name: str) -> Buffer:
         """Read-only bytes in DRAM; equal bytes are kept once."""
-        key = (memory, hashlib.sha256(content).hexdigest())
+        key = (memory, content)
         if key not in self._images:
             self._images[key] = Buffer(name, memory, len(content), content=content)
         return self._images[key]
