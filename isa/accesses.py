@@ -155,8 +155,11 @@ class _Forms:
 
     def _add(self, instr: Instruction, places: tuple[int, ...]) -> int:
         lowest = {o.name: o.low for o in addresses(type(instr))}
-        found = _accesses(replace(instr, waits=(), signals=(), **lowest), self.target)
         first = len(self.prototypes)
+        try:
+            found = _accesses(replace(instr, waits=(), signals=(), **lowest), self.target)
+        except _Unsound:
+            found = None
         for access, anchor in found or ():
             at = 0 if anchor == FIXED else places[anchor] * address_unit(self.target, access.space)
             self.prototypes.append(replace(access, base=access.base + at))
@@ -166,21 +169,29 @@ class _Forms:
         return len(self.forms) - 1
 
 
-@lru_cache(maxsize=1 << 12)
-def _accesses(instr: Instruction, target: Target) -> list[tuple[Access, int]] | None:
-    """The accesses of an instruction, as if its addresses were 0, each with the number of its address.
+class _Unsound(Exception):
+    """The operands of an instruction or its `check` object."""
 
-    None where the operands or `check` object. Schedule, tokens, checker and cycle model see the same forms.
+
+@lru_cache(maxsize=1 << 12)
+def _accesses(instr: Instruction, target: Target) -> tuple[tuple[Access, int], ...]:
+    """The accesses of an instruction, those that an address moves as if it were 0, each with its number.
+
+    Schedule, tokens, checker and cycle model meet the same forms. Only sound ones are kept: a number in place
+    of a member of an enumeration is not sound, and equal to one that is.
+
+    Raises:
+        _Unsound: it is not.
     """
     if operand_faults(instr) or next(instr.check(target), None) is not None:
-        return None
+        raise _Unsound
     places = {o.name: (k, getattr(instr, o.name)) for k, o in enumerate(addresses(type(instr)))}
     found: list[tuple[Access, int]] = []
     for access in instr.accesses(target):
         anchor, place = places.get(access.operand, (FIXED, 0))
         at = place * address_unit(target, access.space)
         found.append((replace(access, base=access.base - at), anchor))
-    return found
+    return tuple(found)
 
 
 def _ints(values: Any) -> Ints:

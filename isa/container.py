@@ -30,6 +30,7 @@ from isa.elf import (
     read_elf,
     read_note,
     read_symbols,
+    write_elf,
     write_note,
     write_symbols,
 )
@@ -55,7 +56,7 @@ from isa.program import (
     volume,
 )
 from isa.spec import WORD_BYTES
-from isa.structs import Frozen
+from isa.structs import Frozen, replace
 from isa.target import EXTENSIONS, target_from_json
 from isa.versions import CONTAINER_VERSION, ISA_VERSION
 
@@ -166,14 +167,15 @@ def assemble_sections(sections: list[Section], note: Note) -> bytes:
         ZERO_DIGEST,
         digests,
     )
-    content = Section(".note.x1", NOTE, write_note(OWNER, NOTE_TYPE, to_json(record)), align=4)
-    parts = elf_parts(ElfFile(_version_flags(), [*sections, content]))
     whole = hashlib.sha256()
-    for part in parts:
+    for part in elf_parts(_with_note(sections, record)):
         whole.update(part)
-    head, _, tail = content.data.rpartition(ZERO_DIGEST.encode())
-    parts[parts.index(content.data)] = head + whole.hexdigest().encode() + tail
-    return b"".join(parts)
+    return write_elf(_with_note(sections, replace(record, file_sha256=whole.hexdigest())))
+
+
+def _with_note(sections: list[Section], record: NoteRecord) -> ElfFile:
+    content = write_note(OWNER, NOTE_TYPE, to_json(record))
+    return ElfFile(_version_flags(), [*sections, Section(".note.x1", NOTE, content, align=4)])
 
 
 def load(data: bytes, name: str = "binary") -> Program:

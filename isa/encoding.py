@@ -72,6 +72,9 @@ def operand_faults(instr: Instruction) -> list[Fault]:
             continue
         if fault := _operand_fault(spec, int(value), (low, high), used=spec.name not in unused):
             found.append(fault)
+        elif not meant:  # equal to the value that is meant, and not the same to `check` and `accesses`
+            text = f"{spec.name}={value!r} is a number; allowed: {enum_names(spec)}"
+            found.append(Fault(Trap.BAD_ENUM, spec.name, text))
     return found + slot_faults((instr.waits, instr.signals))
 
 

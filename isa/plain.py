@@ -27,7 +27,10 @@ class PlainError(Exception):
 
 
 def to_json(value: object) -> bytes:
-    """Canonical JSON of a tree of values without floats: in ASCII, keys sorted, no spaces."""
+    """Canonical JSON of a tree of values: in ASCII, keys sorted, no spaces.
+
+    Of what the annotations allow only floats must not be there: others print them otherwise.
+    """
     text = msgspec.json.encode(value, order="sorted").decode()
     return _NOT_SHOWN.sub(lambda found: json.dumps(found[0])[1:-1], text).encode()
 

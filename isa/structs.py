@@ -50,7 +50,7 @@ class FrozenMeta(msgspec.StructMeta):
         found = {n: v for n, v in namespace.items() if isinstance(v, _Described)}
         body = {n: v for n, v in namespace.items() if n not in found}
         body |= {n: v.default for n, v in found.items() if v.default is not msgspec.NODEFAULT}
-        made = super().__new__(cls, name, bases, body, frozen=True, **options)
+        made = super().__new__(cls, name, bases, body, **options)
         inherited = (getattr(base, "__described__", {}) for base in reversed(bases))
         own = {n: v.description for n, v in found.items()}
         made.__described__ = {n: d for each in (*inherited, own) for n, d in each.items()}
@@ -58,7 +58,7 @@ class FrozenMeta(msgspec.StructMeta):
 
 
 @dataclass_transform(eq_default=False, frozen_default=True, field_specifiers=(field, described))
-class Frozen(Struct, metaclass=FrozenMeta):
+class Frozen(Struct, metaclass=FrozenMeta, frozen=True):
     """The base of values: fields given once, by position or name; assigning to one raises AttributeError.
 
     Objects are equal, and hash alike, where they are of one class and their fields are equal. A class with

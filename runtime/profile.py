@@ -52,7 +52,7 @@ class LayerProfile(Frozen):
     instructions: int
 
 
-class Profile(Frozen, dict=True):
+class Profile(Frozen):
     """What the cycle model says of a program."""
 
     target: str

@@ -49,7 +49,7 @@ OPT_LEVELS: Final = (0, 1, 2, 3)
 LEAST_PERCENTILE: Final = 50.0
 
 
-class Source(Frozen, dict=True):
+class Source(Frozen):
     """A quantized ONNX file, and the shapes that the user has given."""
 
     path: Path

@@ -15,7 +15,6 @@ from compiler.schedule.plan import Plan
 from compiler.schedule.tiles import REGION, Buffer, Memory, Tensor, TileOp
 from compiler.schedule.tokens import Synchronized
 from isa.container import TEXT
-from isa.diagnostics import one_line
 from isa.instructions.control import Halt
 from isa.locations import FileLoc, Loc, NodeLoc, leaves
 from isa.program import (
@@ -194,15 +193,10 @@ def _places(loc: Loc) -> tuple[str, ...]:
     places: list[str] = []
     for leaf in leaves(loc):
         if isinstance(leaf, NodeLoc):
-            places.append(f"{_file_name(leaf.model)}: {leaf.node} ({leaf.op_type})")
+            places.append(f"{PurePath(leaf.model).name}: {leaf.node} ({leaf.op_type})")
         elif isinstance(leaf, FileLoc):
-            places.append(FileLoc(_file_name(leaf.path), leaf.line, leaf.column).describe())
+            places.append(FileLoc(PurePath(leaf.path).name, leaf.line, leaf.column).describe())
     return tuple(places)
-
-
-def _file_name(path: str) -> str:
-    """The name of a file, which may hold anything at all, as text."""
-    return one_line(PurePath(path).name)
 
 
 def _tensor_rows(graph: Graph, plan: Plan) -> list[TensorRow]:

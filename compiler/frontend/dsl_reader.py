@@ -50,6 +50,8 @@ class _Abort(Exception):
 class _Reader:
     def __init__(self, path: Path, text: str) -> None:
         self.path, self.text = path, text
+        self.shown = one_line(str(path))
+        """The path in messages and places: it may hold what is no text."""
         self.lines = lines_of(text)
         self.found: list[Diagnostic] = []
         self.graph = Graph(one_line(path.stem))
@@ -77,7 +79,7 @@ class _Reader:
                 Diagnostic(
                     "dsl.output",
                     "the network has no output",
-                    FileLoc(str(self.path)),
+                    FileLoc(self.shown),
                     remedy="end it with: output NAME",
                 )
             )
@@ -114,16 +116,16 @@ class _Reader:
     ) -> Diagnostic:
         source = self.lines[line - 1] if 0 < line <= len(self.lines) else ""
         return Diagnostic(
-            code, message, FileLoc(str(self.path), line, column, end), allowed, remedy, source_line=source
+            code, message, FileLoc(self.shown, line, column, end), allowed, remedy, source_line=source
         )
 
     def _loc(self, at: Parsed | Token) -> FileLoc:
         if isinstance(at, Token):
-            return FileLoc(str(self.path), at.line or 0, at.column or 0, at.end_column or 0)
+            return FileLoc(self.shown, at.line or 0, at.column or 0, at.end_column or 0)
         if at.meta.empty:
-            return FileLoc(str(self.path))
+            return FileLoc(self.shown)
         return FileLoc(
-            str(self.path),
+            self.shown,
             at.meta.line,
             at.meta.column,
             at.meta.end_column if at.meta.end_line == at.meta.line else at.meta.column + 1,

@@ -51,7 +51,7 @@ def read_onnx(path: Path, shapes: Mapping[str, Sequence[int]] | None = None) -> 
 class _Importer:
     def __init__(self, proto: onnx.ModelProto, path: Path, shapes: Mapping[str, Sequence[int]]) -> None:
         self.proto, self.path, self.shapes = proto, path, shapes
-        self.file = FileLoc(str(path))
+        self.file = FileLoc(one_line(str(path)))
         self.folder = path.resolve().parent
         self.findings = Findings(CompileError)
         self.graph = Graph(one_line(path.stem))
@@ -226,7 +226,7 @@ class _Importer:
         self.findings.raise_if_any()
 
     def _place(self, node: onnx.NodeProto) -> NodeLoc:
-        return NodeLoc(str(self.path), node.name or (node.output[0] if node.output else "?"), node.op_type)
+        return NodeLoc(self.file.path, node.name or (node.output[0] if node.output else "?"), node.op_type)
 
     def _node(self, node: onnx.NodeProto) -> None:
         loc = self._place(node)

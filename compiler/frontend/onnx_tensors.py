@@ -68,11 +68,11 @@ def _held(
     shape: tuple[int, ...],
 ) -> NDArray[Any] | None:
     """Data in the model itself."""
-    if tensor.HasField("raw_data"):
+    if tensor.HasField("raw_data") and not tensor.HasField("segment"):
         content = tensor.raw_data
         size = math.prod(shape) * dtype.itemsize
         if len(content) == size:
-            return np.frombuffer(content, dtype.newbyteorder("<")).astype(dtype, copy=False).reshape(shape)
+            return np.frombuffer(content, f"<{dtype.str[1:]}").astype(dtype, copy=False).reshape(shape)
         text = f"{what} of shape {list(shape)} holds {len(content)} bytes"
         findings.add("model.data", text, loc, allowed=f"{size}")
         return None

@@ -27,7 +27,7 @@ class ShapeError(Exception):
         self.message, self.allowed, self.remedy = message, allowed, remedy
 
 
-class Op(Frozen, dict=True):
+class Op(Frozen):
     """The base of all operations."""
 
     name: ClassVar[str]

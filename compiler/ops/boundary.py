@@ -111,7 +111,7 @@ Triple = tuple[int, int, int]
 """Indices of a tensor, its scale and its zero point among the operands of a node."""
 
 
-class QLinear(Frozen, dict=True):
+class QLinear(Frozen):
     """An operator on integers as what it is: dequantized operands, the operator `of`, the result quantized.
 
     `bias` is the index of an int32 operand at the scale of the product of the first two; `weight_axis` is

@@ -11,7 +11,7 @@ from compiler.ir.verify import verify
 from isa.structs import Frozen, Struct, field
 
 
-class Pass(Frozen, dict=True):
+class Pass(Frozen):
     """A change of a graph; its fields are its options.
 
     A pass keeps what the graph computes, except where `changes_values` says otherwise.

@@ -53,7 +53,7 @@ KEYS: Final = (
 )
 
 
-class Scheme(Frozen, dict=True):
+class Scheme(Frozen):
     """Scales of activations by tensor, granularity of weights by layer, corrections of biases by layer.
 
     `granularity` is that of layers which `weights` does not name: a scale per output channel, or one per

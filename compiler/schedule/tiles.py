@@ -53,7 +53,7 @@ class Buffer(Struct, eq=False):
     content: bytes | None = None
     address: int | None = None
     room: int = 0
-    """The size, up to where another buffer can start."""
+    """Worked out, not given: the size, up to where another buffer can start."""
 
     def __post_init__(self) -> None:
         self.room = aligned(self.size, self.align)

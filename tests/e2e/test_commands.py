@@ -89,6 +89,11 @@ def test_a_file_whose_name_is_no_text_gives_a_binary_that_can_be_read(tmp_path: 
     (tmp_path / "mnist.net").rename(given)
     as_json("compile", given.name, "--calibrate", "random:1", "-o", "odd.x1", folder=tmp_path)
     assert as_json("check", "odd.x1", folder=tmp_path)["violations"] == []
+    done = x1(
+        "compile", given.name, "--calibrate", "random:1", "--emit", "q", "-o", "odd.x1ir", folder=tmp_path
+    )
+    assert done.returncode == 0
+    as_json("compile", "odd.x1ir", "-o", "again.x1", folder=tmp_path)
     body = as_json("inspect", "odd.x1", folder=tmp_path)
     assert "\\udcff\\n.net" in json.dumps(body, ensure_ascii=False).replace("\\\\", "\\")
 

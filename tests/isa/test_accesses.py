@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,8 +12,9 @@ from isa.accesses import tabulate
 from isa.checker.legality import suspects
 from isa.encoding import addresses
 from isa.instructions.control import Halt
+from isa.instructions.matrix import Gemm
 from isa.program import Program
-from isa.spec import INSTRUCTIONS, Access, Instruction, address_unit
+from isa.spec import INSTRUCTIONS, Access, ElementType, Instruction, address_unit
 from isa.structs import replace
 from isa.target import load_target
 from isa.validate import instruction_faults
@@ -92,3 +95,17 @@ def test_no_illegal_instruction_escapes_the_columns(data: st.DataObject) -> None
 def test_an_empty_stream_has_no_rows() -> None:
     assert tabulate([], TARGET).pc.size == 0
     assert not np.any(suspects(Program(TARGET, ()), tabulate([], TARGET)))
+
+
+def test_a_number_in_place_of_a_member_is_illegal_and_hides_nothing() -> None:
+    """The two are equal, so that what is known of one must not be taken for the other."""
+    legal = Gemm(m=1, n=1, k=3, xt=ElementType.U8, wt=ElementType.S8)
+    barred = Gemm(m=1, n=1, k=3, xt=ElementType.S8, wt=ElementType.S16)
+    numbers: Any = {"xt": 1, "wt": 0}, {"xt": 0, "wt": 2}
+    plain = [replace(instr, **values) for instr, values in zip((legal, barred), numbers, strict=True)]
+    assert plain == [legal, barred]
+    for instr, faulty in ((plain[0], True), (plain[1], True), (legal, False), (barred, True), (legal, False)):
+        table = tabulate([instr], TARGET)
+        assert bool(list(instruction_faults(instr, TARGET, {}))) == faulty
+        assert suspects(Program(TARGET, (instr,)), table) == [0] * faulty
+        assert table.pc.size == (0 if faulty else len(list(instr.accesses(TARGET))))

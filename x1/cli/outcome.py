@@ -159,7 +159,7 @@ def _out_of_memory(arguments: list[str]) -> int:
 def _internal(error: Exception, arguments: list[str]) -> int:
     """A mistake of ours: the traceback goes to a file, its name to the person."""
     handle, name = tempfile.mkstemp(prefix="x1-error-", suffix=".txt")
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
+    with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
         file.write(f"x1 {' '.join(arguments)}\n\n")
         file.write("".join(traceback.format_exception(error)))
     diagnostic = Diagnostic(
