@@ -13,10 +13,12 @@ from onnx import TensorProto, helper, numpy_helper
 from compiler import driver
 from compiler.errors import CompileError
 from compiler.frontend.load import load_model
+from compiler.frontend.onnx_tensors import read_tensor
 from compiler.ir.evaluate import outputs
 from compiler.ir.parser import parse_graph
 from compiler.ir.printer import print_graph
-from isa.diagnostics import UsageError
+from isa.diagnostics import Findings, UsageError
+from isa.locations import FileLoc
 from tests.networks import random_graph
 from tests.oracle import Nodes, ort, run
 from x1 import api
@@ -155,6 +157,35 @@ def test_external_data_is_as_long_as_its_tensor(length: str, sound: bool, tmp_pa
     else:
         with pytest.raises(CompileError, match=f"has '{length}' bytes of external data"):
             load_model(path)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int8", "uint8", "int32", "int64", "bool"])
+def test_data_in_the_model_is_what_onnx_reads(dtype: str, tmp_path: Path) -> None:
+    shape = (2, 0, 3) if dtype == "int8" else (2, 3)
+    tensor = numpy_helper.from_array(random.integers(0, 100, shape).astype(dtype), "t")
+    found = read(tensor, tmp_path)
+    assert found is not None
+    expected = numpy_helper.to_array(tensor)
+    np.testing.assert_array_equal(found, expected.astype(np.uint8) if dtype == "bool" else expected)
+
+
+def test_data_that_is_short_or_a_part_is_refused(tmp_path: Path) -> None:
+    tensor = constant("w", 4, 3)
+    whole = tensor.raw_data
+    for content in (b"", whole[:-1], whole + b"\0"):
+        tensor.raw_data = content
+        assert read(tensor, tmp_path) is None
+    tensor.raw_data = whole
+    assert read(tensor, tmp_path) is not None
+    tensor.segment.begin = 0
+    assert read(tensor, tmp_path) is None
+
+
+def read(tensor: TensorProto, folder: Path) -> np.ndarray | None:
+    findings = Findings(CompileError)
+    values = read_tensor(tensor, "it", FileLoc("m.onnx"), folder, findings)
+    assert (values is None) == (len(findings.found) == 1)
+    return values
 
 
 DSL = """\
