@@ -19,8 +19,6 @@ from typing import Any
 
 import atheris  # pyright: ignore[reportMissingImports]
 
-from isa.structs import replace
-
 fuzzer: Any = atheris
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 with fuzzer.instrument_imports(include=["isa"]):
@@ -30,6 +28,7 @@ with fuzzer.instrument_imports(include=["isa"]):
     from isa.container import assemble_sections, load, program_sections, save
     from isa.diagnostics import X1Error
     from isa.program import DebugMap, MapRow, Operators, OpRow, Program, TensorRow, float_bits
+    from isa.structs import replace
 
 SAMPLE = (
     ".target tiny8\n.sem go LD -> ST\n.tensor in x int8 [1, 8] R2\n.tensor out y int8 [1, 8] R3\n"
