@@ -41,6 +41,8 @@ from runtime.faults import trap_at
 PRIORITY: Final = (Engine.MX, Engine.VX, Engine.LD, Engine.ST, Engine.NX)
 """Engines with queues, in the order in which they start, and win shared banks."""
 RANK: Final = {engine: rank for rank, engine in enumerate(PRIORITY)}
+NAMES: Final = tuple(engine.name for engine in Engine)
+CTL: Final = int(Engine.CTL)
 NOTHING: Final = -1
 EVENT_BITS: Final = 3
 EVENT_MASK: Final = (1 << EVENT_BITS) - 1
@@ -188,6 +190,7 @@ class _Core:
 
     def __init__(self, program: Program, costs: Costs) -> None:
         self.program, self.costs = program, costs
+        self.cycles, self.latency, self.bus, self.beats = costs.cycles, costs.latency, costs.bus, costs.beats
         self.stream, self.ctl = program.instructions, program.target.ctl
         self.waits = [i.waits for i in self.stream]
         self.signals = [i.signals for i in self.stream]
@@ -207,6 +210,9 @@ class _Core:
         self.held: list[_Unit] = []
         """Engines whose signals have no room."""
         self.next = 0
+        self.depth = self.ctl.queue_depth
+        self.full: _Unit | None = None
+        """Whose queue has no room for the next instruction; None where it may be another reason."""
         self.dispatched = 0
         """When the next instruction can be dispatched."""
         self.bus_free = 0
@@ -218,14 +224,16 @@ class _Core:
         self._dispatch(now)
         while events:
             now = events[0] >> EVENT_BITS
+            later = now + 1 << EVENT_BITS
             units: list[_Unit] = []
-            while events and events[0] >> EVENT_BITS == now:
+            while events and events[0] < later:
                 units.append(self.units[heapq.heappop(events) & EVENT_MASK])
             self._cycle(now, units)
         if self.next < len(self.stream) or not all(u.idle for u in self.units):
             self._stuck()
         for unit in self.order:
-            self._lose(unit.engine, EMPTY, now - unit.free_since)
+            if now > unit.free_since:
+                self._lose(unit.engine, EMPTY, now - unit.free_since)
         return Timeline(now, self.start, self.end, self.waited, self.stalls, self.costs)
 
     def _at(self, when: int, engine: int) -> None:
@@ -237,19 +245,23 @@ class _Core:
             running = unit.running
             if running != NOTHING and self.end[running] <= now:
                 unit.running, unit.free_since = NOTHING, now
-                unit.retired = max(unit.retired, now + self.costs.latency[running])
+                unit.retired = max(unit.retired, now + self.latency[running])
                 unit.leaving.append((unit.retired, running))
                 if unit.retired > now:
                     self._at(unit.retired, unit.engine)
+            if unit.leaving and unit.leaving[0][0] <= now:
+                self._retire(unit, now)
         while True:
-            for unit in units:
-                if unit.leaving and unit.leaving[0][0] <= now:
-                    self._retire(unit, now)
+            if self.roused:
+                units, self.roused = [*units, *self.roused], []
             self._find_ready(units, now)
-            if not self._start_ready(now) or not self.held:
+            if not self.ready or not self._start_ready(now) or not self.held:
                 break
             units, self.held = self.held, []
-        self._dispatch(now)
+            for unit in units:
+                self._retire(unit, now)
+        if self.full is None or len(self.full.queue) < self.depth:
+            self._dispatch(now)
 
     def _retire(self, unit: _Unit, now: int) -> None:
         """Complete, in order, what can be."""
@@ -269,8 +281,7 @@ class _Core:
             unit.leaving.popleft()
 
     def _find_ready(self, units: list[_Unit], now: int) -> None:
-        """Which heads have become ready, of these engines and those that a signal has come for."""
-        units, self.roused = [*units, *self.roused], []
+        """Which heads of these engines have become ready."""
         for unit in units:
             if unit.running != NOTHING or unit.ready_since != NOTHING or not unit.queue:
                 continue
@@ -290,11 +301,15 @@ class _Core:
 
     def _start_ready(self, now: int) -> bool:
         """Start what is ready and needs no bus, or gets it."""
-        if not self.ready:
-            return False
-        if len(self.ready) > 1:
-            self.ready.sort(key=_rank)
-        starting = [unit for unit in self.ready if not self.costs.bus[unit.queue[0]]]
+        if len(self.ready) == 1:
+            (unit,) = self.ready
+            if self.bus_free > now and self.bus[unit.queue[0]]:
+                return False
+            self.ready.clear()
+            self._start(unit, now)
+            return True
+        self.ready.sort(key=_rank)
+        starting = [unit for unit in self.ready if not self.bus[unit.queue[0]]]
         if self.bus_free <= now and len(starting) < len(self.ready):
             copies = [unit for unit in self.ready if unit not in starting]
             starting.append(min(copies, key=_ready_since))
@@ -310,41 +325,45 @@ class _Core:
             self.semaphores[semaphore] -= 1
         self._account(unit, pc, now)
         unit.running, unit.ready_since = pc, NOTHING
-        self.start[pc], self.end[pc] = now, now + self.costs.cycles[pc]
-        if self.costs.beats[pc]:
+        self.start[pc], self.end[pc] = now, now + self.cycles[pc]
+        if self.beats[pc]:
             self._share_banks(unit, pc, now)
         self._at(self.end[pc], unit.engine)
-        if self.costs.bus[pc]:
+        if self.bus[pc]:
             self.bus_free = self.end[pc]
 
     def _account(self, unit: _Unit, pc: int, now: int) -> None:
         """Why the engine was idle until now: nothing had come, a signal was missing, the bus was held."""
-        engine = unit.engine
-        came = max(unit.free_since, min(self.arrived[pc], now))
+        free = unit.free_since
+        if free == now:
+            return
+        came = max(free, min(self.arrived[pc], now))
         ready = max(came, unit.ready_since)
-        self._lose(engine, EMPTY, came - unit.free_since)
+        if came > free:
+            self._lose(unit.engine, EMPTY, came - free)
         if ready > came:
             assert unit.signalled_by != NOTHING
-            self._lose(engine, Engine(unit.signalled_by).name, ready - came)
-        self._lose(engine, BUS, now - ready)
+            self._lose(unit.engine, NAMES[unit.signalled_by], ready - came)
+        if now > ready:
+            self._lose(unit.engine, BUS, now - ready)
 
     def _lose(self, engine: Engine, cause: str, cycles: int) -> None:
-        if cycles:
-            self.stalls[engine][cause] = self.stalls[engine].get(cause, 0) + cycles
+        lost = self.stalls[engine]
+        lost[cause] = lost.get(cause, 0) + cycles
 
     def _share_banks(self, unit: _Unit, pc: int, now: int) -> None:
         """Add to the time of what runs, or of what starts, where both use a bank."""
-        mine = self.costs.beats[pc]
+        mine = self.beats[pc]
         for other in self.order:
             running = other.running
             if other is unit or running == NOTHING or self.end[running] <= now:
                 continue
-            theirs = self.costs.beats[running]
+            theirs = self.beats[running]
             shared = mine.keys() & theirs.keys()
             if not shared:
                 continue
             left, whole = self.end[running] - now, self.end[running] - self.start[running]
-            lost = sum(min(theirs[bank] * left // whole, mine[bank]) for bank in shared)
+            lost = sum([min(theirs[bank] * left // whole, mine[bank]) for bank in shared])
             self._delay(unit if RANK[other.engine] < RANK[unit.engine] else other, lost)
 
     def _delay(self, unit: _Unit, lost: int) -> None:
@@ -356,22 +375,23 @@ class _Core:
         self.waited[pc] += lost
         self._lose(unit.engine, BANK, lost)
         self._at(self.end[pc], unit.engine)
-        if self.costs.bus[pc]:
+        if self.bus[pc]:
             self.bus_free = self.end[pc]
 
     def _dispatch(self, now: int) -> None:
         """Send instructions on their way, one after another, while their queues have room."""
         if self.dispatched < now:
             self.dispatched = now
-        engines, depth = self.costs.engine, self.ctl.queue_depth
-        while self.next < len(self.stream):
-            pc = self.next
+        engines = self.costs.engine
+        self.full = None
+        for pc in range(self.next, len(self.stream)):
             engine = engines[pc]
-            if engine == Engine.CTL:
+            if engine == CTL:
                 self._control(pc, now)
                 return
             unit = self.units[engine]
-            if len(unit.queue) >= depth:
+            if len(unit.queue) >= self.depth:
+                self.full = unit
                 return
             self.next = pc + 1
             self.dispatched += self.ctl.dispatch
