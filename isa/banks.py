@@ -7,12 +7,13 @@ runs of contiguous bytes; bytes that are named again are moved again.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from isa.accesses import AccessTable, Ints
+from isa.accesses import AccessTable, Ints, distinct, ragged
 from isa.instructions.dma import merge_rows
 from isa.spec import Access, Dims, Space, address_unit
 from isa.structs import Frozen
@@ -60,14 +61,10 @@ def bank_beats(table: AccessTable, t: Target) -> NDArray[np.int32]:
         rows = np.flatnonzero(here[table.prototype])
         if not banks.interleaved:
             rows = _within_one(table, rows, banks, beats)
-        rows = rows[np.argsort(table.prototype[rows], kind="stable")]
-        starts = np.flatnonzero(np.diff(table.prototype[rows], prepend=-1))
-        for alike in np.split(rows, starts[1:]) if rows.size else ():
-            example = table.prototypes[int(table.prototype[alike[0]])]
-            bases, which = np.unique(table.base[alike], return_inverse=True)
-            each = _beats(example, bases, banks)
-            place = slice(banks.first, banks.first + banks.count)
-            np.add.at(beats[:, place], table.pc[alike], each[which.reshape(-1)])
+        if rows.size:
+            examples, which = distinct(table.prototype[rows], table.base[rows])
+            each = _beats(table, rows[examples], banks)
+            np.add.at(beats[:, banks.first : banks.first + banks.count], table.pc[rows], each[which])
     return beats
 
 
@@ -92,49 +89,69 @@ def _runs(access: Access) -> tuple[int, Dims]:
     return run, tuple(levels)
 
 
-def _beats(example: Access, bases: Ints, banks: Banking) -> NDArray[np.int32]:
-    """Beats on every bank of one access, moved to each of the bases: (bases, banks)."""
-    run, levels = _runs(example)
-    offsets = np.zeros(1, np.int64)
-    for count, pitch in levels:
-        offsets = (offsets + np.arange(count)[:, None] * pitch).ravel()
-    result = np.zeros((bases.size, banks.count), np.int32)
-    step = max(AT_ONCE // offsets.size, 1)
-    for first in range(0, bases.size, step):
-        starts = bases[first : first + step, None] + offsets
+def _beats(table: AccessTable, rows: Ints, banks: Banking) -> NDArray[np.int32]:
+    """Beats of some accesses on every bank, all of their runs in one column: (rows, banks)."""
+    kinds, kind = np.unique(table.prototype[rows], return_inverse=True)
+    used: list[int] = kinds.tolist()
+    shapes = [_runs(table.prototypes[k]) for k in used]
+    offsets = [_offsets(levels) for _, levels in shapes]
+    first, _, _ = ragged(np.array([o.size for o in offsets], np.int64))
+    pool = np.concatenate(offsets)
+    counts = np.array([o.size for o in offsets], np.int64)[kind]
+    lengths = np.array([run for run, _ in shapes], np.int64)[kind]
+    result = np.zeros((rows.size, banks.count), np.int32)
+    for part in _parts(counts):
+        _, owner, within = ragged(counts[part])
+        starts = table.base[rows[part]][owner] + pool[first[kind[part]][owner] + within]
         count = _interleaved if banks.interleaved else _blocked
-        result[first : first + step] = count(starts, run, banks)
+        count(starts, lengths[part][owner], owner, banks, result[part])
     return result
 
 
-def _blocked(starts: Ints, run: int, banks: Banking) -> NDArray[np.int32]:
+def _offsets(levels: Dims) -> Ints:
+    """Where the runs of an access begin, from its first."""
+    offsets = np.zeros(1, np.int64)
+    for count, pitch in levels:
+        offsets = (offsets + np.arange(count)[:, None] * pitch).ravel()
+    return offsets
+
+
+def _parts(counts: Ints) -> Iterator[slice]:
+    """The owners of so many runs each, cut into parts that are looked at in one go."""
+    ends = np.cumsum(counts)
+    begin, done = 0, 0
+    while begin < counts.size:
+        stop = max(int(np.searchsorted(ends, done + AT_ONCE, "right")), begin + 1)
+        yield slice(begin, stop)
+        begin, done = stop, int(ends[stop - 1])
+
+
+def _blocked(starts: Ints, run: Ints, owner: Ints, banks: Banking, beats: NDArray[np.int32]) -> None:
     """Runs in banks of consecutive bytes; a run that goes on in the next bank starts a beat there."""
-    ends = starts + run
-    bank = starts // banks.size
-    furthest = int(((ends - 1) // banks.size - bank).max())
-    result = np.zeros((starts.shape[0], banks.count), np.int64)
-    count, each = starts.shape
-    row: Ints = np.arange(count * each, dtype=np.int64).reshape(count, each) // each
-    for _ in range(furthest + 1):
-        size = np.minimum(ends, (bank + 1) * banks.size) - np.maximum(starts, bank * banks.size)
-        here = size > 0
-        place = row[here] * banks.count + bank[here]
-        words = np.bincount(place, -(-size[here] // banks.port), result.size)
-        result += words.astype(np.int64).reshape(result.shape)
-        bank = bank + 1
-    return result.astype(np.int32)
+    while starts.size:
+        bank = starts // banks.size
+        here = np.minimum(run, (bank + 1) * banks.size - starts)
+        _add(beats, owner, bank, -(-here // banks.port))
+        rest = here < run
+        starts, run, owner = (starts + here)[rest], (run - here)[rest], owner[rest]
 
 
-def _interleaved(starts: Ints, run: int, banks: Banking) -> NDArray[np.int32]:
+def _interleaved(starts: Ints, run: Ints, owner: Ints, banks: Banking, beats: NDArray[np.int32]) -> None:
     """Runs in banks that take turns, a port word each."""
     word = starts // banks.port
     words = (starts + run - 1) // banks.port - word + 1
-    each, rest = np.divmod(words, banks.count)
-    result = np.repeat(each.sum(axis=1)[:, None], banks.count, axis=1)
-    count, each = starts.shape
-    row: Ints = np.arange(count * each, dtype=np.int64).reshape(count, each) // each
-    for extra in range(int(rest.max(initial=0))):
-        here = rest > extra
-        place = row[here] * banks.count + (word[here] + extra) % banks.count
-        result += np.bincount(place, minlength=result.size).reshape(result.shape)
-    return result.astype(np.int32)
+    for bank in range(banks.count):
+        place = np.full(word.size, bank)
+        _add(beats, owner, place, words // banks.count)
+    rest = words % banks.count
+    while rest.size:
+        more = rest > 0
+        word, owner, rest = word[more], owner[more], rest[more]
+        _add(beats, owner, word % banks.count, np.ones(word.size, np.int64))
+        word, rest = word + 1, rest - 1
+
+
+def _add(beats: NDArray[np.int32], owner: Ints, bank: Ints, words: Ints) -> None:
+    """Add the beats of runs to those of their accesses: `beats` is (accesses, banks)."""
+    count = np.bincount(owner * beats.shape[1] + bank, words, beats.size)
+    beats += count.astype(np.int32).reshape(beats.shape)
