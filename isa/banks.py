@@ -90,21 +90,22 @@ def _runs(access: Access) -> tuple[int, Dims]:
 
 
 def _beats(table: AccessTable, rows: Ints, banks: Banking) -> NDArray[np.int32]:
-    """Beats of some accesses on every bank, all of their runs in one column: (rows, banks)."""
+    """Beats of some accesses, in order of their prototypes, on every bank: (rows, banks)."""
     kinds, kind = np.unique(table.prototype[rows], return_inverse=True)
     used: list[int] = kinds.tolist()
     shapes = [_runs(table.prototypes[k]) for k in used]
-    offsets = [_offsets(levels) for _, levels in shapes]
-    first, _, _ = ragged(np.array([o.size for o in offsets], np.int64))
-    pool = np.concatenate(offsets)
-    counts = np.array([o.size for o in offsets], np.int64)[kind]
-    lengths = np.array([run for run, _ in shapes], np.int64)[kind]
+    sizes = np.array([math.prod(count for count, _ in levels) for _, levels in shapes], np.int64)
+    lengths = np.array([run for run, _ in shapes], np.int64)
     result = np.zeros((rows.size, banks.count), np.int32)
-    for part in _parts(counts):
-        _, owner, within = ragged(counts[part])
-        starts = table.base[rows[part]][owner] + pool[first[kind[part]][owner] + within]
-        count = _interleaved if banks.interleaved else _blocked
-        count(starts, lengths[part][owner], owner, banks, result[part])
+    count = _interleaved if banks.interleaved else _blocked
+    for part in _parts(sizes[kind]):
+        least, most = int(kind[part][0]), int(kind[part][-1]) + 1
+        offsets = np.concatenate([_offsets(levels) for _, levels in shapes[least:most]])
+        first, _, _ = ragged(sizes[least:most])
+        _, owner, within = ragged(sizes[kind[part]])
+        mine = kind[part][owner]
+        starts = table.base[rows[part]][owner] + offsets[first[mine - least] + within]
+        count(starts, lengths[mine], owner, banks, result[part])
     return result
 
 
