@@ -3,9 +3,9 @@
     python -m benchmarks.cycle_model [BINARY.x1...]
 
 Without arguments the network is a random one of the size of ResNet-50 from the test assets beside the
-repository, compiled before. A program is profiled as `x1 profile` does it once it is loaded: legality, costs,
-simulation, figures of every layer. Thread CPU time, the median of several runs, in turn with a yardstick of
-numpy and plain Python.
+repository, compiled before. A loaded program is simulated (legality, costs, the time of every instruction), and profiled
+as `x1 profile` does it (figures of every layer besides). Thread CPU time, the median of several runs, in turn
+with a yardstick of numpy and plain Python.
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ from isa.container import load
 from isa.program import Program
 from isa.structs import replace
 from runtime.profile import profile
+from runtime.timing import simulate
 
 LEAST_RATE: Final = 50_000
-"""Instructions a second, of the long program."""
+"""Instructions of the long program that are simulated in a second."""
 MOST_SECONDS: Final = 0.5
-"""For a network."""
+"""In which a network is profiled."""
 
 
 def resnet50(run: Commands) -> Program:
@@ -49,13 +50,14 @@ def main() -> int:
             programs["resnet50"] = resnet50(Commands(Path(folder)))
     good = True
     for name, program in programs.items():
-        seconds, unit = median_seconds([lambda p=program: profile(replace(p)), yardstick], options.runs)
-        rate = len(program.instructions) / seconds
+        works = [lambda p=program: simulate(replace(p)), lambda p=program: profile(replace(p)), yardstick]
+        simulated, profiled, unit = median_seconds(works, options.runs)
+        count = len(program.instructions)
         print(
-            f"{name}: {len(program.instructions)} instructions in {seconds:.3f} s, {rate:,.0f} a second; "
-            f"yardstick {unit:.2f} s, ratio {seconds / unit:.1f}"
+            f"{name}: {count} instructions simulated in {simulated:.3f} s, {count / simulated:,.0f} a second; "
+            f"profiled in {profiled:.3f} s; yardstick {unit:.2f} s, ratio {simulated / unit:.1f}"
         )
-        good &= rate >= LEAST_RATE if name == "long program" else seconds <= MOST_SECONDS
+        good &= count / simulated >= LEAST_RATE if name == "long program" else profiled <= MOST_SECONDS
     return 0 if good else 1
 
 
