@@ -3,15 +3,16 @@
     python -m benchmarks.cycle_model [BINARY.x1...]
 
 Without arguments the network is a random one of the size of ResNet-50 from the test assets beside the
-repository, compiled before. A loaded program is simulated (legality, costs, the time of every instruction), and profiled
-as `x1 profile` does it (figures of every layer besides). Thread CPU time, the median of several runs, in turn
-with a yardstick of numpy and plain Python.
+repository, compiled before. A loaded program is simulated (legality, costs, the time of every instruction),
+and profiled as `x1 profile` does it (figures of every layer besides). Thread CPU time, the median of several
+runs, in turn with a yardstick of numpy and plain Python.
 """
 
 from __future__ import annotations
 
 import argparse
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -50,12 +51,16 @@ def main() -> int:
             programs["resnet50"] = resnet50(Commands(Path(folder)))
     good = True
     for name, program in programs.items():
-        works = [lambda p=program: simulate(replace(p)), lambda p=program: profile(replace(p)), yardstick]
+        works: list[Callable[[], object]] = [
+            lambda p=program: simulate(replace(p)),
+            lambda p=program: profile(replace(p)),
+            yardstick,
+        ]
         simulated, profiled, unit = median_seconds(works, options.runs)
         count = len(program.instructions)
         print(
-            f"{name}: {count} instructions simulated in {simulated:.3f} s, {count / simulated:,.0f} a second; "
-            f"profiled in {profiled:.3f} s; yardstick {unit:.2f} s, ratio {simulated / unit:.1f}"
+            f"{name}: {count} instructions simulated in {simulated:.3f} s, {count / simulated:,.0f} a second;"
+            f" profiled in {profiled:.3f} s; yardstick {unit:.2f} s, ratio {simulated / unit:.1f}"
         )
         good &= count / simulated >= LEAST_RATE if name == "long program" else profiled <= MOST_SECONDS
     return 0 if good else 1
