@@ -141,9 +141,7 @@ def _interleaved(starts: Ints, run: Ints, owner: Ints, banks: Banking, beats: ND
     """Runs in banks that take turns, a port word each."""
     word = starts // banks.port
     words = (starts + run - 1) // banks.port - word + 1
-    for bank in range(banks.count):
-        place = np.full(word.size, bank)
-        _add(beats, owner, place, words // banks.count)
+    beats += np.bincount(owner, words // banks.count, beats.shape[0]).astype(np.int32)[:, None]
     rest = words % banks.count
     while rest.size:
         more = rest > 0

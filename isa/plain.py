@@ -9,12 +9,11 @@ from __future__ import annotations
 import json
 import re
 import types
-from collections.abc import Sequence
 from typing import Any, Final, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 import msgspec
 
-from isa.structs import Frozen, FrozenMeta, asdict, names_of
+from isa.structs import Frozen, FrozenMeta, names_of
 
 T = TypeVar("T")
 _NOT_SHOWN: Final = re.compile(r"[^ -~]")
@@ -33,17 +32,6 @@ def to_json(value: object) -> bytes:
     """
     text = msgspec.json.encode(value, order="sorted").decode()
     return _NOT_SHOWN.sub(lambda found: json.dumps(found[0])[1:-1], text).encode()
-
-
-def to_plain(value: object) -> object:
-    """Lists, dictionaries and scalars."""
-    if isinstance(value, Frozen):
-        return {name: to_plain(field) for name, field in asdict(value).items()}
-    if isinstance(value, (tuple, list)):
-        return [to_plain(v) for v in cast("Sequence[object]", value)]
-    if isinstance(value, dict):
-        return {str(k): to_plain(v) for k, v in cast("dict[object, object]", value).items()}
-    return value
 
 
 def parse_json(data: bytes, what: str) -> object:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, TypeVar, dataclass_transform
 
 import msgspec
-from msgspec import Struct, field
+from msgspec import Struct, field, to_builtins
 from msgspec.structs import asdict, replace
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "field",
     "names_of",
     "replace",
+    "to_builtins",
 ]
 
 M = TypeVar("M", bound="FrozenMeta")

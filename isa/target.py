@@ -19,8 +19,7 @@ from typing import Any, Final, cast
 from isa.diagnostics import Diagnostic, Findings, TargetError, did_you_mean
 from isa.locations import FileLoc, Loc
 from isa.paths import is_file
-from isa.plain import to_plain
-from isa.structs import Frozen, described, descriptions, field, names_of
+from isa.structs import Frozen, described, descriptions, field, names_of, to_builtins
 from isa.versions import ISA_VERSION
 
 EXTENSIONS: Final = {
@@ -151,7 +150,7 @@ class Target(Frozen, dict=True):
     @cached_property
     def canonical(self) -> str:
         """Canonical JSON: sorted keys, no spaces; nested as in the TOML file."""
-        values = cast("dict[str, object]", to_plain(self))
+        values: dict[str, object] = to_builtins(self)
         head = {key: values.pop(key) for key in TARGET_KEYS}
         return json.dumps({"target": head, **values}, sort_keys=True, separators=(",", ":"))
 

@@ -416,7 +416,7 @@ class _Core:
             self._at(now + 1, held.engine)
         self.next = pc + 1
         unit.running = pc
-        self.start[pc], self.end[pc] = now, now + max(self.costs.cycles[pc], self.ctl.dispatch)
+        self.start[pc], self.end[pc] = now, now + max(self.cycles[pc], self.ctl.dispatch)
         self.dispatched = self.end[pc]
         self._at(self.end[pc], Engine.CTL)
 

@@ -54,8 +54,9 @@ def read_tensor(
         )
         return None
     if tensor.data_location == onnx.TensorProto.EXTERNAL:
-        return _external(tensor, what, loc, folder, findings, dtype, shape)
-    values = _held(tensor, what, loc, findings, dtype, shape)
+        values = _external(tensor, what, loc, folder, findings, dtype, shape)
+    else:
+        values = _held(tensor, what, loc, findings, dtype, shape)
     return values.astype(np.uint8) if values is not None and values.dtype == np.bool_ else values
 
 
@@ -72,7 +73,7 @@ def _held(
         content = tensor.raw_data
         size = math.prod(shape) * dtype.itemsize
         if len(content) == size:
-            return np.frombuffer(content, f"<{dtype.str[1:]}").astype(dtype, copy=False).reshape(shape)
+            return _of_bytes(content, dtype, shape)
         text = f"{what} of shape {list(shape)} holds {len(content)} bytes"
         findings.add("model.data", text, loc, allowed=f"{size}")
         return None
@@ -81,6 +82,11 @@ def _held(
     except (ValueError, TypeError, OverflowError):
         findings.add("model.data", f"{what} of shape {list(shape)} holds another number of values", loc)
         return None
+
+
+def _of_bytes(content: bytes, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+    """An array of bytes as ONNX stores them, the lowest first."""
+    return np.frombuffer(content, f"<{dtype.str[1:]}").astype(dtype, copy=False).reshape(shape)
 
 
 def _dtype(data_type: int) -> np.dtype[Any] | None:
@@ -130,4 +136,4 @@ def _external(
         return None
     with place.open("rb") as file:
         file.seek(offset)
-        return np.frombuffer(file.read(size), dtype).reshape(shape)
+        return _of_bytes(file.read(size), dtype, shape)

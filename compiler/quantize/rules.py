@@ -151,7 +151,7 @@ class Quantizer(Struct):
 
     def bias(self, source: Node, x_scale: np.float32, w: Quant, correction: NDArray[np.float64]) -> Node:
         """int32 bias at scale sx * sw; codes that have about that scale stay as they are."""
-        scales = np.broadcast_to(x_scale * np.asarray(w.scales, np.float32), source.shape)
+        scales = np.broadcast_to(x_scale * w.array, source.shape)
         if not np.isfinite(scales).all():
             self.fail(
                 source,

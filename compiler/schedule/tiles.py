@@ -52,11 +52,11 @@ class Buffer(Struct, eq=False):
     align: int = 64
     content: bytes | None = None
     address: int | None = None
-    room: int = 0
-    """Worked out, not given: the size, up to where another buffer can start."""
 
-    def __post_init__(self) -> None:
-        self.room = aligned(self.size, self.align)
+    @property
+    def room(self) -> int:
+        """The size, up to where another buffer can start."""
+        return aligned(self.size, self.align)
 
 
 class Ref(Frozen):

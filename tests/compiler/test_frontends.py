@@ -160,13 +160,22 @@ def test_external_data_is_as_long_as_its_tensor(length: str, sound: bool, tmp_pa
 
 
 @pytest.mark.parametrize("dtype", ["float32", "int8", "uint8", "int32", "int64", "bool"])
-def test_data_in_the_model_is_what_onnx_reads(dtype: str, tmp_path: Path) -> None:
+def test_data_in_the_model_and_beside_it_is_what_onnx_reads(dtype: str, tmp_path: Path) -> None:
     shape = (2, 0, 3) if dtype == "int8" else (2, 3)
     tensor = numpy_helper.from_array(random.integers(0, 100, shape).astype(dtype), "t")
     found = read(tensor, tmp_path)
     assert found is not None
     expected = numpy_helper.to_array(tensor)
-    np.testing.assert_array_equal(found, expected.astype(np.uint8) if dtype == "bool" else expected)
+    assert found.dtype == ("uint8" if dtype == "bool" else dtype)
+    np.testing.assert_array_equal(found, expected.astype(found.dtype))
+    (tmp_path / "t.bin").write_bytes(tensor.raw_data)
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="t.bin")
+    beside = read(tensor, tmp_path)
+    assert beside is not None
+    assert beside.dtype == found.dtype
+    np.testing.assert_array_equal(beside, found)
 
 
 def test_data_that_is_short_or_a_part_is_refused(tmp_path: Path) -> None:

@@ -14,8 +14,8 @@ from compiler.frontend.load import load_model
 from compiler.ir.graph import Graph
 from compiler.ir.printer import print_graph
 from isa.diagnostics import Diagnostic, UsageError
-from isa.plain import to_plain
 from isa.program import Program
+from isa.structs import to_builtins
 from x1 import api
 from x1.cli.options import parse_shapes, shape_option
 from x1.cli.outcome import Outcome, envelope, json_option, reported
@@ -132,9 +132,9 @@ def _binary(binary: api.Binary, form: str) -> Outcome:
                 {
                     "kind": "binary",
                     **binary.summary(),
-                    "abi": to_plain(program.abi),
-                    "ops": to_plain(program.operators.ops),
-                    "note": to_plain(program.note),
+                    "abi": to_builtins(program.abi),
+                    "ops": to_builtins(program.operators.ops),
+                    "note": to_builtins(program.note),
                 }
             )
         case "dot":
