@@ -30,7 +30,7 @@ from PIL import Image
 import x1
 from compiler.quantize.methods import DEFAULT_METHOD, METHODS
 from x1 import api
-from x1.evaluation import Evaluation, evaluate
+from x1.lab.evaluation import Evaluation, evaluate
 
 REPOSITORY: Final = Path(__file__).resolve().parents[1]
 ASSETS: Final = Path(os.environ.get("X1_ASSETS", REPOSITORY.parent / "shared" / "assets"))

@@ -21,12 +21,12 @@ from compiler.ir.graph import Graph
 from compiler.ir.types import DType
 from compiler.ops.add import Add
 from compiler.ops.conv2d import Conv2d
-from compiler.schedule.techniques import techniques
+from compiler.schedule.options import techniques
 from isa.checker import check
 from isa.encoding import decode_all, encode_all
 from isa.instructions.control import Fence
 from isa.program import DebugMap, Note, Program
-from isa.structs import replace
+from isa.support.records import replace
 from isa.target import load_target
 
 SIZE, CHANNELS, LAYERS = 56, 32, 2

@@ -20,9 +20,9 @@ from benchmarks.checker import median_seconds, network, repeated, yardstick
 from benchmarks.commands import Commands
 from isa.container import load
 from isa.program import Program
-from isa.structs import replace
-from runtime.profile import profile
-from runtime.timing import simulate
+from isa.support.records import replace
+from isa.timing.model import simulate
+from isa.timing.profile import profile
 
 LEAST_RATE: Final = 50_000
 """Instructions of the long program that are simulated in a second."""

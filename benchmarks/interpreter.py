@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import os
 
+from isa.memory_map import Region
+
 for _variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[_variable] = "1"  # before numpy is imported
 
@@ -23,10 +25,11 @@ from compiler import driver
 from compiler.ir.graph import Graph
 from compiler.ir.types import DType
 from compiler.ops.conv2d import Conv2d
-from compiler.schedule.techniques import techniques
+from compiler.schedule.options import techniques
 from isa.program import Note, Program
 from isa.target import load_target
-from runtime.machine import Machine
+from runtime.executors.reference import ReferenceExecutor
+from runtime.state import CoreState
 
 SIZE, CHANNELS, TAPS = 56, 64, 3
 MACS = SIZE * SIZE * CHANNELS * CHANNELS * TAPS * TAPS
@@ -64,7 +67,7 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=10)
     runs = parser.parse_args().runs
     program = convolution()
-    machine = Machine(program)
+    state, executor = CoreState(program), ReferenceExecutor()
     image = (
         np.random.default_rng(2).integers(-128, 128, SIZE * SIZE * CHANNELS).astype(np.int8).view(np.uint8)
     )
@@ -73,9 +76,9 @@ def main() -> int:
     right = np.random.default_rng(4).standard_normal((depth, CHANNELS), np.float32)
 
     def execute() -> None:
-        machine.reset()
-        machine.place(2, 0, image)
-        machine.run()
+        state.reset()
+        state.place(Region.INPUT, 0, image)
+        executor.run(state)
 
     execute()
     ours = yardstick = float("inf")

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.commands import Commands
-from compiler.schedule.techniques import NAMES
+from compiler.schedule.options import NAMES
 
 NETWORKS: Final = ("resnet50", "resnet18", "mobilenetv2", "squeezenet1_1")
 MOST: Final = {

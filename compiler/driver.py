@@ -12,24 +12,24 @@ from compiler.codegen.emit import emit, resolved_stream
 from compiler.errors import FitError
 from compiler.ir.graph import Graph
 from compiler.passes.base import PassLog, run_passes
+from compiler.passes.calibrate import observe, scheme_of
 from compiler.passes.equalize import EqualizeLayers
 from compiler.passes.pipeline import PREPARE, READY, TO_DEVICE
 from compiler.passes.pipeline import ingest as ingest_passes
 from compiler.passes.quantize import QuantizeGraph
-from compiler.quantize.calibrate import observe, scheme_of
 from compiler.quantize.methods import Recipe
 from compiler.quantize.representable import require_finite_constants, require_finite_scales
 from compiler.quantize.scheme import Scheme
+from compiler.schedule.options import Techniques
 from compiler.schedule.scheduler import Schedule
 from compiler.schedule.scheduler import schedules as all_schedules
-from compiler.schedule.techniques import Techniques
-from compiler.schedule.tiles import Memory
+from compiler.schedule.tile_graph import Memory
 from compiler.schedule.tokens import insert_tokens
 from isa.checker import check
 from isa.container import HOST_CAP
-from isa.diagnostics import Diagnostic
 from isa.program import Note, Program
-from isa.structs import Struct, field
+from isa.support.diagnostics import Diagnostic
+from isa.support.records import Struct, field
 from isa.target import Target
 
 Sample = Mapping[str, NDArray[Any]]

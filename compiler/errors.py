@@ -1,6 +1,6 @@
 """The errors of the compiler: models that are wrong, and models that do not fit."""
 
-from isa.diagnostics import Diagnostic, ExitCode, X1Error
+from isa.support.diagnostics import Diagnostic, ExitCode, X1Error
 
 
 class CompileError(X1Error):

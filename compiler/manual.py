@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, Final
 
 import compiler.ops  # noqa: F401  # pyright: ignore[reportUnusedImport]  (declares)
-from compiler.frontend.importing import LAYERS, MICROSOFT_DOMAIN, ONNX_OPERATORS
 from compiler.ir.op import OPS
-from compiler.quantize.rules import RULES
+from compiler.rules.importing import LAYERS, MICROSOFT_DOMAIN, ONNX_OPERATORS
+from compiler.rules.quantizing import RULES
 
 PAGE: Final = "operators.md"
 INTRODUCTION: Final = """\

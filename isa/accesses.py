@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isa.encoding import addresses, form_getters, operand_faults
-from isa.spec import Access, Instruction, Space, address_unit
-from isa.structs import Frozen, replace
+from isa.memory_map import address_unit
+from isa.spec import Access, Instruction
+from isa.support.records import Frozen, replace
 from isa.target import Target
 
 FIRST_REGION: Final = 8
@@ -72,7 +73,7 @@ class AccessTable(Frozen):
 
 def memory_number(access: Access) -> int:
     """The number of the memory that an access is to."""
-    return FIRST_REGION + access.region if access.space is Space.DRAM else int(access.space)
+    return int(access.space) if access.region is None else FIRST_REGION + access.region
 
 
 def ragged(counts: Ints) -> tuple[Ints, Ints, Ints]:

@@ -12,7 +12,6 @@ from typing import Final, NoReturn
 
 import numpy as np
 
-from isa.diagnostics import BinaryError, Diagnostic, Findings, TargetError
 from isa.elf import (
     FLAG_ALLOC,
     FLAG_EXEC,
@@ -35,12 +34,9 @@ from isa.elf import (
     write_symbols,
 )
 from isa.encoding import decode_all, encode_all
-from isa.locations import FileLoc
-from isa.plain import PlainError, from_json, to_json
+from isa.memory_map import DATA_REGIONS, REGION_SHIFT, SIZED_REGIONS, Region
 from isa.program import (
     HOST_DTYPES,
-    REGION_SHIFT,
-    WRITABLE,
     Abi,
     Box,
     DebugMap,
@@ -56,7 +52,10 @@ from isa.program import (
     volume,
 )
 from isa.spec import WORD_BYTES
-from isa.structs import Frozen, replace
+from isa.support.diagnostics import BinaryError, Diagnostic, Findings, TargetError
+from isa.support.locations import FileLoc
+from isa.support.record_json import PlainError, from_json, to_json
+from isa.support.records import Frozen, replace
 from isa.target import EXTENSIONS, target_from_json
 from isa.versions import CONTAINER_VERSION, ISA_VERSION
 
@@ -74,8 +73,7 @@ DEVICE_RANK: Final = 4
 MAX_RANK: Final = 16
 MAX_STEPS: Final = 64
 ZERO_DIGEST: Final = "0" * 64
-_DATA_SECTIONS: Final = {".weights": 0, ".params": 5}
-_SIZE_SECTIONS: Final = {".arena": 1, ".input": 2, ".output": 3}
+_REGION_SECTIONS: Final = tuple(r.section for r in (*DATA_REGIONS, *SIZED_REGIONS))
 _OBJECT, _FUNC = 1, 2
 
 
@@ -111,29 +109,20 @@ def program_sections(program: Program, text: bytes | None = None) -> list[Sectio
             entry_size=WORD_BYTES,
         )
     ]
-    for name, data in ((".weights", program.weights), (".params", program.params)):
-        if data:
-            sections.append(
-                Section(
-                    name,
-                    PROGBITS,
-                    data,
-                    flags=FLAG_ALLOC,
-                    address=_DATA_SECTIONS[name] << REGION_SHIFT,
-                    align=64,
-                )
+    contents, sizes = program.region_contents(), program.region_sizes()
+    for region in (r for r in (*DATA_REGIONS, *SIZED_REGIONS) if r in sizes):
+        held = region in contents
+        sections.append(
+            Section(
+                region.section,
+                PROGBITS if held else NOBITS,
+                contents.get(region, b""),
+                size=0 if held else sizes[region],
+                flags=FLAG_ALLOC | (FLAG_WRITE if region.writable else 0),
+                address=region.address,
+                align=64,
             )
-    for name, size in (
-        (".arena", program.arena_bytes),
-        (".input", program.input_bytes),
-        (".output", program.output_bytes),
-    ):
-        if size:
-            region = _SIZE_SECTIONS[name]
-            flags = FLAG_ALLOC | (FLAG_WRITE if region in WRITABLE else 0)
-            sections.append(
-                Section(name, NOBITS, size=size, flags=flags, address=region << REGION_SHIFT, align=64)
-            )
+        )
     abi = Abi(program.abi.inputs, program.abi.outputs, program.region_rows())
     for name, content in (
         (".x1.target", program.target.canonical.encode()),
@@ -280,17 +269,17 @@ def _program(file: ElfFile, content: bytes, note: NoteRecord, name: str) -> Prog
     program = Program(
         target,
         tuple(instructions),
-        data(".weights"),
-        data(".params"),
-        size(".arena"),
-        size(".input"),
-        size(".output"),
-        from_json(Abi, data(".x1.abi"), ".x1.abi"),
-        from_json(DebugMap, data(".x1.map"), ".x1.map"),
-        from_json(Operators, data(".x1.ops"), ".x1.ops"),
-        tuple(_symbols(file)),
-        Note(note.compiler, note.options, note.calibration),
-        _text(data(SCHEME), "scheme"),
+        weights=data(Region.WEIGHTS.section),
+        params=data(Region.PARAMS.section),
+        arena_bytes=size(Region.ARENA.section),
+        input_bytes=size(Region.INPUT.section),
+        output_bytes=size(Region.OUTPUT.section),
+        abi=from_json(Abi, data(".x1.abi"), ".x1.abi"),
+        debug=from_json(DebugMap, data(".x1.map"), ".x1.map"),
+        operators=from_json(Operators, data(".x1.ops"), ".x1.ops"),
+        symbols=tuple(_symbols(file)),
+        note=Note(note.compiler, note.options, note.calibration),
+        scheme=_text(data(SCHEME), "scheme"),
     )
     _check_interface(program)
     _check_debug(program)
@@ -336,7 +325,7 @@ def _symbols(file: ElfFile) -> list[Symbol]:
         owner = file.sections[section - 1].name if 1 <= section <= len(file.sections) else ""
         if section == SHN_ABS:
             found.append(Symbol(name, "", value - SCRATCHPAD_ADDRESS, size))
-        elif owner in (TEXT, *_DATA_SECTIONS, *_SIZE_SECTIONS):
+        elif owner in (TEXT, *_REGION_SECTIONS):
             found.append(Symbol(name, owner, value, size))
         else:
             raise ElfError(f"the symbol {name!r} is of no section of the program")
@@ -348,7 +337,10 @@ def _check_interface(program: Program) -> None:
     if program.abi.regions != program.region_rows():
         raise PlainError("the region table of .x1.abi is not that of the sections")
     sizes = program.region_sizes()
-    for tensors, region, writer in ((program.abi.inputs, 2, "input"), (program.abi.outputs, 3, "output")):
+    for tensors, region, writer in (
+        (program.abi.inputs, Region.INPUT, "input"),
+        (program.abi.outputs, Region.OUTPUT, "output"),
+    ):
         names = [t.name for t in tensors]
         if len(set(names)) != len(names):
             raise PlainError(f"two {writer}s have the same name")
@@ -358,7 +350,7 @@ def _check_interface(program: Program) -> None:
         raise PlainError(f"the inputs '{pair[0].name}' and '{pair[1].name}' share bytes")
 
 
-def _check_tensor(tensor: Interface, region: int, limit: int, writer: str) -> None:
+def _check_tensor(tensor: Interface, region: Region, limit: int, writer: str) -> None:
     what = f"{writer} '{tensor.name}'"
     if tensor.dtype not in HOST_DTYPES:
         raise PlainError(f"{what} has the dtype {tensor.dtype!r}; allowed: {', '.join(HOST_DTYPES)}")

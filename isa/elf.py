@@ -12,7 +12,7 @@ import struct
 from collections.abc import Iterable
 from typing import Final
 
-from isa.structs import Frozen, field
+from isa.support.records import Frozen, field
 
 MACHINE: Final = 0xE71D
 MAX_SECTIONS: Final = 64

@@ -30,7 +30,7 @@ from isa.spec import (
     Operand,
     Trap,
 )
-from isa.structs import Frozen
+from isa.support.records import Frozen
 
 SLOT_SHIFTS: Final = {"waits": (8, 14), "signals": (20, 26)}
 Range = tuple[int, int]

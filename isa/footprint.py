@@ -7,9 +7,16 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from isa.spec import Access, Space
+from isa.memory_map import ACCUMULATOR_BYTES, GRANULE_BYTES, SREG_BYTES, Space
+from isa.spec import Access
 
-GRAIN: Final = {Space.SPM: 1, Space.ACC: 4, Space.PRM: 8, Space.DRAM: 1, Space.SREG: 4}
+GRAIN: Final = {
+    Space.SPM: 1,
+    Space.ACC: ACCUMULATOR_BYTES,
+    Space.PRM: GRANULE_BYTES,
+    Space.DRAM: 1,
+    Space.SREG: SREG_BYTES,
+}
 """Bytes that are always accessed together, and share one entry of a shadow memory."""
 
 

@@ -17,27 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isa.accesses import AccessTable, tabulate
-from isa.spec import Access, Instruction, Space
-from isa.structs import Frozen, field
+from isa.memory_map import Region
+from isa.spec import Access, Instruction
+from isa.support.records import Frozen, field
 from isa.target import Target
-from isa.validate import Region
 
-REGION_NAMES: Final = {
-    0: ".weights",
-    1: ".arena",
-    2: ".input",
-    3: ".output",
-    4: ".state",
-    5: ".params",
-    6: ".trace",
-    7: ".peer",
-}
-REGION_SHIFT: Final = 40
-"""An address across regions is region << 40 plus the byte within: in ELF files and in assembly."""
-INPUT_REGION: Final = 2
-OUTPUT_REGION: Final = 3
-STATE_REGION: Final = 4
-WRITABLE: Final = frozenset({1, 3, 4, 6, 7})
 HOST_DTYPES: Final = ("float32", "int8", "uint8", "int32", "int64")
 Box = tuple[tuple[int, int], ...]
 
@@ -232,25 +216,25 @@ class Program(Frozen, dict=True):
         """The accesses of all instructions, found once: checker and cycle model both need them."""
         return tabulate(self.instructions, self.target)
 
-    def region_sizes(self) -> dict[int, int]:
+    def region_sizes(self) -> dict[Region, int]:
         """Bytes of every region that the program has."""
         sizes = {
-            0: len(self.weights),
-            1: self.arena_bytes,
-            2: self.input_bytes,
-            3: self.output_bytes,
-            5: len(self.params),
+            Region.WEIGHTS: len(self.weights),
+            Region.ARENA: self.arena_bytes,
+            Region.INPUT: self.input_bytes,
+            Region.OUTPUT: self.output_bytes,
+            Region.PARAMS: len(self.params),
         }
         return {r: n for r, n in sizes.items() if n}
 
-    def regions(self) -> dict[int, Region]:
-        """The regions as the validator and the checker take them."""
-        return {r: Region(r, n, r in WRITABLE) for r, n in self.region_sizes().items()}
+    def region_contents(self) -> dict[Region, bytes]:
+        """The bytes of the regions that the binary holds."""
+        return {Region.WEIGHTS: self.weights, Region.PARAMS: self.params}
 
     def region_rows(self) -> tuple[RegionRow, ...]:
         """The region table of the interface."""
         return tuple(
-            RegionRow(r, REGION_NAMES[r], n, "rw" if r in WRITABLE else "r")
+            RegionRow(r, r.section, n, "rw" if r.writable else "r")
             for r, n in sorted(self.region_sizes().items())
         )
 
@@ -291,7 +275,7 @@ def first_overlap(tensors: Iterable[Interface]) -> tuple[Interface, Interface] |
 
 def is_read_only(access: Access) -> bool:
     """Whether an access is to a region that no instruction may write: nothing can conflict there."""
-    return access.space is Space.DRAM and access.region not in WRITABLE
+    return access.region is not None and not access.region.writable
 
 
 def box_shape(box: Sequence[tuple[int, int]]) -> tuple[int, ...]:

@@ -17,7 +17,8 @@ from typing import Any, ClassVar, Final, Protocol, TypeVar, dataclass_transform
 import numpy as np
 from numpy.typing import NDArray
 
-from isa.structs import Frozen, FrozenMeta, described, descriptions
+from isa.memory_map import Region, Space
+from isa.support.records import Frozen, FrozenMeta, described, descriptions
 from isa.target import Target
 
 HEADER_BITS: Final = 32
@@ -25,8 +26,6 @@ WORD_BITS: Final = 256
 WORD_BYTES: Final = WORD_BITS // 8
 MAX_WAITS: Final = 2
 MAX_SIGNALS: Final = 2
-SREGS: Final = 64
-"""Scalar registers of a core, int32 each; s0 reads 0 and is never written."""
 MAX_ACCESS: Final = 1 << 24
 """No operand names more bytes than this, repeats by small pitches counted."""
 
@@ -40,25 +39,6 @@ class Engine(IntEnum):
     MX = 3
     VX = 4
     NX = 5
-
-
-class Space(IntEnum):
-    """An address space. Accesses count bytes in each of them."""
-
-    SPM = 0
-    ACC = 1
-    PRM = 2
-    DRAM = 3
-    SREG = 4
-
-
-GRANULE_BYTES: Final = 8
-"""The granule of the parameter memory: a requantization record {i32 bias, f32 m}."""
-
-
-def address_unit(t: Target, space: Space) -> int:
-    """Bytes from one address of a space to the next."""
-    return {Space.ACC: t.mx.cols * 4, Space.PRM: GRANULE_BYTES}.get(space, 1)
 
 
 class ElementType(IntEnum):
@@ -131,7 +111,8 @@ class Access(Frozen):
     base: int
     dims: Dims
     write: bool = False
-    region: int = 0
+    region: Region | None = None
+    """Which region, where the space is DRAM."""
 
     def span(self) -> tuple[int, int]:
         """The first byte, and one past the last."""

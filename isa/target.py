@@ -16,10 +16,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Final, cast
 
-from isa.diagnostics import Diagnostic, Findings, TargetError, did_you_mean
-from isa.locations import FileLoc, Loc
-from isa.paths import is_file
-from isa.structs import Frozen, described, descriptions, field, names_of, to_builtins
+from isa.support.diagnostics import Diagnostic, Findings, TargetError, did_you_mean
+from isa.support.locations import FileLoc, Loc
+from isa.support.paths import is_file
+from isa.support.records import Frozen, described, descriptions, field, names_of, to_builtins
 from isa.versions import ISA_VERSION
 
 EXTENSIONS: Final = {

@@ -10,39 +10,20 @@ from collections.abc import Iterator, Mapping
 
 from isa.encoding import Slots, operand_faults
 from isa.footprint import overlaps, repeats
-from isa.spec import MAX_ACCESS, RANGE_TRAP, SREGS, Access, Fault, Instruction, Space, Trap
-from isa.structs import Frozen
+from isa.memory_map import Region, memory_name, memory_size
+from isa.spec import MAX_ACCESS, RANGE_TRAP, Access, Fault, Instruction, Trap
 from isa.target import Target
 
 
-class Region(Frozen):
-    """A DRAM region of a program."""
-
-    number: int
-    size: int
-    writable: bool
-
-
-def memory_size(t: Target, space: Space) -> int:
-    """Bytes of a memory on the chip."""
-    sizes = {
-        Space.SPM: t.spm.bytes,
-        Space.ACC: t.acc.rows * t.mx.cols * 4,
-        Space.PRM: t.prm.bytes,
-        Space.SREG: SREGS * 4,
-    }
-    return sizes[space]
-
-
-def instruction_faults(instr: Instruction, t: Target, regions: Mapping[int, Region]) -> list[Fault]:
-    """Every reason why the instruction is not legal on this target with these regions."""
+def instruction_faults(instr: Instruction, t: Target, sizes: Mapping[Region, int]) -> list[Fault]:
+    """Every reason why the instruction is not legal on this target with regions of these sizes."""
     if found := operand_faults(instr):
         return found
     found = [*instr.check(t), *semaphore_faults((instr.waits, instr.signals), t.ctl.sems)]
     if found:
         return found
     accesses = list(instr.accesses(t))
-    found = [f for a in accesses for f in access_faults(a, t, regions)]
+    found = [f for a in accesses for f in access_faults(a, t, sizes)]
     return found or list(_overlap_faults(instr, accesses))
 
 
@@ -54,7 +35,7 @@ def semaphore_faults(slots: Slots, sems: int) -> Iterator[Fault]:
             yield Fault(Trap.LIMIT, "semaphore", text)
 
 
-def access_faults(a: Access, t: Target, regions: Mapping[int, Region]) -> Iterator[Fault]:
+def access_faults(a: Access, t: Target, sizes: Mapping[Region, int]) -> Iterator[Fault]:
     """Whether an access stays inside its memory and may be made at all."""
     low, high = a.span()
     if a.size() > MAX_ACCESS:
@@ -62,16 +43,16 @@ def access_faults(a: Access, t: Target, regions: Mapping[int, Region]) -> Iterat
             Trap.LIMIT, a.operand, f"{a.operand} names {a.size()} bytes; allowed: at most {MAX_ACCESS}"
         )
         return
-    if a.space is not Space.DRAM:
-        size, name = memory_size(t, a.space), a.space.name
+    name = memory_name(a.space, a.region)
+    if a.region is None:
+        size = memory_size(t, a.space)
+    elif a.region in sizes:
+        size = sizes[a.region]
+        if a.write and not a.region.writable:
+            yield Fault(Trap.DRAM_RANGE, a.operand, f"{name} is read-only")
     else:
-        region = regions.get(a.region)
-        size, name = region.size if region else 0, f"region {a.region}"
-        if region is None:
-            yield Fault(Trap.DRAM_RANGE, a.operand, f"the program has no region {a.region}")
-            return
-        if a.write and not region.writable:
-            yield Fault(Trap.DRAM_RANGE, a.operand, f"region {a.region} is read-only")
+        yield Fault(Trap.DRAM_RANGE, a.operand, f"the program has no {name}")
+        return
     if low < 0 or high > size:
         verb = "writes" if a.write else "reads"
         yield Fault(

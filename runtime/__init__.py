@@ -1,6 +1,6 @@
-"""Executes X1 binaries, and says when.
+"""Executes X1 binaries.
 
-`machine` is the reference interpreter, on the memories of `memory`; `interleave` runs its engines in any
-order that their tokens allow; `session` feeds it as ONNX Runtime is fed, `host` doing the host's part;
-`capture` takes what layers give. `timing` is the cycle model; `profile` and `trace` say what it found.
+`state` is what a core holds, on the memories of `memory`; `executors` change it: the reference one after the
+other, the interleaved one in any order that tokens allow. `session` feeds them as ONNX Runtime is fed, `host`
+doing the host's part; `capture` takes what layers give; `trace` writes profiles for other tools.
 """

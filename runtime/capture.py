@@ -1,6 +1,6 @@
 """Rebuilds every tensor of a run from the writes that the debug map names.
 
-The shipped binary is what runs: the machine is watched, and each tile is copied from the operand
+The shipped binary is what runs: its executor is watched, and each tile is copied from the operand
 that holds it at the moment it is complete, whether or not the tensor ever reaches DRAM.
 """
 
@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 
 from isa.program import MapRow, Program, TensorRow, box_shape, stored_access, taken_through
 from isa.spec import Instruction
-from runtime.machine import Machine
+from runtime.state import CoreState
 
 
 class TensorCapture:
-    """An observer of a machine that collects tensors; reset it before each run."""
+    """An observer of an executor that collects tensors from a state; reset it before each run."""
 
-    def __init__(self, program: Program, machine: Machine) -> None:
-        self._machine = machine
+    def __init__(self, program: Program, state: CoreState) -> None:
+        self._state = state
         self._tensors = {t.id: t for t in program.operators.tensors}
         self._rows: dict[int, list[MapRow]] = {}
         for row in program.debug.rows:
@@ -43,9 +43,9 @@ class TensorCapture:
             assert row.box is not None
             place = tuple(slice(a, b) for a, b in row.box)
             dtype = self._device[row.tensor].dtype
-            access = stored_access(instr, self._machine.target, row)
+            access = stored_access(instr, self._state.target, row)
             assert access is not None, "the loader has checked it"
-            values = self._machine.read(access, dtype)
+            values = self._state.read(access, dtype)
             self._device[row.tensor][place] = values.reshape(box_shape(row.box))
             self._seen[row.tensor][place] += 1
 

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isa import arithmetic
-from isa.diagnostics import Diagnostic, UsageError
 from isa.program import Interface
 from isa.spec import ElementType
+from isa.support.diagnostics import Diagnostic, UsageError
 
 ELEMENT = {"int8": ElementType.S8, "uint8": ElementType.U8, "int32": ElementType.S32}
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isa.footprint import box
-from isa.spec import RANGE_TRAP, Access, Space, Trap, TrapError
+from isa.spec import RANGE_TRAP, Access, Trap, TrapError
 
 UNDEFINED: Final = 0xA5
 """What a memory holds before anything is written: the same bytes on every run."""
@@ -89,8 +89,3 @@ class Memory:
                 f"{self.bytes.size}",
                 low,
             )
-
-
-def space_name(space: Space, region: int) -> str:
-    """A memory's name in messages."""
-    return f"region {region}" if space is Space.DRAM else space.name

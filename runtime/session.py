@@ -10,15 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isa.container import load
-from isa.diagnostics import Diagnostic, UsageError, not_among
-from isa.paths import read_file
+from isa.memory_map import Region
 from isa.program import Interface, Program
-from isa.structs import Frozen, field
+from isa.support.diagnostics import Diagnostic, UsageError, not_among
+from isa.support.paths import read_file
+from isa.support.records import Frozen, field
 from isa.target import Target, capability_shortfalls
 from runtime.capture import TensorCapture
+from runtime.executors.executor import Executor
+from runtime.executors.reference import ReferenceExecutor
 from runtime.host import device_values, from_bytes, host_values, to_bytes
-from runtime.interleave import Interleaving
-from runtime.machine import Machine
+from runtime.state import CoreState
 
 ORT_TYPES: Final = {
     "float32": "tensor(float)",
@@ -27,6 +29,9 @@ ORT_TYPES: Final = {
     "int32": "tensor(int32)",
     "int64": "tensor(int64)",
 }
+
+
+REFERENCE: Final = ReferenceExecutor()
 
 
 class Argument(Frozen):
@@ -47,7 +52,7 @@ class RunResult(Frozen):
 
 
 class Session:
-    """A loaded binary and a machine to run it on.
+    """A loaded binary and a core to run it on.
 
     Args:
         binary: a file's path, its bytes, or a program.
@@ -65,7 +70,7 @@ class Session:
         self.program = binary if isinstance(binary, Program) else _load(binary)
         if target is not None:
             _require_capabilities(self.program.target, target)
-        self._machine = Machine(self.program, poison=poison)
+        self._state = CoreState(self.program, poison=poison)
         self._capture: TensorCapture | None = None
 
     def get_inputs(self) -> list[Argument]:
@@ -96,37 +101,35 @@ class Session:
         return [outputs[name] for name in wanted]
 
     def execute(
-        self, inputs: Mapping[str, NDArray[Any]], *, tensors: bool = False, seed: int | None = None
+        self, inputs: Mapping[str, NDArray[Any]], *, tensors: bool = False, executor: Executor = REFERENCE
     ) -> RunResult:
-        """Run once; with `tensors`, rebuild every tensor of the source model as well.
+        """Run once, by the reference executor or another; with `tensors`, rebuild every tensor of the source.
 
-        Instructions execute in program order; with `seed`, in an interleaving of the engines that it
-        chooses.
+        Raises:
+            UsageError: names, dtypes or shapes that the program does not have.
+            MachineTrap: the program trapped.
         """
         _check_names(self.program, inputs)
-        machine = self._machine
-        machine.reset()
+        state = self._state
+        state.reset()
         capture = self._observer() if tensors else None
         for tensor in self.program.abi.inputs:
             values = device_values(tensor, np.asarray(inputs[tensor.name]))
-            machine.place(tensor.region, tensor.offset, to_bytes(tensor, values))
+            state.place(Region(tensor.region), tensor.offset, to_bytes(tensor, values))
             if capture is not None and tensor.tensor is not None:
                 capture.given(tensor.tensor, values)
-        if seed is None:
-            machine.run(capture)
-        else:
-            Interleaving(machine, seed, capture).run()
+        executor.run(state, capture)
         outputs = {
-            t.name: host_values(t, from_bytes(t, machine.fetch(t.region, t.offset, t.bytes)))
+            t.name: host_values(t, from_bytes(t, state.fetch(Region(t.region), t.offset, t.bytes)))
             for t in self.program.abi.outputs
         }
         if capture is None:
-            return RunResult(outputs, machine.retired)
-        return RunResult(outputs, machine.retired, capture.tensors(), capture.incomplete())
+            return RunResult(outputs, state.retired)
+        return RunResult(outputs, state.retired, capture.tensors(), capture.incomplete())
 
     def _observer(self) -> TensorCapture:
         if self._capture is None:
-            self._capture = TensorCapture(self.program, self._machine)
+            self._capture = TensorCapture(self.program, self._state)
         self._capture.reset()
         return self._capture
 

@@ -10,8 +10,8 @@ from typing import Any, Final
 from isa.assembly.text import format_instruction
 from isa.program import Program
 from isa.spec import Engine
-from isa.structs import asdict, names_of
-from runtime.profile import LayerProfile, Profile
+from isa.support.records import asdict, names_of
+from isa.timing.profile import LayerProfile, Profile
 
 UNIT: Final = "1 us = 1 cycle"
 PROCESS: Final = 0

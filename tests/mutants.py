@@ -15,7 +15,7 @@ from isa.encoding import addresses
 from isa.footprint import overlaps
 from isa.program import Program
 from isa.spec import Access, Engine, Instruction
-from isa.structs import replace
+from isa.support.records import replace
 from tests.tokens import Pair, token_pairs, with_stream, without, without_pair
 
 Random = np.random.Generator

@@ -17,10 +17,10 @@ from compiler.ops.conv2d import Conv2d
 from compiler.ops.gemm import Gemm
 from compiler.ops.max_pool import MaxPool
 from compiler.ops.shapes import Reshape, Transpose
+from compiler.ops.sliding_window import image_shape
 from compiler.ops.softmax import Softmax
-from compiler.ops.spatial import image_shape
 from x1 import api
-from x1.verification import Verification, verify
+from x1.lab.verification import Verification, verify
 
 Generator = np.random.Generator
 

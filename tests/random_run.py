@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from isa.diagnostics import X1Error
+from isa.support.diagnostics import X1Error
 from tests.random_onnx import random_network
 from x1 import api
-from x1.verification import verify
+from x1.lab.verification import verify
 
 
 @dataclass

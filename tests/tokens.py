@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from isa.program import Program
 from isa.spec import Instruction
-from isa.structs import replace
+from isa.support.records import replace
 
 Pair = tuple[int, int, int]
 """Signalling instruction, waiting instruction, semaphore."""

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 from x1.version import __version__
 
 if TYPE_CHECKING:
-    from isa.diagnostics import Diagnostic, X1Error
+    from isa.support.diagnostics import Diagnostic, X1Error
     from runtime.session import Session
     from x1.api import Binary, Model, check, compile, profile, quantize  # noqa: A004
-    from x1.evaluation import evaluate
-    from x1.verification import verify
+    from x1.lab.evaluation import evaluate
+    from x1.lab.verification import verify
 
 __all__ = [
     "Binary",
@@ -37,8 +37,8 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Diagnostic": "isa.diagnostics",
-    "X1Error": "isa.diagnostics",
+    "Diagnostic": "isa.support.diagnostics",
+    "X1Error": "isa.support.diagnostics",
     "Session": "x1.session",
     "Binary": "x1.api",
     "Model": "x1.api",
@@ -46,8 +46,8 @@ _HOMES = {
     "profile": "x1.api",
     "compile": "x1.api",
     "quantize": "x1.api",
-    "evaluate": "x1.evaluation",
-    "verify": "x1.verification",
+    "evaluate": "x1.lab.evaluation",
+    "verify": "x1.lab.verification",
 }
 
 

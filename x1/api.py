@@ -17,28 +17,28 @@ from compiler.export.qoperator import to_qoperator
 from compiler.frontend.load import load_model
 from compiler.ir.graph import Graph
 from compiler.passes.base import PassLog
+from compiler.passes.calibrate import completed, made_up, observe, scheme_of
 from compiler.passes.fuse_qdq import open_results
-from compiler.quantize.calibrate import completed, made_up, observe, scheme_of
 from compiler.quantize.methods import METHODS, Recipe, chosen
-from compiler.quantize.rules import NO_SCALE
 from compiler.quantize.scheme import GRANULARITIES, Scheme
-from compiler.schedule.techniques import NAMES as TECHNIQUES
-from compiler.schedule.techniques import Techniques, techniques
-from compiler.schedule.tiles import Memory
+from compiler.rules.quantizing import NO_SCALE
+from compiler.schedule.options import NAMES as TECHNIQUES
+from compiler.schedule.options import Techniques, techniques
+from compiler.schedule.tile_graph import Memory
+from compiler.search import MAX_SEARCH, Searching, choose
 from isa.checker import CheckReport
 from isa.checker import check as check_program
 from isa.container import load, save
-from isa.diagnostics import Diagnostic, UsageError, not_among
-from isa.paths import read_file
 from isa.program import Note, Program
-from isa.structs import Frozen, Struct, field, names_of, replace
+from isa.support.diagnostics import Diagnostic, UsageError, not_among
+from isa.support.paths import read_file
+from isa.support.progress import untracked
+from isa.support.records import Frozen, Struct, field, names_of, replace
 from isa.target import Target, load_target
-from runtime.profile import Profile
-from runtime.profile import profile as profile_of
+from isa.timing.profile import Profile
+from isa.timing.profile import profile as profile_of
 from x1 import data
 from x1.files import write_atomic
-from x1.progress import untracked
-from x1.search import MAX_SEARCH, Searching, choose
 from x1.version import __version__
 
 Sample = Mapping[str, NDArray[Any]]
@@ -396,7 +396,7 @@ def compile(
     """The binary of a network for a target; the checker has passed it.
 
     A float network is quantized by `calibrate` and the options of `Quantization`. `without` names techniques
-    of scheduling to leave out (`compiler.schedule.techniques`). `search` is how many schedules the cycle
+    of scheduling to leave out (`compiler.schedule.options`). `search` is how many schedules the cycle
     model may compare, and `searching` shows them as they come; without it, a large network gets one and small
     ones get several.
 

@@ -12,9 +12,9 @@ from typing import Final, NoReturn
 
 import numpy as np
 
-from isa.arrays import Array, Member, members
-from isa.diagnostics import Diagnostic, UsageError, did_you_mean
-from isa.numerals import whole_number
+from isa.support.arrays import Array, Member, members
+from isa.support.diagnostics import Diagnostic, UsageError, did_you_mean
+from isa.support.numerals import whole_number
 
 LABELS: Final = "labels"
 INPUTS: Final = "inputs"

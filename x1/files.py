@@ -12,8 +12,8 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from isa.diagnostics import Diagnostic, Findings, UsageError
-from isa.paths import is_file, read_file, resolved
+from isa.support.diagnostics import Diagnostic, Findings, UsageError
+from isa.support.paths import is_file, read_file, resolved
 
 
 def write_atomic(path: str | Path, content: bytes | str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import resources
 from pathlib import Path
 
-from isa.diagnostics import Diagnostic, UsageError
+from isa.support.diagnostics import Diagnostic, UsageError
 
 
 def sample_folder(name: str) -> Path:

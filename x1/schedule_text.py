@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from compiler import driver
 from compiler.passes.base import PassLog
-from compiler.schedule.techniques import Techniques
-from compiler.schedule.tiles import TileOp
+from compiler.schedule.options import Techniques
+from compiler.schedule.tile_graph import TileOp
+from compiler.search import choose
 from isa.assembly.text import format_instruction
 from isa.program import Note
 from isa.target import Target
 from x1.api import Model
-from x1.search import choose
 
 
 def schedule_text(

@@ -10,15 +10,13 @@ import numpy as np
 from compiler.ir.graph import Graph, Node
 from compiler.ir.types import DType
 from compiler.ops.shapes import Transpose
-from compiler.schedule.allocate import Allocation
-from compiler.schedule.plan import Plan
-from compiler.schedule.tiles import REGION, Buffer, Memory, Tensor, TileOp
+from compiler.schedule.order.allocate import Allocation
+from compiler.schedule.segments.plan import Plan
+from compiler.schedule.tile_graph import REGION, Buffer, Memory, Tensor, TileOp
 from compiler.schedule.tokens import Synchronized
 from isa.container import TEXT
 from isa.instructions.control import Halt
-from isa.locations import FileLoc, Loc, NodeLoc, leaves
 from isa.program import (
-    REGION_NAMES,
     Abi,
     DebugMap,
     Interface,
@@ -32,6 +30,7 @@ from isa.program import (
     float_bits,
 )
 from isa.spec import WORD_BYTES, Instruction
+from isa.support.locations import FileLoc, Loc, NodeLoc, leaves
 from isa.target import Target
 
 
@@ -253,7 +252,7 @@ def _symbols(plan: Plan, order: Sequence[TileOp], synchronized: Synchronized) ->
         assert home.address is not None
         if tensor.part_of is not None:
             continue
-        section = "" if home.memory is Memory.SPM else REGION_NAMES[REGION[home.memory]]
+        section = "" if home.memory is Memory.SPM else REGION[home.memory].section
         found.append(Symbol(_symbol(tensor.name), section, home.address, home.size))
     names = {layer.id: layer.name for layer in plan.tiles.layers}
     seen: set[int] = set()

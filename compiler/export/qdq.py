@@ -8,9 +8,9 @@ import numpy as np
 import onnx
 
 from compiler.export.qoperator import OPSETS, as_model, written
-from compiler.export.writing import OnnxNodeText, OnnxWriter
 from compiler.ir.graph import Graph
-from compiler.ops.boundary import QLINEAR, QLinear
+from compiler.ops.quantize_linear import QLINEAR, QLinear
+from compiler.rules.exporting import OnnxNodeText, OnnxWriter
 
 ON_CODES_ALONE: Final = ("opset", "channels_last")
 """Attributes that the operators on integers have and those on real numbers do not."""

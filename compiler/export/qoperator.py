@@ -9,9 +9,9 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 import compiler.ops  # noqa: F401  # pyright: ignore[reportUnusedImport]  (declares)
-from compiler.export.writing import MICROSOFT, WRITERS, OnnxWriter
 from compiler.ir.graph import Graph, Input
 from compiler.ir.types import DType
+from compiler.rules.exporting import MICROSOFT, WRITERS, OnnxWriter
 
 OPSETS: Final = {"": 17, MICROSOFT: 1}
 IR_VERSION: Final = 8

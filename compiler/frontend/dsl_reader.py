@@ -18,17 +18,17 @@ from numpy.typing import NDArray
 
 import compiler.ops  # noqa: F401  # pyright: ignore[reportUnusedImport]  (declares)
 from compiler.errors import CompileError, Unsupported
-from compiler.frontend.importing import LAYERS, LayerCall
 from compiler.frontend.texts import read_text
 from compiler.ir.graph import Graph, Node
 from compiler.ir.op import ShapeError
 from compiler.ir.types import MAX_ELEMENTS, DType
-from isa.arrays import members
-from isa.diagnostics import MAX_FOUND, Diagnostic, UsageError, did_you_mean, one_line
-from isa.locations import FileLoc
-from isa.numerals import MAX_DIGITS
-from isa.parsing import Parsed, SyntaxProblem, grammar, lines_of, parse
-from isa.paths import is_file, resolved
+from compiler.rules.importing import LAYERS, LayerCall
+from isa.support.arrays import members
+from isa.support.diagnostics import MAX_FOUND, Diagnostic, UsageError, did_you_mean, one_line
+from isa.support.locations import FileLoc
+from isa.support.numerals import MAX_DIGITS
+from isa.support.parsing import Parsed, SyntaxProblem, grammar, lines_of, parse
+from isa.support.paths import is_file, resolved
 
 MAX_TEXT: Final = 1 << 20
 MAX_SYNTAX_ERRORS: Final = 20

@@ -9,9 +9,9 @@ from typing import Final
 from compiler.frontend.onnx_reader import read_onnx
 from compiler.frontend.texts import read_text
 from compiler.ir.graph import Graph
-from isa.diagnostics import Diagnostic, UsageError
-from isa.locations import FileLoc
-from isa.paths import require_file
+from isa.support.diagnostics import Diagnostic, UsageError
+from isa.support.locations import FileLoc
+from isa.support.paths import require_file
 
 KINDS: Final = (".onnx", ".net", ".x1ir")
 MAX_DUMP: Final = 1 << 31
@@ -40,7 +40,7 @@ def load_model(path: str | Path, shapes: Mapping[str, Sequence[int]] | None = No
 
             return read_dsl(place)
         case ".x1ir":
-            from compiler.ir.parser import parse_graph  # noqa: PLC0415
+            from compiler.frontend.ir_reader import parse_graph  # noqa: PLC0415
 
             return parse_graph(read_text(place, MAX_DUMP, "ir"), str(place))
         case _:

@@ -10,9 +10,9 @@ import onnx
 from google.protobuf.message import DecodeError
 
 from compiler.errors import CompileError
-from isa.diagnostics import Diagnostic
-from isa.locations import FileLoc
-from isa.paths import read_file
+from isa.support.diagnostics import Diagnostic
+from isa.support.locations import FileLoc
+from isa.support.paths import read_file
 
 MAX_FILE: Final = (1 << 31) - 1
 PLAIN_TEXT_BYTES: Final = 512

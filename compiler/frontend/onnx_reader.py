@@ -18,7 +18,6 @@ from onnx import helper
 
 import compiler.ops  # noqa: F401  # pyright: ignore[reportUnusedImport]  (declares)
 from compiler.errors import CompileError, Unsupported
-from compiler.frontend.importing import MICROSOFT_DOMAIN, ONNX_OPERATORS, OnnxNode, is_parameter
 from compiler.frontend.onnx_file import parse_onnx
 from compiler.frontend.onnx_schema import scale_faults, signature_faults
 from compiler.frontend.onnx_tensors import read_tensor
@@ -26,10 +25,11 @@ from compiler.ir.evaluate import folded
 from compiler.ir.graph import Graph, Node
 from compiler.ir.op import ShapeError
 from compiler.ir.types import MAX_ELEMENTS, DType
-from compiler.ops.boundary import Dequantize, Quantize
-from compiler.ops.constants import ARITHMETIC, SIGNS, integer_arithmetic
-from isa.diagnostics import Diagnostic, Findings, UsageError, did_you_mean, one_line
-from isa.locations import FileLoc, Loc, NodeLoc
+from compiler.ops.quantize_linear import Dequantize, Quantize
+from compiler.ops.shape_arithmetic import ARITHMETIC, SIGNS, integer_arithmetic
+from compiler.rules.importing import MICROSOFT_DOMAIN, ONNX_OPERATORS, OnnxNode, is_parameter
+from isa.support.diagnostics import Diagnostic, Findings, UsageError, did_you_mean, one_line
+from isa.support.locations import FileLoc, Loc, NodeLoc
 
 MAX_VALUE_RANK: Final = 4
 INTEGER_OPERATORS: Final = ("Div", *SIGNS, *ARITHMETIC)

@@ -14,7 +14,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import AttributeProto, defs
 
-from compiler.frontend.importing import MICROSOFT_DOMAIN
+from compiler.rules.importing import MICROSOFT_DOMAIN
 
 MAX_SHOWN: Final = 60
 

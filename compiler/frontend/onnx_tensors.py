@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from compiler.ir.types import MAX_ELEMENTS, DType
-from isa.diagnostics import Findings
-from isa.locations import Loc
-from isa.numerals import whole_number
-from isa.paths import is_file, resolved
+from isa.support.diagnostics import Findings
+from isa.support.locations import Loc
+from isa.support.numerals import whole_number
+from isa.support.paths import is_file, resolved
 
 MAX_RANK: Final = 8
 

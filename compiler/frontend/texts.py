@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from compiler.errors import CompileError
-from isa.diagnostics import Diagnostic
-from isa.locations import FileLoc
-from isa.paths import read_file
+from isa.support.diagnostics import Diagnostic
+from isa.support.locations import FileLoc
+from isa.support.paths import read_file
 
 
 def read_text(path: Path, limit: int, kind: str) -> str:

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from compiler.ir.op import Op, op
 from compiler.ir.types import DType, Quant, Shape, TensorType
-from isa.locations import UNKNOWN, Loc
 from isa.program import Steps, taken_through
-from isa.structs import Frozen, Struct, field
+from isa.support.locations import UNKNOWN, Loc
+from isa.support.records import Frozen, Struct, field
 
 OpT = TypeVar("OpT", bound=Op)
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from compiler.ir.types import DType, TensorType
 from compiler.ir.work import Work
-from isa.structs import Frozen
+from isa.support.records import Frozen
 
 Array = NDArray[Any]
 

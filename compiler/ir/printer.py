@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from compiler.ir.graph import Graph, Node
 from compiler.ir.types import Quant
-from isa.locations import FileLoc, FusedLoc, Loc, NodeLoc
-from isa.structs import asdict
+from isa.support.locations import FileLoc, FusedLoc, Loc, NodeLoc
+from isa.support.records import asdict
 
 
 def print_graph(graph: Graph, *, blobs: bool = False) -> str:

@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from isa.structs import Frozen
+from isa.support.records import Frozen
 
 Shape = tuple[int, ...]
 MAX_ELEMENTS: Final = 1 << 28

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 
-from isa.structs import Frozen
+from isa.support.records import Frozen
 from isa.target import Target
 
 

@@ -11,13 +11,13 @@ from typing import Final
 
 import numpy as np
 
-from compiler.export.writing import OnnxWriter, write_clip, written_as_onnx
-from compiler.frontend.importing import LayerCall, OnnxNode, layer, onnx_operator
 from compiler.ir.graph import Node
 from compiler.ir.op import Array, ElementWise, Op, ShapeError, op
 from compiler.ir.types import DType, Quant, TensorType
 from compiler.ops.functions import FUNCTIONS
-from compiler.quantize.rules import Quantizer, quantization_rule
+from compiler.rules.exporting import OnnxWriter, write_clip, written_as_onnx
+from compiler.rules.importing import LayerCall, OnnxNode, layer, onnx_operator
+from compiler.rules.quantizing import Quantizer, quantization_rule
 from isa import arithmetic
 
 REAL_BOUNDS: Final = {"relu": (0.0, math.inf), "relu6": (0.0, 6.0)}

@@ -6,15 +6,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from compiler.export.writing import MICROSOFT, OnnxWriter, written_as_onnx
-from compiler.frontend.importing import LayerCall, OnnxNode, layer, onnx_operator
 from compiler.ir.graph import Node
 from compiler.ir.op import Array, ElementWise, Op, op
 from compiler.ir.types import DType, TensorType
-from compiler.ops.boundary import QLinear, qlinear
 from compiler.ops.broadcasting import broadcast, broadcast_operands, is_innermost_broadcast, layer_operands
-from compiler.ops.spatial import Pair, require_codes, write_clamped
-from compiler.quantize.rules import Quantizer, quantization_rule
+from compiler.ops.quantize_linear import QLinear, qlinear
+from compiler.ops.sliding_window import Pair, require_codes, write_clamped
+from compiler.rules.exporting import MICROSOFT, OnnxWriter, written_as_onnx
+from compiler.rules.importing import LayerCall, OnnxNode, layer, onnx_operator
+from compiler.rules.quantizing import Quantizer, quantization_rule
 from isa import arithmetic
 
 

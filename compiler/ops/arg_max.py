@@ -6,15 +6,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from compiler.export.writing import OnnxWriter, written_as_onnx
-from compiler.frontend.importing import OnnxNode, onnx_operator
 from compiler.ir.graph import Node
 from compiler.ir.op import Array, Op, ShapeError, op
 from compiler.ir.types import DType, TensorType
 from compiler.ops.activation import QTable
 from compiler.ops.shapes import Reshape
-from compiler.quantize.rules import Quantizer, quantization_rule
-from isa.structs import replace
+from compiler.rules.exporting import OnnxWriter, written_as_onnx
+from compiler.rules.importing import OnnxNode, onnx_operator
+from compiler.rules.quantizing import Quantizer, quantization_rule
+from isa.support.records import replace
 
 RANK = 4
 

@@ -6,18 +6,16 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from compiler.export.writing import MICROSOFT, OnnxWriter, written_as_onnx
-from compiler.frontend.importing import LayerCall, OnnxNode, layer, onnx_operator
 from compiler.ir.graph import Node
 from compiler.ir.op import Array, Op, op
 from compiler.ir.types import DType, TensorType
 from compiler.ir.work import WindowWork, Work
-from compiler.ops.boundary import QLinear, qlinear
 from compiler.ops.conv2d import Conv2d
 from compiler.ops.max_pool import ceil_pads, reaches
+from compiler.ops.quantize_linear import QLinear, qlinear
 from compiler.ops.reduce import QReduce
 from compiler.ops.slices import Pad
-from compiler.ops.spatial import (
+from compiler.ops.sliding_window import (
     Pads,
     Pair,
     from_nhwc,
@@ -31,7 +29,9 @@ from compiler.ops.spatial import (
     windows,
     write_spatial,
 )
-from compiler.quantize.rules import Quantizer, quantization_rule
+from compiler.rules.exporting import MICROSOFT, OnnxWriter, written_as_onnx
+from compiler.rules.importing import LayerCall, OnnxNode, layer, onnx_operator
+from compiler.rules.quantizing import Quantizer, quantization_rule
 from isa import arithmetic
 
 

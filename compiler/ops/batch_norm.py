@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from compiler.frontend.importing import LayerCall, OnnxNode, layer, onnx_operator
 from compiler.ir.graph import Node
 from compiler.ir.op import Array, Op, ShapeError, op
 from compiler.ir.types import DType, TensorType
 from compiler.ops.shapes import INFERENCE_OPSET
+from compiler.rules.importing import LayerCall, OnnxNode, layer, onnx_operator
 
 SPATIAL_OPSET = 9
 """Since this opset statistics are per channel."""

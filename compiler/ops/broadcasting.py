@@ -8,11 +8,11 @@ from typing import Final
 
 import numpy as np
 
-from compiler.frontend.importing import LayerCall, OnnxNode
 from compiler.ir.graph import Node
 from compiler.ir.op import ShapeError
 from compiler.ir.types import MAX_ELEMENTS, Shape, TensorType
 from compiler.ops.shapes import Reshape
+from compiler.rules.importing import LayerCall, OnnxNode
 
 BROADCAST_OPSET: Final = 7
 """Since this opset operands broadcast to one another as in numpy."""

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from compiler.export.writing import MICROSOFT, OnnxWriter, written_as_onnx
-from compiler.frontend.importing import LayerCall, OnnxNode, layer, onnx_operator
 from compiler.ir.graph import Node
 from compiler.ir.op import Array, Op, ShapeError, op
 from compiler.ir.types import DType, TensorType
 from compiler.ops.activation import requantizing_table
-from compiler.ops.boundary import QLinear, qlinear
-from compiler.quantize.rules import Quantizer, quantization_rule
+from compiler.ops.quantize_linear import QLinear, qlinear
+from compiler.rules.exporting import MICROSOFT, OnnxWriter, written_as_onnx
+from compiler.rules.importing import LayerCall, OnnxNode, layer, onnx_operator
+from compiler.rules.quantizing import Quantizer, quantization_rule
 
 ANY_AXIS_OPSET = 13
 

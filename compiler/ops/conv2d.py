@@ -7,15 +7,13 @@ from typing import ClassVar
 
 import numpy as np
 
-from compiler.export.writing import OnnxWriter, written_as_onnx
-from compiler.frontend.importing import LayerCall, OnnxNode, layer, onnx_operator
 from compiler.ir.graph import Node
 from compiler.ir.op import Array, Op, Product, ShapeError, op
 from compiler.ir.types import DType, TensorType
 from compiler.ir.work import ProductWork, WindowWork, Work
 from compiler.ops.activation import ACTIVATIONS, apply_activation
-from compiler.ops.boundary import QLinear, qlinear
-from compiler.ops.spatial import (
+from compiler.ops.quantize_linear import QLinear, qlinear
+from compiler.ops.sliding_window import (
     Pads,
     Pair,
     from_nhwc,
@@ -36,10 +34,12 @@ from compiler.ops.spatial import (
     write_spatial,
     zero_of,
 )
-from compiler.quantize.rules import Quantizer, quantization_rule
+from compiler.rules.exporting import OnnxWriter, written_as_onnx
+from compiler.rules.importing import LayerCall, OnnxNode, layer, onnx_operator
+from compiler.rules.quantizing import Quantizer, quantization_rule
 from isa import arithmetic
-from isa.spec import GRANULE_BYTES
-from isa.structs import replace
+from isa.memory_map import GRANULE_BYTES
+from isa.support.records import replace
 
 
 def _convolved(

@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import numpy as np
 
-from compiler.frontend.importing import LayerCall, OnnxNode, layer, onnx_operator
 from compiler.ir.graph import Node
 from compiler.ir.op import Array
 from compiler.ir.types import MAX_ELEMENTS
 from compiler.ops.activation import ACTIVATIONS, activated
-from compiler.ops.blocks import DepthToSpace
 from compiler.ops.conv2d import Conv2d
+from compiler.ops.depth_to_space import DepthToSpace
 from compiler.ops.slices import Slice
-from compiler.ops.spatial import Pair, one_dimensional
-from isa.structs import Frozen
+from compiler.ops.sliding_window import Pair, one_dimensional
+from compiler.rules.importing import LayerCall, OnnxNode, layer, onnx_operator
+from isa.support.records import Frozen
 
 WEIGHT_RANK = 4
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 
 from compiler.ir.op import Array
-from isa.structs import Frozen
+from isa.support.records import Frozen
 
 DIGITS: Final = 50
 Real = Callable[[Array, Sequence[Any]], Array]

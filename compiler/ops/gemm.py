@@ -7,21 +7,21 @@ from typing import ClassVar
 
 import numpy as np
 
-from compiler.export.writing import MICROSOFT, OnnxWriter, written_as_onnx
-from compiler.frontend.importing import LayerCall, OnnxNode, is_parameter, known_values, layer, onnx_operator
 from compiler.ir.graph import Node
 from compiler.ir.op import Array, Op, Product, ShapeError, op
 from compiler.ir.types import DType, TensorType
 from compiler.ir.work import ProductWork, Work
 from compiler.ops.activation import ACTIVATIONS, apply_activation
 from compiler.ops.add import Add
-from compiler.ops.boundary import QLinear, qlinear
+from compiler.ops.quantize_linear import QLinear, qlinear
 from compiler.ops.shapes import Transpose
-from compiler.ops.spatial import Pair, require_codes, scale_of, scales_of, write_clamped, zero_of
-from compiler.quantize.rules import Quantizer, quantization_rule
+from compiler.ops.sliding_window import Pair, require_codes, scale_of, scales_of, write_clamped, zero_of
+from compiler.rules.exporting import MICROSOFT, OnnxWriter, written_as_onnx
+from compiler.rules.importing import LayerCall, OnnxNode, is_parameter, known_values, layer, onnx_operator
+from compiler.rules.quantizing import Quantizer, quantization_rule
 from isa import arithmetic
-from isa.spec import GRANULE_BYTES
-from isa.structs import replace
+from isa.memory_map import GRANULE_BYTES
+from isa.support.records import replace
 
 RANK = 2
 

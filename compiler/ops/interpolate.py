@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from isa.structs import Frozen
+from isa.support.records import Frozen
 
 MODES: Final = ("linear", "cubic")
 CROP: Final = "tf_crop_and_resize"

@@ -6,17 +6,17 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from compiler.export.writing import OnnxWriter, written_as_onnx
-from compiler.frontend.importing import OnnxNode, is_parameter, known_values, onnx_operator
 from compiler.ir.graph import Node
 from compiler.ir.op import Array, Op, ShapeError, op
 from compiler.ir.types import DType, Shape, TensorType
 from compiler.ir.work import ProductWork, Work
-from compiler.ops.boundary import QLinear, qlinear
 from compiler.ops.gemm import Gemm
+from compiler.ops.quantize_linear import QLinear, qlinear
 from compiler.ops.shapes import Reshape
-from compiler.ops.spatial import Pair, require_codes, scale_of, write_clamped, zero_of
-from compiler.quantize.rules import Quantizer, quantization_rule
+from compiler.ops.sliding_window import Pair, require_codes, scale_of, write_clamped, zero_of
+from compiler.rules.exporting import OnnxWriter, written_as_onnx
+from compiler.rules.importing import OnnxNode, is_parameter, known_values, onnx_operator
+from compiler.rules.quantizing import Quantizer, quantization_rule
 from isa import arithmetic
 
 MATRIX = 2

@@ -6,13 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from compiler.export.writing import OnnxWriter, written_as_onnx
-from compiler.frontend.importing import LayerCall, OnnxNode, layer, onnx_operator
 from compiler.ir.graph import Node
 from compiler.ir.op import Array, Op, op
 from compiler.ir.types import DType, TensorType
 from compiler.ir.work import WindowWork, Work
-from compiler.ops.spatial import (
+from compiler.ops.sliding_window import (
     Pads,
     Pair,
     from_nhwc,
@@ -26,7 +24,9 @@ from compiler.ops.spatial import (
     windows,
     write_spatial,
 )
-from compiler.quantize.rules import Quantizer, quantization_rule
+from compiler.rules.exporting import OnnxWriter, written_as_onnx
+from compiler.rules.importing import LayerCall, OnnxNode, layer, onnx_operator
+from compiler.rules.quantizing import Quantizer, quantization_rule
 
 
 @op("max_pool", "x:f32|i8|u8")

@@ -6,16 +6,16 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from compiler.export.writing import OnnxWriter, written_as_onnx
-from compiler.frontend.importing import LayerCall, OnnxNode, layer, onnx_operator
 from compiler.ir.graph import Node
 from compiler.ir.op import Array, Op, ShapeError, op
 from compiler.ir.types import DType, TensorType
 from compiler.ir.work import Work
 from compiler.ops.batch_norm import BatchNorm
-from compiler.ops.spatial import scale_of, zero_of
+from compiler.ops.sliding_window import scale_of, zero_of
 from compiler.ops.unary import Unary
-from compiler.quantize.rules import Quantizer, quantization_rule
+from compiler.rules.exporting import OnnxWriter, written_as_onnx
+from compiler.rules.importing import LayerCall, OnnxNode, layer, onnx_operator
+from compiler.rules.quantizing import Quantizer, quantization_rule
 from isa import arithmetic
 
 

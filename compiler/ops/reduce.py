@@ -12,19 +12,19 @@ from typing import Final
 
 import numpy as np
 
-from compiler.export.writing import MICROSOFT, OnnxWriter, written_as_onnx
-from compiler.frontend.importing import LayerCall, OnnxNode, layer, onnx_operator
 from compiler.ir.graph import Node
 from compiler.ir.op import Array, Op, ShapeError, op
 from compiler.ir.types import DType, Shape, TensorType
 from compiler.ir.work import Work
 from compiler.ops.activation import QTable
-from compiler.ops.boundary import QLinear, qlinear
+from compiler.ops.quantize_linear import QLinear, qlinear
 from compiler.ops.shapes import Reshape
-from compiler.ops.spatial import TO_NCHW, TO_NHWC, scale_of, zero_of
-from compiler.quantize.rules import Quantizer, quantization_rule
+from compiler.ops.sliding_window import TO_NCHW, TO_NHWC, scale_of, zero_of
+from compiler.rules.exporting import MICROSOFT, OnnxWriter, written_as_onnx
+from compiler.rules.importing import LayerCall, OnnxNode, layer, onnx_operator
+from compiler.rules.quantizing import Quantizer, quantization_rule
 from isa import arithmetic
-from isa.structs import replace
+from isa.support.records import replace
 
 AXES_OPERAND: Final = {"ReduceSum": 13}
 """Since this opset the axes are an operand; of the others since 18."""

@@ -8,16 +8,16 @@ from typing import Final
 
 import numpy as np
 
-from compiler.frontend.importing import LayerCall, OnnxNode, layer, onnx_operator
 from compiler.ir.graph import Node
 from compiler.ir.op import Array
 from compiler.ir.types import MAX_ELEMENTS
 from compiler.ops.add import Add
-from compiler.ops.blocks import Take
+from compiler.ops.depth_to_space import Take
 from compiler.ops.gemm import Gemm
 from compiler.ops.interpolate import CROP, MODES, Interpolation
 from compiler.ops.matmul import MatMul
 from compiler.ops.shapes import Identity, Reshape
+from compiler.rules.importing import LayerCall, OnnxNode, layer, onnx_operator
 
 MAX_SCALE: Final = 1024
 

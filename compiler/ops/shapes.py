@@ -8,12 +8,12 @@ from typing import Final
 
 import numpy as np
 
-from compiler.export.writing import OnnxWriter, written_as_onnx
-from compiler.frontend.importing import LayerCall, OnnxNode, layer, onnx_operator
 from compiler.ir.graph import Node
 from compiler.ir.op import Array, Op, ShapeError, op
 from compiler.ir.types import Shape, TensorType
-from compiler.quantize.rules import Quantizer, quantization_rule
+from compiler.rules.exporting import OnnxWriter, written_as_onnx
+from compiler.rules.importing import LayerCall, OnnxNode, layer, onnx_operator
+from compiler.rules.quantizing import Quantizer, quantization_rule
 
 INFERENCE_OPSET: Final = 7
 """Since this opset Dropout and BatchNormalization mean inference unless they say otherwise."""

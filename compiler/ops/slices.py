@@ -8,18 +8,18 @@ from typing import Any, Final, cast
 
 import numpy as np
 
-from compiler.export.writing import OnnxWriter, written_as_onnx
-from compiler.frontend.importing import LayerCall, OnnxNode, layer, onnx_operator
 from compiler.ir.graph import Node
 from compiler.ir.op import Array, Op, ShapeError, op
 from compiler.ir.types import MAX_ELEMENTS, TensorType
-from compiler.ops.blocks import Take
-from compiler.ops.boundary import Dequantize, Quantize
 from compiler.ops.concat import Concat
-from compiler.ops.constants import extents, known
+from compiler.ops.depth_to_space import Take
+from compiler.ops.quantize_linear import Dequantize, Quantize
+from compiler.ops.shape_arithmetic import extents, known
 from compiler.ops.shapes import Reshape
-from compiler.ops.spatial import MAX_PAD
-from compiler.quantize.rules import Quantizer, quantization_rule
+from compiler.ops.sliding_window import MAX_PAD
+from compiler.rules.exporting import OnnxWriter, written_as_onnx
+from compiler.rules.importing import LayerCall, OnnxNode, layer, onnx_operator
+from compiler.rules.quantizing import Quantizer, quantization_rule
 from isa import arithmetic
 
 ATTRIBUTES_OPSET: Final = 10

@@ -10,14 +10,14 @@ from typing import Final
 
 import numpy as np
 
-from compiler.export.writing import MICROSOFT, OnnxWriter, written_as_onnx
-from compiler.frontend.importing import LayerCall, OnnxNode, layer, onnx_operator
 from compiler.ir.graph import Node
 from compiler.ir.op import Array, Op, ShapeError, op
 from compiler.ir.types import DType, Quant, TensorType
-from compiler.ops.boundary import QLinear, qlinear
+from compiler.ops.quantize_linear import QLinear, qlinear
 from compiler.ops.shapes import Reshape
-from compiler.quantize.rules import Quantizer, quantization_rule
+from compiler.rules.exporting import MICROSOFT, OnnxWriter, written_as_onnx
+from compiler.rules.importing import LayerCall, OnnxNode, layer, onnx_operator
+from compiler.rules.quantizing import Quantizer, quantization_rule
 from isa import arithmetic
 
 OUTPUT: Final = Quant((1 / 256,), -128)

@@ -7,16 +7,16 @@ from typing import Any, Final
 
 import numpy as np
 
-from compiler.export.writing import MICROSOFT, OnnxWriter
-from compiler.frontend.importing import LayerCall, OnnxNode, layer, onnx_operator
 from compiler.ir.graph import Node
 from compiler.ir.op import Array, Op, op
 from compiler.ir.types import DType, TensorType
 from compiler.ops.activation import FUNCTION_WRITERS, QTable, every_real, require_function
-from compiler.ops.boundary import QLinear, qlinear
 from compiler.ops.functions import FUNCTIONS
+from compiler.ops.quantize_linear import QLinear, qlinear
 from compiler.quantize.methods import constant_parameters
-from compiler.quantize.rules import Quantizer, quantization_rule
+from compiler.rules.exporting import MICROSOFT, OnnxWriter
+from compiler.rules.importing import LayerCall, OnnxNode, layer, onnx_operator
+from compiler.rules.quantizing import Quantizer, quantization_rule
 
 
 @op("nn.unary", "x:f32")

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from compiler.ir.graph import Graph
 from compiler.ir.verify import verify
-from isa.structs import Frozen, Struct, field
+from isa.support.records import Frozen, Struct, field
 
 
 class Pass(Frozen):

@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from compiler.ir.graph import Graph
 from compiler.ops.activation import QTable
-from compiler.ops.boundary import Dequantize, Quantize, Returned
+from compiler.ops.quantize_linear import Dequantize, Quantize, Returned
 from compiler.ops.shapes import unreshaped
 from compiler.passes.base import Pass
 

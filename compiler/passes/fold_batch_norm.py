@@ -15,7 +15,7 @@ from compiler.ir.op import Product
 from compiler.ops.batch_norm import BatchNorm
 from compiler.ops.conv2d import Conv2d
 from compiler.passes.base import Pass
-from isa.locations import fuse
+from isa.support.locations import fuse
 
 
 class FoldBatchNorm(Pass):

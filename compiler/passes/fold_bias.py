@@ -15,7 +15,7 @@ from compiler.ir.graph import Graph, Node
 from compiler.ir.op import Product
 from compiler.ops.add import Add
 from compiler.passes.base import Pass
-from isa.locations import fuse
+from isa.support.locations import fuse
 
 
 class FoldBias(Pass):

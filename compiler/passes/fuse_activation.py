@@ -14,8 +14,8 @@ from compiler.ops.add import Add
 from compiler.ops.conv2d import Conv2d
 from compiler.ops.gemm import Gemm
 from compiler.passes.base import Pass
-from isa.locations import fuse
-from isa.structs import replace
+from isa.support.locations import fuse
+from isa.support.records import replace
 
 
 class FuseActivation(Pass):

@@ -11,8 +11,8 @@ from typing import Any, ClassVar
 from compiler.ir.graph import Graph
 from compiler.ops.activation import ClampCodes
 from compiler.passes.base import Pass
-from isa.locations import fuse
-from isa.structs import replace
+from isa.support.locations import fuse
+from isa.support.records import replace
 
 
 class FuseCodeClamp(Pass):

@@ -11,7 +11,7 @@ from typing import ClassVar
 import numpy as np
 
 from compiler.ir.graph import Graph, Input, Node
-from compiler.ops.boundary import Dequantize, Quantize, Returned
+from compiler.ops.quantize_linear import Dequantize, Quantize, Returned
 from compiler.ops.shapes import Transpose
 from compiler.passes.base import Pass
 from compiler.passes.views import erase_dead_keeping_views, turned_views

@@ -13,12 +13,12 @@ from typing import ClassVar
 from compiler.errors import CompileError, Unsupported
 from compiler.ir.graph import Graph, Input, Node, SourceView
 from compiler.ir.types import DType
-from compiler.ops.boundary import Dequantize, Quantize, Returned
+from compiler.ops.quantize_linear import Dequantize, Quantize, Returned
 from compiler.passes.base import Pass
-from compiler.quantize.rules import RULES, Quantizer
 from compiler.quantize.scheme import Scheme
-from isa.diagnostics import Diagnostic
-from isa.structs import field
+from compiler.rules.quantizing import RULES, Quantizer
+from isa.support.diagnostics import Diagnostic
+from isa.support.records import field
 
 
 class QuantizeGraph(Pass):

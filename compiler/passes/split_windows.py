@@ -23,17 +23,17 @@ from numpy.typing import NDArray
 from compiler.ir.graph import Graph, Node
 from compiler.ir.op import Op
 from compiler.ops.binary import QReal
-from compiler.ops.blocks import Take
 from compiler.ops.concat import QConcat
 from compiler.ops.conv2d import QConv2d
+from compiler.ops.depth_to_space import Take
 from compiler.ops.max_pool import MaxPool
 from compiler.ops.slices import QPad, Slice
-from compiler.ops.spatial import Pads, zero_of
+from compiler.ops.sliding_window import Pads, zero_of
 from compiler.passes.base import Pass
 from isa.instructions.matrix import Conv
 from isa.instructions.vector import Pooling
 from isa.spec import Instruction, greatest
-from isa.structs import Frozen, replace
+from isa.support.records import Frozen, replace
 
 CHANNELS: Final = 3
 

@@ -16,11 +16,11 @@ from compiler.ir.op import Op
 from compiler.ops.prelu import QAffine, QPRelu
 from compiler.ops.reduce import QReduce
 from compiler.ops.shapes import Transpose
+from compiler.ops.sliding_window import TO_NHWC
 from compiler.ops.softmax import QSoftmax
-from compiler.ops.spatial import TO_NHWC
 from compiler.passes.base import Pass
 from compiler.passes.views import turned_views
-from isa.structs import replace
+from isa.support.records import replace
 
 CHANNEL_WISE: Final = (QSoftmax, QPRelu, QAffine)
 """Operations along an axis, which on the device is the last."""

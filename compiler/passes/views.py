@@ -8,7 +8,7 @@ from __future__ import annotations
 from compiler.ir.graph import Graph, Node, SourceView
 from compiler.ops.shapes import Reshape, Transpose
 from isa.program import joined
-from isa.structs import replace
+from isa.support.records import replace
 
 
 def turned_views(old: Node, new: Node, perm: tuple[int, ...]) -> tuple[SourceView, ...]:

@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from isa.structs import Struct, field
+from isa.support.records import Struct, field
 
 BITS: Final = 13
 HALF: Final = 1 << BITS

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from compiler.ir.types import DType, Quant
 from compiler.quantize.histogram import Histogram
-from isa.structs import Frozen, Struct, field
+from isa.support.records import Frozen, Struct, field
 
 MANTISSA_BITS: Final = 10
 LEVELS: Final = 256

@@ -9,7 +9,7 @@ import numpy as np
 
 from compiler.errors import CompileError
 from compiler.ir.graph import Graph
-from isa.diagnostics import Findings
+from isa.support.diagnostics import Findings
 
 
 def require_finite_constants(graph: Graph) -> None:

@@ -31,10 +31,10 @@ import numpy as np
 from compiler.ir.graph import Graph
 from compiler.ir.op import Product
 from compiler.ir.types import DType, Quant
-from isa.diagnostics import Diagnostic, Findings, UsageError, did_you_mean
-from isa.locations import FileLoc
-from isa.paths import read_file
-from isa.structs import Frozen, field
+from isa.support.diagnostics import Diagnostic, Findings, UsageError, did_you_mean
+from isa.support.locations import FileLoc
+from isa.support.paths import read_file
+from isa.support.records import Frozen, field
 
 FORMAT: Final = "x1.scheme/1"
 MAX_TEXT: Final = 1 << 26

@@ -11,13 +11,12 @@ from numpy.typing import NDArray
 from compiler.ir.graph import Node
 from compiler.ir.op import Op
 from compiler.ir.types import DType, Shape
-from compiler.schedule.lines import Line
-from compiler.schedule.techniques import Techniques
-from compiler.schedule.tiles import (
-    PRM_GRANULE,
+from compiler.schedule.options import Techniques
+from compiler.schedule.tile_graph import (
     REGION,
     Buffer,
     Layer,
+    Line,
     Memory,
     Piece,
     Ref,
@@ -27,9 +26,10 @@ from compiler.schedule.tiles import (
     TileOp,
 )
 from isa.instructions.dma import Fill, Load, OnChip, Store, merge_rows
+from isa.memory_map import GRANULE_BYTES
 from isa.program import Box
 from isa.spec import ElementType, Instruction, greatest
-from isa.structs import Frozen, Struct, field
+from isa.support.records import Frozen, Struct, field
 from isa.target import Target
 
 MAX_RUN: Final = greatest(Load, "n0")
@@ -212,16 +212,16 @@ class Builder(Struct):
             instr = Fill(space=OnChip.ACC, n0=unit_bytes, n1=rows.extent, ls1=1 if rows.extent > 1 else 0)
             self.emit(instr, {"loc": destination.shifted(rows.start)}, "load")
 
-    def parameters(self, content: bytes, role: str, align: int = PRM_GRANULE) -> Ref:
+    def parameters(self, content: bytes, role: str, align: int = GRANULE_BYTES) -> Ref:
         """Parameters brought into PRM; the place counts bytes."""
         return self.once((role, content), lambda: self._parameters(content, role, align))
 
     def _parameters(self, content: bytes, role: str, align: int) -> Ref:
-        padded = content + bytes(-len(content) % PRM_GRANULE)
+        padded = content + bytes(-len(content) % GRANULE_BYTES)
         source = self.image(Memory.PARAMS, padded, f"{role}.image")
         buffer = self.buffer(role, Memory.PRM, len(padded), align)
         self.load(Ref(source), Ref(buffer), len(padded), [])
-        return Ref(buffer, 0, PRM_GRANULE)
+        return Ref(buffer, 0, GRANULE_BYTES)
 
     def _copies(
         self,
@@ -240,7 +240,7 @@ class Builder(Struct):
                 )
             yield from self._copies(kind, dram, chip, MAX_RUN, _unmerged(whole, rest))
             return
-        unit = PRM_GRANULE if chip.buffer.memory is Memory.PRM else 1
+        unit = GRANULE_BYTES if chip.buffer.memory is Memory.PRM else 1
         for index, (count, dram_pitch, chip_pitch) in enumerate(rest):
             limit = _copy_limit(index, dram_pitch, chip_pitch // unit)
             if count > limit:

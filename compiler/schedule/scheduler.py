@@ -7,15 +7,15 @@ from typing import Final
 
 from compiler.errors import FitError
 from compiler.ir.graph import Graph
-from compiler.schedule.allocate import Allocation, AllocationError, allocate
-from compiler.schedule.order import overlapped, serial, touches
-from compiler.schedule.plan import Plan, plan
-from compiler.schedule.room import NoRoomError
-from compiler.schedule.techniques import Techniques
-from compiler.schedule.tiles import Memory, TileOp
-from isa.diagnostics import Diagnostic
-from isa.locations import UNKNOWN
-from isa.structs import Frozen, replace
+from compiler.schedule.options import Techniques
+from compiler.schedule.order.allocate import Allocation, AllocationError, allocate
+from compiler.schedule.order.list_scheduling import overlapped, serial, touches
+from compiler.schedule.order.scratchpad import NoRoomError
+from compiler.schedule.segments.plan import Plan, plan
+from compiler.schedule.tile_graph import Memory, TileOp
+from isa.support.diagnostics import Diagnostic
+from isa.support.locations import UNKNOWN
+from isa.support.records import Frozen, replace
 from isa.target import Target
 
 FILLS: Final = (0.92, 0.85, 0.75, 0.6)

@@ -13,12 +13,12 @@ from collections.abc import Sequence
 from typing import Final
 
 from compiler.errors import FitError
-from compiler.schedule.intervals import History, Part
+from compiler.schedule.order.history import History, Part
 from isa.accesses import AccessTable, tabulate
-from isa.diagnostics import Diagnostic
 from isa.program import is_read_only
 from isa.spec import INSTRUCTIONS, MAX_SIGNALS, MAX_WAITS, Engine, Instruction
-from isa.structs import Frozen, Struct, field, replace
+from isa.support.diagnostics import Diagnostic
+from isa.support.records import Frozen, Struct, field, replace
 from isa.target import Target
 
 BEFORE_ALL: Final[tuple[int, ...]] = (-1,) * len(Engine)

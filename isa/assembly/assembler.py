@@ -11,12 +11,13 @@ from pathlib import Path
 
 from isa.assembly.operands import build_instruction
 from isa.assembly.reader import MAX_TEXT, Reader, noted, ordered, placed
-from isa.assembly.state import DATA_REGION, SIZED_REGIONS, Assembly, Line, Mistake, default_target
-from isa.diagnostics import MAX_FOUND, AssemblyError, Diagnostic
-from isa.locations import FileLoc
+from isa.assembly.state import Assembly, Line, Mistake, default_target
+from isa.memory_map import SIZED_REGIONS, Region
 from isa.program import Abi, DebugMap, MapRow, Note, Operators, Program
 from isa.spec import INSTRUCTIONS, Instruction
-from isa.structs import Frozen
+from isa.support.diagnostics import MAX_FOUND, AssemblyError, Diagnostic
+from isa.support.locations import FileLoc
+from isa.support.records import Frozen
 from isa.target import Target
 from isa.validate import instruction_faults
 
@@ -78,18 +79,18 @@ def _finish(state: Assembly) -> Program | None:
     program = Program(
         target,
         tuple(instrs),
-        _data(state, ".weights"),
-        _data(state, ".params"),
-        sizes[1],
-        sizes[2],
-        sizes[3],
-        Abi(
+        weights=_data(state, Region.WEIGHTS),
+        params=_data(state, Region.PARAMS),
+        arena_bytes=sizes[Region.ARENA],
+        input_bytes=sizes[Region.INPUT],
+        output_bytes=sizes[Region.OUTPUT],
+        abi=Abi(
             tuple(t for d, t in state.tensors if d == "in"), tuple(t for d, t in state.tensors if d == "out")
         ),
-        DebugMap(tuple(_map_rows(state))),
-        Operators(tuple(state.ops[n] for n in sorted(state.ops))),
-        tuple(sorted(state.listed, key=lambda s: (s.section, s.value, s.name))),
-        Note("x1 asm"),
+        debug=DebugMap(tuple(_map_rows(state))),
+        operators=Operators(tuple(state.ops[n] for n in sorted(state.ops))),
+        symbols=tuple(sorted(state.listed, key=lambda s: (s.section, s.value, s.name))),
+        note=Note("x1 asm"),
     )
     if not state.raw:  # a text that takes its sections from files is validated with them
         _validate(state, program)
@@ -131,20 +132,20 @@ def _built(state: Assembly) -> list[Instruction]:
     return instrs
 
 
-def _data(state: Assembly, section: str) -> bytes:
-    """The bytes of a data section, zeros after them up to the size that `.region` gives."""
-    return bytes(state.sections.get(section, b"")).ljust(state.sizes.get(DATA_REGION[section], 0), b"\0")
+def _data(state: Assembly, region: Region) -> bytes:
+    """The bytes of a data region, zeros after them up to the size that `.region` gives."""
+    return bytes(state.sections.get(region.section, b"")).ljust(state.sizes.get(region, 0), b"\0")
 
 
-def _needed(state: Assembly, region: int) -> int:
+def _needed(state: Assembly, region: Region) -> int:
     """Bytes that the declared tensors of a region need."""
     return max((t.offset + t.bytes for _, t in state.tensors if t.region == region), default=0)
 
 
 def _validate(state: Assembly, program: Program) -> None:
-    regions = program.regions()
+    sizes = program.region_sizes()
     for pending, instr in zip(state.pending, program.instructions, strict=True):
-        for fault in instruction_faults(instr, program.target, regions):
+        for fault in instruction_faults(instr, program.target, sizes):
             mistake = Mistake(f"{fault.trap.name}: {fault.message}", pending.tree)
             state.diagnostics.append(placed(pending.line, mistake))
 

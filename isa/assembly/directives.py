@@ -11,8 +11,7 @@ import numpy as np
 from lark import Token, Tree
 
 from isa.assembly.state import (
-    DATA_REGION,
-    SIZED_REGIONS,
+    DATA_SECTIONS,
     TEXT_SECTION,
     Assembly,
     BadTarget,
@@ -27,13 +26,9 @@ from isa.assembly.state import (
     require_room,
 )
 from isa.container import HOST_CAP
-from isa.diagnostics import TargetError
-from isa.parsing import Parsed as Node
-from isa.paths import read_file
+from isa.memory_map import DATA_REGIONS, SIZED_REGIONS, Region, Space, memory_size
 from isa.program import (
     HOST_DTYPES,
-    INPUT_REGION,
-    OUTPUT_REGION,
     Interface,
     OpRow,
     Symbol,
@@ -42,12 +37,15 @@ from isa.program import (
     float_bits,
     volume,
 )
-from isa.spec import Engine, Space
+from isa.spec import Engine
+from isa.support.diagnostics import TargetError
+from isa.support.parsing import Parsed as Node
+from isa.support.paths import read_file
 from isa.target import Target, load_target
-from isa.validate import memory_size
 from isa.versions import ISA_VERSION
 
-_REGION_OF: Final = {"in": INPUT_REGION, "out": OUTPUT_REGION}
+_REGION_OF: Final = {"in": Region.INPUT, "out": Region.OUTPUT}
+_DECLARABLE: Final = sorted((*DATA_REGIONS, *SIZED_REGIONS))
 _FLOAT_WORDS: Final = {"inf": float("inf"), "nan": float("nan")}
 
 
@@ -134,15 +132,15 @@ def _require_semaphore(state: Assembly, number: int, name: Token) -> None:
 
 def _region(state: Assembly, tree: Node) -> None:
     number, size = (evaluate(state, c) for c in tree.children)
-    if number not in SIZED_REGIONS:
+    if number not in _DECLARABLE:
         raise Mistake(
             f"the size of region {number} is not declared",
             tree,
-            allowed="0 (weights), 1 (arena), 2 (input), 3 (output), 5 (params)",
+            allowed=", ".join(f"{r} ({r.name.lower()})" for r in _DECLARABLE),
         )
     if size < 0:
         raise Mistake(f"the size {size} is negative", tree)
-    state.sizes[number] = size
+    state.sizes[Region(number)] = size
 
     def require_fits(target: Target) -> None:
         limit = min(target.dram.size, HOST_CAP)
@@ -169,7 +167,7 @@ def _incbin(state: Assembly, tree: Node) -> None:
     place = named_file(state, name, tree)
     require_room(state, tree, place.stat().st_size)
     content = read_file(place)
-    if state.section in DATA_REGION:
+    if state.section in DATA_SECTIONS:
         data_section(state, tree).extend(content)
     elif state.section == TEXT_SECTION:
         raise Mistake(

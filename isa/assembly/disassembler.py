@@ -12,18 +12,18 @@ from typing import Final, cast
 from isa.assembly.assembler import Assembled
 from isa.assembly.text import format_instruction
 from isa.container import SCHEME, TEXT, assemble_sections, program_sections, save
-from isa.diagnostics import AssemblyError, Diagnostic, one_line
-from isa.locations import FileLoc
-from isa.plain import PlainError, from_json, to_json
+from isa.memory_map import SIZED_REGIONS
 from isa.program import Note, Program
 from isa.spec import WORD_BYTES
-from isa.structs import Frozen, replace
+from isa.support.diagnostics import AssemblyError, Diagnostic, one_line
+from isa.support.locations import FileLoc
+from isa.support.record_json import PlainError, from_json, to_json
+from isa.support.records import Frozen, replace
 from isa.target import Target, load_target, shipped_targets
 from isa.versions import ISA_VERSION
 
 NOTE_SECTION: Final = ".x1.note"
 """In text form, the part of the note that is not a digest."""
-SIZE_SECTIONS: Final = {".arena": 1, ".input": 2, ".output": 3}
 
 
 class Disassembly(Frozen):
@@ -40,7 +40,7 @@ def disassemble(program: Program, *, with_sections: bool = False) -> Disassembly
     lines += [
         f".region {region} {size}"
         for region, size in program.region_sizes().items()
-        if region in SIZE_SECTIONS.values() or not with_sections
+        if region in SIZED_REGIONS or not with_sections
     ]
     if with_sections:
         for name, content in _section_files(program):

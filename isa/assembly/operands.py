@@ -9,10 +9,10 @@ from lark import Token, Tree
 
 from isa.assembly.state import Assembly, Mistake, address, evaluate
 from isa.assembly.text import Shorthand, operands_by_name, shorthands
-from isa.diagnostics import did_you_mean
 from isa.encoding import operand_faults
-from isa.parsing import Parsed as Node
 from isa.spec import INSTRUCTIONS, Instruction
+from isa.support.diagnostics import did_you_mean
+from isa.support.parsing import Parsed as Node
 
 
 def build_instruction(state: Assembly, tree: Node) -> Instruction:

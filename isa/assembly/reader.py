@@ -28,14 +28,14 @@ from isa.assembly.state import (
     evaluate,
     named_file,
 )
-from isa.diagnostics import MAX_FOUND, AssemblyError, Diagnostic, X1Error, did_you_mean
-from isa.locations import FileLoc
-from isa.parsing import Parsed as Node
-from isa.parsing import SyntaxProblem, grammar, grammar_text, lines_of, parse
-from isa.paths import read_file
 from isa.program import Symbol
 from isa.spec import INSTRUCTIONS, WORD_BYTES
-from isa.structs import replace
+from isa.support.diagnostics import MAX_FOUND, AssemblyError, Diagnostic, X1Error, did_you_mean
+from isa.support.locations import FileLoc
+from isa.support.parsing import Parsed as Node
+from isa.support.parsing import SyntaxProblem, grammar, grammar_text, lines_of, parse
+from isa.support.paths import read_file
+from isa.support.records import replace
 
 WORDS: Final = tuple(sorted(set(re.findall(r'"(\.[a-z]+)"', grammar_text("isa", "assembly")))))
 """The directives of the grammar."""

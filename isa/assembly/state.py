@@ -10,17 +10,17 @@ from typing import Final, cast
 from lark import Token, Tree
 
 from isa.container import HOST_CAP
-from isa.diagnostics import Diagnostic, TargetError, did_you_mean
-from isa.parsing import Parsed as Node
-from isa.paths import is_file, resolved
-from isa.program import REGION_NAMES, REGION_SHIFT, Interface, OpRow, Symbol
-from isa.structs import Frozen, Struct, field, replace
+from isa.memory_map import DATA_REGIONS, REGION_SHIFT, Region
+from isa.program import Interface, OpRow, Symbol
+from isa.support.diagnostics import Diagnostic, TargetError, did_you_mean
+from isa.support.parsing import Parsed as Node
+from isa.support.paths import is_file, resolved
+from isa.support.records import Frozen, Struct, field, replace
 from isa.target import Target, load_target
 
-REGION_SYMBOLS: Final = {f"R{n}": n << REGION_SHIFT for n in REGION_NAMES}
+REGION_SYMBOLS: Final = {f"R{r}": r.address for r in Region}
 TEXT_SECTION: Final = ".text"
-DATA_REGION: Final = {".weights": 0, ".params": 5}
-SIZED_REGIONS: Final = (0, 1, 2, 3, 5)
+DATA_SECTIONS: Final = {r.section: r for r in DATA_REGIONS}
 MAX_DIGITS: Final = 20
 
 
@@ -95,7 +95,7 @@ class Assembly(Struct):
     semaphores: dict[str, int] = field(default_factory=dict[str, int])
     sections: dict[str, bytearray] = field(default_factory=dict[str, bytearray])
     raw: dict[str, bytes] = field(default_factory=dict[str, bytes])
-    sizes: dict[int, int] = field(default_factory=dict[int, int])
+    sizes: dict[Region, int] = field(default_factory=dict[Region, int])
     section: str = TEXT_SECTION
     ops: dict[int, OpRow] = field(default_factory=dict[int, OpRow])
     current_op: int | None = None
@@ -194,7 +194,7 @@ def data_section(state: Assembly, at: Node | Token) -> bytearray:
     Raises:
         Mistake: the lines go to a section without data.
     """
-    if state.section not in DATA_REGION:
+    if state.section not in DATA_SECTIONS:
         raise Mistake(f"data belongs into .weights or .params, not {state.section}", at)
     return state.sections.setdefault(state.section, bytearray())
 

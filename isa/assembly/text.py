@@ -12,7 +12,7 @@ from functools import cache
 from typing import Final
 
 from isa.spec import Instruction, Operand
-from isa.structs import Frozen
+from isa.support.records import Frozen
 
 _NAMED: Final = re.compile(r"(\w+)=(.*)")
 _FIELD: Final = re.compile(r"\{(\w+)\}")

@@ -51,9 +51,9 @@ def _check_halt(findings: Findings) -> None:
 
 def _check_legality(table: AccessTable, findings: Findings) -> None:
     program = findings.program
-    regions = program.regions()
+    sizes = program.region_sizes()
     for pc in suspects(program, table):
-        for fault in instruction_faults(program.instructions[pc], program.target, regions):
+        for fault in instruction_faults(program.instructions[pc], program.target, sizes):
             findings.add(fault.trap, pc, fault.message)
         if findings.full:
             return

@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 from isa.accesses import FIRST_REGION, AccessTable, Form, distinct, memory_number, ragged
 from isa.encoding import addresses, slot_faults
 from isa.footprint import repeats, same_memory
+from isa.memory_map import Space, memory_size
 from isa.program import Program
-from isa.spec import Space
-from isa.validate import access_faults, clash, memory_size, semaphore_faults
+from isa.validate import access_faults, clash, semaphore_faults
 
 
 def suspects(program: Program, table: AccessTable) -> list[int]:
@@ -27,11 +27,11 @@ def suspects(program: Program, table: AccessTable) -> list[int]:
 
 def _unsound_forms(program: Program, table: AccessTable) -> NDArray[np.bool_]:
     """Forms in which something else than an address is wrong, or whose example is."""
-    regions, target = program.regions(), program.target
+    sizes, target = program.region_sizes(), program.target
 
     def unsound(form: Form) -> bool:
         return not form.sound or any(
-            any(access_faults(a, target, regions)) or (a.write and repeats(a)) for a in form.accesses
+            any(access_faults(a, target, sizes)) or (a.write and repeats(a)) for a in form.accesses
         )
 
     return np.array([unsound(f) for f in table.forms], np.bool_)

@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from isa.accesses import FIRST_REGION, AccessTable, Ints, distinct, ragged
 from isa.checker.tokens import Clocks
 from isa.footprint import GRAIN, box, coarse, overlaps
-from isa.program import INPUT_REGION, OUTPUT_REGION, STATE_REGION, Program
-from isa.spec import Engine, Space
-from isa.structs import Frozen, replace
-from isa.validate import memory_size
+from isa.memory_map import INITIALIZED_REGIONS, Region, Space, memory_size
+from isa.program import Program
+from isa.spec import Engine
+from isa.support.records import Frozen, replace
 
-DEFINED: Final = frozenset(FIRST_REGION + r for r in (0, STATE_REGION, 5))
+DEFINED: Final = frozenset(FIRST_REGION + r for r in INITIALIZED_REGIONS)
 """Memories in which every byte stands from the start."""
 PAIRS_PER_ACCESS: Final = 64
 PAIRS_AT_ONCE: Final = 1 << 20
@@ -79,7 +79,7 @@ def unwritten(program: Program, table: AccessTable) -> list[str]:
     """The graph outputs of which a byte is not written."""
     written = np.zeros(program.output_bytes, np.bool_)
     for row in _first_rows(table, write=True).tolist():
-        if table.memory[table.prototype[row]] == FIRST_REGION + OUTPUT_REGION:
+        if table.memory[table.prototype[row]] == FIRST_REGION + Region.OUTPUT:
             box(written, table.access(row))[...] = True
     missing: list[str] = []
     for tensor in program.abi.outputs:
@@ -94,7 +94,7 @@ def rewritten(program: Program, table: AccessTable) -> list[str]:
     times = np.zeros(program.output_bytes, np.uint8)
     kinds = table.prototype
     for row in np.flatnonzero(
-        table.write[kinds] & (table.memory[kinds] == FIRST_REGION + OUTPUT_REGION)
+        table.write[kinds] & (table.memory[kinds] == FIRST_REGION + Region.OUTPUT)
     ).tolist():
         bytes_written = box(times, table.access(row))
         bytes_written[...] = np.minimum(bytes_written, 1) + 1
@@ -126,9 +126,9 @@ def _given(program: Program, memory: int, mark: int) -> NDArray[np.int32]:
         if space is Space.SREG:
             entries[0] = mark  # s0 reads 0
         return entries
-    region = memory - FIRST_REGION
+    region = Region(memory - FIRST_REGION)
     entries = np.zeros(program.region_sizes()[region], np.int32)
-    if region == INPUT_REGION:
+    if region is Region.INPUT:
         for tensor in program.abi.inputs:
             entries[tensor.offset : tensor.offset + tensor.bytes] = mark
     return entries

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from isa.program import Program
 from isa.spec import Trap
-from isa.structs import Frozen, Struct, field
+from isa.support.records import Frozen, Struct, field
 
 
 class Violation(Frozen):

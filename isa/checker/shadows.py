@@ -11,9 +11,9 @@ from isa.assembly.text import format_instruction
 from isa.checker.report import Findings
 from isa.checker.tokens import Clocks
 from isa.footprint import GRAIN, box, coarse
-from isa.program import INPUT_REGION, STATE_REGION, Program, is_read_only
-from isa.spec import Access, Engine, Instruction, Space, Trap
-from isa.validate import memory_size
+from isa.memory_map import Region, Space, memory_name, memory_size
+from isa.program import Program, is_read_only
+from isa.spec import Access, Engine, Instruction, Trap
 
 GIVEN: Final = 1
 """The writer of what is there from the start."""
@@ -29,8 +29,8 @@ class Shadows:
     def __init__(self, program: Program, clocks: Clocks, findings: Findings) -> None:
         self.program, self.clocks, self.findings = program, clocks, findings
         self.engine_of = np.array([i.engine for i in program.instructions], np.int8)
-        self.written: dict[tuple[Space, int], NDArray[np.int32]] = {}
-        self.read: dict[tuple[Space, int, Engine], NDArray[np.int32]] = {}
+        self.written: dict[tuple[Space, Region | None], NDArray[np.int32]] = {}
+        self.read: dict[tuple[Space, Region | None, Engine], NDArray[np.int32]] = {}
         self.sizes = program.region_sizes()
         self.placed: NDArray[np.bool_] | None = None
 
@@ -50,20 +50,20 @@ class Shadows:
         key = (access.space, access.region)
         if key not in self.written:
             self.written[key] = np.zeros(self._entries(access), np.int32)
-            if access.space is Space.DRAM and access.region == STATE_REGION:
+            if access.region is Region.STATE:
                 self.written[key].fill(GIVEN)
             if access.space is Space.SREG:
                 self.written[key][0] = GIVEN  # s0 reads 0
         return self.written[key]
 
     def _entries(self, access: Access) -> int:
-        if access.space is Space.DRAM:
+        if access.region is not None:
             return self.sizes[access.region]
         return memory_size(self.program.target, access.space) // GRAIN[access.space]
 
     def _check(self, pc: int, instr: Instruction, access: Access) -> None:
         if is_read_only(access):
-            if access.region == INPUT_REGION and not self._given(access):
+            if access.region is Region.INPUT and not self._given(access):
                 self._undefined(pc, instr, access, "that belong to no input")
             return
         last = box(self._writers(access), access)
@@ -85,7 +85,7 @@ class Shadows:
         if any(start <= low and high <= stop for start, stop in inputs):
             return True
         if self.placed is None:
-            self.placed = np.zeros(self.sizes[INPUT_REGION], np.bool_)
+            self.placed = np.zeros(self.sizes[Region.INPUT], np.bool_)
             for start, stop in inputs:
                 self.placed[start:stop] = True
         return bool(box(self.placed, access).all())
@@ -134,5 +134,4 @@ class Shadows:
 def _place(access: Access) -> str:
     grain = GRAIN[access.space]
     low, high = access.span()
-    name = f"region {access.region}" if access.space is Space.DRAM else access.space.name
-    return f"bytes of {name} within {low * grain}..{high * grain - 1}"
+    return f"bytes of {memory_name(access.space, access.region)} within {low * grain}..{high * grain - 1}"

@@ -9,24 +9,12 @@ from typing import Final, TypeVar
 
 import numpy as np
 
-from isa.spec import (
-    GRANULE_BYTES,
-    Access,
-    Engine,
-    Fault,
-    Instruction,
-    MachineState,
-    Space,
-    Trap,
-    address_unit,
-    instruction,
-    operand,
-)
+from isa.memory_map import GRANULE_BYTES, Region, Space, address_unit
+from isa.spec import Access, Engine, Fault, Instruction, MachineState, Trap, instruction, operand
 from isa.target import Target
 
 BYTE: Final = np.dtype(np.uint8)
 WORD: Final = np.dtype("<i4")
-READ_ONLY_REGIONS: Final = frozenset({0, 2, 5})
 Level = TypeVar("Level", bound=tuple[int, ...])
 
 
@@ -123,7 +111,7 @@ class Copy(Instruction):
     def in_dram(self, *, write: bool) -> Access:
         """The bytes in DRAM."""
         dims = ((self.n2, self.ds2), (self.n1, self.ds1), (self.n0, 1))
-        return Access("dram", Space.DRAM, self.dram, dims, write=write, region=self.region)
+        return Access("dram", Space.DRAM, self.dram, dims, write=write, region=Region(self.region))
 
     def on_chip_cycles(self, t: Target) -> int:
         """Beats on the port of the memory on the chip."""
@@ -196,7 +184,7 @@ class Store(Copy):
         yield from Copy.check(self, t)
         if self.space is OnChip.PRM:
             yield Fault(Trap.BAD_ENUM, "space", "space=prm cannot be stored; allowed: spm, acc")
-        if self.region in READ_ONLY_REGIONS:
+        if not Region(self.region).writable:
             yield Fault(
                 Trap.DRAM_RANGE,
                 "region",

@@ -6,14 +6,11 @@ import itertools
 import math
 from collections.abc import Iterator
 
-from isa.spec import GRANULE_BYTES, Access, Dims, ElementType, Fault, Space, Trap, address_unit
+from isa.memory_map import GRANULE_BYTES, SREG_BYTES, TABLE_BYTES, Space, address_unit
+from isa.spec import Access, Dims, ElementType, Fault, Trap
 from isa.target import Target
 
 Pair = tuple[int, int]
-Q_GRANULES = 5
-"""Granules of a quantization record Q."""
-TABLE_BYTES = 256
-SREG_BYTES = 4
 
 
 def channel_groups(channels: int, cols: int) -> Iterator[tuple[int, int, int]]:

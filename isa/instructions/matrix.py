@@ -21,6 +21,7 @@ from isa.instructions.footprints import (
     visible_taps,
     window_box,
 )
+from isa.memory_map import Space
 from isa.spec import (
     Access,
     Dims,
@@ -29,7 +30,6 @@ from isa.spec import (
     Fault,
     Instruction,
     MachineState,
-    Space,
     Trap,
     instruction,
     operand,

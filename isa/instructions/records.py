@@ -2,31 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from isa.instructions.footprints import Q_GRANULES, granules
+from isa.instructions.footprints import granules
+from isa.memory_map import Q_GRANULES, QUANT_RECORD
 from isa.spec import ElementType, MachineState, Trap, TrapError
-from isa.structs import Frozen, field
-
-REQUANT_RECORD: Final = np.dtype([("bias", "<i4"), ("m", "<f4")])
-"""One granule: what `vreq` adds to and multiplies a channel with."""
-
-QUANT_RECORD: Final = np.dtype(
-    [
-        ("p", "<f4", (6,)),
-        ("bias", "<i4"),
-        ("za", "<i2"),
-        ("zb", "<i2"),
-        ("zo", "<i2"),
-        ("lo", "<i2"),
-        ("hi", "<i2"),
-        ("pad", "<i2"),
-    ]
-)
-"""Record Q, five granules: what element-wise instructions, pooling and softmax compute with."""
+from isa.support.records import Frozen, field
 
 
 class QuantRecord(Frozen):

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from isa import arithmetic
 from isa.instructions.dma import BYTE, WORD
 from isa.instructions.footprints import (
-    Q_GRANULES,
     accumulators,
     eight_bit,
     granules,
@@ -24,7 +23,8 @@ from isa.instructions.footprints import (
     visible_taps,
     window_box,
 )
-from isa.instructions.records import REQUANT_RECORD, QuantRecord, require_scale
+from isa.instructions.records import QuantRecord, require_scale
+from isa.memory_map import Q_GRANULES, REQUANT_RECORD, Space
 from isa.spec import (
     Access,
     Dims,
@@ -33,7 +33,6 @@ from isa.spec import (
     Fault,
     Instruction,
     MachineState,
-    Space,
     Trap,
     TrapError,
     instruction,

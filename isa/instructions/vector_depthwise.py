@@ -10,20 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isa import arithmetic
-from isa.instructions.footprints import Q_GRANULES, granules, pixels, run, table, visible_taps, window_box
-from isa.instructions.records import REQUANT_RECORD, QuantRecord, require_scale
+from isa.instructions.footprints import granules, pixels, run, table, visible_taps, window_box
+from isa.instructions.records import QuantRecord, require_scale
 from isa.instructions.vector import write_codes
-from isa.spec import (
-    Access,
-    ElementType,
-    Engine,
-    Fault,
-    Instruction,
-    MachineState,
-    Space,
-    instruction,
-    operand,
-)
+from isa.memory_map import Q_GRANULES, REQUANT_RECORD, Space
+from isa.spec import Access, ElementType, Engine, Fault, Instruction, MachineState, instruction, operand
 from isa.target import Target
 
 

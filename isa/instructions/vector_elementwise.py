@@ -11,25 +11,10 @@ from numpy.typing import NDArray
 
 from isa import arithmetic
 from isa.arithmetic import f32
-from isa.instructions.footprints import (
-    Q_GRANULES,
-    eight_bit,
-    element_wise_cycles,
-    granules,
-    pixels,
-)
+from isa.instructions.footprints import eight_bit, element_wise_cycles, granules, pixels
 from isa.instructions.records import QuantRecord, require_finite
-from isa.spec import (
-    GRANULE_BYTES,
-    Access,
-    ElementType,
-    Engine,
-    Fault,
-    Instruction,
-    MachineState,
-    instruction,
-    operand,
-)
+from isa.memory_map import GRANULE_BYTES, Q_GRANULES
+from isa.spec import Access, ElementType, Engine, Fault, Instruction, MachineState, instruction, operand
 from isa.target import Target
 
 FLOAT: Final = np.dtype("<f4")

@@ -12,27 +12,10 @@ from numpy.typing import NDArray
 
 from isa import arithmetic
 from isa.instructions.dma import WORD
-from isa.instructions.footprints import (
-    Q_GRANULES,
-    eight_bit,
-    element_wise_cycles,
-    granules,
-    pixels,
-    register,
-)
+from isa.instructions.footprints import eight_bit, element_wise_cycles, granules, pixels, register
 from isa.instructions.records import QuantRecord
-from isa.spec import (
-    Access,
-    ElementType,
-    Engine,
-    Fault,
-    Instruction,
-    MachineState,
-    Space,
-    Trap,
-    instruction,
-    operand,
-)
+from isa.memory_map import Q_GRANULES, Space
+from isa.spec import Access, ElementType, Engine, Fault, Instruction, MachineState, Trap, instruction, operand
 from isa.target import Target
 
 

@@ -38,7 +38,7 @@ def test_an_operator_is_one_file_and_its_tiles(tmp_path: Path) -> None:
     text = names.read_text(encoding="utf-8")
     text = text.replace("    conv_transpose,\n", "    conv_transpose,\n    flip,\n", 1)
     names.write_text(text.replace('    "conv_transpose",\n', '    "conv_transpose",\n    "flip",\n', 1))
-    moves = tmp_path / "compiler" / "schedule" / "moves.py"
+    moves = tmp_path / "compiler" / "schedule" / "tiles" / "moves.py"
     text = moves.read_text(encoding="utf-8")
     imported = "from compiler.ops.concat import QConcat\n"
     assert imported in text

@@ -12,17 +12,17 @@ from onnx import TensorProto, helper, numpy_helper
 
 from compiler import driver
 from compiler.errors import CompileError
+from compiler.frontend.ir_reader import parse_graph
 from compiler.frontend.load import load_model
 from compiler.frontend.onnx_tensors import read_tensor
 from compiler.ir.evaluate import outputs
-from compiler.ir.parser import parse_graph
 from compiler.ir.printer import print_graph
-from isa.diagnostics import Findings, UsageError
-from isa.locations import FileLoc
+from isa.support.diagnostics import Findings, UsageError
+from isa.support.locations import FileLoc
 from tests.networks import random_graph
 from tests.oracle import Nodes, ort, run
 from x1 import api
-from x1.verification import verify
+from x1.lab.verification import verify
 
 random = np.random.default_rng(0)
 
@@ -355,7 +355,7 @@ def test_networks_as_tensorflow_exports_them_show_every_tensor(channels: int, tm
     """A source transpose that vanishes leaves its tensor to the value it turned."""
     from tests.networks import random_inputs
     from x1 import api
-    from x1.verification import verify
+    from x1.lab.verification import verify
 
     nodes = [
         node("Transpose", "x", "t", perm=[0, 3, 1, 2]),

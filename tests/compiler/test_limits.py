@@ -24,8 +24,8 @@ from compiler.ops.softmax import Softmax
 from isa.target import load_target
 from tests.networks import compiled_and_verified, random_inputs
 from x1 import api
+from x1.lab.verification import verify
 from x1.session import Session
-from x1.verification import verify
 
 WIDE = load_target(
     "edge64",

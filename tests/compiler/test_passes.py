@@ -128,7 +128,7 @@ def test_verifier_objects_to_an_operation_of_another_stage() -> None:
 
 
 def test_verifier_objects_to_a_type_that_the_rule_does_not_give() -> None:
-    from isa.structs import replace
+    from isa.support.records import replace
 
     graph = conv_graph()
     node = next(n for n in graph.nodes() if n.name == "relu")

@@ -19,17 +19,17 @@ from compiler.ir.graph import Graph
 from compiler.ir.types import DType, Quant
 from compiler.ops.conv2d import Conv2d, QConv2d
 from compiler.ops.max_pool import MaxPool
+from compiler.passes import calibrate
 from compiler.passes.quantize import to_integers
-from compiler.quantize import calibrate
 from compiler.quantize.histogram import BITS, HALF, Histogram
 from compiler.quantize.methods import METHODS, Observed, Recipe, chosen, parameters, round_outward
 from compiler.quantize.scheme import Scheme
 from isa import arithmetic
-from isa.diagnostics import UsageError
-from isa.structs import replace
+from isa.support.diagnostics import UsageError
+from isa.support.records import replace
 from tests.networks import random_graph, random_inputs
 from x1 import api
-from x1.verification import verify
+from x1.lab.verification import verify
 
 Array = NDArray[np.float32]
 INFINITY = math.inf

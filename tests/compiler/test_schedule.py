@@ -12,16 +12,16 @@ from compiler import driver
 from compiler.ir.graph import Graph
 from compiler.ir.types import DType
 from compiler.ops.conv2d import Conv2d
-from compiler.schedule import order as ordering
-from compiler.schedule.bands import bands_of, work_of
-from compiler.schedule.intervals import LastTouch
-from compiler.schedule.order import Timing, overlapped, touches
-from compiler.schedule.plan import plan
-from compiler.schedule.room import NoRoomError, limits_of
-from compiler.schedule.techniques import NAMES, Techniques, techniques
-from compiler.schedule.tiles import Memory, TileOp, Touch
+from compiler.schedule.options import NAMES, Techniques, techniques
+from compiler.schedule.order import list_scheduling as ordering
+from compiler.schedule.order.history import LastTouch
+from compiler.schedule.order.list_scheduling import Timing, overlapped, touches
+from compiler.schedule.order.scratchpad import NoRoomError, limits_of
+from compiler.schedule.segments.plan import plan
+from compiler.schedule.segments.stripes import bands_of, work_of
+from compiler.schedule.tile_graph import Memory, TileOp, Touch
 from isa.target import load_target
-from runtime.profile import profile
+from isa.timing.profile import profile
 from tests.networks import quantized, random_graph, random_inputs
 from x1 import api
 from x1.session import Session

@@ -14,17 +14,17 @@ from compiler.ops.activation import Clamp
 from compiler.ops.add import Add
 from compiler.ops.conv2d import Conv2d
 from compiler.ops.max_pool import MaxPool
-from compiler.schedule import bands, fused
-from compiler.schedule.bands import LayerWork
 from compiler.schedule.builder import Span, Window
-from compiler.schedule.lines import Line, Rows
-from compiler.schedule.plan import _Planner  # pyright: ignore[reportPrivateUsage]
-from compiler.schedule.techniques import techniques
-from compiler.schedule.tiles import TileOp
+from compiler.schedule.options import techniques
+from compiler.schedule.segments import cascade as fused
+from compiler.schedule.segments import stripes as bands
+from compiler.schedule.segments.plan import _Planner  # pyright: ignore[reportPrivateUsage]
+from compiler.schedule.segments.stripes import LayerWork
+from compiler.schedule.tile_graph import Line, Rows, TileOp
 from isa.target import load_target
 from tests.networks import quantized, random_inputs
 from x1 import api
-from x1.verification import verify
+from x1.lab.verification import verify
 
 MACHINE = load_target("edge32", ["spm.bytes=65536", "dram.bytes_per_cycle=2"])
 

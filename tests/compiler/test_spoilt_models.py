@@ -11,7 +11,7 @@ import pytest
 from compiler import driver
 from compiler.frontend.load import load_model
 from compiler.ir.printer import print_graph
-from isa.diagnostics import X1Error
+from isa.support.diagnostics import X1Error
 from tests.networks import random_graph, random_inputs
 from x1.samples import sample_folder
 

@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import AttributeProto, numpy_helper
 
-from isa.diagnostics import X1Error
+from isa.support.diagnostics import X1Error
 from tests.random_onnx import random_network
 from x1 import api
 

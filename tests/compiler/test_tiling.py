@@ -15,7 +15,7 @@ from compiler.ir.graph import Graph
 from compiler.ir.types import DType
 from compiler.ops.conv2d import Conv2d
 from compiler.ops.gemm import Gemm
-from compiler.schedule.tiles import Buffer, Memory
+from compiler.schedule.tile_graph import Buffer, Memory
 from isa import instructions
 from isa.container import load
 from isa.program import Program
@@ -161,7 +161,7 @@ def test_memory_is_used_again_when_a_tensor_has_been_read() -> None:
 
 def test_an_allocator_that_lets_buffers_overlap_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """Planted: every buffer at the first address. The check after placement must object."""
-    from compiler.schedule.room import Places
+    from compiler.schedule.order.scratchpad import Places
 
     def find(places: Places, buffer: Buffer, time: int, last: int, *, tight: bool) -> tuple[int, int]:
         del places, last, tight

@@ -13,13 +13,13 @@ from onnx import TensorProto, helper, numpy_helper
 
 from compiler import driver
 from compiler.errors import CompileError
+from compiler.frontend.ir_reader import parse_graph
 from compiler.frontend.load import load_model
-from compiler.ir.parser import parse_graph
 from compiler.ir.printer import print_graph
-from isa.diagnostics import UsageError
+from isa.support.diagnostics import UsageError
 from tests.networks import random_graph, random_inputs
 from x1 import api
-from x1.verification import verify
+from x1.lab.verification import verify
 
 Nodes = list[onnx.NodeProto]
 Constants = dict[str, np.ndarray]

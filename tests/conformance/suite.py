@@ -23,14 +23,14 @@ import onnxruntime  # pyright: ignore[reportMissingTypeStubs]
 from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 
-from compiler.frontend.importing import ONNX_OPERATORS
 from compiler.frontend.load import load_model
 from compiler.ir.evaluate import outputs
 from compiler.ir.graph import Input
-from compiler.quantize.calibrate import observe
+from compiler.passes.calibrate import observe
 from compiler.quantize.methods import Recipe, chosen
+from compiler.rules.importing import ONNX_OPERATORS
 from isa import arithmetic
-from isa.diagnostics import X1Error
+from isa.support.diagnostics import X1Error
 from x1 import api
 from x1.session import Session
 

@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 from compiler.ops.softmax import divisor, exponentials
 from isa import arithmetic
 from isa.arithmetic import F32
-from isa.instructions.records import REQUANT_RECORD, QuantRecord
+from isa.instructions.records import QuantRecord
 from isa.instructions.vector import Pool, Pooling, Requantize, Softmax
 from isa.instructions.vector_elementwise import Elementwise, VectorElementwise
-from isa.spec import ElementType, Space
+from isa.memory_map import REQUANT_RECORD, Space
+from isa.spec import ElementType
 from tests.bench import Bench
 from tests.oracle import Nodes, run, scalar, zero
 

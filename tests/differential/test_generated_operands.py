@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 
 from isa.instructions.control import Halt
 from isa.instructions.dma import Load, OnChip, Store
-from isa.instructions.records import REQUANT_RECORD
 from isa.instructions.vector import Pool, Pooling, Requant, Requantize, VectorMove
+from isa.memory_map import REQUANT_RECORD, Region, Space
 from isa.program import Program
-from isa.spec import ElementType, Space
+from isa.spec import ElementType
 from isa.target import load_target
 from isa.validate import instruction_faults
-from runtime.machine import Machine
-from tests.bench import Bench
+from runtime.state import CoreState
+from tests.bench import Bench, execute
 from tests.operands import Array, clamped, codes, dyadic, odd
 from tests.oracle import Nodes, run, scalar, zero
 
@@ -132,14 +132,14 @@ def test_copies_to_the_chip_and_back_keep_a_strided_box(data: st.DataObject) -> 
     dense: dict[str, Any] = {"ds1": n0 if n1 > 1 else 0, "ds2": n0 * n1 if n2 > 1 else 0}
     back = () if space == "prm" else (Store(region=1, **fields, **dense),)
     program = Program(TARGET, (load, *back, Halt()), content.tobytes(), arena_bytes=expected.size)
-    assume(not any(instruction_faults(i, TARGET, program.regions()) for i in (load, *back)))
-    machine = Machine(program)
-    machine.run()
-    memory = machine.chip[Space(int(place))].bytes
+    assume(not any(instruction_faults(i, TARGET, program.region_sizes()) for i in (load, *back)))
+    state = CoreState(program)
+    execute(state)
+    memory = state.chip[Space(int(place))].bytes
     starts = [[(load.loc + j * ls2 + i * ls1) * unit for i in range(n1)] for j in range(n2)]
     np.testing.assert_array_equal([[memory[s : s + n0] for s in row] for row in starts], expected)
     if back:
-        np.testing.assert_array_equal(machine.fetch(1, 0, expected.size), expected.ravel())
+        np.testing.assert_array_equal(state.fetch(Region.ARENA, 0, expected.size), expected.ravel())
 
 
 @given(st.tuples(*[st.integers(1, 5)] * 4), st.tuples(*[st.booleans()] * 3), st.booleans(), SEEDS)

@@ -12,14 +12,15 @@ from numpy.typing import NDArray
 
 from isa.instructions.dma import Fill, Load, OnChip, Store
 from isa.instructions.matrix import Conv, Gemm
-from isa.instructions.records import REQUANT_RECORD
 from isa.instructions.vector import Pooling, Requant, Requantize, VectorMove
+from isa.memory_map import REQUANT_RECORD, Region, Space
 from isa.program import Program
-from isa.spec import ElementType, Space
+from isa.spec import ElementType
 from isa.target import load_target
 from isa.validate import instruction_faults
-from runtime.machine import Machine
-from tests.bench import Bench
+from runtime.executors.reference import step
+from runtime.state import CoreState
+from tests.bench import Bench, execute
 from tests.oracle import Nodes, run, scalar, zero
 
 Array = NDArray[Any]
@@ -132,7 +133,7 @@ def test_a_sum_in_two_parts_equals_the_whole() -> None:
         acc=3,
     )
     x, w = codes(generator, ElementType.S8, (3, 4, 8)), codes(generator, ElementType.S8, (1, 1, 8, 20))
-    from isa.structs import replace
+    from isa.support.records import replace
 
     expected = accumulators(loaded(whole, x, w).run(), 20, 12)
     doubled = loaded(whole, x, w, replace(whole, accum=1)).run()
@@ -167,7 +168,7 @@ def test_products_are_those_of_matmulinteger(
 
 
 def test_packing_changes_cycles_and_nothing_else() -> None:
-    from isa.structs import replace
+    from isa.support.records import replace
 
     generator = np.random.default_rng(9)
     plain = Conv(
@@ -326,9 +327,9 @@ def test_moves_transpose_as_numpy_does(
 def test_copies_move_strided_boxes(space: OnChip, unit: int, pitch: int) -> None:
     content = np.arange(4096).astype(np.uint8)
     copy = Load(space=space, dram=7, loc=2, n0=16, n1=3, n2=2, ds1=40, ds2=500, ls1=pitch, ls2=4 * pitch)
-    machine = Machine(Program(TARGET, (copy,), content.tobytes()))
-    machine.step()
-    memory = machine.chip[Space(space)].bytes
+    state = CoreState(Program(TARGET, (copy,), content.tobytes()))
+    step(state)
+    memory = state.chip[Space(space)].bytes
     for plane in range(2):
         for row in range(3):
             place = (2 + plane * 4 * pitch + row * pitch) * unit
@@ -350,6 +351,6 @@ def test_fills_are_sign_extended_in_accumulators_and_stores_write_dram() -> None
         Store(space=OnChip.ACC, region=1, loc=1, n0=12),
         Halt(),
     )
-    machine = Machine(Program(TARGET, stream, arena_bytes=64))
-    machine.run()
-    assert machine.fetch(1, 0, 12).view(np.int32).tolist() == [-2, -2, -2]
+    state = CoreState(Program(TARGET, stream, arena_bytes=64))
+    execute(state)
+    assert state.fetch(Region.ARENA, 0, 12).view(np.int32).tolist() == [-2, -2, -2]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from x1 import api
-from x1.verification import verify
+from x1.lab.verification import verify
 
 NETS = ["resnet18", "resnet50", "mobilenetv2", "squeezenet1_1", "inception_v3", "vgg16"]
 

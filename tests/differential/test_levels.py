@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from isa.diagnostics import X1Error
-from isa.structs import replace
+from isa.support.diagnostics import X1Error
+from isa.support.records import replace
+from tests.bench import executor
 from tests.differential.test_large_networks import NETS, random_network
 from tests.differential.test_quantized_models import LARGE, SMALL
 from tests.differential.test_trained_networks import FURTHER, NETWORKS, network
@@ -52,7 +53,7 @@ def require_same_interleaved(model: api.Model, sample: Inputs, target: str, runs
     """Run in program order and in some interleavings of the engines, and compare the outputs."""
     session = Session(api.compile(model, target))
     outputs = {
-        b"".join(y.tobytes() for y in session.execute(sample, seed=seed).outputs.values())
+        b"".join(y.tobytes() for y in session.execute(sample, executor=executor(seed)).outputs.values())
         for seed in (None, *range(runs))
     }
     assert len(outputs) == 1

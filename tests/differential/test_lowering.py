@@ -18,11 +18,12 @@ from numpy.typing import NDArray
 from isa import arithmetic
 from isa.instructions.dma import Fill, OnChip
 from isa.instructions.matrix import Conv, Gemm
-from isa.instructions.records import REQUANT_RECORD, QuantRecord
+from isa.instructions.records import QuantRecord
 from isa.instructions.vector import Requantize, VectorMove
 from isa.instructions.vector_elementwise import Elementwise, VectorElementwise
-from isa.spec import Instruction, Space
-from isa.structs import replace
+from isa.memory_map import REQUANT_RECORD, Space
+from isa.spec import Instruction
+from isa.support.records import replace
 from isa.target import load_target
 from tests.bench import Bench
 from tests.oracle import Nodes, run, scalar, zero

@@ -10,9 +10,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from compiler.errors import CompileError
-from isa.diagnostics import UsageError
+from isa.support.diagnostics import UsageError
 from x1 import api
-from x1.verification import verify
+from x1.lab.verification import verify
 
 SHAPE = (1, 8, 9, 9)
 

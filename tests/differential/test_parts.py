@@ -16,17 +16,18 @@ from compiler.ops.conv2d import Conv2d
 from compiler.ops.max_pool import MaxPool
 from compiler.ops.slices import Pad, part
 from compiler.quantize.scheme import Scheme
-from compiler.schedule import builder, parts
-from compiler.schedule.plan import Plan, plan
-from compiler.schedule.techniques import techniques
-from compiler.schedule.tiles import Tensor
+from compiler.schedule import builder
+from compiler.schedule.options import techniques
+from compiler.schedule.segments import subtensors as parts
+from compiler.schedule.segments.plan import Plan, plan
+from compiler.schedule.tile_graph import Tensor
 from isa.program import TensorRow
-from isa.structs import replace
+from isa.support.records import replace
 from isa.target import load_target
-from runtime.profile import profile
+from isa.timing.profile import profile
 from tests.networks import random_inputs
 from x1 import api
-from x1.verification import verify
+from x1.lab.verification import verify
 
 CODES = Quant((float(np.float32(0.03)),), -3)
 """Of every tensor alike, so that concatenation keeps the codes."""

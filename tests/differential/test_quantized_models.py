@@ -11,8 +11,8 @@ import pytest
 from numpy.typing import NDArray
 
 from x1 import api
+from x1.lab.verification import verify
 from x1.session import Session
-from x1.verification import verify
 
 SMALL = ["seed_mnist_nchw.s8s8.qdq", "seed_mnist_nchw.s8s8.qoperator", "seed_mnist_nchw.u8s8.qoperator"]
 LARGE = [f"{net}.s8s8.{form}" for net in ("efficientnet_lite0_clean", "squeezenet1_1_ndf_imagenet_227")

@@ -11,7 +11,7 @@ from typing import Final
 
 import pytest
 
-from compiler.frontend.importing import ONNX_OPERATORS
+from compiler.rules.importing import ONNX_OPERATORS
 from tests.random_run import run
 
 BLOCK: Final = 10

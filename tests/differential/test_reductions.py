@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from isa.instructions.control import (
     ScalarSet,
 )
-from isa.instructions.records import REQUANT_RECORD, QuantRecord
+from isa.instructions.records import QuantRecord
 from isa.instructions.vector import Requantize
 from isa.instructions.vector_reduce import Axis, Place, Reduce, Reduction
-from isa.spec import ElementType, Space
-from isa.structs import replace
+from isa.memory_map import REQUANT_RECORD, Space
+from isa.spec import ElementType
+from isa.support.records import replace
 from isa.target import load_target
 from tests.bench import Bench
 from tests.operands import F32, Array, clamped, codes, dyadic, odd
@@ -165,7 +166,7 @@ def test_accumulators_are_reduced_with_the_exact_sum_as_their_judge() -> None:
                    xt=ElementType.S32, ot=ElementType.S32)  # fmt: skip
     bench = Bench(instr, target=TARGET).put(Space.ACC, 0, acc).put(Space.PRM, 0, QuantRecord().pack()).run()
     assert bench.get(Space.ACC, 8 * 64, (16,), np.int32).tolist() == [-(2**31) + 4] * 16
-    assert bench.machine.accumulator_overflow
+    assert bench.state.accumulator_overflow
 
 
 def test_absolute_maximum_goes_to_a_register_and_may_accumulate() -> None:

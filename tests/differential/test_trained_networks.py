@@ -9,9 +9,9 @@ import pytest
 from numpy.typing import NDArray
 
 from x1 import api
+from x1.lab.verification import verify
 from x1.samples import sample_folder
 from x1.session import Session
-from x1.verification import verify
 
 TARGETS = ["edge16", "edge32", "edge64", "tiny8"]
 NETWORKS = {
@@ -60,7 +60,7 @@ def test_every_tensor_equals_onnx_runtimes_and_every_machine_gives_the_same_byte
 @pytest.mark.nightly
 @pytest.mark.parametrize("name", NETWORKS)
 def test_accuracy_is_kept_on_all_test_digits(assets: Path, name: str) -> None:
-    from x1.evaluation import evaluate
+    from x1.lab.evaluation import evaluate
 
     model, given = network(assets, name)
     images, labels = digits(assets, name, "test", 10_000)
@@ -80,7 +80,7 @@ def test_a_tensor_that_never_reaches_dram_is_compared_too(assets: Path) -> None:
 
 def test_a_wrong_multiplier_in_the_binary_is_found_and_named(assets: Path) -> None:
     """The comparison itself must be able to fail: one parameter byte of the shipped binary is changed."""
-    from isa.structs import replace
+    from isa.support.records import replace
 
     model, given = network(assets, "seed_mnist_nchw.onnx")
     binary = api.compile(model)

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from isa.faults import MachineTrap
 from isa.instructions.control import (
     Assert,
     Barrier,
@@ -22,14 +23,14 @@ from isa.instructions.control import (
     ScalarOperation,
     ScalarSet,
 )
-from isa.instructions.records import REQUANT_RECORD, QuantRecord
+from isa.instructions.records import QuantRecord
 from isa.instructions.vector import Requant, Requantize
 from isa.instructions.vector_depthwise import DepthwiseConv
 from isa.instructions.vector_elementwise import Elementwise, VectorElementwise
-from isa.spec import ElementType, Instruction, Space
+from isa.memory_map import REQUANT_RECORD, Space
+from isa.spec import ElementType, Instruction
 from isa.target import load_target
 from isa.validate import instruction_faults
-from runtime.faults import MachineTrap
 from tests.bench import Bench
 from tests.operands import F32, Array, clamped, codes, dyadic, odd
 from tests.oracle import Nodes, run, scalar, zero
@@ -389,7 +390,7 @@ def test_asserts_trap_unless_they_hold(fn: Relation, holds: int) -> None:
 
 def test_marks_are_noted_in_order_and_a_barrier_of_one_core_passes() -> None:
     bench = Bench(Mark(tag=3), Barrier(mask=1), Mark(tag=9), target=TARGET).run()
-    assert bench.machine.marks == [(0, 3), (2, 9)]
+    assert bench.state.marks == [(0, 3), (2, 9)]
 
 
 def test_the_shift_of_a_requantization_may_come_from_a_register() -> None:

@@ -21,7 +21,7 @@ import numpy as np
 
 from isa.elf import PROGBITS, read_elf
 from x1.cli.main import main
-from x1.cli.outcome import run_command
+from x1.cli.result import run_command
 
 REFUSED = 5
 

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from runtime.timing import Timeline
+from compiler import search
+from isa.timing.model import Timeline
 from tests.e2e.test_commands import CALIBRATION, NETWORK, as_json, x1
 from tests.networks import quantized, random_graph, random_inputs
-from x1 import api, search
+from x1 import api
 from x1.session import Session
 
 

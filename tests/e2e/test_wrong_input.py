@@ -222,7 +222,7 @@ def test_a_mistake_of_ours_names_a_file_and_shows_no_traceback(
 ) -> None:
     from x1.cli import targets_command
     from x1.cli.main import main
-    from x1.cli.outcome import run_command
+    from x1.cli.result import run_command
 
     def broken() -> list[str]:
         raise ZeroDivisionError("planted")

@@ -26,9 +26,9 @@ with fuzzer.instrument_imports(include=["isa"]):
     from isa.assembly.assembler import assemble
     from isa.checker import check
     from isa.container import assemble_sections, load, program_sections, save
-    from isa.diagnostics import X1Error
     from isa.program import DebugMap, MapRow, Operators, OpRow, Program, TensorRow, float_bits
-    from isa.structs import replace
+    from isa.support.diagnostics import X1Error
+    from isa.support.records import replace
 
 SAMPLE = (
     ".target tiny8\n.sem go LD -> ST\n.tensor in x int8 [1, 8] R2\n.tensor out y int8 [1, 8] R3\n"

@@ -13,9 +13,10 @@ from isa.checker.legality import suspects
 from isa.encoding import addresses
 from isa.instructions.control import Halt
 from isa.instructions.matrix import Gemm
+from isa.memory_map import address_unit
 from isa.program import Program
-from isa.spec import INSTRUCTIONS, Access, ElementType, Instruction, address_unit
-from isa.structs import replace
+from isa.spec import INSTRUCTIONS, Access, ElementType, Instruction
+from isa.support.records import replace
 from isa.target import load_target
 from isa.validate import instruction_faults
 from tests.strategies import instructions
@@ -87,7 +88,7 @@ def test_no_illegal_instruction_escapes_the_columns(data: st.DataObject) -> None
     illegal = {
         pc
         for pc, instr in enumerate(program.instructions)
-        if instruction_faults(instr, TARGET, program.regions())
+        if instruction_faults(instr, TARGET, program.region_sizes())
     }
     assert illegal <= set(suspects(program, tabulate(program.instructions, TARGET)))
 

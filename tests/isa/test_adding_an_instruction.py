@@ -20,6 +20,7 @@ from isa.assembly.assembler import assemble
 from isa.assembly.disassembler import disassemble
 from isa.checker import check
 from isa.encoding import decode, encode
+from runtime.executors.interleaved import InterleavedExecutor
 from runtime.session import Session
 
 text = (".target tiny8\\n.tensor in a int8 [1, 8] R2\\n.tensor out b int8 [1, 8] R3\\nld spm 0, R2, n=8 signal(0)\\n"
@@ -32,7 +33,7 @@ assert not check(program).violations
 assert check(assemble(text.replace("wait(0) ", "").replace("n=8 signal(0)", "n=8")).program).violations
 a = np.array([[-128, -5, 0, 5, 127, -1, 1, -127]], np.int8)
 assert Session(program).run(None, {"a": a})[0].tolist() == [[127, 5, 0, 5, 127, 1, 1, 127]]
-assert Session(program).execute({"a": a}, seed=3).outputs["b"].tolist() == [[127, 5, 0, 5, 127, 1, 1, 127]]
+assert Session(program).execute({"a": a}, executor=InterleavedExecutor(3)).outputs["b"].tolist() == [[127, 5, 0, 5, 127, 1, 1, 127]]
 """
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from isa.arrays import members
-from isa.diagnostics import UsageError
+from isa.support.arrays import members
+from isa.support.diagnostics import UsageError
 
 
 def archive(*, compressed: bool) -> bytes:

@@ -11,12 +11,12 @@ from hypothesis import given, settings
 
 from isa.assembly.assembler import assemble, read_instruction
 from isa.assembly.text import format_instruction
-from isa.diagnostics import AssemblyError
 from isa.encoding import decode_all
 from isa.instructions.dma import Load, OnChip
 from isa.instructions.matrix import Conv, Gemm
 from isa.instructions.vector import Pool, Pooling, VectorMove
 from isa.spec import Instruction
+from isa.support.diagnostics import AssemblyError
 from tests.strategies import instructions
 
 HALT = "\nhalt\n"

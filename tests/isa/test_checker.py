@@ -18,7 +18,7 @@ from isa.checker.tokens import check_tokens, happens_before
 from isa.encoding import addresses
 from isa.program import Program
 from isa.spec import Engine, Instruction
-from isa.structs import replace
+from isa.support.records import replace
 from isa.validate import instruction_faults
 from tests.networks import compiled_and_verified, random_graph
 from tests.tokens import token_pairs, with_stream, without, without_pair
@@ -203,7 +203,7 @@ def _with_moved_addresses(program: Program, generator: np.random.Generator) -> I
         spec = addresses(type(stream[pc]))[0]
         place = max(0, getattr(stream[pc], spec.name) + 8 * int(generator.integers(-40, 41)))
         stream[pc] = replace(stream[pc], **{spec.name: place})
-        regions = program.regions()
+        regions = program.region_sizes()
         if not instruction_faults(stream[pc], program.target, regions):
             yield stream
 

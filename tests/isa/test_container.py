@@ -20,10 +20,10 @@ from isa.assembly.assembler import assemble
 from isa.assembly.disassembler import binary_of, disassemble
 from isa.checker import check
 from isa.container import assemble_sections, load, program_sections, save
-from isa.diagnostics import BinaryError
-from isa.plain import PlainError, from_json, parse_json, to_json
 from isa.program import OpRow
-from isa.structs import asdict, replace
+from isa.support.diagnostics import BinaryError
+from isa.support.record_json import PlainError, from_json, parse_json, to_json
+from isa.support.records import asdict, replace
 from tests.networks import compiled_and_verified, random_graph
 
 

@@ -15,7 +15,7 @@ from isa.instructions.matrix import Conv
 from isa.instructions.vector import Requant, Requantize
 from isa.manual import bit_map
 from isa.spec import INSTRUCTIONS, OPCODES, WORD_BITS, ElementType, Engine, Instruction, Trap
-from isa.structs import replace
+from isa.support.records import replace
 from tests.strategies import instructions, words
 
 

@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 
 from isa.checker import check
+from isa.faults import MachineTrap
 from isa.program import Program
-from runtime.faults import MachineTrap
 from runtime.session import Session
+from tests.bench import executor
 from tests.mutants import MUTATIONS, Conflict, Mutant, conflicts, keeps_order, same_accesses
 from tests.networks import compiled_and_verified, random_graph, random_inputs
 
@@ -64,7 +65,9 @@ def outputs(program: Program, inputs: Inputs, seed: int | None = None) -> bytes:
     session = Session(program)
     try:
         return b"".join(
-            y.tobytes() for sample in inputs for y in session.execute(sample, seed=seed).outputs.values()
+            y.tobytes()
+            for sample in inputs
+            for y in session.execute(sample, executor=executor(seed)).outputs.values()
         )
     except MachineTrap as trap:
         return str(trap).encode()

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from isa.spec import Instruction, Space
-from isa.structs import Frozen, asdict, described, descriptions, field, names_of, replace
+from isa.memory_map import Space
+from isa.spec import Instruction
+from isa.support.records import Frozen, asdict, described, descriptions, field, names_of, replace
 
 
 class Pair(Frozen):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from isa.diagnostics import TargetError
+from isa.support.diagnostics import TargetError
 from isa.target import capability_shortfalls, load_target, shipped_targets, target_from_json
 
 

@@ -1,6 +1,6 @@
 """A second cycle model, one cycle after another, as the documentation of the first describes it.
 
-Nothing is shared with runtime/timing.py but the declarations; nothing is clever.
+Nothing is shared with isa/timing/model.py but the declarations; nothing is clever.
 """
 
 from __future__ import annotations
@@ -8,8 +8,9 @@ from __future__ import annotations
 import itertools
 from fractions import Fraction
 
+from isa.memory_map import Space
 from isa.program import Program
-from isa.spec import Access, Engine, Instruction, Space
+from isa.spec import Access, Engine, Instruction
 from isa.target import Target
 
 QUEUED = (Engine.MX, Engine.VX, Engine.LD, Engine.ST, Engine.NX)

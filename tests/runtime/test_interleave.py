@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 
 from isa.assembly.assembler import assemble
-from isa.structs import replace
+from isa.faults import MachineTrap
+from isa.support.records import replace
 from isa.target import load_target
-from runtime.faults import MachineTrap
-from runtime.interleave import Interleaving
-from runtime.machine import Machine
+from runtime.executors.interleaved import InterleavedExecutor
 from runtime.session import Session
+from runtime.state import CoreState
+from tests.bench import executor
 from tests.networks import compiled_and_verified, random_graph, random_inputs
 from tests.tokens import Pair, token_pairs, without_pair
 from x1 import api
@@ -40,7 +41,8 @@ class Sample:
 
     def bytes(self, seed: int | None = None) -> bytes:
         """The bytes of all outputs."""
-        return b"".join(y.tobytes() for y in self.session.execute(self.inputs, seed=seed).outputs.values())
+        found = self.session.execute(self.inputs, executor=executor(seed)).outputs
+        return b"".join(y.tobytes() for y in found.values())
 
     def differs(self, pair: Pair, runs: int) -> bool:
         """Whether some interleaving shows that a token is missing: by other bytes, or by a trap."""
@@ -116,7 +118,7 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another() -> None:
     orders: list[list[int]] = []
     for seed in (5, 5, 6, 7, 8):
         order: list[int] = []
-        Interleaving(Machine(program), seed, lambda pc, _, order=order: order.append(pc)).run()
+        InterleavedExecutor(seed).run(CoreState(program), lambda pc, _, order=order: order.append(pc))
         assert sorted(order) == list(range(len(program.instructions)))
         orders.append(order)
     assert orders[0] == orders[1]
@@ -126,4 +128,4 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another() -> None:
 def test_a_program_that_cannot_go_on_traps() -> None:
     text = ".target tiny8\nwait.vx wait(1)\nwait.ld wait(2) signal(1)\nwait.vx signal(2)\nhalt"
     with pytest.raises(MachineTrap, match="deadlocked"):
-        Session(assemble(text).program).execute({}, seed=1)
+        Session(assemble(text).program).execute({}, executor=InterleavedExecutor(1))

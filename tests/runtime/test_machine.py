@@ -9,19 +9,20 @@ import pytest
 
 from isa.assembly.assembler import assemble
 from isa.checker import check
-from isa.diagnostics import UsageError
+from isa.faults import MachineTrap
 from isa.instructions.matrix import Gemm
-from isa.instructions.records import REQUANT_RECORD, QuantRecord
+from isa.instructions.records import QuantRecord
 from isa.instructions.vector import Requantize, Softmax
 from isa.instructions.vector_elementwise import Elementwise, VectorElementwise
+from isa.memory_map import REQUANT_RECORD, Region, Space
 from isa.program import Program
-from isa.spec import Instruction, Space
-from isa.structs import replace
+from isa.spec import Instruction
+from isa.support.diagnostics import UsageError
+from isa.support.records import replace
 from isa.target import load_target
-from runtime.faults import MachineTrap
-from runtime.machine import Machine
 from runtime.session import Session
-from tests.bench import Bench
+from runtime.state import CoreState
+from tests.bench import Bench, execute, executor
 
 
 def program(body: str) -> Program:
@@ -36,7 +37,7 @@ def trapped(run: Callable[[], object]) -> MachineTrap:
 
 def test_a_trap_names_instruction_engine_operand_address_and_node(golden: Callable[[str, str], None]) -> None:
     text = '.op 4 "conv1" "relu1"\nldf spm 0, n=8, fill=1\nvmov 64 <- 0, n=12\nhalt'
-    trap = trapped(Machine(program(text), poison=True).run)
+    trap = trapped(lambda: execute(CoreState(program(text), poison=True)))
     record = trap.record
     assert (record.code, record.pc, record.engine, record.operand, record.address) == (
         "UNINIT_READ", 1, "VX", "src", 8)  # fmt: skip
@@ -46,12 +47,12 @@ def test_a_trap_names_instruction_engine_operand_address_and_node(golden: Callab
 
 
 def test_without_poison_undefined_bytes_are_the_same_on_every_run() -> None:
-    machine = Machine(program("vmov 64 <- 0, n=8\nst spm 64, R1, n=8\nhalt"))
+    state = CoreState(program("vmov 64 <- 0, n=8\nst spm 64, R1, n=8\nhalt"))
     runs: set[bytes] = set()
     for _ in range(2):
-        machine.reset()
-        machine.run()
-        runs.add(machine.fetch(1, 0, 8).tobytes())
+        state.reset()
+        execute(state)
+        runs.add(state.fetch(Region.ARENA, 0, 8).tobytes())
     assert runs == {bytes([0xA5] * 8)}
 
 
@@ -67,9 +68,9 @@ def test_without_poison_undefined_bytes_are_the_same_on_every_run() -> None:
 def test_illegal_instructions_trap_before_they_write(instr: Instruction, code: str) -> None:
     target = load_target("edge64", ["ctl.sems=16"])
     bench = Bench(instr, target=target)
-    before = {space: memory.bytes.copy() for space, memory in bench.machine.chip.items()}
+    before = {space: memory.bytes.copy() for space, memory in bench.state.chip.items()}
     assert trapped(bench.run).record.code == code
-    for space, memory in bench.machine.chip.items():
+    for space, memory in bench.state.chip.items():
         np.testing.assert_array_equal(memory.bytes, before[space])
 
 
@@ -103,33 +104,36 @@ def test_accumulators_wrap_and_the_flag_says_so() -> None:
         Bench(instr).put(Space.SPM, 0, np.array([127], np.int8)).put(Space.SPM, 64, np.array([127], np.int8))
     )
     bench.put(Space.ACC, 0, np.array([2**31 - 1], np.int32)).run()
-    assert bench.machine.accumulator_overflow
+    assert bench.state.accumulator_overflow
     assert bench.get(Space.ACC, 0, (1,), np.int32)[0] == -(2**31) + 127 * 127 - 1
-    strict = Machine(bench.machine.program, trap_on_overflow=True)
+    strict = CoreState(bench.state.program, trap_on_overflow=True)
     strict.chip[Space.SPM].preload(bytes([127]), 0)
     strict.chip[Space.SPM].preload(bytes([127]), 64)
     strict.chip[Space.ACC].preload(np.array([2**31 - 1], np.int32).tobytes(), 0)
-    trap = trapped(strict.run)
+    trap = trapped(lambda: execute(strict))
     assert trap.record.code == "ACC_OVF"
     assert strict.chip[Space.ACC].bytes[:4].view(np.int32)[0] == 2**31 - 1, "nothing has been written"
 
 
 def test_a_stream_without_halt_traps() -> None:
     whole = program("nop\nhalt")
-    assert trapped(Machine(replace(whole, instructions=whole.instructions[:1])).run).record.code == "NO_HALT"
+    assert (
+        trapped(lambda: execute(CoreState(replace(whole, instructions=whole.instructions[:1])))).record.code
+        == "NO_HALT"
+    )
 
 
 def test_an_interrupted_stream_traps_at_a_halt_in_its_middle() -> None:
     whole = program("nop\nhalt")
     stream = (whole.instructions[1], *whole.instructions)
-    assert trapped(Machine(replace(whole, instructions=stream)).run).record.code == "NO_HALT"
+    assert trapped(lambda: execute(CoreState(replace(whole, instructions=stream)))).record.code == "NO_HALT"
 
 
 def test_regions_that_are_read_only_cannot_be_stored_to() -> None:
     stored = Program(
         load_target("tiny8"), (assemble(".region 3 8\nst spm 0, R3, n=8\nhalt").program.instructions)
     )
-    assert trapped(Machine(stored).run).record.code == "DRAM_RANGE"
+    assert trapped(lambda: execute(CoreState(stored))).record.code == "DRAM_RANGE"
 
 
 def test_session_speaks_like_onnx_runtimes() -> None:
@@ -157,4 +161,4 @@ def test_carriers_of_tokens_and_fences_compute_nothing_in_order_and_interleaved(
     program = assemble(text).program
     assert not check(program).violations
     for seed in (None, 1, 2, 3):
-        assert Session(program).execute({}, seed=seed).outputs["y"].tolist() == [[5] * 8]
+        assert Session(program).execute({}, executor=executor(seed)).outputs["y"].tolist() == [[5] * 8]

@@ -6,16 +6,16 @@ from random import Random
 
 import pytest
 
+from isa.faults import MachineTrap
 from isa.instructions.control import Barrier, Fence, Halt, Nop
 from isa.instructions.dma import Fill, Load, OnChip, Store
 from isa.instructions.matrix import Conv, Gemm
 from isa.instructions.vector import Requantize, VectorMove
 from isa.program import Program
 from isa.spec import INSTRUCTIONS, Engine, Instruction
-from isa.structs import replace
+from isa.support.records import replace
 from isa.target import Target, load_target
-from runtime.faults import MachineTrap
-from runtime.timing import simulate
+from isa.timing.model import simulate
 from tests.networks import compiled_and_verified, random_graph
 from tests.runtime.stepped import Stepped
 

@@ -11,11 +11,11 @@ import click
 from isa.assembly.assembler import assemble
 from isa.assembly.disassembler import binary_of
 from isa.container import load
-from isa.diagnostics import AssemblyError, BinaryError, Diagnostic
-from isa.locations import FileLoc
-from isa.paths import read_file
-from isa.structs import replace
-from x1.cli.outcome import Outcome, json_option, reported, say
+from isa.support.diagnostics import AssemblyError, BinaryError, Diagnostic
+from isa.support.locations import FileLoc
+from isa.support.paths import read_file
+from isa.support.records import replace
+from x1.cli.result import Outcome, json_option, reported, say
 from x1.files import require_another, write_atomic
 
 EPILOG: Final = """\b

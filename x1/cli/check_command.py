@@ -6,10 +6,10 @@ from typing import Final
 
 import click
 
-from isa.diagnostics import ExitCode
-from isa.structs import asdict
+from isa.support.diagnostics import ExitCode
+from isa.support.records import asdict
 from x1 import api
-from x1.cli.outcome import Outcome, json_option, reported
+from x1.cli.result import Outcome, json_option, reported
 
 EPILOG: Final = """\b
 Examples:

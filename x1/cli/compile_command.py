@@ -11,9 +11,10 @@ from compiler.ir.graph import Graph
 from compiler.ir.printer import print_graph
 from compiler.passes.base import PassLog, StopHere
 from compiler.passes.pipeline import PASS_NAMES
-from compiler.schedule.techniques import NAMES as TECHNIQUES
-from compiler.schedule.techniques import Techniques
-from isa.diagnostics import Diagnostic, UsageError, not_among
+from compiler.schedule.options import NAMES as TECHNIQUES
+from compiler.schedule.options import Techniques
+from compiler.search import MAX_SEARCH
+from isa.support.diagnostics import Diagnostic, UsageError, not_among
 from isa.target import Target, load_target
 from x1 import api
 from x1.cli.options import (
@@ -25,11 +26,10 @@ from x1.cli.options import (
     target_options,
     with_progress,
 )
-from x1.cli.outcome import Outcome, json_option, reported, say
 from x1.cli.profile_command import short, summary
+from x1.cli.result import Outcome, json_option, reported, say
 from x1.files import make_folder, require_another, write_atomic
 from x1.schedule_text import schedule_text
-from x1.search import MAX_SEARCH
 
 FORMS: Final = ("nn", "q", "schedule", "asm", "elf")
 EPILOG: Final = """\b

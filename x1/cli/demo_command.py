@@ -12,15 +12,15 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from isa.diagnostics import Diagnostic, ExitCode, UsageError
+from isa.support.diagnostics import Diagnostic, ExitCode, UsageError
 from isa.target import load_target
 from x1 import api, data
-from x1.cli.outcome import Outcome, json_option, reported
+from x1.cli.result import Outcome, json_option, reported
 from x1.cli.verify_command import comparison_table
-from x1.evaluation import evaluate
+from x1.lab.evaluation import evaluate
+from x1.lab.verification import verify
 from x1.samples import sample_folder
 from x1.session import Session
-from x1.verification import verify
 
 EPILOG: Final = """\b
 Examples:

@@ -9,7 +9,7 @@ import click
 
 from isa.assembly.disassembler import disassemble
 from x1.api import Binary
-from x1.cli.outcome import Outcome, json_option, reported, say
+from x1.cli.result import Outcome, json_option, reported, say
 from x1.files import make_folder, require_unchanged, write_atomic
 
 EPILOG: Final = """\b

@@ -9,8 +9,8 @@ import click
 
 from x1 import api, data
 from x1.cli.options import parse_shapes, shape_option, with_progress
-from x1.cli.outcome import Outcome, json_option, reported
-from x1.evaluation import evaluate
+from x1.cli.result import Outcome, json_option, reported
+from x1.lab.evaluation import evaluate
 
 EPILOG: Final = """\b
 Examples:

@@ -13,14 +13,14 @@ from compiler.errors import FitError
 from compiler.frontend.load import load_model
 from compiler.ir.graph import Graph
 from compiler.ir.printer import print_graph
-from isa.diagnostics import Diagnostic, UsageError
 from isa.program import Program
-from isa.structs import to_builtins
+from isa.support.diagnostics import Diagnostic, UsageError
+from isa.support.records import to_builtins
 from x1 import api
 from x1.cli.options import parse_shapes, shape_option
-from x1.cli.outcome import Outcome, envelope, json_option, reported
+from x1.cli.result import Outcome, envelope, json_option, reported
 from x1.files import require_another, write_atomic
-from x1.pictures import graph_as_dot, graph_as_onnx, program_as_dot
+from x1.graph_export import graph_as_dot, graph_as_onnx, program_as_dot
 
 FORMS: Final = ("text", "json", "dot", "onnx")
 EPILOG: Final = """\b

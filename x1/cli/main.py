@@ -67,7 +67,7 @@ class LazyGroup(click.Group):
         args: list[str],
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """As click does it, with a suggestion for a misspelt command."""
-        from isa.diagnostics import did_you_mean  # noqa: PLC0415
+        from isa.support.diagnostics import did_you_mean  # noqa: PLC0415
 
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
             hint = did_you_mean(args[0], COMMANDS)
@@ -107,7 +107,7 @@ def _open_streams() -> None:
 
 def entry() -> None:
     """The console script."""
-    from x1.cli.outcome import run_command  # noqa: PLC0415
+    from x1.cli.result import run_command  # noqa: PLC0415
 
     _open_streams()
     gc.set_threshold(GARBAGE)

@@ -8,8 +8,8 @@ from typing import Any, Final, TypeVar
 import click
 
 from compiler.quantize.methods import DEFAULT_METHOD, DEFAULT_PERCENTILE, METHODS
-from isa.diagnostics import Diagnostic, UsageError
-from isa.numerals import whole_number
+from isa.support.diagnostics import Diagnostic, UsageError
+from isa.support.numerals import whole_number
 from x1.api import Quantization, Sample
 
 F = TypeVar("F", bound=Callable[..., Any])

@@ -7,11 +7,11 @@ from typing import Final
 
 import click
 
-from isa.structs import asdict
-from runtime.profile import LayerProfile, Profile
+from isa.support.records import asdict
+from isa.timing.profile import LayerProfile, Profile
 from runtime.trace import as_csv, as_trace
 from x1 import api
-from x1.cli.outcome import Outcome, json_option, reported, say
+from x1.cli.result import Outcome, json_option, reported, say
 from x1.files import require_another, write_atomic
 
 SHORT: Final = (

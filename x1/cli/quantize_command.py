@@ -7,11 +7,11 @@ from typing import Any, Final
 
 import click
 
-from isa.diagnostics import Diagnostic, UsageError
-from isa.paths import resolved
+from isa.support.diagnostics import Diagnostic, UsageError
+from isa.support.paths import resolved
 from x1 import api
 from x1.cli.options import calibration_options, parse_shapes, quantization, random_warning
-from x1.cli.outcome import Outcome, json_option, reported, say
+from x1.cli.result import Outcome, json_option, reported, say
 from x1.files import require_another, write_atomic
 
 EPILOG: Final = """\b

@@ -13,15 +13,18 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from isa.diagnostics import Diagnostic, ExitCode, UsageError
-from isa.numerals import whole_number
 from isa.program import Interface
+from isa.support.diagnostics import Diagnostic, ExitCode, UsageError
+from isa.support.numerals import whole_number
 from isa.target import load_target
+from runtime.executors.executor import Executor
+from runtime.executors.interleaved import InterleavedExecutor
+from runtime.executors.reference import ReferenceExecutor
 from runtime.host import require_form
 from x1 import data
 from x1.api import Binary
 from x1.cli.options import with_progress
-from x1.cli.outcome import Outcome, json_option, reported, say
+from x1.cli.result import Outcome, json_option, reported, say
 from x1.files import make_folder, require_another, write_arrays, write_with
 from x1.session import Session
 
@@ -80,7 +83,7 @@ def command(
     named = [text.rpartition("@")[2] for text in (*inputs, *expected)]
     require_another(output, binary, target, *named)
     _require_tolerances(rtol, atol)
-    seed = _seed(schedule)
+    executor = _executor(schedule)
     machine = load_target(target) if target else None
     loaded = Binary.load(binary)
     session = Session(loaded, target=machine, poison=poison)
@@ -91,7 +94,7 @@ def command(
     instructions = 0
     runs = _runs(members, interface, samples=samples)
     for given in with_progress(runs, "running", len(next(iter(members.values()))) if samples else 1):
-        result = session.execute(given, tensors=dump_tensors is not None, seed=seed)
+        result = session.execute(given, tensors=dump_tensors is not None, executor=executor)
         collected.append(result.outputs)
         instructions += result.instructions
         if dump_tensors is not None:
@@ -126,17 +129,17 @@ def _require_tolerances(*values: float) -> None:
         )
 
 
-def _seed(schedule: str | None) -> int | None:
-    """The seed of `random:SEED`."""
+def _executor(schedule: str | None) -> Executor:
+    """What executes in program order, or as `random:SEED` says."""
     if schedule is None:
-        return None
+        return ReferenceExecutor()
     word, _, number = schedule.partition(":")
     seed = whole_number(number)
     if word != "random" or seed is None:
         raise UsageError(
             Diagnostic("usage.schedule", f"--schedule {schedule} is not allowed", allowed="random:SEED")
         )
-    return seed
+    return InterleavedExecutor(seed)
 
 
 def _runs(

@@ -8,7 +8,7 @@ from typing import Final
 import click
 
 from isa.target import load_target, shipped_targets
-from x1.cli.outcome import Outcome, json_option, reported
+from x1.cli.result import Outcome, json_option, reported
 
 EPILOG: Final = """\b
 Examples:

@@ -8,9 +8,9 @@ from typing import Any, Final
 
 import click
 
-from isa.diagnostics import Diagnostic, ExitCode, UsageError, one_line
+from isa.support.diagnostics import Diagnostic, ExitCode, UsageError, one_line
 from isa.target import load_target
-from x1 import api, data, suggestions
+from x1 import api, data
 from x1.cli.options import (
     calibration_options,
     parse_shapes,
@@ -19,9 +19,10 @@ from x1.cli.options import (
     target_options,
     with_progress,
 )
-from x1.cli.outcome import Outcome, json_option, reported
-from x1.suggestions import Suggestion
-from x1.verification import Verification, verify
+from x1.cli.result import Outcome, json_option, reported
+from x1.lab import suggestions
+from x1.lab.suggestions import Suggestion
+from x1.lab.verification import Verification, verify
 
 EPILOG: Final = """\b
 Examples:

@@ -1,0 +1,42 @@
+"""What a schedule may do, and what each optimization level does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from isa.support.records import Frozen, names_of, replace
+
+
+class Techniques(Frozen):
+    """Each can be left out by itself, to see what it is worth."""
+
+    overlap: bool = True
+    """Engines run side by side; copies alternate between buffers."""
+    residency: bool = True
+    """Results stay in the scratchpad between layers where there is room."""
+    prefetch: bool = True
+    """Weights arrive under earlier layers."""
+    packing: bool = True
+    """Few input channels are laid side by side on the rows of the array."""
+    fusion: bool = True
+    """Layers that follow one another work through an image together, some rows at a time."""
+    address: bool = True
+    """Slices are read, and what is joined or padded is written, in place: nothing is copied."""
+    banks: bool = True
+    """What is accessed at the same time is laid into different banks."""
+
+
+NAMES: Final = names_of(Techniques)
+NONE: Final = Techniques(**dict.fromkeys(NAMES, False))
+LEVELS: Final = {
+    0: NONE,
+    1: replace(NONE, overlap=True),
+    2: Techniques(fusion=False),
+    3: Techniques(),
+}
+
+
+def techniques(level: int, without: Sequence[str] = ()) -> Techniques:
+    """What an optimization level does, some techniques left out."""
+    return replace(LEVELS[level], **dict.fromkeys(without, False))

@@ -1,0 +1,1 @@
+"""Order: when every tile operation starts, and where every buffer lies."""

@@ -1,0 +1,198 @@
+"""Order: when every tile operation is meant to start, and with that the row in which they are issued.
+
+The plan's order says what is computed. Each engine works through its operations in that order; how far
+the engines run ahead of one another is chosen here. Operations are given times, one after another in
+plan order: as early as their engine, the operations they depend on, the DRAM bus and the memories
+allow. The memories are what limits running ahead: an operation that needs a new buffer may start
+before earlier ones have ended only where, for every one of these, the buffers that the plan holds then and
+all those taken early still fit. So an order always exists if the plan fits, and loads run ahead as far
+as there is room: double buffering, and weights that arrive under earlier layers, are cases of this.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+
+from compiler.schedule.options import Techniques
+from compiler.schedule.order.history import NOBODY, History
+from compiler.schedule.order.scratchpad import NoRoomError, Room, limits_of
+from compiler.schedule.tile_graph import Memory, TileOp, Touch
+from isa.accesses import tabulate
+from isa.memory_map import Space, address_unit
+from isa.spec import Engine
+from isa.support.records import Frozen, field
+from isa.target import Target
+
+ENGINES: Final = len(Engine)
+COPYING: Final = (Engine.LD, Engine.ST)
+ATTEMPTS: Final = 12
+AROUND: Final = 150
+"""Operations before one that finds no room, which then run ahead less."""
+LESS, WHOLE = 7, 8
+TIDY: Final = 32
+"""Operations after which places that are free again are forgotten."""
+RECENT: Final = 500
+"""Operations after which an engine that has had none is not waited for: nothing starts before the others."""
+
+
+class Timing(Frozen):
+    """When operations are meant to start and to have completed, by their index in the plan.
+
+    `row` is the order of issue: indices of the plan.
+    """
+
+    row: list[int]
+    start: list[int]
+    done: list[int]
+    addresses: dict[int, int] = field(default_factory=dict[int, int])
+    """Of buffers on the chip, by identity, where they have been chosen already."""
+
+    @property
+    def cycles(self) -> int:
+        """When everything has completed."""
+        return max(self.done, default=0)
+
+
+def touches(ops: Sequence[TileOp], target: Target) -> list[list[Touch]]:
+    """What every operation touches; strided boxes as the range from their first to their last byte."""
+    table = tabulate([op.instr for op in ops], target)
+    row = address_unit(target, Space.ACC)
+    spans: list[list[tuple[str, bool, int, int]]] = []
+    for form in table.forms:
+        spans.append([])
+        for access in form.accesses:
+            low, high = access.span()
+            unit = row if access.space is Space.ACC else 1
+            spans[-1].append((access.operand, access.write, low // unit, -(-high // unit)))
+    found: list[list[Touch]] = []
+    numbers: list[int] = table.form.tolist()
+    for op, form in zip(ops, numbers, strict=True):
+        mine: list[Touch] = []
+        seen: set[str] = set()
+        for operand, write, low, high in spans[form]:
+            ref = op.bind.get(operand)
+            if ref is not None:
+                seen.add(operand)
+                buffer = ref.buffer
+                if buffer.content is None:
+                    mine.append(Touch(buffer, low + ref.offset, high + ref.offset, write))
+        for operand, ref in op.bind.items():
+            if operand not in seen and ref.buffer.content is None:  # a table has no access under number 0
+                mine.append(Touch(ref.buffer, 0, ref.buffer.size, write=False))
+        found.append(mine)
+    return found
+
+
+def dependences(ops: Sequence[TileOp], touched: Sequence[Sequence[Touch]]) -> list[list[int]]:
+    """For every operation the last conflicting one of every other engine."""
+    history = History()
+    unknown = [NOBODY] * ENGINES
+    needed: list[list[int]] = []
+    for index, (op, mine) in enumerate(zip(ops, touched, strict=True)):
+        parts = [(id(t.buffer), t.low, t.high, t.write) for t in mine]
+        needed.append(history.touch(op.engine, parts, index, unknown))
+    return needed
+
+
+def serial(ops: Sequence[TileOp]) -> Timing:
+    """One operation after another."""
+    count = len(ops)
+    return Timing(list(range(count)), list(range(count)), list(range(1, count + 1)))
+
+
+def overlapped(
+    ops: Sequence[TileOp],
+    touched: Sequence[Sequence[Touch]],
+    target: Target,
+    lasting: frozenset[int],
+    allowed: Techniques,
+) -> Timing:
+    """Engines side by side.
+
+    `lasting` are identities of buffers of the scratchpad that hold whole results: their places are kept.
+    Addresses leave gaps: where a buffer finds no place, those around it are laid close together, then less
+    of the scratchpad is used to run ahead there, and all begins anew.
+
+    Raises:
+        NoRoomError: a buffer finds no place at all.
+    """
+    limits = limits_of(target)
+    needed = dependences(ops, touched)
+    if not allowed.prefetch:
+        _hold_constants_back(ops, needed)
+    ahead = np.full(len(ops) + 1, limits[Memory.SPM], np.int64)
+    tight = np.zeros(len(ops) + 1, np.bool_)
+    bank = 0 if target.spm.interleave or not allowed.banks else target.spm.bytes // target.spm.banks
+    for _ in range(ATTEMPTS):
+        try:
+            return _timed(ops, needed, Room(touched, limits, ahead, lasting, bank, tight), target)
+        except NoRoomError as error:
+            around = slice(max(error.index - AROUND, 0), error.index + 1)
+            if tight[around].all() or not bank:
+                ahead[around] = ahead[around] * LESS // WHOLE
+            tight[around] = True
+    raise NoRoomError(len(ops))
+
+
+def _hold_constants_back(ops: Sequence[TileOp], needed: list[list[int]]) -> None:
+    """Let constants come only after everything before the first operation of their layer."""
+    last: dict[int, dict[int, int]] = {}
+    latest: dict[int, int] = {}
+    for index, op in enumerate(ops):
+        if op.layer not in last:
+            last[op.layer] = dict(latest)
+        if any(ref.buffer.content is not None for ref in op.bind.values()):
+            needed[index] += last[op.layer].values()
+        latest[op.engine] = index
+
+
+def _timed(ops: Sequence[TileOp], needed: Sequence[Sequence[int]], room: Room, target: Target) -> Timing:
+    """Times and addresses for operations that come after those they need."""
+    free = [0] * ENGINES
+    retired = [0] * ENGINES
+    bus = _Bus()
+    latest = [NOBODY] * ENGINES
+    floor = 0
+    start, done, complete = [0] * len(ops), [0] * len(ops), [0] * len(ops)
+    last = 0
+    for index, op in enumerate(ops):
+        engine, instr = op.engine, op.instr
+        time = max([floor, free[engine], *[done[j] for j in needed[index]]])
+        took = instr.cycles(target)
+        time = room.earliest(index, time, complete)
+        if engine in COPYING:
+            time = bus.take(time, took)
+        room.take(index, time, complete)
+        start[index] = time
+        free[engine] = time + took
+        retired[engine] = done[index] = max(retired[engine], time + took + instr.latency(target))
+        last = complete[index] = max(last, done[index])
+        room.release(index, done)
+        latest[engine] = index
+        if index % TIDY == 0:
+            floor = max(floor, min(free[e] for e in range(ENGINES) if latest[e] > index - RECENT))
+            room.forget(floor)
+    row = sorted(range(len(ops)), key=start.__getitem__)  # stable: the plan's order where starts are equal
+    return Timing(row, start, done, room.addresses)
+
+
+class _Bus:
+    """The DRAM bus, taken by one copy at a time."""
+
+    def __init__(self) -> None:
+        self._starts: list[int] = []
+        self._ends: list[int] = []
+
+    def take(self, time: int, cycles: int) -> int:
+        """The first time from `time` on at which the bus is free for so long."""
+        at = bisect_right(self._ends, time)
+        while at < len(self._starts) and self._starts[at] < time + cycles:
+            time = max(time, self._ends[at])
+            at += 1
+        self._starts.insert(at, time)
+        self._ends.insert(at, time + cycles)
+        return time

@@ -1,0 +1,1 @@
+"""Segments: which layers work together, which results stay in the scratchpad, and the plan that follows."""

@@ -1,0 +1,226 @@
+"""The tile graph: what the scheduler's stages hand to one another.
+
+*plan* makes tile operations on buffers without addresses; *order* puts them in a row; *allocate*
+gives buffers addresses; the tokens and the words come last. A tile operation is an instruction
+whose addresses are relative to the buffers that its operands are bound to.
+
+An image that passes from layer to layer inside a segment never exists as a whole. Every stripe of its rows
+gets a buffer of its own in a `Line`, which begins with those earlier rows that a reader of the stripe needs
+too.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any, Final
+
+from compiler.ir.work import Least
+from isa.memory_map import Region
+from isa.program import Box
+from isa.spec import Engine, Instruction
+from isa.support.locations import Loc
+from isa.support.records import Frozen, Struct, field, replace
+
+
+class Memory(StrEnum):
+    """Where a buffer lives."""
+
+    SPM = "spm"
+    ACC = "acc"
+    PRM = "prm"
+    WEIGHTS = "weights"
+    ARENA = "arena"
+    INPUT = "input"
+    OUTPUT = "output"
+    PARAMS = "params"
+
+
+ON_CHIP: Final = (Memory.SPM, Memory.ACC, Memory.PRM)
+REGION: Final = {
+    Memory.WEIGHTS: Region.WEIGHTS,
+    Memory.ARENA: Region.ARENA,
+    Memory.INPUT: Region.INPUT,
+    Memory.OUTPUT: Region.OUTPUT,
+    Memory.PARAMS: Region.PARAMS,
+}
+
+
+class Buffer(Struct, eq=False):
+    """A run of memory: bytes, or rows in the accumulators.
+
+    `content` is what a read-only DRAM region holds there.
+    """
+
+    name: str
+    memory: Memory
+    size: int
+    align: int = 64
+    content: bytes | None = None
+    address: int | None = None
+
+    @property
+    def room(self) -> int:
+        """The size, up to where another buffer can start."""
+        return aligned(self.size, self.align)
+
+
+KEPT: Final = 16
+"""Bands whose buffers are remembered: no reader is further behind."""
+
+
+class Rows(Frozen):
+    """The rows from `base` to before `stop`, in a buffer."""
+
+    buffer: Buffer
+    base: int
+    stop: int
+
+
+class Line(Struct, eq=False):
+    """The latest bands of an image with rows of `row` bytes."""
+
+    row: int
+    bands: list[Rows] = field(default_factory=list[Rows])
+
+    def add(self, buffer: Buffer, base: int, stop: int) -> Rows:
+        """A buffer for the rows up to `stop`."""
+        self.bands = [*self.bands[-KEPT:], Rows(buffer, base, stop)]
+        return self.bands[-1]
+
+    def find(self, start: int, stop: int) -> Rows:
+        """The buffer that holds these rows: the first that does, since later ones take rows over from it."""
+        for band in self.bands:
+            if band.base <= start and stop <= band.stop:
+                return band
+        raise AssertionError(f"rows {start} to {stop} are in no line buffer")
+
+
+class Ref(Frozen):
+    """A place in a buffer, counted in the buffer's units; an operand stores it divided by `unit`."""
+
+    buffer: Buffer
+    offset: int = 0
+    unit: int = 1
+
+    def shifted(self, by: int) -> Ref:
+        """The place `by` units further."""
+        return Ref(self.buffer, self.offset + by, self.unit)
+
+
+class Touch(Frozen):
+    """A part of a buffer that an operation reads or writes, in the buffer's units."""
+
+    buffer: Buffer
+    low: int
+    high: int
+    write: bool
+
+
+class Stored(Frozen):
+    """The part of a tensor that a tile operation completes, and the operand that holds it."""
+
+    tensor: int
+    box: Box
+    operand: str
+
+
+class TileOp(Frozen):
+    """One instruction of one tile of one layer."""
+
+    instr: Instruction
+    bind: dict[str, Ref]
+    layer: int
+    tile: tuple[int, ...]
+    phase: str
+    stored: Stored | None = None
+
+    @property
+    def engine(self) -> Engine:
+        """The engine that executes it."""
+        return self.instr.engine
+
+    def resolved(self) -> Instruction:
+        """The instruction with its addresses, every buffer placed."""
+        values: dict[str, Any] = {}
+        for operand, ref in self.bind.items():
+            assert ref.buffer.address is not None
+            address, rest = divmod(ref.buffer.address + ref.offset, ref.unit)
+            assert rest == 0, f"{operand} of {self.instr.mnemonic} is misplaced"
+            values[operand] = address
+        return replace(self.instr, **values)
+
+
+class Layer(Frozen):
+    """A fused operator: a node of the device graph."""
+
+    id: int
+    name: str
+    loc: Loc
+    outputs: tuple[str, ...]
+    least: Least
+
+
+class Piece(Frozen):
+    """A box of an image in the scratchpad: its first byte and its pitches."""
+
+    ref: Ref
+    pixel_pitch: int
+    row_pitch: int
+
+
+class Tensor(Struct, eq=False):
+    """The value of a node on the device: a dense (n, h, w, c) array of bytes in one home.
+
+    Elements of more than one byte lie next to one another: the shape counts bytes.
+    """
+
+    id: int
+    name: str
+    shape: tuple[int, int, int, int]
+    home: Buffer
+    item: int = 1
+    """Bytes of an element."""
+    line: Line | None = None
+    """The line buffer that it passes through, within a segment."""
+    tile: Piece | None = None
+    """The only tile of it that there is at the moment, where the next layer takes it from its maker."""
+    part_of: Tensor | None = None
+    """The tensor of which this one is a box, and whose home is also its own."""
+    start: tuple[int, int, int, int] = (0, 0, 0, 0)
+    """Where in that tensor it begins."""
+    delivered: bool = True
+    """Whether it goes to its home at all: what only passes through a line buffer does not."""
+
+    @property
+    def elements(self) -> tuple[int, int, int, int]:
+        """The shape in elements."""
+        n, h, w, c = self.shape
+        return n, h, w, c // self.item
+
+    @property
+    def resident(self) -> bool:
+        """Whether instructions find the tensor in the scratchpad, whole or the rows that they need."""
+        return self.line is not None or self.home.memory is Memory.SPM
+
+
+class TileGraph(Struct):
+    """The plan of a program."""
+
+    ops: list[TileOp] = field(default_factory=list[TileOp])
+    layers: list[Layer] = field(default_factory=list[Layer])
+    tensors: list[Tensor] = field(default_factory=list[Tensor])
+
+    def buffers(self) -> list[Buffer]:
+        """Every buffer, in order of first touch; homes that no operation touches come last."""
+        seen: dict[int, Buffer] = {}
+        for op in self.ops:
+            for ref in op.bind.values():
+                seen.setdefault(id(ref.buffer), ref.buffer)
+        for tensor in self.tensors:
+            seen.setdefault(id(tensor.home), tensor.home)
+        return list(seen.values())
+
+
+def aligned(size: int, unit: int = 64) -> int:
+    """The next multiple of a unit."""
+    return -(-size // unit) * unit

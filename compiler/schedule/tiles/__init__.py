@@ -1,0 +1,1 @@
+"""Tiles: how every operation becomes instructions, one module per family."""

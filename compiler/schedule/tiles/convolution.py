@@ -1,0 +1,397 @@
+"""Tiles of convolutions.
+
+A convolution is cut over output channels, rows and columns so that a tile fits into the
+accumulators, and over input channels and kernel rows so that its operands fit into the
+scratchpad; the parts of a sum follow one another with `accum`. Groups become convolutions of some of
+the channels: several small groups one of block-diagonal weights.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compiler.ir.graph import Node
+from compiler.ops.conv2d import QConv2d
+from compiler.ops.sliding_window import zero_of
+from compiler.schedule.builder import (
+    Builder,
+    Span,
+    View,
+    Window,
+    element,
+    packed_bytes,
+    spans,
+    stored,
+    tiles_of,
+)
+from compiler.schedule.tile_graph import Buffer, Memory, Piece, Ref, Tensor, aligned
+from compiler.schedule.tiles.depthwise import is_depthwise, plan_depthwise
+from compiler.schedule.tiles.limits import does_not_fit, require_expressible
+from compiler.schedule.tiles.products import (
+    MAX_GROUP_ROWS,
+    convolution_windows,
+    cuts,
+    requant_records,
+    requantize,
+)
+from isa.instructions.matrix import Conv, array_cycles
+from isa.spec import greatest
+from isa.support.records import Frozen
+from isa.target import Target
+
+MAX_EXTENT: Final = greatest(Conv, "oh")
+MAX_INPUT_EXTENT: Final = greatest(Conv, "ih")
+MAX_INPUT_ROW: Final = greatest(Conv, "irs")
+MAX_CHANNELS: Final = greatest(Conv, "cin")
+Numbers = int | NDArray[np.int64]
+
+
+class ConvTile(Frozen):
+    """The sizes of a tile: output rows, columns and channels, input channels, kernel rows."""
+
+    oh: int
+    ow: int
+    cout: int
+    cin: int
+    kh: int
+
+
+class ConvShape(Frozen):
+    """What the choice of a tile depends on."""
+
+    rows: Window
+    columns: Window
+    oh: int
+    ow: int
+    cin: int
+    cout: int
+    input_resident: bool
+    output_resident: bool
+    copies: int
+    """Tiles of the result that are in the scratchpad, beside those that are there as a whole."""
+    weights_resident: bool
+    """Whether the weights come once, for many tiles."""
+    overlap: bool
+    """Whether array, vector unit and copies work side by side: on halves of the accumulators, then."""
+    packing: bool
+    """Whether the columns of the kernel may be laid side by side on the rows of the array."""
+
+    def pixels(self, t: ConvTile) -> int:
+        """Pixels of the input that a tile reads."""
+        return self.rows.reach(t.oh, t.kh) * self.columns.reach(t.ow, self.columns.taps)
+
+    def bytes_needed(self, t: ConvTile, cols: int) -> int:
+        """Scratchpad bytes of a tile."""
+        needed = aligned(-(-t.cout // cols) * cols * t.kh * self.columns.taps * t.cin)
+        if not self.input_resident:
+            needed += aligned(self.pixels(t) * t.cin)
+        return needed + self.copies * aligned(t.oh * t.ow * t.cout)
+
+    def passes(self, kh: Numbers, cin: Numbers, rows: int) -> tuple[Numbers, Numbers]:
+        """Passes of the array: the columns of the kernel side by side, and one after another."""
+        return kh * -(-self.columns.taps * cin // rows), kh * self.columns.taps * -(-cin // rows)
+
+    def packs(self, kh: Numbers, cin: Numbers, rows: int) -> Any:
+        """Whether laying the columns of the kernel side by side makes fewer passes."""
+        together, apart = self.passes(kh, cin, rows)
+        whole = (cin == self.cin) | (not self.input_resident)
+        return (self.packing and self.columns.dilation == 1) & whole & (together < apart)
+
+    def costs(self, tiles: Sequence[ConvTile], target: Target) -> NDArray[np.float64]:
+        """Cycles with each tile, roughly: the longest of copies, array and vector work, or their sum."""
+        sizes = [(t.oh, t.ow, t.cout, t.cin, t.kh, self.pixels(t)) for t in tiles]
+        columns: list[NDArray[np.int64]] = list(np.array(sizes, np.int64).T)
+        oh, ow, cout, cin, kh, pixels = columns
+        cols, rows, taps = target.mx.cols, target.mx.rows, self.columns.taps
+        channel_tiles, image_tiles = -(-self.cout // cout), -(-self.oh // oh) * -(-self.ow // ow)
+        parts = -(-self.cin // cin) * -(-self.rows.taps // kh)
+        groups = -(-cout // cols)
+        tiles_made = channel_tiles * image_tiles
+        loads = tiles_made * parts * (0 if self.input_resident else pixels * cin)
+        if not self.weights_resident:
+            weights = groups * cols * kh * taps * cin
+            loads += channel_tiles * parts * weights * np.where(parts > 1, image_tiles, 1)
+        stores = 0 if self.output_resident else self.oh * self.ow * self.cout
+        packed: NDArray[np.bool_] = self.packs(kh, cin, rows)
+        passes: NDArray[np.int64] = groups * np.where(packed, *self.passes(kh, cin, rows))
+        array = tiles_made * parts * (passes * np.maximum(oh * ow, rows) + array_cycles(target, 0, 0))
+        copies = (loads + stores) / target.dram.bytes_per_cycle
+        if self.overlap:
+            vector = tiles_made * groups * cols * oh * ow / target.vx.lanes
+            beats = tiles_made * oh * ow * -(-groups * cols // target.spm.port_bytes)
+            works = np.stack([array, copies, vector, beats])
+            return works.max(axis=0) + (array + copies + vector + beats) / 64 / tiles_made
+        return copies + array + tiles_made * (parts * 2 + 1) * target.dram.latency_read
+
+
+class Slice(Frozen):
+    """A convolution of some channels of a grouped one, not grouped itself: (out, in, kh, kw)."""
+
+    first_in: int
+    first_out: int
+    weights: NDArray[Any]
+
+
+def _convolved_rows(node: Node, index: int) -> Window:
+    """The rows under the windows of some rows of the result."""
+    del index
+    return convolution_windows(node)[0]
+
+
+@tiles_of(QConv2d, reads=_convolved_rows)
+def plan_conv(b: Builder, node: Node, view: Callable[[int], View], out: Tensor, budget: int) -> None:
+    """A convolution: tiles over channels, rows and columns; each a sum of parts, then requantized."""
+    x = view(0)
+    if b.once("depthwise", lambda: is_depthwise(node)):
+        plan_depthwise(b, node, x, out, budget)
+        return
+    b.once("expressible", lambda: _require_expressible(node))
+    for part in _slices(node, b.target.mx.cols):
+        _plan_slice(b, node, x, out, part, budget)
+
+
+def _require_expressible(node: Node) -> None:
+    operation = node.op
+    assert isinstance(operation, QConv2d)
+    require_expressible(
+        node,
+        Conv,
+        kernel=node.inputs[1].shape[2:],
+        strides=operation.strides,
+        dilations=operation.dilations,
+        pads=operation.pads[:2],
+    )
+
+
+def _slices(node: Node, cols: int) -> Iterator[Slice]:
+    """The groups, as many at a time as fill the columns of the array."""
+    operation, weights = node.op, node.inputs[1].constant
+    assert isinstance(operation, QConv2d)
+    cout, cin = weights.shape[0] // operation.groups, weights.shape[1]
+    if operation.groups == 1:
+        yield Slice(0, 0, weights)
+        return
+    for groups in spans(operation.groups, max(cols // cout, 1)):
+        shape = (groups.extent * cout, groups.extent * cin, *weights.shape[2:])
+        diagonal = np.full(shape, zero_of(node.inputs[1].type), weights.dtype)
+        for index in range(groups.extent):
+            first = (groups.start + index) * cout
+            rows, columns = slice(index * cout, (index + 1) * cout), slice(index * cin, (index + 1) * cin)
+            diagonal[rows, columns] = weights[first : first + cout]
+        yield Slice(groups.start * cin, groups.start * cout, diagonal)
+
+
+def _plan_slice(b: Builder, node: Node, x: View, out: Tensor, part: Slice, budget: int) -> None:
+    shape = _conv_shape(b, node, x, out, part)
+    tile = b.once(("tile", shape), lambda: choose_conv_tile(node, shape, b.target, budget))
+    image = b.once(("image", part.first_out), lambda: _packed_weights(b, node.inputs[1].name, part.weights))
+    for channels in spans(shape.cout, tile.cout):
+        params = requant_records(b, node, channels.shifted(part.first_out))
+        held: Buffer | None = None
+        for n, h, w in itertools.product(
+            b.images(x.shape[0]), b.rows(out.shape[1], tile.oh), spans(shape.ow, tile.ow)
+        ):
+            b.tile = (n, h.start, w.start, part.first_out + channels.start)
+            at = (n, h, w, channels)
+            held = _conv_tile(b, node, x, out, shape, tile, image, part, at, params, held)
+
+
+def choose_conv_tile(node: Node, shape: ConvShape, target: Target, budget: int) -> ConvTile:
+    """The cheapest tile that fits.
+
+    Raises:
+        FitError: not even the smallest does.
+    """
+    best = _best_tile(shape, target, budget)
+    if best is None:
+        least = ConvTile(1, 1, min(shape.cout, target.mx.cols), min(shape.cin, target.mx.rows), 1)
+        raise does_not_fit(node, shape.bytes_needed(least, target.mx.cols), budget)
+    return best
+
+
+@lru_cache(maxsize=1024)
+def _best_tile(shape: ConvShape, target: Target, budget: int) -> ConvTile | None:
+    """The cheapest tile that fits, if one does; networks repeat their layers."""
+    tiles = list(_conv_tiles(shape, target, budget))
+    return tiles[int(shape.costs(tiles, target).argmin())] if tiles else None
+
+
+def _conv_tiles(shape: ConvShape, target: Target, budget: int) -> Iterator[ConvTile]:
+    cols = target.mx.cols
+    acc = min(target.acc.rows // (2 if shape.overlap else 1), MAX_GROUP_ROWS)
+    record_limit = max(target.prm.bytes // 8 // cols, 1)
+    groups = min(-(-shape.cout // cols), MAX_CHANNELS // cols, record_limit)
+    for g, ow, cin, kh in itertools.product(
+        cuts(groups),
+        cuts(min(shape.ow, MAX_EXTENT)),
+        _channel_cuts(shape.cin, target.mx.rows),
+        cuts(shape.rows.taps),
+    ):
+        cout = min(g * cols, shape.cout)
+        reach = shape.columns.reach(ow, shape.columns.taps)
+        if g * ow > acc or reach > MAX_INPUT_EXTENT or reach * cin > MAX_INPUT_ROW:
+            continue
+        most = min(shape.oh, acc // (g * ow), MAX_EXTENT)
+        for oh in cuts(most):
+            balanced = -(-shape.oh // -(-shape.oh // oh))
+            tile = ConvTile(balanced, ow, cout, cin, kh)
+            if shape.bytes_needed(tile, cols) <= budget and shape.rows.reach(oh, kh) <= MAX_INPUT_EXTENT:
+                yield tile
+                break
+
+
+def _channel_cuts(channels: int, rows: int) -> list[int]:
+    """Input channels of a part: all, or whole multiples of the array's rows."""
+    if channels <= min(rows, MAX_CHANNELS):
+        return [channels]
+    blocks = -(-channels // rows)
+    sizes = {min(c * rows, channels) for c in cuts(blocks)}
+    return sorted((s for s in sizes if s <= MAX_CHANNELS), reverse=True)
+
+
+def _conv_shape(b: Builder, node: Node, x: View, out: Tensor, part: Slice) -> ConvShape:
+    allowed = b.allowed
+    cout, cin = part.weights.shape[:2]
+    copies = (0 if out.resident else 1) + (b.joined.copies if b.joined is not None else 0)
+    rows, columns = b.once("windows", lambda: convolution_windows(node))
+    _, oh, ow, _ = out.shape
+    return ConvShape(
+        rows,
+        columns,
+        b.height(oh),
+        ow,
+        cin,
+        cout,
+        x.tensor.resident,
+        out.resident,
+        copies,
+        b.band is not None,
+        allowed.overlap,
+        allowed.packing,
+    )
+
+
+def _conv_tile(
+    b: Builder,
+    node: Node,
+    x: View,
+    out: Tensor,
+    shape: ConvShape,
+    tile: ConvTile,
+    image: Buffer,
+    part: Slice,
+    at: tuple[int, Span, Span, Span],
+    params: Ref,
+    held: Buffer | None,
+) -> Buffer | None:
+    """One tile; `held` is the weight buffer of the tile before, kept where the sum has one part."""
+    n, h, w, channels = at
+    groups = -(-channels.extent // b.target.mx.cols)
+    acc = b.buffer("acc", Memory.ACC, groups * h.extent * w.extent, 1)
+    parts = list(itertools.product(spans(shape.rows.taps, tile.kh), spans(shape.cin, tile.cin)))
+    started = False
+    for taps, cin in parts:
+        rows, top = shape.rows.valid(h, taps)
+        columns, left = shape.columns.valid(w, Span(0, shape.columns.taps))
+        if rows.extent <= 0 or columns.extent <= 0:
+            continue  # this part sees padding alone
+        piece = b.fetch(x, n, rows, columns, cin.shifted(part.first_in), "input")
+        if held is None or len(parts) > 1:
+            held = _load_weights(b, part, image, channels, taps, cin)
+        _emit_conv(b, node, shape, at, piece, held, acc, taps, cin, (rows, columns, top, left), accum=started)
+        started = True
+    if not started:
+        b.fill(Ref(acc), 4 * b.target.mx.cols, acc.size)
+    place = n, h, w, channels.shifted(part.first_out)
+    piece = b.result(out, *place, "output")
+    requantize(b, node, acc, piece, params, h.extent, w.extent, channels.extent, stored(out, *place))
+    b.deliver(out, piece, *place)
+    return held
+
+
+def _emit_conv(
+    b: Builder,
+    node: Node,
+    shape: ConvShape,
+    at: tuple[int, Span, Span, Span],
+    piece: Piece,
+    weights: Buffer,
+    acc: Buffer,
+    taps: Span,
+    cin: Span,
+    box: tuple[Span, Span, int, int],
+    *,
+    accum: bool,
+) -> None:
+    _, h, w, channels = at
+    rows, columns, top, left = box
+    area = h.extent * w.extent
+    several = channels.extent > b.target.mx.cols
+    instr = Conv(
+        oh=h.extent,
+        ow=w.extent,
+        cin=cin.extent,
+        cout=channels.extent,
+        kh=taps.extent,
+        kw=shape.columns.taps,
+        sh=shape.rows.stride,
+        sw=shape.columns.stride,
+        dh=shape.rows.dilation if taps.extent > 1 else 1,
+        dw=shape.columns.dilation if shape.columns.taps > 1 else 1,
+        ips=piece.pixel_pitch,
+        irs=piece.row_pitch,
+        ih=rows.extent,
+        iw=columns.extent,
+        pt=top,
+        pl=left,
+        zx=node.inputs[0].quant.zero_point,
+        zw=zero_of(node.inputs[1].type),
+        xt=element(node.inputs[0]),
+        wt=element(node.inputs[1]),
+        accum=int(accum),
+        pack=int(piece.pixel_pitch == cin.extent and shape.packs(taps.extent, cin.extent, b.target.mx.rows)),
+        ags=area if several else 0,
+    )
+    b.emit(
+        instr,
+        {"inp": piece.ref, "wgt": Ref(weights), "acc": Ref(acc)},
+    )
+
+
+def _packed_weights(b: Builder, name: str, weights: NDArray[Any]) -> Buffer:
+    """The weights in DRAM as `[group][kh][kw][cin][C]`, padded lanes 0."""
+    cols = b.target.mx.cols
+    cout, cin, kh, kw = weights.shape
+    groups = -(-cout // cols)
+    padded = np.zeros((groups * cols, cin, kh, kw), weights.dtype)
+    padded[:cout] = weights
+    packed = padded.reshape(groups, cols, cin, kh, kw).transpose(0, 3, 4, 2, 1)
+    return b.image(Memory.WEIGHTS, packed_bytes(packed), name)
+
+
+def _load_weights(b: Builder, part: Slice, image: Buffer, channels: Span, taps: Span, cin: Span) -> Buffer:
+    """The weights of a part, gathered from the packed image."""
+    return b.once(
+        (part.first_out, channels, taps, cin), lambda: _gathered(b, part, image, channels, taps, cin)
+    )
+
+
+def _gathered(b: Builder, part: Slice, image: Buffer, channels: Span, taps: Span, cin: Span) -> Buffer:
+    cols = b.target.mx.cols
+    _, all_cin, kh, kw = part.weights.shape
+    groups = -(-channels.extent // cols)
+    row = cin.extent * cols
+    buffer = b.buffer("weights", Memory.SPM, groups * taps.extent * kw * row)
+    offset = ((channels.start // cols * kh + taps.start) * kw * all_cin + cin.start) * cols
+    levels = [
+        (taps.extent * kw, all_cin * cols, row),
+        (groups, kh * kw * all_cin * cols, taps.extent * kw * row),
+    ]
+    b.load(Ref(image, offset), Ref(buffer), row, levels)
+    return buffer

@@ -1,0 +1,232 @@
+"""Tiles of copies between pixels and channels, and of gathers along an axis."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final
+
+from compiler.ir.graph import Node
+from compiler.ops.depth_to_space import DepthToSpace, SpaceToDepth, Take
+from compiler.schedule.builder import Builder, Span, View, spans, stored, tiles_of
+from compiler.schedule.tile_graph import Tensor
+from compiler.schedule.tiles.boxes import SLACK, fit_box, tiles
+from compiler.schedule.tiles.limits import does_not_fit
+from compiler.schedule.tiles.moves import MAX_MOVE, MAX_MOVE_PITCH, move
+from isa.instructions.vector import VectorMove
+from isa.support.records import Frozen
+
+MAX_PLANES: Final = MAX_MOVE[2]
+CHANNELS: Final = 3
+
+
+@tiles_of(DepthToSpace)
+def plan_depth_to_space(
+    b: Builder, node: Node, view: Callable[[int], View], out: Tensor, budget: int
+) -> None:
+    """Row by row of the result: channels, groups, columns of a block, blocks."""
+    operation = node.op
+    assert isinstance(operation, DepthToSpace)
+    x = view(0)
+    bh, bw = operation.block
+    n, h, w, c = x.shape
+    width = _columns(node, w, c, c // bh, budget)
+    rest = c // (operation.groups * bh * bw)
+    for image in range(n):
+        for row in range(h):
+            for columns in spans(w, width):
+                source = b.fetch(x, image, Span(row, row + 1), columns, Span(0, c), "input")
+                for by in range(bh):
+                    place = (
+                        Span(row * bh + by, row * bh + by + 1),
+                        Span(columns.start * bw, columns.stop * bw),
+                    )
+                    b.tile = (image, place[0].start, place[1].start)
+                    whole = Span(0, out.shape[3])
+                    target = b.result(out, image, *place, whole, "output")
+                    levels = [
+                        (operation.groups, bh * bw * rest, rest),
+                        (bw, rest, target.pixel_pitch),
+                        (columns.extent, source.pixel_pitch, bw * target.pixel_pitch),
+                    ]
+                    bind = {"src": source.ref.shifted(by * bw * rest), "dst": target.ref}
+                    b.emit(_levels(rest, levels), bind, stored=stored(out, image, *place, whole, "dst"))
+                    b.deliver(out, target, image, *place, whole)
+
+
+@tiles_of(SpaceToDepth)
+def plan_space_to_depth(
+    b: Builder, node: Node, view: Callable[[int], View], out: Tensor, budget: int
+) -> None:
+    """Row by row of the result: channels, columns and rows of a block, blocks."""
+    operation = node.op
+    assert isinstance(operation, SpaceToDepth)
+    x = view(0)
+    bh, bw = operation.block
+    n, h, w, channels = out.shape
+    c = x.shape[3]
+    width = _columns(node, w, channels, channels, budget)
+    whole = Span(0, channels)
+    for image in range(n):
+        for row in range(h):
+            for columns in spans(w, width):
+                b.tile = (image, row, columns.start)
+                box = Span(row * bh, (row + 1) * bh), Span(columns.start * bw, columns.stop * bw), Span(0, c)
+                source = b.fetch(x, image, *box, "input")
+                rows = Span(row, row + 1)
+                target = b.result(out, image, rows, columns, whole, "output")
+                levels = [
+                    (bw, source.pixel_pitch, c),
+                    (bh, source.row_pitch, bw * c),
+                    (columns.extent, bw * source.pixel_pitch, target.pixel_pitch),
+                ]  # in the order of the result, in which a run is watched
+                bind = {"src": source.ref, "dst": target.ref}
+                mark = stored(out, image, rows, columns, whole, "dst")
+                b.emit(_levels(c, levels), bind, stored=mark)
+                b.deliver(out, target, image, rows, columns, whole)
+
+
+def _columns(node: Node, extent: int, taken: int, given: int, budget: int) -> int:
+    """How many blocks of a row a tile has: `taken` and `given` bytes each in the scratchpad."""
+    width = min(
+        extent, (budget - SLACK) // (taken + given), MAX_PLANES, max(MAX_MOVE_PITCH // max(taken, given), 1)
+    )
+    if width < 1:
+        raise does_not_fit(node, taken + given + SLACK, budget)
+    return width
+
+
+def _levels(run: int, levels: Sequence[tuple[int, int, int]]) -> VectorMove:
+    return move(run, [level for level in levels if level[0] > 1])
+
+
+class Run(Frozen):
+    """Consecutive elements of a gather: each `repeat` times, from `start` on, at a distance of `step`."""
+
+    at: int
+    start: int
+    count: int
+    step: int
+    repeat: int
+
+
+def runs(indices: Sequence[int]) -> Iterator[Run]:
+    """A row of indices as few runs: equal repetition, or arithmetic progression."""
+    position = 0
+    while position < len(indices):
+        first = indices[position]
+        repeat = _length(indices, position, 0)
+        count = 1
+        while _repeats(indices, position + count * repeat, first + count, repeat):
+            count += 1
+        steps = 1
+        if repeat == 1 and position + 1 < len(indices):
+            step = indices[position + 1] - first
+            steps = _length(indices, position, step)
+            if steps > count:
+                yield Run(position, first, steps, step, 1)
+                position += steps
+                continue
+        yield Run(position, first, count, 1, repeat)
+        position += count * repeat
+
+
+def _length(indices: Sequence[int], position: int, step: int) -> int:
+    length = 1
+    while (
+        position + length < len(indices)
+        and indices[position + length] - indices[position + length - 1] == step
+    ):
+        length += 1
+    return length
+
+
+def _repeats(indices: Sequence[int], position: int, value: int, repeat: int) -> bool:
+    part = indices[position : position + repeat]
+    following = indices[position + repeat : position + repeat + 1]
+    return len(part) == repeat and all(v == value for v in part) and list(following) != [value]
+
+
+@tiles_of(Take)
+def plan_take(b: Builder, node: Node, view: Callable[[int], View], out: Tensor, budget: int) -> None:
+    """Run after run of the indices; repetitions and steps are pitches."""
+    operation = node.op
+    assert isinstance(operation, Take)
+    x, axis = view(0), operation.axis + 4 - len(node.shape)
+    for run in runs(operation.indices):
+        for part in _parts(run, axis):
+            _plan_run(b, node, x, out, axis, part, budget)
+
+
+def _parts(run: Run, axis: int) -> Iterator[Run]:
+    """A run cut where it is longer than a level of a copy."""
+    limit = MAX_PLANES if axis else 1
+    for span in spans(run.count, limit):
+        for again in spans(run.repeat, limit):
+            repeated = again.extent if run.count == 1 or again.extent == run.repeat else 1
+            yield Run(
+                run.at + span.start * run.repeat + again.start,
+                run.start + span.start * run.step,
+                span.extent,
+                run.step,
+                repeated,
+            )
+
+
+def _plan_run(b: Builder, node: Node, x: View, out: Tensor, axis: int, run: Run, budget: int) -> None:
+    ends = run.start, run.start + (run.count - 1) * run.step
+    taken = Span(min(ends), max(ends) + 1)
+    given = Span(run.at, run.at + run.count * run.repeat)
+    extents = [given.extent if i == axis else d for i, d in enumerate(out.shape)]
+    share = taken.extent / given.extent
+
+    def needed(th: int, tw: int, tc: int) -> int:
+        box = th * tw * tc
+        return (0 if x.tensor.resident else int(box * max(share, 1)) + 1) + (0 if out.resident else box)
+
+    def allowed(th: int, tw: int, tc: int) -> bool:
+        size = (1, th, tw, tc)
+        whole = axis == 0 or size[axis] == extents[axis]
+        if axis == CHANNELS and run.repeat > 1 and run.count > 1 and th > 1 and tw > 1:
+            return False  # one level too many
+        return (
+            whole
+            and max(th, tw) <= MAX_PLANES
+            and tw * tc * max(share, 1) <= MAX_MOVE_PITCH
+            and tc <= MAX_MOVE_PITCH
+        )
+
+    size = fit_box(node, (extents[1], extents[2], extents[3]), needed, allowed, budget)
+    for n, rs, cs, ch in tiles(b, (extents[0], extents[1], extents[2], extents[3]), size):
+        boxes = [Span(n, n + 1), rs, cs, ch]
+        box_in = [taken if i == axis else s for i, s in enumerate(boxes)]
+        box_out = [given if i == axis else s for i, s in enumerate(boxes)]
+        if axis == 0:
+            box_in[0], box_out[0] = (
+                Span(run.start + n // run.repeat * run.step, 0),
+                Span(run.at + n, run.at + n + 1),
+            )
+        source = b.fetch(x, box_in[0].start, box_in[1], box_in[2], box_in[3], "input")
+        place = box_out[0].start, box_out[1], box_out[2], box_out[3]
+        target = b.result(out, *place, "output")
+        pitches = [
+            (0, 0),
+            (source.row_pitch, target.row_pitch),
+            (source.pixel_pitch, target.pixel_pitch),
+            (1, 1),
+        ]
+        levels: list[tuple[int, int, int]] = []
+        for i in (3, 2, 1):
+            from_, to = pitches[i]
+            if i != axis:
+                levels.append((box_out[i].extent, from_, to))
+                continue
+            levels += [(run.repeat, 0, to), (run.count, run.step * from_, run.repeat * to)]
+        first = (run.count - 1) * -run.step * pitches[axis][0] if run.step < 0 and axis else 0
+        levels = [level for level in levels if level[0] > 1]
+        run_length = levels.pop(0)[0] if levels and levels[0][1:] == (1, 1) else 1
+        b.emit(
+            move(run_length, levels),
+            {"src": source.ref.shifted(first), "dst": target.ref},
+            stored=stored(out, *place, "dst"),
+        )
+        b.deliver(out, target, *place)

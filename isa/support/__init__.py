@@ -1,0 +1,1 @@
+"""General tools that know nothing of the machine: records and JSON, paths, parsing, diagnostics, arrays."""

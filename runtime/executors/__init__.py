@@ -1,0 +1,1 @@
+"""Executors: each runs a loaded program to its halt, and all leave the same bytes behind."""

@@ -1,0 +1,59 @@
+"""What an executor is, and what executing one instruction means for all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from isa.faults import trap_at
+from isa.spec import Instruction, MachineState, Trap, TrapError
+from isa.validate import instruction_faults
+from runtime.state import CoreState
+
+Observer = Callable[[int, Instruction], None]
+"""Sees every instruction, and its index, after it has completed."""
+
+
+class Executor(Protocol):
+    """Runs a program. Whatever the order of its work, it leaves what program order would."""
+
+    def run(self, state: CoreState, observer: Observer | None = None) -> None:
+        """Execute to the halt; the state has been reset, and the inputs placed.
+
+        Raises:
+            MachineTrap: an instruction trapped, or no engine can go on.
+        """
+        ...
+
+
+def execute_at(state: CoreState, pc: int, upon: MachineState) -> Instruction:
+    """Execute the instruction at an index upon a state: this one, or one that defers its writes.
+
+    Raises:
+        MachineTrap: it is not legal, or its execution traps; nothing has been written then.
+    """
+    instr = state.program.instructions[pc]
+    try:
+        _require_legal(state, pc, instr)
+        instr.execute(upon)
+    except TrapError as error:
+        raise trap_at(state.program, pc, error) from None
+    return instr
+
+
+def retire(state: CoreState, pc: int) -> None:
+    """The instruction at an index has completed."""
+    state.halted = state.program.instructions[pc].ends
+    state.pc = pc + 1
+    state.retired += 1
+
+
+def _require_legal(state: CoreState, pc: int, instr: Instruction) -> None:
+    """Static legality is checked the first time an instruction is executed."""
+    if state.legal[pc]:
+        return
+    for fault in instruction_faults(instr, state.target, state.program.region_sizes()):
+        raise TrapError(fault.trap, fault.operand, fault.message)
+    if instr.ends and pc != len(state.program.instructions) - 1:
+        raise TrapError(Trap.NO_HALT, "", "halt is not the last instruction of the stream")
+    state.legal[pc] = True

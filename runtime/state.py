@@ -1,0 +1,98 @@
+"""The architectural state of a core: its memories, the DRAM regions of a program, registers and flags.
+
+It says what there is, not when it changes: that is for the executors (`runtime.executors`). Instructions see
+it as `isa.spec.MachineState`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from isa.memory_map import Region, Space, memory_name, memory_size
+from isa.program import Program
+from isa.spec import Access, Trap, TrapError
+from runtime.memory import Memory
+
+MAX_MARKS: Final = 1 << 16
+
+
+class CoreState:
+    """One core with its memories, loaded with one program.
+
+    Args:
+        program: what to execute; its data is placed at every reset.
+        poison: trap on reads of bytes that nothing has written.
+        trap_on_overflow: trap where an accumulator leaves int32; else only the sticky flag is set.
+    """
+
+    def __init__(self, program: Program, *, poison: bool = False, trap_on_overflow: bool = False) -> None:
+        self.program = program
+        self.target = program.target
+        self.trap_on_overflow = trap_on_overflow
+        self.accumulator_overflow = False
+        self.marks: list[tuple[int, int]] = []
+        """(instruction, tag) of the marks that have been passed."""
+        self.pc = 0
+        self.halted = False
+        self.retired = 0
+        self.chip = {
+            s: Memory(memory_name(s, None), memory_size(self.target, s), poison=poison)
+            for s in Space
+            if s is not Space.DRAM
+        }
+        self.dram = {
+            r: Memory(memory_name(Space.DRAM, r), n, poison=poison, writable=r.writable)
+            for r, n in program.region_sizes().items()
+        }
+        self.legal = [False] * len(program.instructions)
+        """The instructions that have been found legal: they stay so."""
+        self.reset()
+
+    def reset(self) -> None:
+        """The state before the first instruction: program data placed, all else undefined."""
+        for memory in (*self.chip.values(), *self.dram.values()):
+            memory.reset()
+        for region, content in self.program.region_contents().items():
+            if content:
+                self.dram[region].preload(content)
+        self.chip[Space.SREG].preload(bytes(4))  # s0 reads 0
+        self.marks.clear()
+        self.pc = self.retired = 0
+        self.halted = self.accumulator_overflow = False
+
+    def place(self, region: Region, offset: int, content: NDArray[np.uint8]) -> None:
+        """Place input bytes into a DRAM region."""
+        self.dram[region].preload(content, offset)
+
+    def fetch(self, region: Region, offset: int, size: int) -> NDArray[np.uint8]:
+        """Output bytes of a DRAM region, as a copy."""
+        return self.dram[region].bytes[offset : offset + size].copy()
+
+    def accumulators_overflow(self) -> None:
+        """Set the sticky flag; trap if that was asked for."""
+        self.accumulator_overflow = True
+        if self.trap_on_overflow:
+            raise TrapError(Trap.ACC_OVF, "acc", "a sum leaves the range of int32")
+
+    def mark(self, tag: int) -> None:
+        """Note that the present instruction is a mark."""
+        if len(self.marks) < MAX_MARKS:
+            self.marks.append((self.pc, tag))
+
+    def read(self, access: Access, dtype: np.dtype[Any]) -> NDArray[Any]:
+        """The elements of an access, as a view that must not be written."""
+        return self._memory(access).read(access, dtype)
+
+    def write(self, access: Access, values: NDArray[Any], dtype: np.dtype[Any]) -> None:
+        """Write the elements of an access."""
+        self._memory(access).write(access, values, dtype)
+
+    def _memory(self, access: Access) -> Memory:
+        if access.region is None:
+            return self.chip[access.space]
+        if access.region not in self.dram:
+            raise TrapError(Trap.DRAM_RANGE, access.operand, f"the program has no region {access.region}")
+        return self.dram[access.region]

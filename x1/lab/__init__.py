@@ -1,0 +1,1 @@
+"""The laboratory: networks and binaries held against ONNX Runtime, against labels, against other recipes."""
