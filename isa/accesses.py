@@ -20,7 +20,7 @@ from isa.spec import Access, Instruction
 from isa.support.records import Frozen, replace
 from isa.target import Target
 
-FIRST_REGION: Final = 8
+DRAM_MEMORIES: Final = 8
 """Memories by number: a space on the chip, or a DRAM region counted from here."""
 FIXED: Final = -1
 """The anchor of an access that no address moves."""
@@ -73,7 +73,7 @@ class AccessTable(Frozen):
 
 def memory_number(access: Access) -> int:
     """The number of the memory that an access is to."""
-    return int(access.space) if access.region is None else FIRST_REGION + access.region
+    return int(access.space) if access.region is None else DRAM_MEMORIES + access.region
 
 
 def ragged(counts: Ints) -> tuple[Ints, Ints, Ints]:

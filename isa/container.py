@@ -61,7 +61,7 @@ from isa.versions import CONTAINER_VERSION, ISA_VERSION
 
 OWNER: Final = b"X1"
 NOTE_TYPE: Final = 0x5831
-TEXT_REGION: Final = 16
+TEXT_ADDRESS: Final = 16 << REGION_SHIFT
 SCRATCHPAD_ADDRESS: Final = 32 << REGION_SHIFT
 HOST_CAP: Final = 4 << 30
 """The host never allocates more than this for the regions of one program."""
@@ -104,7 +104,7 @@ def program_sections(program: Program, text: bytes | None = None) -> list[Sectio
             PROGBITS,
             encode_all(program.instructions) if text is None else text,
             flags=FLAG_ALLOC | FLAG_EXEC,
-            address=TEXT_REGION << REGION_SHIFT,
+            address=TEXT_ADDRESS,
             align=64,
             entry_size=WORD_BYTES,
         )

@@ -7,10 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
+from tests.rooms import PACKAGES
 
-PACKAGES = {"isa": {"isa"}, "compiler": {"isa", "compiler"}, "runtime": {"isa", "runtime"},
-            "x1": {"isa", "compiler", "runtime", "x1"}}  # fmt: skip
 LIMIT = 500
 
 
@@ -31,23 +29,6 @@ def test_code_is_lint_free(repository: Path) -> None:
 
 def test_code_is_typed(repository: Path) -> None:
     tool("basedpyright", "--pythonpath", sys.executable, folder=repository)
-
-
-def imported(path: Path) -> set[str]:
-    """The first names of all modules that a file imports."""
-    found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            found |= {alias.name.split(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            found.add(node.module.split(".")[0])
-    return found
-
-
-@pytest.mark.parametrize("package", PACKAGES)
-def test_packages_import_only_what_lies_below_them(package: str, repository: Path) -> None:
-    for path in (repository / package).rglob("*.py"):
-        assert imported(path) & set(PACKAGES) <= PACKAGES[package], path
 
 
 def test_no_module_has_grown_too_long(repository: Path) -> None:

@@ -22,7 +22,6 @@ from compiler.ops import (
     shapes,
     slices,
     softmax,
-    unary,
 )
 
 __all__ = [
@@ -47,5 +46,4 @@ __all__ = [
     "shapes",
     "slices",
     "softmax",
-    "unary",
 ]

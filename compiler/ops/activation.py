@@ -1,4 +1,4 @@
-"""Activations: ONNX Relu and Clip, Keras ReLU and Activation; a 256-entry table when quantized.
+"""Activations and other functions of one value; a 256-entry table when quantized.
 
 A clamp that follows a convolution, a matrix product or an addition becomes part of it.
 """
@@ -6,7 +6,7 @@ A clamp that follows a convolution, a matrix product or an addition becomes part
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -14,8 +14,11 @@ import numpy as np
 from compiler.ir.graph import Node
 from compiler.ir.op import Array, ElementWise, Op, ShapeError, op
 from compiler.ir.types import DType, Quant, TensorType
-from compiler.ops.functions import FUNCTIONS
-from compiler.rules.exporting import OnnxWriter, write_clip, written_as_onnx
+from compiler.ops.functions import BY_KERAS, BY_ONNX, FUNCTIONS, write_function
+from compiler.ops.quantize_linear import QLinear, qlinear
+from compiler.ops.softmax import Softmax
+from compiler.quantize.methods import constant_parameters
+from compiler.rules.exporting import MICROSOFT, OnnxWriter, write_clip, written_as_onnx
 from compiler.rules.importing import LayerCall, OnnxNode, layer, onnx_operator
 from compiler.rules.quantizing import Quantizer, quantization_rule
 from isa import arithmetic
@@ -23,25 +26,7 @@ from isa import arithmetic
 REAL_BOUNDS: Final = {"relu": (0.0, math.inf), "relu6": (0.0, 6.0)}
 TIE: Final = 2.0**-13
 """Steps: what float32 approximations, some units in the last place off, can make of 256 steps, and more."""
-KERAS_FUNCTIONS: Final[dict[str, tuple[str, tuple[float, ...]]]] = {
-    "sigmoid": ("sigmoid", ()),
-    "tanh": ("tanh", ()),
-    "elu": ("elu", (1.0,)),
-    "selu": ("selu", (1.67326319217681884765625, 1.05070102214813232421875)),
-    "gelu": ("gelu", ()),
-    "silu": ("silu", ()),
-    "swish": ("silu", ()),
-    "hard_sigmoid": ("hard_sigmoid", (float(np.float32(1 / 6)), 0.5)),
-    "hard_silu": ("hard_swish", ()),
-    "hard_swish": ("hard_swish", ()),
-    "leaky_relu": ("leaky_relu", (float(np.float32(0.2)),)),
-    "softplus": ("softplus", ()),
-    "softsign": ("softsign", ()),
-    "exponential": ("exp", ()),
-    "mish": ("mish", ()),
-}
-"""What Keras calls the functions of one value, with its parameters."""
-ACTIVATIONS: Final = ("linear", *REAL_BOUNDS, "softmax", *KERAS_FUNCTIONS)
+ACTIVATIONS: Final = ("linear", *REAL_BOUNDS, "softmax", *BY_KERAS)
 
 
 def every_real(quant: Quant) -> Array:
@@ -83,6 +68,21 @@ class Clamp(Op):
 
     def evaluate(self, args: Sequence[Array], types: Sequence[TensorType], out: TensorType) -> Array:
         return np.minimum(np.maximum(args[0], np.float32(self.low)), np.float32(self.high))
+
+
+@op("nn.unary", "x:f32")
+class Unary(Op):
+    """A function of every element."""
+
+    function: str
+    parameters: tuple[float, ...] = ()
+
+    def infer(self, types: Sequence[TensorType]) -> TensorType:
+        require_function(self.function, self.parameters)
+        return TensorType(DType.F32, types[0].shape)
+
+    def evaluate(self, args: Sequence[Array], types: Sequence[TensorType], out: TensorType) -> Array:
+        return FUNCTIONS[self.function].real(args[0], self.parameters)
 
 
 @op("clamp_codes", "x:i8|u8")
@@ -179,6 +179,29 @@ def import_clip(n: OnnxNode) -> Node:
     return n.add(Clamp(min(low, high), high), n.operand(0))  # where they cross, the upper one wins
 
 
+@onnx_operator(*BY_ONNX)
+def import_function(n: OnnxNode) -> Node:
+    """A function of every element; its parameters are attributes."""
+    name = BY_ONNX[n.op_type]
+    values = tuple(float(np.float32(n.real(p, given))) for p, given in FUNCTIONS[name].parameters.items())
+    if name == "celu" and values[0] == 0:
+        n.fail("alpha=0 is not allowed", "another number")
+    return n.add(Unary(name, values), n.operand(0))
+
+
+@onnx_operator("Gelu")
+def import_gelu(n: OnnxNode) -> Node:
+    """Exact, or approximated by tanh."""
+    mode = n.text("approximate", "none")
+    if mode not in ("none", "tanh"):
+        n.fail(f"approximate={mode} is not known", "none, tanh")
+    return n.add(Unary("gelu" if mode == "none" else "gelu_tanh"), n.operand(0))
+
+
+qlinear("QLinearSigmoid", QLinear("Sigmoid", [(0, 1, 2)], (3, 4)), MICROSOFT)
+qlinear("QLinearLeakyRelu", QLinear("LeakyRelu", [(0, 1, 2)], (3, 4)), MICROSOFT)
+
+
 @layer("ReLU", "max_value")
 def relu_layer(call: LayerCall) -> Node:
     """ReLU(max_value=None)."""
@@ -187,6 +210,22 @@ def relu_layer(call: LayerCall) -> Node:
         call.fail(f"ReLU: max_value={high} is not allowed", "at least 0")
     call.done()
     return call.add(Clamp(0.0, float(high)), call.value())
+
+
+@layer("ELU", "alpha")
+def elu_layer(call: LayerCall) -> Node:
+    """ELU(alpha=1.0)."""
+    alpha = call.take("alpha", 1.0, (int, float), "a number")
+    call.done()
+    return call.add(Unary("elu", (float(np.float32(alpha)),)), call.value())
+
+
+@layer("LeakyReLU", "negative_slope")
+def leaky_relu_layer(call: LayerCall) -> Node:
+    """LeakyReLU(negative_slope=0.3)."""
+    slope = call.take("negative_slope", 0.3, (int, float), "a number")
+    call.done()
+    return call.add(Unary("leaky_relu", (float(np.float32(slope)),)), call.value())
 
 
 @layer("Activation", "activation")
@@ -204,13 +243,9 @@ def activated(call: LayerCall, kind: str | None, x: Node) -> Node:
     if kind in REAL_BOUNDS:
         return call.add(Clamp(*REAL_BOUNDS[kind]), x)
     if kind == "softmax":
-        from compiler.ops.softmax import Softmax  # noqa: PLC0415  (softmax is an activation and a layer)
-
         return call.add(Softmax(len(x.shape) - 1), x)
-    if kind in KERAS_FUNCTIONS:
-        from compiler.ops.unary import Unary  # noqa: PLC0415  (its tables are those of this file)
-
-        return call.add(Unary(*KERAS_FUNCTIONS[kind]), x)
+    if kind in BY_KERAS:
+        return call.add(Unary(*BY_KERAS[kind]), x)
     return x
 
 
@@ -228,6 +263,17 @@ def quantize_clamp(q: Quantizer, node: Node, inputs: list[Node]) -> Node:
     assert isinstance(operation, Clamp)
     quant = q.chosen(node, inputs[0].type.quant)
     return q.add(QTable("clamp", (operation.low, operation.high)), inputs, node, quant)
+
+
+@quantization_rule(Unary)
+def quantize_unary(q: Quantizer, node: Node, inputs: list[Node]) -> Node:
+    """A table; where nothing says how the result is quantized, by the range that it has on all 256 codes."""
+    operation, (x,) = node.op, inputs
+    assert isinstance(operation, Unary)
+    with np.errstate(all="ignore"):
+        found = FUNCTIONS[operation.function].real(every_real(x.quant), operation.parameters)
+    reach = constant_parameters(found) if np.isfinite(found).all() else None
+    return q.add(QTable(operation.function, operation.parameters), inputs, node, q.chosen(node, reach))
 
 
 @written_as_onnx(ClampCodes)
@@ -248,19 +294,6 @@ def write_table(w: OnnxWriter, node: Node) -> None:
     def compute(reals: Sequence[str], output: str) -> str:
         if operation.function == "identity":
             return reals[0]
-        return FUNCTION_WRITERS[operation.function](w, reals[0], output, operation.parameters)
+        return write_function(w, reals[0], output, operation.function, operation.parameters)
 
     w.in_reals(node, compute)
-
-
-FunctionWriter = Callable[[OnnxWriter, str, str, Sequence[float]], str]
-FUNCTION_WRITERS: Final[dict[str, FunctionWriter]] = {}
-"""How functions of one value are written: (writer, input, output, parameters) to the output."""
-
-
-def _write_clip_of_reals(w: OnnxWriter, x: str, output: str, bounds: Sequence[float]) -> str:
-    limits = [w.initializer(np.array(p, np.float32), f"{output}_bound_{i}") for i, p in enumerate(bounds)]
-    return w.add("Clip", [x, *limits], output)
-
-
-FUNCTION_WRITERS["clamp"] = _write_clip_of_reals

@@ -14,11 +14,11 @@ import numpy as np
 from compiler.ir.graph import Node
 from compiler.ir.op import Array, ElementWise, Op, ShapeError, op
 from compiler.ir.types import DType, TensorType
+from compiler.ops.activation import Unary
 from compiler.ops.add import Add
 from compiler.ops.broadcasting import broadcast, broadcast_operands, layer_operands, same_rank
 from compiler.ops.quantize_linear import QLinear, qlinear
 from compiler.ops.sliding_window import Pair, require_codes, scale_of, write_clamped, zero_of
-from compiler.ops.unary import Unary
 from compiler.rules.exporting import MICROSOFT, OnnxWriter, written_as_onnx
 from compiler.rules.importing import LayerCall, OnnxNode, known_values, layer, onnx_operator
 from compiler.rules.quantizing import Quantizer, quantization_rule

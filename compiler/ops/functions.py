@@ -1,34 +1,50 @@
-"""Functions of one real number: in float32 steps as ONNX Runtime takes them, or wide and rounded once.
+"""Functions of one real number, a record each: meaning, parameters, names in ONNX and Keras, written form.
 
-A function that is not a few float32 operations has two forms: one in float64 for whole tensors, and one
-for the 256 entries of a table, correctly rounded by mpmath, so that no table depends on a machine's libm.
+A function that is a few float32 operations takes them as ONNX Runtime does. Any other has two forms: one in
+float64 for whole tensors, and one for the 256 entries of a table, correctly rounded by mpmath, so that no
+table depends on a machine's libm.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
 
 from compiler.ir.op import Array
-from isa.support.records import Frozen
+from compiler.rules.exporting import MICROSOFT, OnnxWriter
+from isa.support.records import Frozen, field
 
 DIGITS: Final = 50
+SELU: Final = (1.67326319217681884765625, 1.05070102214813232421875)
+"""Alpha and gamma of Selu: the float32 values that ONNX and Keras have."""
 Real = Callable[[Array, Sequence[Any]], Array]
 """(array, parameters) to an array, in float32 or in float64."""
 Exact = Callable[[Any, Any, Sequence[Any]], Any]
 """(mpmath, number, parameters) to a number of mpmath."""
 
 
-class Function(Frozen):
-    """A function: float32 steps, or a wide form and an exact one; the names of its parameters."""
+Writer = Callable[[OnnxWriter, str, str, Sequence[float]], str]
+"""(writer, input, output, parameters) to the output."""
 
-    parameters: tuple[str, ...] = ()
+
+class Function(Frozen):
+    """A function: float32 steps, or a wide form and an exact one, and what others call it.
+
+    `parameters` are the names of its parameters, which are those of ONNX's attributes, with the values that
+    ONNX takes where none is given. `onnx` is the operator of ONNX that it is; `keras` what Keras calls it,
+    with the parameters that Keras takes. `write` says how it is written where that is not as the operator.
+    """
+
+    parameters: Mapping[str, float] = field(default_factory=dict[str, float])
     steps: Real | None = None
     wide: Real | None = None
     exact: Exact | None = None
+    onnx: str = ""
+    keras: Mapping[str, tuple[float, ...]] = field(default_factory=dict[str, tuple[float, ...]])
+    write: Writer | None = None
 
     def real(self, x: Array, parameters: Sequence[float]) -> Array:
         """float32 values of a whole tensor; in the wide form off by one unit in the last place at most."""
@@ -77,85 +93,190 @@ def _power(m: Any, x: Any, p: Sequence[Any]) -> Any:
     return m.power(x, p[0])
 
 
-def _steps(function: Callable[[Array], Array]) -> Function:
+def _steps(onnx: str, function: Callable[[Array], Array], **named: Any) -> Function:
     """A function without parameters that numpy computes in float32 as ONNX Runtime does."""
-    return Function(steps=lambda x, _: function(x))
+    return Function(steps=lambda x, _: function(x), onnx=onnx, **named)
 
 
-def _library(wide: Callable[[Array], Array], name: str) -> Function:
+def _library(onnx: str, wide: Callable[[Array], Array], name: str, **named: Any) -> Function:
     """A function without parameters of numpy, and of mpmath under that name."""
-    return Function(wide=lambda x, _: wide(x), exact=lambda m, x, _: getattr(m, name)(x))
+    exact: Exact = lambda m, x, _: getattr(m, name)(x)  # noqa: E731  (as its neighbours)
+    return Function(wide=lambda x, _: wide(x), exact=exact, onnx=onnx, **named)
+
+
+def _plain(*names: str) -> dict[str, tuple[float, ...]]:
+    """What Keras calls a function without parameters."""
+    return dict.fromkeys(names, ())
+
+
+def _as(op_type: str, domain: str = "") -> Writer:
+    """Written as an operator that takes the function's parameters under no name."""
+    return lambda w, x, output, _: w.add(op_type, [x], output, domain=domain)
+
+
+def _write_clamp(w: OnnxWriter, x: str, output: str, bounds: Sequence[float]) -> str:
+    limits = [w.initializer(np.array(p, np.float32), f"{output}_bound_{i}") for i, p in enumerate(bounds)]
+    return w.add("Clip", [x, *limits], output)
+
+
+def _write_scaled_sigmoid(w: OnnxWriter, x: str, output: str, parameters: Sequence[float]) -> str:
+    """x * sigmoid(alpha * x)."""
+    (alpha,) = parameters or (1.0,)
+    return w.add("QuickGelu", [x], output, domain=MICROSOFT, alpha=alpha)
+
+
+def _write_power(w: OnnxWriter, x: str, output: str, parameters: Sequence[float]) -> str:
+    exponent = w.initializer(np.array(parameters[0], np.float32), f"{output}_exponent")
+    return w.add("Pow", [x, exponent], output)
+
+
+def _write_mish(w: OnnxWriter, x: str, output: str, parameters: Sequence[float]) -> str:
+    """x * tanh(softplus(x)): Mish is newer than the operator set that is written."""
+    del parameters
+    return w.add("Mul", [x, w.add("Tanh", [w.add("Softplus", [x], f"{output}_sp")], f"{output}_th")], output)
 
 
 FUNCTIONS: Final[dict[str, Function]] = {
-    "identity": _steps(lambda x: x),
-    "clamp": Function(("low", "high"), steps=lambda x, p: np.minimum(np.maximum(x, p[0]), p[1])),
-    "abs": _steps(np.abs),
-    "neg": _steps(np.negative),
-    "floor": _steps(np.floor),
-    "ceil": _steps(np.ceil),
-    "round": _steps(np.rint),
-    "sign": _steps(np.sign),
-    "sqrt": _steps(np.sqrt),
-    "reciprocal": _steps(lambda x: _f(1) / x),
-    "leaky_relu": Function(("alpha",), steps=lambda x, p: np.where(x < 0, p[0] * x, x)),
-    "thresholded_relu": Function(("alpha",), steps=lambda x, p: np.where(x > p[0], x, _f(0))),
-    "hard_sigmoid": Function(("alpha", "beta"), steps=lambda x, p: _clip(p[0] * x + p[1], 0, 1)),
-    "hard_swish": _steps(lambda x: x * _clip(x * _f(1 / 6) + _f(0.5), 0, 1)),
-    "softsign": _steps(lambda x: x * (_f(1) / (_f(1) + np.abs(x)))),
-    "shrink": Function(
-        ("lambd", "bias"),
-        steps=lambda x, p: np.where(x < -p[0], x + p[1], np.where(x > p[0], x - p[1], _f(0))),
+    "identity": _steps("", lambda x: x),
+    "clamp": Function(
+        {"low": -math.inf, "high": math.inf},
+        steps=lambda x, p: np.minimum(np.maximum(x, p[0]), p[1]),
+        write=_write_clamp,
     ),
-    "sigmoid": Function(wide=lambda x, _: 1 / (1 + np.exp(-x)), exact=lambda m, x, _: 1 / (1 + m.exp(-x))),
-    "silu": Function(wide=lambda x, _: x / (1 + np.exp(-x)), exact=lambda m, x, _: x / (1 + m.exp(-x))),
-    "swish": Function(
-        ("alpha",),
-        wide=lambda x, p: x / (1 + np.exp(-p[0] * x)),
-        exact=lambda m, x, p: x / (1 + m.exp(-p[0] * x)),
+    "abs": _steps("Abs", np.abs),
+    "neg": _steps("Neg", np.negative),
+    "floor": _steps("Floor", np.floor),
+    "ceil": _steps("Ceil", np.ceil),
+    "round": _steps("Round", np.rint),
+    "sign": _steps("Sign", np.sign),
+    "sqrt": _steps("Sqrt", np.sqrt),
+    "reciprocal": _steps("Reciprocal", lambda x: _f(1) / x),
+    "sigmoid": Function(
+        wide=lambda x, _: 1 / (1 + np.exp(-x)),
+        exact=lambda m, x, _: 1 / (1 + m.exp(-x)),
+        onnx="Sigmoid",
+        keras=_plain("sigmoid"),
     ),
-    "tanh": _library(np.tanh, "tanh"),
-    "exp": _library(np.exp, "exp"),
-    "log": Function(wide=lambda x, _: np.log(x), exact=lambda m, x, _: -m.inf if x == 0 else m.log(x)),
+    "tanh": _library("Tanh", np.tanh, "tanh", keras=_plain("tanh")),
     "elu": Function(
-        ("alpha",),
+        {"alpha": 1.0},
         wide=lambda x, p: np.where(x < 0, p[0] * np.expm1(x), x),
         exact=lambda m, x, p: p[0] * m.expm1(x) if x < 0 else x,
+        onnx="Elu",
+        keras={"elu": (1.0,)},
     ),
     "selu": Function(
-        ("alpha", "gamma"),
+        dict(zip(("alpha", "gamma"), SELU, strict=True)),
         wide=lambda x, p: p[1] * np.where(x < 0, p[0] * np.expm1(x), x),
         exact=lambda m, x, p: p[1] * (p[0] * m.expm1(x) if x < 0 else x),
+        onnx="Selu",
+        keras={"selu": SELU},
     ),
-    "celu": Function(
-        ("alpha",),
-        wide=lambda x, p: np.where(x < 0, p[0] * np.expm1(x / p[0]), x),
-        exact=lambda m, x, p: p[0] * m.expm1(x / p[0]) if x < 0 else x,
-    ),
-    "softplus": Function(wide=lambda x, _: np.logaddexp(x, 0.0), exact=lambda m, x, _: m.log1p(m.exp(x))),
-    "mish": Function(
-        wide=lambda x, _: x * np.tanh(np.logaddexp(x, 0.0)),
-        exact=lambda m, x, _: x * m.tanh(m.log1p(m.exp(x))),
-    ),
-    "erf": _library(_erf, "erf"),
     "gelu": Function(
         wide=lambda x, _: 0.5 * x * (1 + _erf(x / math.sqrt(2))),
         exact=lambda m, x, _: x * (1 + m.erf(x / m.sqrt(2))) / 2,
+        keras=_plain("gelu"),
+        write=_as("Gelu", MICROSOFT),
     ),
+    "silu": Function(
+        wide=lambda x, _: x / (1 + np.exp(-x)),
+        exact=lambda m, x, _: x / (1 + m.exp(-x)),
+        keras=_plain("silu", "swish"),
+        write=_write_scaled_sigmoid,
+    ),
+    "hard_sigmoid": Function(
+        {"alpha": 0.2, "beta": 0.5},
+        steps=lambda x, p: _clip(p[0] * x + p[1], 0, 1),
+        onnx="HardSigmoid",
+        keras={"hard_sigmoid": (float(np.float32(1 / 6)), 0.5)},
+    ),
+    "hard_swish": _steps(
+        "HardSwish",
+        lambda x: x * _clip(x * _f(1 / 6) + _f(0.5), 0, 1),
+        keras=_plain("hard_silu", "hard_swish"),
+    ),
+    "leaky_relu": Function(
+        {"alpha": 0.01},
+        steps=lambda x, p: np.where(x < 0, p[0] * x, x),
+        onnx="LeakyRelu",
+        keras={"leaky_relu": (float(np.float32(0.2)),)},
+    ),
+    "softplus": Function(
+        wide=lambda x, _: np.logaddexp(x, 0.0),
+        exact=lambda m, x, _: m.log1p(m.exp(x)),
+        onnx="Softplus",
+        keras=_plain("softplus"),
+    ),
+    "softsign": _steps("Softsign", lambda x: x * (_f(1) / (_f(1) + np.abs(x))), keras=_plain("softsign")),
+    "exp": _library("Exp", np.exp, "exp", keras=_plain("exponential")),
+    "mish": Function(
+        wide=lambda x, _: x * np.tanh(np.logaddexp(x, 0.0)),
+        exact=lambda m, x, _: x * m.tanh(m.log1p(m.exp(x))),
+        onnx="Mish",
+        keras=_plain("mish"),
+        write=_write_mish,
+    ),
+    "thresholded_relu": Function(
+        {"alpha": 1.0}, steps=lambda x, p: np.where(x > p[0], x, _f(0)), onnx="ThresholdedRelu"
+    ),
+    "shrink": Function(
+        {"lambd": 0.5, "bias": 0.0},
+        steps=lambda x, p: np.where(x < -p[0], x + p[1], np.where(x > p[0], x - p[1], _f(0))),
+        onnx="Shrink",
+    ),
+    "swish": Function(
+        {"alpha": 1.0},
+        wide=lambda x, p: x / (1 + np.exp(-p[0] * x)),
+        exact=lambda m, x, p: x / (1 + m.exp(-p[0] * x)),
+        onnx="Swish",
+        write=_write_scaled_sigmoid,
+    ),
+    "log": Function(
+        wide=lambda x, _: np.log(x),
+        exact=lambda m, x, _: -m.inf if x == 0 else m.log(x),
+        onnx="Log",
+    ),
+    "celu": Function(
+        {"alpha": 1.0},
+        wide=lambda x, p: np.where(x < 0, p[0] * np.expm1(x / p[0]), x),
+        exact=lambda m, x, p: p[0] * m.expm1(x / p[0]) if x < 0 else x,
+        onnx="Celu",
+    ),
+    "erf": _library("Erf", _erf, "erf"),
     "gelu_tanh": Function(
         wide=lambda x, _: 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
         exact=lambda m, x, _: x * (1 + m.tanh(m.sqrt(2 / m.pi) * (x + m.mpf("0.044715") * x**3))) / 2,
+        write=_as("FastGelu", MICROSOFT),
     ),
-    "power": Function(("exponent",), wide=lambda x, p: np.power(x, p[0]), exact=_power),
-    "sin": _library(np.sin, "sin"),
-    "cos": _library(np.cos, "cos"),
-    "tan": _library(np.tan, "tan"),
-    "asin": _library(np.arcsin, "asin"),
-    "acos": _library(np.arccos, "acos"),
-    "atan": _library(np.arctan, "atan"),
-    "sinh": _library(np.sinh, "sinh"),
-    "cosh": _library(np.cosh, "cosh"),
-    "asinh": _library(np.arcsinh, "asinh"),
-    "acosh": _library(np.arccosh, "acosh"),
-    "atanh": _library(np.arctanh, "atanh"),
+    "power": Function(
+        {"exponent": 1.0}, wide=lambda x, p: np.power(x, p[0]), exact=_power, write=_write_power
+    ),
+    "sin": _library("Sin", np.sin, "sin"),
+    "cos": _library("Cos", np.cos, "cos"),
+    "tan": _library("Tan", np.tan, "tan"),
+    "asin": _library("Asin", np.arcsin, "asin"),
+    "acos": _library("Acos", np.arccos, "acos"),
+    "atan": _library("Atan", np.arctan, "atan"),
+    "sinh": _library("Sinh", np.sinh, "sinh"),
+    "cosh": _library("Cosh", np.cosh, "cosh"),
+    "asinh": _library("Asinh", np.arcsinh, "asinh"),
+    "acosh": _library("Acosh", np.arccosh, "acosh"),
+    "atanh": _library("Atanh", np.arctanh, "atanh"),
 }
+BY_ONNX: Final = {function.onnx: name for name, function in FUNCTIONS.items() if function.onnx}
+"""Functions by the operator of ONNX that they are."""
+BY_KERAS: Final = {
+    called: (name, parameters)
+    for name, function in FUNCTIONS.items()
+    for called, parameters in function.keras.items()
+}
+"""Functions, with their parameters, by what Keras calls them."""
+
+
+def write_function(w: OnnxWriter, x: str, output: str, name: str, parameters: Sequence[float]) -> str:
+    """Write a function of a tensor of reals; gives back its output."""
+    function = FUNCTIONS[name]
+    if function.write is not None:
+        return function.write(w, x, output, parameters)
+    attributes: dict[str, Any] = dict(zip(function.parameters, parameters, strict=True))
+    return w.add(function.onnx, [x], output, **attributes)

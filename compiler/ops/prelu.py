@@ -10,9 +10,9 @@ from compiler.ir.graph import Node
 from compiler.ir.op import Array, Op, ShapeError, op
 from compiler.ir.types import DType, TensorType
 from compiler.ir.work import Work
+from compiler.ops.activation import Unary
 from compiler.ops.batch_norm import BatchNorm
 from compiler.ops.sliding_window import scale_of, zero_of
-from compiler.ops.unary import Unary
 from compiler.rules.exporting import OnnxWriter, written_as_onnx
 from compiler.rules.importing import LayerCall, OnnxNode, layer, onnx_operator
 from compiler.rules.quantizing import Quantizer, quantization_rule

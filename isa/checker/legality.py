@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from isa.accesses import FIRST_REGION, AccessTable, Form, distinct, memory_number, ragged
+from isa.accesses import DRAM_MEMORIES, AccessTable, Form, distinct, memory_number, ragged
 from isa.encoding import addresses, slot_faults
 from isa.footprint import repeats, same_memory
 from isa.memory_map import Space, memory_size
@@ -59,7 +59,7 @@ def _misplaced(table: AccessTable) -> NDArray[np.bool_]:
 def _out_of_range(program: Program, table: AccessTable) -> NDArray[np.bool_]:
     """Accesses that leave their memory."""
     sizes = {int(s): memory_size(program.target, s) for s in Space if s is not Space.DRAM}
-    sizes |= {FIRST_REGION + r: n for r, n in program.region_sizes().items()}
+    sizes |= {DRAM_MEMORIES + r: n for r, n in program.region_sizes().items()}
     size = np.array([sizes.get(memory_number(a), 0) for a in table.prototypes], np.int64)
     return (table.low < 0) | (table.high > size[table.prototype])
 

@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from isa.accesses import FIRST_REGION, AccessTable, Ints, distinct, ragged
+from isa.accesses import DRAM_MEMORIES, AccessTable, Ints, distinct, ragged
 from isa.checker.tokens import Clocks
 from isa.footprint import GRAIN, box, coarse, overlaps
 from isa.memory_map import INITIALIZED_REGIONS, Region, Space, memory_size
@@ -20,7 +20,7 @@ from isa.program import Program
 from isa.spec import Engine
 from isa.support.records import Frozen, replace
 
-DEFINED: Final = frozenset(FIRST_REGION + r for r in INITIALIZED_REGIONS)
+DEFINED: Final = frozenset(DRAM_MEMORIES + r for r in INITIALIZED_REGIONS)
 """Memories in which every byte stands from the start."""
 PAIRS_PER_ACCESS: Final = 64
 PAIRS_AT_ONCE: Final = 1 << 20
@@ -79,7 +79,7 @@ def unwritten(program: Program, table: AccessTable) -> list[str]:
     """The graph outputs of which a byte is not written."""
     written = np.zeros(program.output_bytes, np.bool_)
     for row in _first_rows(table, write=True).tolist():
-        if table.memory[table.prototype[row]] == FIRST_REGION + Region.OUTPUT:
+        if table.memory[table.prototype[row]] == DRAM_MEMORIES + Region.OUTPUT:
             box(written, table.access(row))[...] = True
     missing: list[str] = []
     for tensor in program.abi.outputs:
@@ -94,7 +94,7 @@ def rewritten(program: Program, table: AccessTable) -> list[str]:
     times = np.zeros(program.output_bytes, np.uint8)
     kinds = table.prototype
     for row in np.flatnonzero(
-        table.write[kinds] & (table.memory[kinds] == FIRST_REGION + Region.OUTPUT)
+        table.write[kinds] & (table.memory[kinds] == DRAM_MEMORIES + Region.OUTPUT)
     ).tolist():
         bytes_written = box(times, table.access(row))
         bytes_written[...] = np.minimum(bytes_written, 1) + 1
@@ -120,13 +120,13 @@ def _first_rows(table: AccessTable, *, write: bool) -> Ints:
 
 def _given(program: Program, memory: int, mark: int) -> NDArray[np.int32]:
     """The entries of a memory; marked is what stands there from the start."""
-    if memory < FIRST_REGION:
+    if memory < DRAM_MEMORIES:
         space = Space(memory)
         entries = np.zeros(memory_size(program.target, space) // GRAIN[space], np.int32)
         if space is Space.SREG:
             entries[0] = mark  # s0 reads 0
         return entries
-    region = Region(memory - FIRST_REGION)
+    region = Region(memory - DRAM_MEMORIES)
     entries = np.zeros(program.region_sizes()[region], np.int32)
     if region is Region.INPUT:
         for tensor in program.abi.inputs:

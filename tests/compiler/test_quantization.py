@@ -402,8 +402,7 @@ def test_evaluating_floats_is_not_changed_by_looking_at_them() -> None:
 
 def test_calibrated_tables_have_no_entry_next_to_a_tie() -> None:
     """Scales that would put one there are made a little larger; given ones stay."""
-    from compiler.ops.activation import QTable
-    from compiler.ops.unary import Unary
+    from compiler.ops.activation import QTable, Unary
 
     graph = Graph("table")
     x = graph.input("x", DType.F32, (1, 64))

@@ -7,19 +7,15 @@ if its codes stay as they are. Whoever reads or writes a part does so with the p
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Final
 
 from compiler.ir.graph import Graph, Node
-from compiler.ops.concat import QConcat
 from compiler.ops.depth_to_space import Take
 from compiler.ops.shapes import Transpose, unreshaped
 from compiler.ops.slices import QPad, Slice
 from compiler.schedule.builder import READS
+from compiler.schedule.tiles.placement import ORIGIN, Start, moved, placed
 from isa.support.records import Frozen
 from isa.target import Target
-
-Start = tuple[int, int, int, int]
-ORIGIN: Final[Start] = (0, 0, 0, 0)
 
 
 class Part(Frozen):
@@ -47,7 +43,7 @@ def slices_in_place(graph: Graph, nodes: Sequence[Node], target: Target) -> dict
             within = found.get(source.id, Part(source, ORIGIN))
             longer = _bursts(node, within.whole, target)
             if len(users) * longer <= longer + 1 + len(users):
-                found[node.id] = Part(within.whole, _moved(within.start, operation.starts))
+                found[node.id] = Part(within.whole, moved(within.start, operation.starts))
     return found
 
 
@@ -87,27 +83,6 @@ def _bursts(part: Node, whole: Node, target: Target) -> float:
         if extent < all_of:
             return 1 + (target.dma.burst - 1) / run
     return 1.0
-
-
-def placed(node: Node) -> Iterator[tuple[Node, Start]]:
-    """Every operand of a concatenation or of a constant pad, and where it begins in the result."""
-    match node.op:
-        case QConcat(axis):
-            at = 0
-            for operand in node.inputs:
-                start = tuple(at if i == axis else 0 for i in range(len(node.shape)))
-                yield operand, _moved(ORIGIN, start)
-                at += operand.shape[axis]
-        case QPad(before, _, "constant"):
-            yield node.inputs[0], _moved(ORIGIN, before)
-        case _:
-            return
-
-
-def _moved(start: Start, by: Sequence[int]) -> Start:
-    """A start, further by distances along the last axes."""
-    n, h, w, c = (a + b for a, b in zip(start, (*(0,) * (4 - len(by)), *by), strict=True))
-    return n, h, w, c
 
 
 def whole_of(node: Node, parts: Mapping[int, Part]) -> Node:

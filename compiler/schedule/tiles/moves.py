@@ -16,9 +16,9 @@ from compiler.ops.concat import QConcat
 from compiler.ops.shapes import Transpose
 from compiler.ops.slices import QPad, Slice
 from compiler.schedule.builder import Builder, Span, View, Window, same_rows, stored, tiles_of
-from compiler.schedule.segments.subtensors import placed
 from compiler.schedule.tile_graph import Memory, Piece, Ref, Stored, Tensor
 from compiler.schedule.tiles.boxes import dense, fit_box, tiles
+from compiler.schedule.tiles.placement import placed
 from isa.instructions.dma import merge_rows
 from isa.instructions.vector import VectorMove
 from isa.memory_map import TABLE_BYTES
