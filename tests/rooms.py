@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -57,17 +58,28 @@ def sources(repository: Path) -> dict[str, str]:
     return {str(path.relative_to(repository)): path.read_text(encoding="utf-8") for path in paths}
 
 
+@cache
+def nodes(text: str) -> list[ast.AST]:
+    """The nodes of a file's tree."""
+    return list(ast.walk(ast.parse(text)))
+
+
+@cache
+def _imports(text: str) -> list[tuple[str, str]]:
+    """The modules that a file imports, and the names from them; no name where it is the module itself."""
+    found: list[tuple[str, str]] = []
+    for node in nodes(text):
+        if isinstance(node, ast.Import):
+            found += [(alias.name, "") for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            found += [(node.module or "", alias.name) for alias in node.names]
+    return found
+
+
 def imported(path: str, code: Sources) -> set[str]:
     """The files of the packages that a file imports."""
-    found: set[str] = set()
-    for node in ast.walk(ast.parse(code[path])):
-        if isinstance(node, ast.Import):
-            found |= {_file(alias.name, code) for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path} imports relatively"
-            module = node.module or ""
-            inner = {_file(f"{module}.{alias.name}", code) for alias in node.names}
-            found |= {file or _file(module, code) for file in inner}
+    found = {_file(f"{module}.{name}", code) or _file(module, code) for module, name in _imports(code[path])}
     return found - {"", path}
 
 
@@ -104,11 +116,13 @@ def circles(code: Sources) -> list[list[str]]:
     return sorted(sorted(part) for part in parts if len(part) > 1)
 
 
-def bare_numbers(code: Sources) -> Iterator[str]:
-    """Places where a region or a space is a number and not a name."""
+def bare_numbers(code: Sources, among: Iterable[str] | None = None) -> Iterator[str]:
+    """Places where a region or a space is a number and not a name, in all files or in some."""
     positions = _positions(code)
     for path, text in code.items():
-        for node in ast.walk(ast.parse(text)):
+        if among is not None and path not in among:
+            continue
+        for node in nodes(text):
             if any(_is_number(value) for value in _given(node, positions)):
                 yield f"{path}:{getattr(node, 'lineno', 0)}: {ast.unparse(node)[:80]}"
 
@@ -117,14 +131,22 @@ def _positions(code: Sources) -> dict[str, set[int]]:
     """For every function and class the places of arguments that are named region or space."""
     found: dict[str, set[int]] = {}
     for text in code.values():
-        for node in ast.walk(ast.parse(text)):
-            if isinstance(node, ast.ClassDef):
-                fields = [n.target.id for n in node.body if isinstance(n, ast.AnnAssign) and isinstance(n.target, ast.Name)]  # fmt: skip
-                found.setdefault(node.name, set()).update(_named_at(fields))
-            elif isinstance(node, ast.FunctionDef):
-                names = [a.arg for a in node.args.args if a.arg not in ("self", "cls")]
-                found.setdefault(node.name, set()).update(_named_at(names))
+        for name, places in _positions_of(text):
+            found.setdefault(name, set()).update(places)
     return found
+
+
+@cache
+def _positions_of(text: str) -> list[tuple[str, set[int]]]:
+    found: list[tuple[str, set[int]]] = []
+    for node in nodes(text):
+        if isinstance(node, ast.ClassDef):
+            declared = [n.target for n in node.body if isinstance(n, ast.AnnAssign)]
+            found.append((node.name, _named_at([_name(target) for target in declared])))
+        elif isinstance(node, ast.FunctionDef):
+            names = [a.arg for a in node.args.args if a.arg not in ("self", "cls")]
+            found.append((node.name, _named_at(names)))
+    return [(name, places) for name, places in found if places]
 
 
 def _named_at(names: list[str]) -> set[int]:

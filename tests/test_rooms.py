@@ -82,7 +82,7 @@ def test_a_circle_of_files_is_found(repository: Path, path: str, text: str, memb
 )
 def test_a_bare_number_for_a_region_or_a_space_is_found(repository: Path, text: str) -> None:
     path = "runtime/host.py"
-    (found,) = bare_numbers(planted(repository, path, text))
+    (found,) = bare_numbers(planted(repository, path, text), [path])
     assert found.startswith(path)
 
 
