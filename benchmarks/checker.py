@@ -21,7 +21,8 @@ from compiler.ir.graph import Graph
 from compiler.ir.types import DType
 from compiler.ops.add import Add
 from compiler.ops.conv2d import Conv2d
-from compiler.schedule.options import techniques
+from compiler.quantize.methods import Recipe
+from compiler.schedule.options import schedule_options
 from isa.checker import check
 from isa.encoding import decode_all, encode_all
 from isa.instructions.control import Fence
@@ -45,9 +46,13 @@ def network() -> Program:
         y = graph.add(Conv2d((1, 1), (1, 1, 1, 1), (1, 1), "NHWC"), (y, w, b))
     graph.set_outputs([graph.add(Add(), (y, x))], ["z"])
     samples = [{"x": generator.standard_normal(x.shape, np.float32)}]
-    device = driver.lower(driver.quantize(driver.prepare(graph), samples))
+    prepared = driver.prepare(graph)
+    scheme = driver.calibrate(prepared, samples, Recipe())
+    device = driver.lower(driver.quantize(prepared, scheme))
     target = load_target("tiny8")
-    return driver.generate(device, next(driver.schedules(device, target, techniques(3))), target, Note())
+    return driver.generate(
+        device, next(driver.schedules(device, target, schedule_options(3))), target, Note()
+    )
 
 
 def repeated(program: Program) -> Program:

@@ -25,7 +25,8 @@ from compiler import driver
 from compiler.ir.graph import Graph
 from compiler.ir.types import DType
 from compiler.ops.conv2d import Conv2d
-from compiler.schedule.options import techniques
+from compiler.quantize.methods import Recipe
+from compiler.schedule.options import schedule_options
 from isa.program import Note, Program
 from isa.target import load_target
 from runtime.executors.reference import ReferenceExecutor
@@ -46,9 +47,13 @@ def convolution() -> Program:
     y = graph.add(Conv2d((1, 1), (1, 1, 1, 1), (1, 1), "NHWC"), (x, w, b), name="y")
     graph.set_outputs([y], ["y"])
     samples = [{"x": generator.standard_normal(x.shape, np.float32)}]
-    device = driver.lower(driver.quantize(driver.prepare(graph), samples))
+    prepared = driver.prepare(graph)
+    scheme = driver.calibrate(prepared, samples, Recipe())
+    device = driver.lower(driver.quantize(prepared, scheme))
     target = load_target("edge32")
-    return driver.generate(device, next(driver.schedules(device, target, techniques(3))), target, Note())
+    return driver.generate(
+        device, next(driver.schedules(device, target, schedule_options(3))), target, Note()
+    )
 
 
 def best(work: Callable[[], object], runs: int) -> float:

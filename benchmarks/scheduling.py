@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.commands import Commands
-from compiler.schedule.options import NAMES
+from compiler.schedule.options import TECHNIQUES
 
 NETWORKS: Final = ("resnet50", "resnet18", "mobilenetv2", "squeezenet1_1")
 MOST: Final = {
@@ -89,7 +89,7 @@ def main() -> int:
                 good &= whole.cycles <= MOST[name][0] and whole.traffic <= MOST[name][1]
             for level in "012" if given.levels else "":
                 print(row(f"  -O{level}", figures(model, folder, machine, [f"-O{level}"]), whole), flush=True)
-            for technique in NAMES if given.without else ():
+            for technique in TECHNIQUES if given.without else ():
                 options = ["-O3", "--without", technique]
                 print(
                     row(f"  without {technique}", figures(model, folder, machine, options), whole), flush=True

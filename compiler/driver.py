@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
-
-from numpy.typing import NDArray
+from collections.abc import Callable, Iterable, Iterator
+from typing import ParamSpec, TypeVar
 
 from compiler.codegen.emit import emit, resolved_stream
 from compiler.errors import FitError
+from compiler.ir.evaluate import Sample
 from compiler.ir.graph import Graph
+from compiler.ir.stage import Stage
 from compiler.passes.base import PassLog, run_passes
 from compiler.passes.calibrate import observe, scheme_of
 from compiler.passes.equalize import EqualizeLayers
-from compiler.passes.pipeline import PREPARE, READY, TO_DEVICE
-from compiler.passes.pipeline import ingest as ingest_passes
+from compiler.passes.pipeline import PREPARE, PREPARE_PREQUANTIZED, TO_DEVICE, fuse_passes
 from compiler.passes.quantize import QuantizeGraph
 from compiler.quantize.methods import Recipe
 from compiler.quantize.representable import require_finite_constants, require_finite_scales
 from compiler.quantize.scheme import Scheme
-from compiler.schedule.options import Techniques
+from compiler.schedule.options import ScheduleOptions
 from compiler.schedule.scheduler import Schedule
 from compiler.schedule.scheduler import schedules as all_schedules
 from compiler.schedule.tile_graph import Memory
@@ -32,7 +31,8 @@ from isa.support.diagnostics import Diagnostic
 from isa.support.records import Struct, field
 from isa.target import Target
 
-Sample = Mapping[str, NDArray[Any]]
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class StageTimes(Struct):
@@ -41,11 +41,13 @@ class StageTimes(Struct):
     seconds: dict[str, float] = field(default_factory=dict[str, float])
     _started: float = field(default_factory=time.perf_counter)
 
-    def done(self, stage: str) -> None:
-        """A stage has ended."""
+    def __call__(self, stage: str, function: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:
+        """Call a function; the time since the last stage ended counts to this one."""
+        result = function(*arguments, **options)
         now = time.perf_counter()
         self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self._started
         self._started = now
+        return result
 
 
 def prepare(graph: Graph, log: PassLog | None = None) -> Graph:
@@ -59,20 +61,20 @@ def prepare(graph: Graph, log: PassLog | None = None) -> Graph:
     return prepared
 
 
-def ready(graph: Graph, log: PassLog | None = None) -> Graph:
-    """A graph that was quantized elsewhere, simplified."""
-    return run_passes(graph, READY, log)
+def prepare_prequantized(graph: Graph, log: PassLog | None = None) -> Graph:
+    """A prequantized graph as the importers give it, simplified."""
+    return run_passes(graph, PREPARE_PREQUANTIZED, log)
 
 
-def ingest(graph: Graph, scheme: Scheme | None = None, log: PassLog | None = None) -> Graph:
-    """The integer graph of a graph that was quantized elsewhere and made ready, its scales untouched.
+def fuse_prequantized(graph: Graph, scheme: Scheme | None = None, log: PassLog | None = None) -> Graph:
+    """The integer graph of a prepared prequantized graph, its scales untouched.
 
     `scheme` quantizes the results that the model leaves open.
 
     Raises:
         CompileError: operations that the device does not have, or that the model does not quantize.
     """
-    integers = run_passes(graph, ingest_passes(scheme or Scheme()), log)
+    integers = run_passes(graph, fuse_passes(scheme or Scheme()), log)
     require_finite_scales(integers)
     return integers
 
@@ -82,26 +84,19 @@ def equalize(graph: Graph, log: PassLog | None = None) -> Graph:
     return run_passes(graph.copy(), [EqualizeLayers()], log)
 
 
-def calibrate(graph: Graph, samples: Iterable[Sample], recipe: Recipe) -> Scheme:
-    """The scheme that a recipe makes of samples.
+def calibrate(graph: Graph, samples: Iterable[Sample], recipe: Recipe, given: Scheme | None = None) -> Scheme:
+    """The scheme that a recipe makes of samples; what a given one says goes before.
 
     Raises:
         UsageError: there is no sample, or a tensor is not finite on one.
         CompileError: operations that the device does not have.
     """
     seen = observe(graph, samples, ranges_alone=recipe.method == "minmax")
-    return scheme_of(graph, seen, recipe)
+    return scheme_of(graph, seen, recipe, given)
 
 
-def quantize(
-    graph: Graph, samples: Iterable[Sample], recipe: Recipe | None = None, log: PassLog | None = None
-) -> Graph:
-    """The integer graph of a prepared float graph, quantized by a recipe on samples."""
-    return quantize_with(graph, calibrate(graph, samples, recipe or Recipe()), log)
-
-
-def quantize_with(graph: Graph, scheme: Scheme, log: PassLog | None = None) -> Graph:
-    """The integer graph of a prepared float graph, with given scales.
+def quantize(graph: Graph, scheme: Scheme, log: PassLog | None = None) -> Graph:
+    """The integer graph of a prepared float graph, with the scales of a scheme.
 
     Raises:
         CompileError: operations that the device does not have, or scales that it cannot compute with.
@@ -112,11 +107,11 @@ def quantize_with(graph: Graph, scheme: Scheme, log: PassLog | None = None) -> G
 
 
 def lower(graph: Graph, log: PassLog | None = None) -> Graph:
-    """The integer graph in the device's layout; the graph that is given stays as it is."""
-    return run_passes(graph.copy(), TO_DEVICE, log)
+    """An integer graph in the device's layout; the graph that is given stays as it is."""
+    return graph if graph.stage is Stage.DEVICE else run_passes(graph.copy(), TO_DEVICE, log)
 
 
-def schedules(graph: Graph, target: Target, allowed: Techniques) -> Iterator[Schedule]:
+def schedules(graph: Graph, target: Target, options: ScheduleOptions) -> Iterator[Schedule]:
     """Tiles, their order and their addresses, for a graph of stage device: at least one, the likeliest first.
 
     Raises:
@@ -125,7 +120,7 @@ def schedules(graph: Graph, target: Target, allowed: Techniques) -> Iterator[Sch
     """
     require_finite_scales(graph)
     require_dram(graph, target)
-    yield from all_schedules(graph, target, allowed)
+    yield from all_schedules(graph, target, options)
 
 
 def generate(graph: Graph, scheduled: Schedule, target: Target, note: Note) -> Program:
@@ -168,7 +163,7 @@ def require_dram(graph: Graph, target: Target) -> None:
     """
     allowed = min(target.dram.size, HOST_CAP)
     for node in graph.nodes():
-        on_device = node.type.dtype.is_integer or graph.stage == "nn"
+        on_device = node.type.dtype.is_integer or graph.stage is Stage.NN
         if on_device and not node.is_constant and node.type.elements > allowed:
             raise FitError(
                 Diagnostic(

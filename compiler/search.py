@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Final
 
 from compiler import driver
 from compiler.ir.graph import Graph
-from compiler.schedule.options import Techniques
+from compiler.schedule.options import ScheduleOptions
 from compiler.schedule.scheduler import Schedule
 from isa.program import Note, Program
 from isa.support.progress import untracked
@@ -23,7 +23,7 @@ Searching = Callable[[Iterable[Schedule], int], Iterable[Schedule]]
 """Passes on the schedules that are tried, of which there are so many at most."""
 
 
-class Chosen(Frozen):
+class Choice(Frozen):
     """The best schedule of those that were tried, and its program."""
 
     schedule: Schedule
@@ -34,44 +34,51 @@ class Chosen(Frozen):
 def choose(
     device: Graph,
     target: Target,
-    allowed: Techniques,
+    options: ScheduleOptions,
     note: Note,
+    timed: driver.StageTimes | None = None,
+    *,
     search: int | None = None,
     searching: Searching = untracked,
-    done: Callable[[str], None] = lambda _: None,
-) -> Chosen:
+) -> Choice:
     """The program of a graph of stage device with the fewest cycles; of equals the first.
 
     Args:
         device: the graph.
         target: the machine.
-        allowed: what schedules may do.
+        options: what schedules may do.
         note: how the program came to be.
+        timed: takes the times of the stages.
         search: how many schedules to try at most; None: as many as `EFFORT` allows.
         searching: shows how far the search is, if it was asked for.
-        done: told when a stage has ended.
 
     Raises:
         FitError: the network does not fit the target.
         CompileError: an operation that no tile expresses.
     """
-    best: Chosen | None = None
+    timed = timed or driver.StageTimes()
+    proposed: Iterable[Schedule] = driver.schedules(device, target, options)
+    if search is not None:
+        proposed = searching(islice(proposed, search), search)
+    best: Choice | None = None
     fewest, spent, tried = 0, 0, 0
-    proposed: Iterable[Schedule] = driver.schedules(device, target, allowed)
-    for schedule in proposed if search is None else searching(islice(proposed, search), search):
-        done("schedule")
-        program = driver.generate(device, schedule, target, note)
-        done("generate")
+    for schedule in _timed(iter(proposed), timed):
+        program = timed("generate", driver.generate, device, schedule, target, note)
         tried += 1
         spent += len(program.instructions)
         enough = search is None and spent + len(program.instructions) > EFFORT
         if enough and best is None:
-            return Chosen(schedule, program, tried)
-        cycles = simulate(program).cycles
-        done("measure")
+            return Choice(schedule, program, tried)
+        cycles = timed("measure", simulate, program).cycles
         if best is None or cycles < fewest:
-            best, fewest = Chosen(schedule, program, tried), cycles
+            best, fewest = Choice(schedule, program, tried), cycles
         if enough:
             break
     assert best is not None, "there is a schedule, or an error says why not"
-    return Chosen(best.schedule, best.program, tried)
+    return Choice(best.schedule, best.program, tried)
+
+
+def _timed(proposed: Iterator[Schedule], timed: driver.StageTimes) -> Iterator[Schedule]:
+    """The schedules, with the time that each takes."""
+    while (schedule := timed("schedule", next, proposed, None)) is not None:
+        yield schedule

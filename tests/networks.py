@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from compiler import driver
+from compiler.ir.evaluate import Sample
 from compiler.ir.graph import Graph, Node
 from compiler.ir.op import ShapeError
 from compiler.ir.types import DType
@@ -19,6 +21,7 @@ from compiler.ops.max_pool import MaxPool
 from compiler.ops.shapes import Reshape, Transpose
 from compiler.ops.sliding_window import image_shape
 from compiler.ops.softmax import Softmax
+from compiler.quantize.methods import Recipe
 from x1 import api
 from x1.lab.verification import Verification, verify
 
@@ -150,10 +153,13 @@ def random_inputs(graph: Graph, count: int, seed: int = 1) -> list[dict[str, np.
     ]
 
 
+def calibrated(graph: Graph, samples: Sequence[Sample], recipe: Recipe | None = None) -> Graph:
+    """The integer graph of a prepared float graph, by a recipe on samples."""
+    return driver.quantize(graph, driver.calibrate(graph, samples, recipe or Recipe()))
+
+
 def quantized(graph: Graph, samples: int) -> api.Model:
     """A float graph, quantized on seeded samples."""
-    from compiler import driver
-
     return api.quantize(api.Model(graph.name, driver.prepare(graph)), random_inputs(graph, samples))
 
 

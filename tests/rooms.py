@@ -38,12 +38,27 @@ ORDER: Final = (
     *("compiler/ops/", "compiler/frontend/", "compiler/export/", "compiler/passes/"),
     *("compiler/schedule/__init__.py", "compiler/schedule/options.py", "compiler/schedule/tile_graph.py"),
     *("compiler/schedule/builder.py", "compiler/schedule/tiles/", "compiler/schedule/segments/"),
-    *("compiler/schedule/order/", "compiler/schedule/scheduler.py", "compiler/schedule/tokens.py"),
+    *(
+        "compiler/schedule/order/",
+        "compiler/schedule/scheduler.py",
+        "compiler/schedule/printer.py",
+        "compiler/schedule/tokens.py",
+    ),
     *("compiler/codegen/", "compiler/driver.py", "compiler/search.py", "compiler/manual.py"),
     *("runtime/__init__.py", "runtime/memory.py", "runtime/state.py", "runtime/executors/"),
     *("runtime/host.py", "runtime/capture.py", "runtime/session.py", "runtime/trace.py"),
-    *("x1/version.py", "x1/files.py", "x1/data.py", "x1/samples.py", "x1/graph_export.py", "x1/api.py"),
-    *("x1/session.py", "x1/schedule_text.py", "x1/lab/", "x1/__init__.py", "x1/cli/", "x1/__main__.py"),
+    *(
+        "x1/version.py",
+        "x1/files.py",
+        "x1/data.py",
+        "x1/samples.py",
+        "x1/graph_export.py",
+        "x1/binary.py",
+        "x1/model.py",
+        "x1/quantization.py",
+        "x1/api.py",
+    ),
+    *("x1/session.py", "x1/lab/", "x1/__init__.py", "x1/cli/", "x1/__main__.py"),
 )
 """The rooms, each a file or a folder: a file imports from its own room and from those before it."""
 FRONT_DOOR: Final = "x1/__init__.py"

@@ -10,6 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import compiler.ops  # noqa: F401  # pyright: ignore[reportUnusedImport]  (declares)
 from compiler.ir.graph import Graph, Input
+from compiler.ir.stage import Stage
 from compiler.ir.types import DType
 from compiler.rules.exporting import MICROSOFT, WRITERS, OnnxWriter
 
@@ -31,7 +32,7 @@ def to_qoperator(graph: Graph, extra_outputs: Iterable[str] = ()) -> onnx.ModelP
 
 def written(graph: Graph) -> OnnxWriter:
     """The nodes and initializers of a graph of stage q."""
-    assert graph.stage == "q"
+    assert graph.stage is Stage.Q
     writer = OnnxWriter(_names(graph))
     for node in graph.nodes():
         if not node.is_constant and not isinstance(node.op, Input):

@@ -16,8 +16,9 @@ from compiler.errors import CompileError
 from compiler.ir.graph import Graph, Node, SourceView
 from compiler.ir.op import OPS, ShapeError
 from compiler.ir.printer import digest
+from compiler.ir.stage import Stage
 from compiler.ir.types import MAX_ELEMENTS, DType, Quant, Shape, TensorType
-from compiler.ir.verify import STAGES, VerifyError, verify
+from compiler.ir.verify import VerifyError, verify
 from isa.program import Steps
 from isa.support.diagnostics import Diagnostic, did_you_mean
 from isa.support.locations import UNKNOWN, FileLoc, FusedLoc, Loc, NodeLoc
@@ -63,13 +64,13 @@ class _Reader:
         for blob in trees(tree, "blob"):
             self._blob(blob)
         name, stage = _string(children[0]), str(children[1])
-        if stage not in STAGES:
-            self._fail(tree, f"there is no stage '{stage}'", ", ".join(STAGES))
+        if stage not in list(Stage):
+            self._fail(tree, f"there is no stage '{stage}'", ", ".join(Stage))
         said = {
             word: next((_string(s.children[0]) for s in trees(tree, word)), "")
             for word in ("scales", "scheme")
         }
-        graph = Graph(name, stage, said["scales"], said["scheme"])
+        graph = Graph(name, Stage(stage), said["scales"], said["scheme"])
         for node in trees(tree, "node"):
             self._node(graph, node)
         results = [c.children for r in trees(tree, "results") for c in trees(r, "result")]

@@ -24,6 +24,7 @@ from compiler.frontend.onnx_tensors import read_tensor
 from compiler.ir.evaluate import folded
 from compiler.ir.graph import Graph, Node
 from compiler.ir.op import ShapeError
+from compiler.ir.stage import Stage
 from compiler.ir.types import MAX_ELEMENTS, DType
 from compiler.ops.quantize_linear import Dequantize, Quantize
 from compiler.ops.shape_arithmetic import ARITHMETIC, SIGNS, integer_arithmetic
@@ -79,7 +80,7 @@ class _Importer:
         self.findings.raise_if_any()
         self.graph.erase_dead()
         if any(isinstance(n.op, (Quantize, Dequantize)) or n.type.dtype.is_code for n in self.graph.nodes()):
-            self.graph.stage = "qdq"
+            self.graph.stage = Stage.QDQ
         return self.graph
 
     def _check_opset(self) -> None:

@@ -10,13 +10,16 @@ from numpy.typing import NDArray
 
 from compiler.ir.graph import Graph, Input, Node
 
+Sample = Mapping[str, NDArray[Any]]
+"""Inputs of a network, by name."""
 
-def evaluate(graph: Graph, inputs: Mapping[str, NDArray[Any]]) -> dict[int, NDArray[Any]]:
+
+def evaluate(graph: Graph, inputs: Sample) -> dict[int, NDArray[Any]]:
     """The value of every node, by its number; inputs are given by name."""
     return {node.id: value for node, value in walk(graph, inputs)}
 
 
-def walk(graph: Graph, inputs: Mapping[str, NDArray[Any]]) -> Iterator[tuple[Node, NDArray[Any]]]:
+def walk(graph: Graph, inputs: Sample) -> Iterator[tuple[Node, NDArray[Any]]]:
     """Every node with its value, in order; a value is forgotten after its last user."""
     nodes = graph.nodes()
     last = {operand.id: node.id for node in nodes for operand in node.inputs}
@@ -41,7 +44,7 @@ def folded(node: Node) -> Node | None:
     return node.graph.const(value.astype(node.type.dtype.numpy), node.name, node.loc, node.type.quant)
 
 
-def outputs(graph: Graph, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+def outputs(graph: Graph, inputs: Sample) -> dict[str, NDArray[Any]]:
     """The graph outputs by name."""
     wanted = {node.id for node in graph.outputs}
     values = {node.id: value for node, value in walk(graph, inputs) if node.id in wanted}
@@ -55,7 +58,7 @@ def source_tensors(graph: Graph, values: Mapping[int, NDArray[Any]]) -> dict[str
 
 def _value(
     node: Node,
-    inputs: Mapping[str, NDArray[Any]],
+    inputs: Sample,
     values: Mapping[int, NDArray[Any]],
 ) -> NDArray[Any]:
     if node.value is not None:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compiler.ir.op import Op, op
+from compiler.ir.stage import Stage
 from compiler.ir.types import DType, Quant, Shape, TensorType
 from isa.program import Steps, taken_through
 from isa.support.locations import UNKNOWN, Loc
@@ -97,7 +98,7 @@ class Graph(Struct, eq=False):
     """Operations, graph inputs and graph outputs of one model."""
 
     name: str
-    stage: str = "nn"
+    stage: Stage = Stage.NN
     provenance: str = ""
     """How an integer graph got its scales; a binary says so too."""
     scheme: str = ""

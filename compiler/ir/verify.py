@@ -2,22 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 from compiler.ir.graph import Const, Graph, Input, Node, typed
 from compiler.ir.op import ShapeError
+from compiler.ir.stage import Stage
 from compiler.ir.types import DType, Quant, TensorType
-
-STAGES: Final[dict[str, tuple[str, ...]]] = {
-    "nn": ("", "nn"),
-    "qdq": ("", "nn", "q.quantize", "q.dequantize"),
-    "q": ("", "q"),
-    "device": ("", "q"),
-}
-"""The operations of every stage, by name or by what stands before the dot; nothing stands before those that
-belong to all."""
-INTEGERS: Final = ("q", "device")
-"""Stages whose graphs compute integers, real numbers at their edges alone."""
 
 
 class VerifyError(AssertionError):
@@ -31,17 +19,17 @@ def verify(graph: Graph) -> None:
         VerifyError: an operation of another stage, a type that its rule does not give, a quantized
             operation without quantization, or names that stand twice.
     """
-    allowed = STAGES[graph.stage]
+    allowed = graph.stage.operations
     for node in graph.nodes():
         facts = (graph.stage, node.op, node.type, *(i.type for i in node.inputs))
         if graph.sound.get(node.id) != facts:
             _verify_node(graph, node, allowed)
             graph.sound[node.id] = facts
         _verify_value(node)
-        if graph.stage in INTEGERS:
+        if graph.stage.is_integer:
             _verify_edge(graph, node)
     names = [node.name for node in graph.nodes() if not isinstance(node.op, (Const, Input))]
-    if graph.stage not in INTEGERS and len(set(names)) != len(names):
+    if not graph.stage.is_integer and len(set(names)) != len(names):
         raise VerifyError("two values have the same name")
     if len(set(graph.output_names)) != len(graph.outputs):
         raise VerifyError("two graph outputs have the same name")
@@ -54,9 +42,9 @@ def _verify_node(graph: Graph, node: Node, allowed: tuple[str, ...]) -> None:
     if node.op.name not in allowed and node.op.name.rpartition(".")[0] not in allowed:
         raise VerifyError(f"%{node.id} = {node.op.name} does not belong to stage {graph.stage}")
     inferred = _verify_type(node)
-    if graph.stage in INTEGERS:
+    if graph.stage.is_integer:
         _verify_quantization(node, inferred.quant)
-    if graph.stage == "device" and getattr(node.op, "layout", "NHWC") != "NHWC":
+    if graph.stage is Stage.DEVICE and getattr(node.op, "layout", "NHWC") != "NHWC":
         raise VerifyError(f"%{node.id} = {node.op.name} is not in the device's layout")
 
 
@@ -69,7 +57,7 @@ def _verify_value(node: Node) -> None:
 
 def _verify_edge(graph: Graph, node: Node) -> None:
     """Real numbers stand at the edges of an integer graph only; on the device they may be turned there."""
-    on_device, real = graph.stage == "device", node.type.dtype is DType.F32
+    on_device, real = graph.stage is Stage.DEVICE, node.type.dtype is DType.F32
     turned = on_device and real and node.op.name == "transpose"
     if node.op.name == "q.quantize":
         (source,) = node.inputs

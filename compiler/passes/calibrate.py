@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from compiler.ir.evaluate import walk
+from compiler.ir.evaluate import Sample, walk
 from compiler.ir.graph import Graph, Node
 from compiler.ir.op import Product
 from compiler.ir.types import DType
@@ -38,9 +38,7 @@ class Observations(Frozen):
     samples: int
 
 
-def observe(
-    graph: Graph, samples: Iterable[Mapping[str, NDArray[Any]]], *, ranges_alone: bool = False
-) -> Observations:
+def observe(graph: Graph, samples: Iterable[Sample], *, ranges_alone: bool = False) -> Observations:
     """Look at every activation on every sample, in memory that does not grow with their number.
 
     Args:

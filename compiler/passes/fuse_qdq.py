@@ -11,6 +11,7 @@ from typing import ClassVar
 
 from compiler.errors import CompileError, Unsupported
 from compiler.ir.graph import Graph, Input, Node, SourceView
+from compiler.ir.stage import Stage
 from compiler.ir.types import DType, Quant
 from compiler.ops.activation import QTable
 from compiler.ops.quantize_linear import Dequantize, Quantize, Returned
@@ -54,7 +55,7 @@ class _Follows(Exception):
 class _Fuser:
     def __init__(self, graph: Graph, scheme: Scheme) -> None:
         self.graph, self.scheme = graph, scheme
-        self.made = Graph(graph.name, "q", graph.provenance or "scales of the model")
+        self.made = Graph(graph.name, Stage.Q, graph.provenance or "scales of the model")
         self.codes: dict[int, Node] = {}
         """What nodes of the old graph have become: codes, or a float graph input."""
         self.named: set[int] = set()

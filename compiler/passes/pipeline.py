@@ -32,17 +32,17 @@ PREPARE: Final[tuple[Pass, ...]] = (
     FuseActivation(),  # last: a clamp ends what can be folded into a convolution
     EliminateDead(),
 )
-READY: Final[tuple[Pass, ...]] = (
+PREPARE_PREQUANTIZED: Final[tuple[Pass, ...]] = (
     InferShapes(),
     EliminateIdentity(),
     FoldConstants(),
     FuseActivation(),  # a clamp between an operation and its Quantize becomes bounds
 )
-"""For graphs that were quantized elsewhere."""
+"""For prequantized graphs."""
 
 
-def ingest(scheme: Scheme) -> tuple[Pass, ...]:
-    """For such graphs, made ready; the scheme is for results that they leave open."""
+def fuse_passes(scheme: Scheme) -> tuple[Pass, ...]:
+    """For such graphs, prepared; the scheme is for results that they leave open."""
     return (FuseQdq(scheme), FuseCodeClamp(), EliminateDead())
 
 
@@ -55,5 +55,12 @@ TO_DEVICE: Final[tuple[Pass, ...]] = (
     CopyReturnedInputs(),  # when nothing moves values to the edges any more
     EliminateDead(),
 )
-_ALL: Final = (*PREPARE, EqualizeLayers(), QuantizeGraph(), *READY, *ingest(Scheme()), *TO_DEVICE)
+_ALL: Final = (
+    *PREPARE,
+    EqualizeLayers(),
+    QuantizeGraph(),
+    *PREPARE_PREQUANTIZED,
+    *fuse_passes(Scheme()),
+    *TO_DEVICE,
+)
 PASS_NAMES: Final = tuple(dict.fromkeys(p.name for p in _ALL))

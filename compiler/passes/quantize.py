@@ -12,6 +12,7 @@ from typing import ClassVar
 
 from compiler.errors import CompileError, Unsupported
 from compiler.ir.graph import Graph, Input, Node, SourceView
+from compiler.ir.stage import Stage
 from compiler.ir.types import DType
 from compiler.ops.quantize_linear import Dequantize, Quantize, Returned
 from compiler.passes.base import Pass
@@ -38,7 +39,7 @@ def to_integers(graph: Graph, scheme: Scheme) -> tuple[Graph, set[str]]:
     Raises:
         CompileError: operations that the device does not have, or tensors without a scale.
     """
-    made = Graph(graph.name, "q", scheme.calibration, scheme.text())
+    made = Graph(graph.name, Stage.Q, scheme.calibration, scheme.text())
     quantizer = Quantizer(made, scheme)
     values: dict[int, Node] = {}
     refused: list[Diagnostic] = []

@@ -13,6 +13,7 @@ import numpy as np
 
 from compiler.ir.graph import Graph, Node
 from compiler.ir.op import Op
+from compiler.ir.stage import Stage
 from compiler.ops.prelu import QAffine, QPRelu
 from compiler.ops.reduce import QReduce
 from compiler.ops.shapes import Transpose
@@ -55,7 +56,7 @@ class ToDeviceLayout(Pass):
                 kept = [i for i in range(len(node.shape)) if i not in operation.axes]
                 axes = tuple(range(len(kept), len(node.shape)))
                 _convert(graph, node, replace(operation, axes=axes), (*kept, *operation.axes))
-        graph.stage = "device"
+        graph.stage = Stage.DEVICE
         return graph
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from compiler.ir.graph import Node
 from compiler.ir.op import Op
 from compiler.ir.types import DType, Shape
-from compiler.schedule.options import Techniques
+from compiler.schedule.options import ScheduleOptions
 from compiler.schedule.tile_graph import (
     REGION,
     Buffer,
@@ -128,7 +128,7 @@ class Builder(Struct):
     """The plan being made for one target."""
 
     target: Target
-    allowed: Techniques
+    options: ScheduleOptions
     graph: TileGraph = field(default_factory=TileGraph)
     layer: int = -1
     tile: tuple[int, ...] = ()

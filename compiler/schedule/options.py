@@ -8,8 +8,8 @@ from typing import Final
 from isa.support.records import Frozen, names_of, replace
 
 
-class Techniques(Frozen):
-    """Each can be left out by itself, to see what it is worth."""
+class ScheduleOptions(Frozen):
+    """Techniques, each of which can be left out by itself, to see what it is worth."""
 
     overlap: bool = True
     """Engines run side by side; copies alternate between buffers."""
@@ -27,16 +27,16 @@ class Techniques(Frozen):
     """What is accessed at the same time is laid into different banks."""
 
 
-NAMES: Final = names_of(Techniques)
-NONE: Final = Techniques(**dict.fromkeys(NAMES, False))
+TECHNIQUES: Final = names_of(ScheduleOptions)
+NONE: Final = ScheduleOptions(**dict.fromkeys(TECHNIQUES, False))
 LEVELS: Final = {
     0: NONE,
     1: replace(NONE, overlap=True),
-    2: Techniques(fusion=False),
-    3: Techniques(),
+    2: ScheduleOptions(fusion=False),
+    3: ScheduleOptions(),
 }
 
 
-def techniques(level: int, without: Sequence[str] = ()) -> Techniques:
+def schedule_options(level: int, without: Sequence[str] = ()) -> ScheduleOptions:
     """What an optimization level does, some techniques left out."""
     return replace(LEVELS[level], **dict.fromkeys(without, False))

@@ -7,7 +7,7 @@ from typing import Final
 
 from compiler.errors import FitError
 from compiler.ir.graph import Graph
-from compiler.schedule.options import Techniques
+from compiler.schedule.options import ScheduleOptions
 from compiler.schedule.order.allocate import Allocation, AllocationError, allocate
 from compiler.schedule.order.list_scheduling import overlapped, serial, touches
 from compiler.schedule.order.scratchpad import NoRoomError
@@ -32,51 +32,51 @@ class Schedule(Frozen):
     allocation: Allocation
 
 
-def schedules(graph: Graph, target: Target, allowed: Techniques) -> Iterator[Schedule]:
+def schedules(graph: Graph, target: Target, options: ScheduleOptions) -> Iterator[Schedule]:
     """Schedules of a graph of stage device that are worth trying, at least one, the likeliest first.
 
     Raises:
         FitError: the target is too small for a layer.
         CompileError: an operation that no tile expresses.
     """
-    holding = [(allowed, fill) for fill in FILLS] if allowed.residency or allowed.fusion else []
+    holding = [(options, fill) for fill in FILLS] if options.residency or options.fusion else []
     found = False
     for schedule in _fitting(graph, target, holding):
         found = True
         yield schedule
     if found:
-        others = [(allowed, fill) for fill in FURTHER] + [(less, FILLS[0]) for less in _without(allowed)]
+        others = [(options, fill) for fill in FURTHER] + [(less, FILLS[0]) for less in _without(options)]
         yield from _fitting(graph, target, others)
     else:  # what stays in the scratchpad may be what a layer lacks
-        yield _sparing(graph, target, allowed)
+        yield _sparing(graph, target, options)
 
 
-def _without(allowed: Techniques) -> list[Techniques]:
+def _without(options: ScheduleOptions) -> list[ScheduleOptions]:
     """The same without one technique whose worth is estimated."""
     estimated = ("fusion", "banks", "address")
-    return [replace(allowed, **{name: False}) for name in estimated if getattr(allowed, name)]
+    return [replace(options, **{name: False}) for name in estimated if getattr(options, name)]
 
 
 def _fitting(
-    graph: Graph, target: Target, proposals: Sequence[tuple[Techniques, float]]
+    graph: Graph, target: Target, proposals: Sequence[tuple[ScheduleOptions, float]]
 ) -> Iterator[Schedule]:
     """The schedules that may do so much and hold so much in the scratchpad; none for what does not fit."""
-    for allowed, fill in proposals:
+    for options, fill in proposals:
         try:
-            schedule = _placed(plan(graph, target, allowed, fill), target, allowed)
+            schedule = _placed(plan(graph, target, options, fill), target, options)
         except (AllocationError, FitError, NoRoomError):
             continue
         yield schedule
 
 
-def _sparing(graph: Graph, target: Target, allowed: Techniques) -> Schedule:
+def _sparing(graph: Graph, target: Target, options: ScheduleOptions) -> Schedule:
     """The schedule that holds as little as there may be in the scratchpad.
 
     Raises:
         FitError: the target is too small for a layer.
     """
-    bare = replace(allowed, residency=False, fusion=False)
-    for schedule in _fitting(graph, target, [(bare, 1.0)] if allowed.overlap else []):
+    bare = replace(options, residency=False, fusion=False)
+    for schedule in _fitting(graph, target, [(bare, 1.0)] if options.overlap else []):
         return schedule
     bare = replace(bare, overlap=False)  # one operation after another may fit
     try:
@@ -97,7 +97,7 @@ def _sparing(graph: Graph, target: Target, allowed: Techniques) -> Schedule:
         ) from None
 
 
-def _placed(planned: Plan, target: Target, allowed: Techniques) -> Schedule:
+def _placed(planned: Plan, target: Target, options: ScheduleOptions) -> Schedule:
     """The plan's operations in order, with addresses.
 
     Raises:
@@ -107,7 +107,7 @@ def _placed(planned: Plan, target: Target, allowed: Techniques) -> Schedule:
     ops = planned.tiles.ops
     touched = touches(ops, target)
     homes = frozenset(id(t.home) for t in planned.tiles.tensors if t.home.memory is Memory.SPM)
-    timing = overlapped(ops, touched, target, homes, allowed) if allowed.overlap else serial(ops)
+    timing = overlapped(ops, touched, target, homes, options) if options.overlap else serial(ops)
     names = {layer.id: layer.name for layer in planned.tiles.layers}
     allocation = allocate(ops, touched, timing, planned.tiles.tensors, names, target)
     return Schedule(planned, [ops[i] for i in timing.row], allocation)

@@ -19,7 +19,7 @@ from compiler.ir.evaluate import outputs
 from compiler.ir.printer import print_graph
 from isa.support.diagnostics import Findings, UsageError
 from isa.support.locations import FileLoc
-from tests.networks import random_graph
+from tests.networks import calibrated, random_graph
 from tests.oracle import Nodes, ort, run
 from x1 import api
 from x1.lab.verification import verify
@@ -319,7 +319,7 @@ def test_parsing_undoes_printing_at_every_stage(seed: int) -> None:
     from tests.networks import random_inputs
 
     graph = random_graph(seed)
-    quantized = driver.quantize(driver.prepare(graph), random_inputs(graph, 1))
+    quantized = calibrated(driver.prepare(graph), random_inputs(graph, 1))
     for each in (random_graph(seed), quantized, driver.lower(quantized)):
         text = print_graph(each, blobs=True)
         parsed = parse_graph(text)

@@ -12,6 +12,7 @@ from compiler import driver
 from compiler.ir.evaluate import outputs
 from compiler.ir.graph import Graph
 from compiler.ir.printer import print_graph
+from compiler.ir.stage import Stage
 from compiler.ir.types import DType
 from compiler.ir.verify import VerifyError, verify
 from compiler.ops.activation import Clamp
@@ -31,7 +32,7 @@ from compiler.passes.fuse_activation import FuseActivation
 from compiler.passes.permute_on_host import PermuteOnHost
 from compiler.passes.pipeline import PREPARE, TO_DEVICE
 from compiler.passes.to_device_layout import ToDeviceLayout
-from tests.networks import random_graph, random_inputs
+from tests.networks import calibrated, random_graph, random_inputs
 
 INFINITY = float("inf")
 
@@ -94,7 +95,7 @@ def test_passes_do_what_their_golden_file_shows(kind: str, golden: Callable[[str
     for each in FLOAT_PASSES:
         graph = run_passes(graph, [each])
         parts.append(f"// after {each.name}\n{readable(graph)}")
-    graph = driver.quantize(graph, random_inputs(graph, 1))
+    graph = calibrated(graph, random_inputs(graph, 1))
     parts.append(f"// after quantize\n{readable(graph)}")
     for each in DEVICE_PASSES:
         graph = run_passes(graph, [each])
@@ -113,7 +114,7 @@ def test_passes_keep_what_a_graph_computes(seed: int) -> None:
         np.testing.assert_allclose(
             outputs(prepared, inputs)["y"], before, rtol=1e-4, atol=1e-4, err_msg=each.name
         )
-    quantized = driver.quantize(prepared, [inputs])
+    quantized = calibrated(prepared, [inputs])
     exact = outputs(quantized, inputs)["y"]
     for each in TO_DEVICE:
         quantized = run_passes(quantized, [each])
@@ -122,7 +123,7 @@ def test_passes_keep_what_a_graph_computes(seed: int) -> None:
 
 def test_verifier_objects_to_an_operation_of_another_stage() -> None:
     graph = conv_graph()
-    graph.stage = "q"
+    graph.stage = Stage.Q
     with pytest.raises(VerifyError, match=r"nn\.conv2d does not belong to stage q"):
         verify(graph)
 
@@ -138,8 +139,8 @@ def test_verifier_objects_to_a_type_that_the_rule_does_not_give() -> None:
 
 
 def test_verifier_objects_to_a_device_graph_in_another_layout() -> None:
-    graph = driver.quantize(driver.prepare(conv_graph()), random_inputs(conv_graph(), 1))
-    graph.stage = "device"
+    graph = calibrated(driver.prepare(conv_graph()), random_inputs(conv_graph(), 1))
+    graph.stage = Stage.DEVICE
     with pytest.raises(VerifyError, match="not in the device's layout"):
         verify(graph)
 

@@ -27,7 +27,7 @@ from compiler.quantize.scheme import Scheme
 from isa import arithmetic
 from isa.support.diagnostics import UsageError
 from isa.support.records import replace
-from tests.networks import random_graph, random_inputs
+from tests.networks import calibrated, random_graph, random_inputs
 from x1 import api
 from x1.lab.verification import verify
 
@@ -167,7 +167,7 @@ def biased_graph() -> tuple[Graph, list[dict[str, Array]]]:
 
 def mean_error(graph: Graph, samples: list[dict[str, Array]], recipe: Recipe) -> float:
     """The largest mean error of an output channel, in steps."""
-    quantized = driver.quantize(graph, samples, recipe)
+    quantized = calibrated(graph, samples, recipe)
     errors = [outputs(quantized, s)["y"] - outputs(graph, s)["y"] for s in samples]
     step = next(n.quant.scale for n in quantized.nodes() if isinstance(n.op, QConv2d))
     return float(np.abs(np.mean(errors, axis=(0, 1, 3, 4))).max()) / step
@@ -219,7 +219,7 @@ def test_equalized_layers_compute_the_same_bits_and_lose_less(pooled: bool) -> N
     equalized = driver.equalize(graph)
 
     def noise(g: Graph) -> float:
-        quantized = driver.quantize(g, samples)
+        quantized = calibrated(g, samples)
         return sum(float(((outputs(quantized, s)["y"] - outputs(graph, s)["y"]) ** 2).sum()) for s in samples)
 
     for sample in samples:
@@ -241,7 +241,7 @@ def test_equalizing_keeps_what_any_graph_computes(seed: int) -> None:
 def test_every_recipe_gives_a_binary_of_onnx_runtimes_bits(recipe: Recipe, seed: int) -> None:
     graph = driver.prepare(random_graph(seed))
     samples = random_inputs(graph, 2)
-    model = api.Model(graph.name, graph, driver.quantize(graph, samples, recipe))
+    model = api.Model(graph.name, graph, calibrated(graph, samples, recipe))
     for node in model.integers().nodes():
         if recipe.granularity == "tensor" and isinstance(node.op, QConv2d):
             assert node.inputs[1].quant.axis is None
@@ -275,7 +275,7 @@ def test_a_scheme_read_back_gives_the_same_network(seed: int) -> None:
     scheme = driver.calibrate(graph, random_inputs(graph, 3), recipe)
     again = Scheme.parse(scheme.text(), "scheme")
     assert again == scheme
-    assert driver.quantize_with(graph, again) == driver.quantize_with(graph, scheme)
+    assert driver.quantize(graph, again) == driver.quantize(graph, scheme)
 
 
 def test_an_edited_scale_changes_that_tensor_alone(tmp_path: object) -> None:
@@ -419,7 +419,7 @@ def test_calibrated_tables_have_no_entry_next_to_a_tie() -> None:
         seen = calibrate.observe(graph, samples)
         seen.tensors["y"].high, seen.tensors["y"].low = high, 0.0
         made = calibrate.scheme_of(graph, seen, Recipe("minmax"), scheme)
-        quantized = driver.quantize_with(graph, made)
+        quantized = driver.quantize(graph, made)
         (table,) = (n for n in quantized.nodes() if isinstance(n.op, QTable))
         assert isinstance(table.op, QTable)
         assert table.op.is_near_a_tie(table.inputs[0].quant, table.quant) == (scheme is not None)

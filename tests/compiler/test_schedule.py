@@ -12,7 +12,7 @@ from compiler import driver
 from compiler.ir.graph import Graph
 from compiler.ir.types import DType
 from compiler.ops.conv2d import Conv2d
-from compiler.schedule.options import NAMES, Techniques, techniques
+from compiler.schedule.options import TECHNIQUES, ScheduleOptions, schedule_options
 from compiler.schedule.order import list_scheduling as ordering
 from compiler.schedule.order.history import LastTouch
 from compiler.schedule.order.list_scheduling import Timing, overlapped, touches
@@ -48,10 +48,10 @@ def chain(layers: int, size: int = 24, channels: int = 16) -> Graph:
 
 
 def planned(
-    model: api.Model, target: str, allowed: Techniques
+    model: api.Model, target: str, options: ScheduleOptions
 ) -> tuple[Ops, list[list[Touch]], frozenset[int]]:
     machine = load_target(target)
-    made = plan(driver.lower(model.integers()), machine, allowed, 0.85)
+    made = plan(driver.lower(model.integers()), machine, options, 0.85)
     homes = frozenset(id(t.home) for t in made.tiles.tensors if t.home.memory is Memory.SPM)
     return made.tiles.ops, touches(made.tiles.ops, machine), homes
 
@@ -82,8 +82,8 @@ def broken(ops: Ops, touched: list[list[Touch]], timing: Timing) -> list[tuple[i
 
 @pytest.mark.parametrize(("seed", "target"), [(2, "tiny8"), (3, "edge32"), (7, "tiny8"), (12, "edge16")])
 def test_every_conflict_keeps_the_order_of_the_plan(seed: int, target: str) -> None:
-    ops, touched, homes = planned(model_of(seed), target, techniques(3))
-    timing = overlapped(ops, touched, load_target(target), homes, techniques(3))
+    ops, touched, homes = planned(model_of(seed), target, schedule_options(3))
+    timing = overlapped(ops, touched, load_target(target), homes, schedule_options(3))
     assert sorted(timing.row) == list(range(len(ops)))
     assert not broken(ops, touched, timing)
 
@@ -91,21 +91,21 @@ def test_every_conflict_keeps_the_order_of_the_plan(seed: int, target: str) -> N
 def test_an_order_without_dependences_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """Planted: nothing depends on anything. Looking at all pairs must object."""
     model = quantized(chain(4), 1)
-    ops, touched, homes = planned(model, "edge32", techniques(3))
+    ops, touched, homes = planned(model, "edge32", schedule_options(3))
 
     def independent(ops: Ops, touched: object) -> list[list[int]]:
         del touched
         return [[] for _ in ops]
 
     monkeypatch.setattr(ordering, "dependences", independent)
-    assert broken(ops, touched, overlapped(ops, touched, load_target("edge32"), homes, techniques(3)))
+    assert broken(ops, touched, overlapped(ops, touched, load_target("edge32"), homes, schedule_options(3)))
 
 
 @pytest.mark.parametrize(("seed", "target"), [(2, "tiny8"), (3, "edge32"), (5, "edge32"), (12, "edge16")])
 def test_buffers_that_are_held_together_share_nothing_and_fit(seed: int, target: str) -> None:
     machine = load_target(target)
-    ops, touched, homes = planned(model_of(seed), target, techniques(3))
-    timing = overlapped(ops, touched, machine, homes, techniques(3))
+    ops, touched, homes = planned(model_of(seed), target, schedule_options(3))
+    timing = overlapped(ops, touched, machine, homes, schedule_options(3))
     held: dict[int, tuple[Memory, int, int, int, int]] = {}
     for index, parts in enumerate(touched):
         for touch in parts:
@@ -166,7 +166,7 @@ def test_what_a_band_reads_was_made_in_an_earlier_round(rows: int, layers: int) 
 def test_every_level_and_technique_gives_the_same_bytes(seed: int, target: str) -> None:
     model = model_of(seed)
     (sample,) = random_inputs(random_graph(seed), 1, seed=5)
-    variants = [(level, ()) for level in range(4)] + [(3, (name,)) for name in NAMES]
+    variants = [(level, ()) for level in range(4)] + [(3, (name,)) for name in TECHNIQUES]
     outputs = {
         b"".join(y.tobytes() for y in Session(binary).run(None, sample))
         for level, without in variants
@@ -191,8 +191,8 @@ def test_levels_and_techniques_are_each_worth_cycles() -> None:
 
 def test_a_plan_without_room_is_refused_by_the_order_and_compiled_otherwise() -> None:
     model = quantized(chain(4), 1)
-    ops, touched, homes = planned(model, "edge32", techniques(3))
+    ops, touched, homes = planned(model, "edge32", schedule_options(3))
     small = load_target("edge32", ["spm.bytes=16384"])
     with pytest.raises(NoRoomError):
-        overlapped(ops, touched, small, homes, techniques(3))
+        overlapped(ops, touched, small, homes, schedule_options(3))
     assert api.compile(model, small).program.instructions

@@ -15,7 +15,7 @@ from compiler.ops.add import Add
 from compiler.ops.conv2d import Conv2d
 from compiler.ops.max_pool import MaxPool
 from compiler.schedule.builder import Span, Window
-from compiler.schedule.options import techniques
+from compiler.schedule.options import schedule_options
 from compiler.schedule.segments import cascade as fused
 from compiler.schedule.segments import stripes as bands
 from compiler.schedule.segments.plan import _Planner  # pyright: ignore[reportPrivateUsage]
@@ -72,7 +72,7 @@ def is_found(graph: Graph) -> bool:
 @pytest.mark.parametrize("seed", range(4))
 def test_layers_work_band_by_band_and_give_onnx_runtimes_bits(seed: int) -> None:
     graph = branched(seed)
-    planner = _Planner(driver.lower(model_of(graph).integers()), MACHINE, techniques(3), 0.92)
+    planner = _Planner(driver.lower(model_of(graph).integers()), MACHINE, schedule_options(3), 0.92)
     assert max(len(s.layers) for s in planner.division.segments if s.rows) >= 3
     assert not is_found(graph)
 

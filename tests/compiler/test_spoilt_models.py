@@ -11,8 +11,9 @@ import pytest
 from compiler import driver
 from compiler.frontend.load import load_model
 from compiler.ir.printer import print_graph
+from compiler.ir.stage import Stage
 from isa.support.diagnostics import X1Error
-from tests.networks import random_graph, random_inputs
+from tests.networks import calibrated, random_graph, random_inputs
 from x1.samples import sample_folder
 
 Random = np.random.Generator
@@ -46,7 +47,7 @@ def models(assets: Path, tmp_path: Path) -> dict[str, bytes]:
     for file in sample_folder("mnist").glob("*.npz"):
         shutil.copy(file, tmp_path)
     graph = random_graph(3)
-    quantized = driver.quantize(driver.prepare(graph.copy()), random_inputs(graph, 2))
+    quantized = calibrated(driver.prepare(graph.copy()), random_inputs(graph, 2))
     return {
         "a.onnx": (assets / "tools" / "mutated" / "control_valid.onnx").read_bytes(),
         "a.net": (sample_folder("mnist") / "mnist.net").read_bytes(),
@@ -67,7 +68,7 @@ def test_damaged_models_raise_nothing_but_our_own_errors(
             place.write_bytes(damaged(data, random))
             try:
                 graph = load_model(place)
-                if graph.stage == "nn":
+                if graph.stage is Stage.NN:
                     driver.prepare(graph)
                 read += 1
             except X1Error as error:

@@ -17,7 +17,7 @@ from compiler.frontend.ir_reader import parse_graph
 from compiler.frontend.load import load_model
 from compiler.ir.printer import print_graph
 from isa.support.diagnostics import UsageError
-from tests.networks import random_graph, random_inputs
+from tests.networks import calibrated, random_graph, random_inputs
 from x1 import api
 from x1.lab.verification import verify
 
@@ -276,7 +276,7 @@ def test_an_archive_that_promises_more_than_it_holds_is_refused(tmp_path: Path) 
 
 def quantized_text() -> str:
     graph = random_graph(0)
-    return print_graph(driver.quantize(driver.prepare(graph), random_inputs(graph, 1)), blobs=True)
+    return print_graph(calibrated(driver.prepare(graph), random_inputs(graph, 1)), blobs=True)
 
 
 REPLACED = [

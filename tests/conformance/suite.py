@@ -26,6 +26,7 @@ from onnx import TensorProto, numpy_helper
 from compiler.frontend.load import load_model
 from compiler.ir.evaluate import outputs
 from compiler.ir.graph import Input
+from compiler.ir.stage import Stage
 from compiler.passes.calibrate import observe
 from compiler.quantize.methods import Recipe, chosen
 from compiler.rules.importing import ONNX_OPERATORS
@@ -176,7 +177,7 @@ def result(test: NodeTest) -> tuple[str, str]:
 
 def _compared(test: NodeTest, path: Path, shapes: dict[str, tuple[int, ...]]) -> tuple[str, str]:
     graph = load_model(path, _open_shapes(test.model, shapes))
-    if graph.stage == "nn":
+    if graph.stage is Stage.NN:
         real = outputs(graph, test.data)
         for name, expected in test.expected.items():
             if not np.allclose(real[name], expected, RTOL, ATOL, equal_nan=True):
@@ -187,7 +188,7 @@ def _compared(test: NodeTest, path: Path, shapes: dict[str, tuple[int, ...]]) ->
     binary = api.compile(network)
     got = dict(zip(network.integers().output_names, Session(binary).run(None, test.data), strict=True))
     integers = outputs(network.integers(), test.data)
-    near = _on_quantized_values(network, test.data) if graph.stage == "nn" else _expected_codes(test)
+    near = _on_quantized_values(network, test.data) if graph.stage is Stage.NN else _expected_codes(test)
     for name, expected in test.expected.items():
         if got[name].tobytes() != integers[name].tobytes():
             return "fail", f"{name}: the binary is not what the integer graph gives"

@@ -17,7 +17,7 @@ from compiler.ops.max_pool import MaxPool
 from compiler.ops.slices import Pad, part
 from compiler.quantize.scheme import Scheme
 from compiler.schedule import builder
-from compiler.schedule.options import techniques
+from compiler.schedule.options import schedule_options
 from compiler.schedule.segments import subtensors as parts
 from compiler.schedule.segments.plan import Plan, plan
 from compiler.schedule.tile_graph import Tensor
@@ -119,7 +119,7 @@ def model_of(graph: Graph) -> api.Model:
     prepared = driver.prepare(graph)
     names = [n.name for n in prepared.nodes() if not n.is_constant]
     scheme = Scheme(dict.fromkeys(names, CODES))
-    return api.Model(graph.name, prepared, driver.quantize_with(prepared, scheme))
+    return api.Model(graph.name, prepared, driver.quantize(prepared, scheme))
 
 
 def differs(graph: Graph, target: str, level: int = 3) -> str | None:
@@ -132,7 +132,7 @@ def differs(graph: Graph, target: str, level: int = 3) -> str | None:
 
 def parts_of(graph: Graph, target: str) -> list[Tensor]:
     """The tensors that lie within another."""
-    made = plan(driver.lower(model_of(graph).integers()), MACHINES[target], techniques(3), 0.85)
+    made = plan(driver.lower(model_of(graph).integers()), MACHINES[target], schedule_options(3), 0.85)
     return [t for t in made.tiles.tensors if t.part_of is not None]
 
 

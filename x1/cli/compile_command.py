@@ -7,13 +7,15 @@ from typing import Any, Final
 
 import click
 
+from compiler import driver
 from compiler.ir.graph import Graph
 from compiler.ir.printer import print_graph
 from compiler.passes.base import PassLog, StopHere
 from compiler.passes.pipeline import PASS_NAMES
-from compiler.schedule.options import NAMES as TECHNIQUES
-from compiler.schedule.options import Techniques
-from compiler.search import MAX_SEARCH
+from compiler.schedule.options import TECHNIQUES, ScheduleOptions
+from compiler.schedule.printer import print_schedule
+from compiler.search import MAX_SEARCH, choose
+from isa.program import Note
 from isa.support.diagnostics import Diagnostic, UsageError, not_among
 from isa.target import Target, load_target
 from x1 import api
@@ -29,7 +31,6 @@ from x1.cli.options import (
 from x1.cli.profile_command import short, summary
 from x1.cli.result import Outcome, json_option, reported, say
 from x1.files import make_folder, require_another, write_atomic
-from x1.schedule_text import schedule_text
 
 FORMS: Final = ("nn", "q", "schedule", "asm", "elf")
 EPILOG: Final = """\b
@@ -99,7 +100,7 @@ def command(
             network = api.load_network(model, given, log)
             if (calibrate is not None or options["scheme"] is not None) and emit != "nn":
                 network = api.quantize(network, calibrate, log=log, **how)
-            allowed = api.allowed_techniques(int(opt_level), without)
+            allowed = api.allowed_options(int(opt_level), without, search)
             text = _form(network, emit, machine, allowed, search, log)
             _require_reached(log)
             return _text(text, output, warnings)
@@ -144,16 +145,16 @@ def _require_reached(log: PassLog) -> None:
 
 
 def _form(
-    network: api.Model, emit: str, machine: Target, allowed: Techniques, search: int | None, log: PassLog
+    network: api.Model, emit: str, machine: Target, allowed: ScheduleOptions, search: int | None, log: PassLog
 ) -> str:
     """The network in one of the forms that are text."""
     if emit == "nn":
         return print_graph(network.float_graph or network.integers(), blobs=True)
-    return (
-        print_graph(network.integers(), blobs=True)
-        if emit == "q"
-        else schedule_text(network, machine, allowed, search, log)
-    )
+    if emit == "q":
+        return print_graph(network.integers(), blobs=True)
+    device = driver.lower(network.integers(), log)
+    schedule = choose(device, machine, allowed, Note(), search=search).schedule
+    return print_schedule(schedule, network.name, machine.name)
 
 
 def _text(text: str, output: str | None, warnings: list[Diagnostic]) -> Outcome:

@@ -7,10 +7,11 @@ from typing import Any, Final, TypeVar
 
 import click
 
+from compiler.ir.evaluate import Sample
 from compiler.quantize.methods import DEFAULT_METHOD, DEFAULT_PERCENTILE, METHODS
 from isa.support.diagnostics import Diagnostic, UsageError
 from isa.support.numerals import whole_number
-from x1.api import Quantization, Sample
+from x1.api import Quantization
 
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")

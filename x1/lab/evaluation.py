@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from compiler.errors import CompileError
-from compiler.ir.evaluate import outputs
+from compiler.ir.evaluate import Sample, outputs
 from compiler.quantize.scheme import Scheme
 from isa.program import Program
 from isa.support.diagnostics import Diagnostic, UsageError
@@ -42,7 +42,7 @@ class Evaluation(Frozen):
 def evaluate(
     model: Model,
     binary: Binary,
-    samples: Iterable[Mapping[str, NDArray[Any]]],
+    samples: Iterable[Sample],
     labels: Sequence[int] | NDArray[Any],
 ) -> Evaluation:
     """Top-1 over labelled samples; the quantized form takes its scales from the binary.

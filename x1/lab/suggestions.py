@@ -6,11 +6,10 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Any, Final
-
-from numpy.typing import NDArray
+from typing import Final
 
 from compiler import driver
+from compiler.ir.evaluate import Sample
 from compiler.ir.graph import Graph
 from compiler.passes.calibrate import Observations, observe, scheme_of
 from compiler.quantize.methods import METHODS, Recipe
@@ -27,7 +26,6 @@ SAMPLES: Final = 8
 LAYERS: Final = 5
 ALIKE: Final = 0.5
 """dB below which an alternative is not worth a word."""
-Sample = Mapping[str, NDArray[Any]]
 
 
 class Suggestion(Frozen):
@@ -125,7 +123,7 @@ def _observed(graph: Graph, calibrate: api.Calibration) -> Observations:
 
 def _noise(graph: Graph, scheme: Scheme, data: Sequence[Sample]) -> dict[str, float]:
     """The SQNR of every tensor of a network under a scheme, the quantized one in ONNX Runtime."""
-    quantized = driver.quantize_with(graph, scheme)
+    quantized = driver.quantize(graph, scheme)
     oracle, found = ExportOracle(quantized), defaultdict[str, Noise](Noise)
     quants = {v.name: n.quant for n in quantized.nodes() for v in n.views if n.op.name.startswith("q.")}
     for sample in data:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from compiler.ir.evaluate import evaluate, source_tensors
+from compiler.ir.evaluate import Sample, evaluate, source_tensors
 from compiler.ir.graph import Graph, Node
 from compiler.ir.types import DType
 from compiler.ops.activation import QTable
@@ -130,7 +130,7 @@ class Verification(Struct):
         }
 
 
-def verify(model: Model, binary: Binary, samples: Iterable[Mapping[str, NDArray[Any]]]) -> Verification:
+def verify(model: Model, binary: Binary, samples: Iterable[Sample]) -> Verification:
     """Compare every tensor of every sample; the tensors come from the binary as it is shipped.
 
     Raises:
@@ -198,7 +198,7 @@ def _computed_exactly(node: Node, oracle: Oracle) -> bool:
     return True
 
 
-def real_tensors(graph: Graph | None, sample: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+def real_tensors(graph: Graph | None, sample: Sample) -> dict[str, NDArray[Any]]:
     """Every tensor of a float graph, by name; none where there is no graph."""
     if graph is None:
         return {}

@@ -17,7 +17,7 @@ from typing import Final
 
 import numpy as np
 
-from compiler.schedule.options import Techniques
+from compiler.schedule.options import ScheduleOptions
 from compiler.schedule.order.history import NOBODY, History
 from compiler.schedule.order.scratchpad import NoRoomError, Room, limits_of
 from compiler.schedule.tile_graph import Memory, TileOp, Touch
@@ -109,7 +109,7 @@ def overlapped(
     touched: Sequence[Sequence[Touch]],
     target: Target,
     lasting: frozenset[int],
-    allowed: Techniques,
+    options: ScheduleOptions,
 ) -> Timing:
     """Engines side by side.
 
@@ -122,11 +122,11 @@ def overlapped(
     """
     limits = limits_of(target)
     needed = dependences(ops, touched)
-    if not allowed.prefetch:
+    if not options.prefetch:
         _hold_constants_back(ops, needed)
     ahead = np.full(len(ops) + 1, limits[Memory.SPM], np.int64)
     tight = np.zeros(len(ops) + 1, np.bool_)
-    bank = 0 if target.spm.interleave or not allowed.banks else target.spm.bytes // target.spm.banks
+    bank = 0 if target.spm.interleave or not options.banks else target.spm.bytes // target.spm.banks
     for _ in range(ATTEMPTS):
         try:
             return _timed(ops, needed, Room(touched, limits, ahead, lasting, bank, tight), target)

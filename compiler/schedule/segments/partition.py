@@ -19,7 +19,7 @@ from typing import Final
 
 from compiler.ir.graph import Node
 from compiler.schedule.builder import device_shape
-from compiler.schedule.options import Techniques
+from compiler.schedule.options import ScheduleOptions
 from compiler.schedule.segments.stripes import LayerWork, delays, work_of
 from compiler.schedule.segments.subtensors import Part
 from compiler.schedule.tile_graph import aligned
@@ -116,7 +116,7 @@ class Divider:
         returned: values that are graph outputs.
         may_stay: values that may lie in the scratchpad as a whole.
         target: the machine.
-        allowed: what may be done.
+        options: what may be done.
         fill: of the scratchpad, that may be held.
         parts: values that are read where another lies.
     """
@@ -128,12 +128,12 @@ class Divider:
         returned: frozenset[int],
         may_stay: frozenset[int],
         target: Target,
-        allowed: Techniques,
+        options: ScheduleOptions,
         fill: float,
         parts: Mapping[int, Part],
     ) -> None:
         self.users, self.returned, self.may_stay = users, returned, may_stay
-        self.target, self.allowed = target, allowed
+        self.target, self.options = target, options
         self.layers = [work_of(n, target, parts) for n in layers]
         self.last_use = {n.id: max(users[n.id], default=-1) for n in layers}
         self.size = {n.id: aligned(n.type.elements) for n in layers}
@@ -163,7 +163,7 @@ class Divider:
 
     def _joins(self, begin: int) -> bool:
         """Whether the next layer can take this one's tiles as they are made: it alone uses them."""
-        if not self.allowed.fusion or begin + 1 >= len(self.layers):
+        if not self.options.fusion or begin + 1 >= len(self.layers):
             return False
         layer, following = self.layers[begin], self.layers[begin + 1]
         name = layer.node.id
@@ -198,7 +198,7 @@ class Divider:
             for n in (layer.node for layer in self.layers[begin:end])
             if n.id in self.may_stay and self.last_use[n.id] >= end and self.size[n.id] <= self.room
         ]
-        if not self.allowed.residency:
+        if not self.options.residency:
             leaving = []
         leaving.sort(key=lambda n: (self.size[n], n))
         if len(leaving) > MOST_FREE:
@@ -228,7 +228,7 @@ class Divider:
         if cost is None:
             return
         after = frozenset([n for n in held | staying if self.last_use[n] >= end])
-        late = max(0, cost.weights + state.memory - self.room) if self.allowed.prefetch else cost.weights
+        late = max(0, cost.weights + state.memory - self.room) if self.options.prefetch else cost.weights
         cycles = state.cycles + cost.cycles + late / self.target.dram.bytes_per_cycle
         known = states[end].get(after)
         if known is None or cycles < known.cycles:
@@ -293,7 +293,7 @@ class Divider:
 
     def _ends(self, begin: int) -> list[int]:
         """Where segments of several layers that begin here may end: all but the last feed another of them."""
-        if not self.allowed.fusion or not self.layers[begin].row_by_row:
+        if not self.options.fusion or not self.layers[begin].row_by_row:
             return []
         found: list[int] = []
         constants = self.layers[begin].constants

@@ -16,7 +16,7 @@ from compiler.ops.gemm import QGemm
 from compiler.ops.quantize_linear import Dequantize, Quantize, Returned, host_nodes
 from compiler.ops.shapes import Reshape, Transpose, unreshaped
 from compiler.schedule.builder import SINGLE, Builder, Joined, View, device_shape, packed_bytes
-from compiler.schedule.options import Techniques
+from compiler.schedule.options import ScheduleOptions
 from compiler.schedule.segments.cascade import Member, SegmentPlanner
 from compiler.schedule.segments.partition import Divider, Segment
 from compiler.schedule.segments.stripes import bands_of
@@ -49,14 +49,14 @@ class Plan(Struct):
     outputs: list[tuple[Node, Tensor]] = field(default_factory=list[tuple[Node, Tensor]])
 
 
-def plan(graph: Graph, target: Target, allowed: Techniques, fill: float = 1.0) -> Plan:
+def plan(graph: Graph, target: Target, options: ScheduleOptions, fill: float = 1.0) -> Plan:
     """The tile operations of a graph of stage device.
 
     Raises:
         FitError: a layer has no tile that fits.
         CompileError: a graph output that is computed by no layer.
     """
-    return _Planner(graph, target, allowed, fill).run()
+    return _Planner(graph, target, options, fill).run()
 
 
 def item_bytes(node: Node) -> int:
@@ -73,9 +73,9 @@ def _require_codes(node: Node) -> None:
 
 
 class _Planner:
-    def __init__(self, graph: Graph, target: Target, allowed: Techniques, fill: float) -> None:
-        self.graph, self.target, self.allowed = graph, target, allowed
-        self.builder = Builder(target, allowed)
+    def __init__(self, graph: Graph, target: Target, options: ScheduleOptions, fill: float) -> None:
+        self.graph, self.target, self.options = graph, target, options
+        self.builder = Builder(target, options)
         self.plan = Plan(self.builder.graph)
         self.read: set[Node] = set()
         """Graph inputs that a layer so far reads."""
@@ -83,7 +83,7 @@ class _Planner:
         self.too_large: list[Diagnostic] = []
         host = host_nodes(graph)
         self.nodes = [n for n in graph.nodes() if not n.is_constant and n.id not in host]
-        self.parts: dict[int, Part] = slices_in_place(graph, self.nodes, target) if allowed.address else {}
+        self.parts: dict[int, Part] = slices_in_place(graph, self.nodes, target) if options.address else {}
         """Values that lie within another."""
         self.layers = [
             n for n in self.nodes if not isinstance(n.op, (Quantize, Reshape)) and n.id not in self.parts
@@ -102,7 +102,7 @@ class _Planner:
             frozenset(self.returned),
             frozenset(n.id for n in self.layers if self._may_stay(n)),
             target,
-            allowed,
+            options,
             fill,
             self.parts,
         )
@@ -110,7 +110,7 @@ class _Planner:
         self.resident = self.division.resident
         self.joined = {s.layers[1].id for s in self.division.segments if not s.rows and len(s.layers) > 1}
         self.held = self._held_by_layer()
-        if allowed.address:
+        if options.address:
             self._join_in_place()
 
     def run(self) -> Plan:
@@ -178,7 +178,7 @@ class _Planner:
             self.builder.joined = self._joined(out, following)
             self.builder.resume(layer)
         budget = self.target.spm.bytes - self.held[layer.id]
-        shares = (TILE_SHARE, 1) if self.allowed.overlap else (1,)
+        shares = (TILE_SHARE, 1) if self.options.overlap else (1,)
         kept = len(self.plan.tiles.ops)
         for share in shares:
             try:

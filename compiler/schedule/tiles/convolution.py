@@ -256,7 +256,6 @@ def _channel_cuts(channels: int, rows: int) -> list[int]:
 
 
 def _conv_shape(b: Builder, node: Node, x: View, out: Tensor, part: Slice) -> ConvShape:
-    allowed = b.allowed
     cout, cin = part.weights.shape[:2]
     copies = (0 if out.resident else 1) + (b.joined.copies if b.joined is not None else 0)
     rows, columns = b.once("windows", lambda: convolution_windows(node))
@@ -272,8 +271,8 @@ def _conv_shape(b: Builder, node: Node, x: View, out: Tensor, part: Slice) -> Co
         out.resident,
         copies,
         b.band is not None,
-        allowed.overlap,
-        allowed.packing,
+        b.options.overlap,
+        b.options.packing,
     )
 
 

@@ -54,7 +54,7 @@ def plan_gemm(b: Builder, node: Node, view: Callable[[int], View], out: Tensor, 
     x, weights = view(0), node.inputs[1]
     depth, columns = weights.shape
     rows = out.shape[2]
-    most = budget // STREAMED if b.allowed.overlap else budget
+    most = budget // STREAMED if b.options.overlap else budget
     tile = choose_gemm_tile(node, (rows, columns, depth), b.target, (budget, most), x.tensor.resident)
     image = _packed_matrix(b, weights)
     for n in spans(columns, tile.n):

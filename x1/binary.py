@@ -1,0 +1,77 @@
+"""Compiled programs as the API hands them around: the program, its file, and how it came to be."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+
+from isa.container import load
+from isa.program import Program
+from isa.spec import WORD_BYTES
+from isa.support.paths import read_file
+from isa.support.records import Frozen, field
+from x1.files import write_atomic
+
+
+class Binary(Frozen, dict=True):
+    """A compiled program and its file."""
+
+    program: Program
+    data: bytes
+    opt_level: int = 3
+    stage_seconds: Mapping[str, float] = field(default_factory=dict[str, float])
+    spm_peak_bytes: int = 0
+    tried: int = 1
+    """Schedules that the cycle model compared."""
+
+    @staticmethod
+    def load(path: str | Path) -> Binary:
+        """The binary of a file.
+
+        Raises:
+            UsageError: no such file.
+            BinaryError: the file is no sound X1 binary.
+        """
+        content = read_file(path)
+        return Binary(load(content, str(path)), content)
+
+    @cached_property
+    def sha256(self) -> str:
+        """The digest of the file."""
+        return hashlib.sha256(self.data).hexdigest()
+
+    @cached_property
+    def macs(self) -> int:
+        """Multiply-accumulate operations of one run."""
+        return sum(i.macs() for i in self.program.instructions)
+
+    def save(self, path: str | Path) -> None:
+        """Write the file, whole or not at all."""
+        write_atomic(path, self.data)
+
+    def summary(self) -> dict[str, object]:
+        """The figures that `x1 compile --json` gives."""
+        p = self.program
+        return {
+            "sha256": self.sha256,
+            "target": p.target.name,
+            "opt_level": self.opt_level,
+            "instructions": len(p.instructions),
+            "macs": self.macs,
+            "text_bytes": WORD_BYTES * len(p.instructions),
+            "weight_bytes": len(p.weights) + len(p.params),
+            "arena_bytes": p.arena_bytes,
+            "spm_peak_bytes": self.spm_peak_bytes,
+            "stage_seconds": {k: round(v, 6) for k, v in self.stage_seconds.items()},
+        }
+
+
+def as_binary(binary: str | Path | Binary) -> Binary:
+    """The binary itself, or that of a file.
+
+    Raises:
+        BinaryError: the file is no sound X1 binary.
+    """
+    return binary if isinstance(binary, Binary) else Binary.load(binary)

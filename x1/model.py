@@ -1,0 +1,147 @@
+"""Networks as the API hands them around: read, simplified, and, once quantized, on integers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from compiler import driver
+from compiler.errors import CompileError
+from compiler.export.qdq import to_qdq
+from compiler.export.qoperator import to_qoperator
+from compiler.frontend.load import load_model
+from compiler.ir.graph import Graph
+from compiler.ir.stage import Stage
+from compiler.passes.base import PassLog
+from compiler.quantize.scheme import Scheme
+from compiler.rules.quantizing import NO_SCALE
+from isa.support.diagnostics import Diagnostic, UsageError, not_among
+from isa.support.records import Frozen, Struct
+from x1.files import write_atomic
+
+ONNX_FORMS: Final = ("qoperator", "qdq")
+Shapes = Mapping[str, Sequence[int]]
+"""Fixed shapes for inputs with open dimensions."""
+
+
+class Source(Frozen):
+    """A prequantized ONNX file, and the shapes that the user has given."""
+
+    path: Path
+    shapes: Shapes
+
+
+class Model(Struct):
+    """A network: as it was read and simplified, and, once quantized, on integers."""
+
+    name: str
+    float_graph: Graph | None
+    quantized: Graph | None = None
+    scheme: Scheme | None = None
+    """What a float network was quantized by."""
+    source: Source | None = None
+    """The file of a prequantized network: what ONNX Runtime executes to judge us."""
+    partial: Graph | None = None
+    """A prequantized network that leaves some results open."""
+    refusal: CompileError | None = None
+    """What it lacks."""
+
+    @property
+    def calibration(self) -> str:
+        """How the scales came to be."""
+        return "" if self.quantized is None else self.quantized.provenance
+
+    @property
+    def input_shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shapes of the graph inputs."""
+        graph = self.float_graph or self.quantized or self.partial
+        assert graph is not None
+        return {n.name: n.shape for n in graph.inputs}
+
+    def save_onnx(self, path: str | Path, format: str = "qoperator") -> None:  # noqa: A002
+        """Write the quantized network as ONNX, of operators on integers or in QDQ form.
+
+        Raises:
+            UsageError: a format that is not known, or a network that is not quantized.
+        """
+        if format not in ONNX_FORMS:
+            message = f"the format '{format}' is not supported"
+            raise UsageError(not_among("usage.format", message, format, ONNX_FORMS))
+        write = {"qoperator": to_qoperator, "qdq": to_qdq}[format]
+        write_atomic(path, write(self.source_form()).SerializeToString(deterministic=True))
+
+    def source_form(self) -> Graph:
+        """The quantized graph in the layout of its source, as it can be written to ONNX.
+
+        Raises:
+            UsageError: the network is not quantized, or is in the device's layout already.
+        """
+        graph = self.integers()
+        if graph.stage is not Stage.Q:
+            raise UsageError(
+                Diagnostic(
+                    "usage.stage",
+                    f"'{self.name}' is a graph of stage {graph.stage}, which has no ONNX form",
+                    allowed="stage q",
+                    remedy="dump it earlier: --stop-after quantize",
+                )
+            )
+        return graph
+
+    def integers(self) -> Graph:
+        """The quantized graph, which must be there.
+
+        Raises:
+            UsageError: the network is not quantized.
+        """
+        if self.refusal is not None:
+            raise self.refusal
+        if self.quantized is None:
+            raise self.not_quantized()
+        return self.quantized
+
+    def not_quantized(self) -> UsageError:
+        """What a float network is refused with where integers are needed."""
+        return UsageError(
+            Diagnostic(
+                "usage.calibrate",
+                f"the network '{self.name}' is float32 and is not quantized yet",
+                remedy="give --calibrate D.npz with samples as the network takes them, or "
+                "--calibrate random:4 to look at cycles only",
+            )
+        )
+
+
+def load_network(path: str | Path, shapes: Shapes | None = None, log: PassLog | None = None) -> Model:
+    """A network from an .onnx, .net or .x1ir file, simplified.
+
+    Raises:
+        UsageError: no such file, or of no known kind.
+        CompileError: the file is not a valid or not a supported model.
+    """
+    graph = load_model(path, shapes)
+    match graph.stage:
+        case Stage.NN:
+            return Model(graph.name, driver.prepare(graph, log))
+        case Stage.QDQ:
+            return _prequantized(
+                driver.prepare_prequantized(graph, log), Source(Path(path), dict(shapes or {})), log
+            )
+        case Stage.Q | Stage.DEVICE:
+            return Model(graph.name, None, graph)
+
+
+def as_model(model: str | Path | Model, shapes: Shapes | None = None, log: PassLog | None = None) -> Model:
+    """The network itself, or that of a file."""
+    return model if isinstance(model, Model) else load_network(model, shapes, log)
+
+
+def _prequantized(graph: Graph, source: Source, log: PassLog | None) -> Model:
+    """The integers of such a network; where only scales are missing, calibration can find them."""
+    try:
+        return Model(graph.name, None, driver.fuse_prequantized(graph.copy(), log=log), source=source)
+    except CompileError as error:
+        if any(d.code != NO_SCALE for d in error.diagnostics):
+            raise
+        return Model(graph.name, None, source=source, partial=graph, refusal=error)
