@@ -129,7 +129,7 @@ def generate(graph: Graph, scheduled: Schedule, target: Target, note: Note) -> P
     Raises:
         FitError: the regions do not fit into the target's DRAM, or it has too few semaphores.
     """
-    used = scheduled.allocation.used
+    used = scheduled.used
     total = sum(used[m] for m in (Memory.WEIGHTS, Memory.PARAMS, Memory.INPUT, Memory.OUTPUT, Memory.ARENA))
     allowed = min(target.dram.size, HOST_CAP)
     if total > allowed:
@@ -142,7 +142,7 @@ def generate(graph: Graph, scheduled: Schedule, target: Target, note: Note) -> P
             )
         )
     synchronized = insert_tokens(resolved_stream(scheduled.order), target)
-    return emit(graph, scheduled.plan, scheduled.order, synchronized, scheduled.allocation, target, note)
+    return emit(graph, scheduled.plan, scheduled.order, synchronized, used, target, note)
 
 
 def prove(program: Program) -> None:

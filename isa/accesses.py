@@ -27,7 +27,7 @@ FIXED: Final = -1
 Ints = NDArray[np.int64]
 
 
-class Form(Frozen):
+class InstructionTemplate(Frozen):
     """What instructions have in common that differ only in addresses and semaphores.
 
     `first` is the first of `accesses` among the prototypes of the table; there are none where `sound`
@@ -50,7 +50,7 @@ class AccessTable(Frozen):
     shape have the same memory, direction and extents.
     """
 
-    forms: tuple[Form, ...]
+    forms: tuple[InstructionTemplate, ...]
     prototypes: tuple[Access, ...]
     form: Ints
     first: Ints
@@ -76,7 +76,7 @@ def memory_number(access: Access) -> int:
     return int(access.space) if access.region is None else DRAM_MEMORIES + access.region
 
 
-def ragged(counts: Ints) -> tuple[Ints, Ints, Ints]:
+def row_offsets(counts: Ints) -> tuple[Ints, Ints, Ints]:
     """Rows of owners with `counts` rows each: every owner's first, every row's owner and index within."""
     first = np.concatenate([[0], np.cumsum(counts)])
     owner = np.repeat(np.arange(counts.size), counts)
@@ -100,8 +100,8 @@ def tabulate(stream: Sequence[Instruction], target: Target) -> AccessTable:
     form = np.array([builder.form_of(instr) for instr in stream], np.int64)
     places = np.array(builder.places, np.int64)
     forms, prototypes = builder.forms, builder.prototypes
-    first_place, _, _ = ragged(_ints(len(addresses(type(f.example))) for f in forms)[form])
-    first, pc, within = ragged(_ints(len(f.accesses) for f in forms)[form])
+    first_place, _, _ = row_offsets(_ints(len(addresses(type(f.example))) for f in forms)[form])
+    first, pc, within = row_offsets(_ints(len(f.accesses) for f in forms)[form])
     prototype = _ints(f.first for f in forms)[form[pc]] + within
     anchor, unit = _ints(builder.anchors), _ints(address_unit(target, a.space) for a in prototypes)
     moved = np.zeros(pc.size, np.int64)
@@ -136,7 +136,7 @@ class _Forms:
 
     def __init__(self, target: Target) -> None:
         self.target = target
-        self.forms: list[Form] = []
+        self.forms: list[InstructionTemplate] = []
         self.prototypes: list[Access] = []
         self.anchors: list[int] = []
         self.origins: list[int] = []
@@ -166,7 +166,9 @@ class _Forms:
             self.prototypes.append(replace(access, base=access.base + at))
             self.anchors.append(anchor)
             self.origins.append(access.base)
-        self.forms.append(Form(instr, found is not None, first, tuple(self.prototypes[first:])))
+        self.forms.append(
+            InstructionTemplate(instr, found is not None, first, tuple(self.prototypes[first:]))
+        )
         return len(self.forms) - 1
 
 

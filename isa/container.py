@@ -54,7 +54,7 @@ from isa.program import (
 from isa.spec import WORD_BYTES
 from isa.support.diagnostics import BinaryError, Diagnostic, Findings, TargetError
 from isa.support.locations import FileLoc
-from isa.support.record_json import PlainError, from_json, to_json
+from isa.support.record_json import RecordError, from_json, to_json
 from isa.support.records import Frozen, replace
 from isa.target import EXTENSIONS, target_from_json
 from isa.versions import CONTAINER_VERSION, ISA_VERSION
@@ -181,7 +181,7 @@ def load(data: bytes, name: str = "binary") -> Program:
             raise ElfError(f"the section {missing[0]} is missing")
         note = _check_note(file, data)
         return _program(file, data, note, name)
-    except (ElfError, PlainError) as error:
+    except (ElfError, RecordError) as error:
         _refuse(name, "binary.format", str(error))
     except TargetError as error:
         _refuse(name, "binary.target", error.diagnostics[0].message)
@@ -335,7 +335,7 @@ def _symbols(file: ElfFile) -> list[Symbol]:
 def _check_interface(program: Program) -> None:
     """Every input and output lies inside its region, in a form that the host can convert."""
     if program.abi.regions != program.region_rows():
-        raise PlainError("the region table of .x1.abi is not that of the sections")
+        raise RecordError("the region table of .x1.abi is not that of the sections")
     sizes = program.region_sizes()
     for tensors, region, writer in (
         (program.abi.inputs, Region.INPUT, "input"),
@@ -343,46 +343,46 @@ def _check_interface(program: Program) -> None:
     ):
         names = [t.name for t in tensors]
         if len(set(names)) != len(names):
-            raise PlainError(f"two {writer}s have the same name")
+            raise RecordError(f"two {writer}s have the same name")
         for tensor in tensors:
             _check_tensor(tensor, region, sizes.get(region, 0), writer)
     if pair := first_overlap(program.abi.inputs):
-        raise PlainError(f"the inputs '{pair[0].name}' and '{pair[1].name}' share bytes")
+        raise RecordError(f"the inputs '{pair[0].name}' and '{pair[1].name}' share bytes")
 
 
 def _check_tensor(tensor: Interface, region: Region, limit: int, writer: str) -> None:
     what = f"{writer} '{tensor.name}'"
     if tensor.dtype not in HOST_DTYPES:
-        raise PlainError(f"{what} has the dtype {tensor.dtype!r}; allowed: {', '.join(HOST_DTYPES)}")
+        raise RecordError(f"{what} has the dtype {tensor.dtype!r}; allowed: {', '.join(HOST_DTYPES)}")
     if tensor.device_dtype not in DEVICE_DTYPES:
-        raise PlainError(
+        raise RecordError(
             f"{what} has the device dtype {tensor.device_dtype!r}; allowed: {', '.join(DEVICE_DTYPES)}"
         )
     if len(tensor.device_shape) != DEVICE_RANK:
-        raise PlainError(f"{what} has a shape that no device tensor has")
+        raise RecordError(f"{what} has a shape that no device tensor has")
     _size(tensor.device_shape, what)
     if sorted(tensor.perm) != list(range(len(tensor.perm))) or len(tensor.perm) != len(tensor.shape):
-        raise PlainError(f"{what} has a permutation that is none")
+        raise RecordError(f"{what} has a permutation that is none")
     size = tensor.element_bytes
     pixels, channels = volume(tensor.device_shape[:3]), tensor.device_shape[3]
     if _size(tensor.shape, what) != pixels * channels or tensor.pixel_stride < channels * size:
-        raise PlainError(f"{what} has different sizes on host and device")
+        raise RecordError(f"{what} has different sizes on host and device")
     if tensor.bytes != pixels * tensor.pixel_stride:
-        raise PlainError(f"{what} has a byte count that its shape does not give")
+        raise RecordError(f"{what} has a byte count that its shape does not give")
     if tensor.region != region or tensor.offset < 0 or tensor.offset + tensor.bytes > limit:
-        raise PlainError(f"{what} lies outside its region")
+        raise RecordError(f"{what} lies outside its region")
     scale = tensor.scale
     if scale is not None and not 0 < float(scale) < float("inf"):
-        raise PlainError(f"{what} has a scale that is not finite and positive")
+        raise RecordError(f"{what} has a scale that is not finite and positive")
     low, high = (0, 255) if tensor.device_dtype == "uint8" else (-128, 127)
     if not low <= tensor.zero_point <= high:
-        raise PlainError(f"{what} has a zero point outside {low}..{high}")
+        raise RecordError(f"{what} has a zero point outside {low}..{high}")
     exact = scale is None and (
         tensor.dtype == tensor.device_dtype or (tensor.dtype, tensor.device_dtype) == ("int64", "int32")
     )
     real = scale is not None and tensor.dtype == "float32" and tensor.device_dtype in ("int8", "uint8")
     if not exact and not real:
-        raise PlainError(f"{what} has no conversion from {tensor.dtype} to {tensor.device_dtype}")
+        raise RecordError(f"{what} has no conversion from {tensor.dtype} to {tensor.device_dtype}")
 
 
 def _check_debug(program: Program) -> None:
@@ -390,58 +390,58 @@ def _check_debug(program: Program) -> None:
     ops = {o.id for o in program.operators.ops}
     tensors = {t.id: t for t in program.operators.tensors}
     if len(ops) != len(program.operators.ops) or len(tensors) != len(program.operators.tensors):
-        raise PlainError(".x1.ops has two rows with the same id")
+        raise RecordError(".x1.ops has two rows with the same id")
     for tensor in tensors.values():
         _check_row(tensor, tensors)
     end = 0
     for row in program.debug.rows:
         if row.first < end or row.count < 1 or row.first + row.count > len(program.instructions):
-            raise PlainError(".x1.map has rows out of order or beyond the program")
+            raise RecordError(".x1.map has rows out of order or beyond the program")
         end = row.first + row.count
         if row.core != 0 or row.op not in ops:
-            raise PlainError(f".x1.map: the row at {row.first} is of no operator or core")
+            raise RecordError(f".x1.map: the row at {row.first} is of no operator or core")
         if row.tensor is None:
             continue
         held = tensors.get(row.tensor)
         if held is None or held.alias_of is not None or row.box is None or row.operand is None:
-            raise PlainError(f".x1.map: the row at {row.first} stores no tensor that is listed")
+            raise RecordError(f".x1.map: the row at {row.first} stores no tensor that is listed")
         if not _lies_in(row.box, held.shape):
-            raise PlainError(f".x1.map: the box at {row.first} leaves its tensor")
+            raise RecordError(f".x1.map: the box at {row.first} leaves its tensor")
         last = row.first + row.count - 1
         access = stored_access(program.instructions[last], program.target, row)
         if access is None or access.size() != volume(box_shape(row.box)) * np.dtype(held.dtype).itemsize:
-            raise PlainError(f".x1.map: the instruction at {last} holds no such box in '{row.operand}'")
+            raise RecordError(f".x1.map: the instruction at {last} holds no such box in '{row.operand}'")
     for given in (*program.abi.inputs, *program.abi.outputs):
         if given.tensor is not None and (
             given.tensor not in tensors or tensors[given.tensor].shape != given.device_shape
         ):
-            raise PlainError(f".x1.abi: '{given.name}' is not the tensor that it names")
+            raise RecordError(f".x1.abi: '{given.name}' is not the tensor that it names")
 
 
 def _check_row(tensor: TensorRow, tensors: Mapping[int, TensorRow]) -> None:
     """A device tensor has a shape of four dimensions; any other is such a one taken through its steps."""
     what = f".x1.ops: tensor '{tensor.name or tensor.id}'"
     if tensor.dtype not in DEVICE_DTYPES:
-        raise PlainError(f"{what} has the dtype {tensor.dtype!r}; allowed: {', '.join(DEVICE_DTYPES)}")
+        raise RecordError(f"{what} has the dtype {tensor.dtype!r}; allowed: {', '.join(DEVICE_DTYPES)}")
     holder = tensors.get(tensor.id if tensor.alias_of is None else tensor.alias_of)
     if holder is None or holder.alias_of is not None or holder.dtype != tensor.dtype:
-        raise PlainError(f"{what} is an alias of no tensor with bytes")
+        raise RecordError(f"{what} is an alias of no tensor with bytes")
     if tensor.alias_of is None and (len(tensor.shape) != DEVICE_RANK or tensor.steps):
-        raise PlainError(f"{what} has a shape that no device tensor has")
+        raise RecordError(f"{what} has a shape that no device tensor has")
     if len(tensor.steps) > MAX_STEPS:
-        raise PlainError(f"{what} has {len(tensor.steps)} steps; allowed: at most {MAX_STEPS}")
+        raise RecordError(f"{what} has {len(tensor.steps)} steps; allowed: at most {MAX_STEPS}")
     size = _size(holder.shape, what)
     if tensor.box is not None:
         if tensor.alias_of is None or not _lies_in(tensor.box, holder.shape):
-            raise PlainError(f"{what} is no box of the tensor that it is an alias of")
+            raise RecordError(f"{what} is no box of the tensor that it is an alias of")
         size = volume(box_shape(tensor.box))
     for shape, perm in tensor.steps:
         if sorted(perm) != list(range(len(shape))):
-            raise PlainError(f"{what} has a permutation that is none")
+            raise RecordError(f"{what} has a permutation that is none")
         if _size(shape, what) != size:
-            raise PlainError(f"{what} has shapes of different sizes")
+            raise RecordError(f"{what} has shapes of different sizes")
     if _size(tensor.shape, what) != size:
-        raise PlainError(f"{what} has shapes of different sizes")
+        raise RecordError(f"{what} has shapes of different sizes")
 
 
 def _lies_in(box: Box, shape: Sequence[int]) -> bool:
@@ -452,7 +452,7 @@ def _lies_in(box: Box, shape: Sequence[int]) -> bool:
 def _size(shape: Sequence[int], what: str) -> int:
     """The number of elements of a shape that may be allocated."""
     if len(shape) > MAX_RANK or any(d < 1 for d in shape) or volume(shape) > HOST_CAP:
-        raise PlainError(
+        raise RecordError(
             f"{what} has the shape {list(shape[:MAX_RANK])}; allowed: at most {MAX_RANK} dimensions of at "
             f"least 1, {HOST_CAP} elements"
         )

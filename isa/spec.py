@@ -254,9 +254,9 @@ class Instruction(Frozen, metaclass=InstructionMeta):
     engine: ClassVar[Engine]
     operands: ClassVar[tuple[Operand, ...]]
     shorthands: ClassVar[tuple[str, ...]] = ()
-    drains: ClassVar[bool] = False
+    is_barrier: ClassVar[bool] = False
     """Whether it completes only when every earlier instruction of its core has."""
-    ends: ClassVar[bool] = False
+    is_terminator: ClassVar[bool] = False
     """Whether it ends the stream."""
 
     def unused(self) -> frozenset[str]:
@@ -293,7 +293,7 @@ class Instruction(Frozen, metaclass=InstructionMeta):
         """Multiply-accumulate operations that it performs."""
         return 0
 
-    def may_overlap(self, read: Access, write: Access) -> bool:
+    def may_alias(self, read: Access, write: Access) -> bool:
         """Whether a write footprint may share bytes with this read footprint."""
         del read, write
         return False

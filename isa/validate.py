@@ -66,7 +66,7 @@ def clash(instr: Instruction, write: Access, other: Access) -> Fault | None:
     """Why a write may not lie as it does to another access of the instruction, where they overlap."""
     if other.write:
         return _twice(write) if overlaps(write, other) else None
-    if instr.may_overlap(other, write) or not overlaps(other, write):
+    if instr.may_alias(other, write) or not overlaps(other, write):
         return None
     return Fault(
         Trap.LIMIT,

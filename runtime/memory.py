@@ -14,7 +14,7 @@ UNDEFINED: Final = 0xA5
 """What a memory holds before anything is written: the same bytes on every run."""
 
 
-class Memory:
+class CheckedMemory:
     """A run of bytes that strided accesses read and write."""
 
     def __init__(self, name: str, size: int, *, poison: bool = False, writable: bool = True) -> None:

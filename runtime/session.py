@@ -51,7 +51,7 @@ class RunResult(Frozen):
     incomplete: list[str] = field(default_factory=list[str])
 
 
-class Session:
+class ProgramSession:
     """A loaded binary and a core to run it on.
 
     Args:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from isa.memory_map import Region, Space, memory_name, memory_size
 from isa.program import Program
 from isa.spec import Access, Trap, TrapError
-from runtime.memory import Memory
+from runtime.memory import CheckedMemory
 
 MAX_MARKS: Final = 1 << 16
 
@@ -39,12 +39,12 @@ class CoreState:
         self.halted = False
         self.retired = 0
         self.chip = {
-            s: Memory(memory_name(s, None), memory_size(self.target, s), poison=poison)
+            s: CheckedMemory(memory_name(s, None), memory_size(self.target, s), poison=poison)
             for s in Space
             if s is not Space.DRAM
         }
         self.dram = {
-            r: Memory(memory_name(Space.DRAM, r), n, poison=poison, writable=r.writable)
+            r: CheckedMemory(memory_name(Space.DRAM, r), n, poison=poison, writable=r.writable)
             for r, n in program.region_sizes().items()
         }
         self.legal = [False] * len(program.instructions)
@@ -90,7 +90,7 @@ class CoreState:
         """Write the elements of an access."""
         self._memory(access).write(access, values, dtype)
 
-    def _memory(self, access: Access) -> Memory:
+    def _memory(self, access: Access) -> CheckedMemory:
         if access.region is None:
             return self.chip[access.space]
         if access.region not in self.dram:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import isa.instructions  # noqa: F401  # pyright: ignore[reportUnusedImport]  (declares)
-from isa.checker.report import Findings
+from isa.checker.report import Violations
 from isa.spec import INSTRUCTIONS, Fault, Instruction, Operand, Trap, TrapError
 from isa.target import Target
 
@@ -33,7 +33,7 @@ class IsaCoverage:
             cls.execute = self._executing(cls.execute)
             cls.check = self._checking(cls.check)
         TrapError.__init__ = self._making(TrapError.__init__)
-        Findings.add = self._making(Findings.add)
+        Violations.add = self._making(Violations.add)
         for name, module in list(sys.modules.items()):
             if name.partition(".")[0] == "isa" and getattr(module, "Fault", None) is Fault:
                 module.__dict__["Fault"] = self._fault

@@ -151,7 +151,7 @@ def closure(stream: Sequence[Instruction]) -> list[int] | None:
     last: dict[Engine, int] = {}
     for pc, instr in enumerate(stream):
         direct = [last[e] for e in Engine if e in last and e in (instr.engine, Engine.CTL)]
-        direct += range(pc) if instr.drains else signallers.get(pc, [])
+        direct += range(pc) if instr.is_barrier else signallers.get(pc, [])
         past = 0
         for other in direct:
             past |= before[other] | 1 << other

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 from functools import cache
 from pathlib import Path
 
 import pytest
 
-from tests.rooms import bare_numbers, circles, imported, misplaced, sources
+from tests.rooms import bare_numbers, circles, imported, misplaced, nodes, sources
 
 CODE = cache(sources)
 
@@ -90,3 +91,12 @@ def test_submodules_count_and_not_their_package(repository: Path) -> None:
     code = planted(repository, "x1/data.py", "from compiler import driver")
     added = imported("x1/data.py", code) - imported("x1/data.py", CODE(repository))
     assert added == {"compiler/driver.py"}
+
+
+def test_no_class_name_stands_for_two_things(repository: Path) -> None:
+    homes: dict[str, list[str]] = {}
+    for path, text in CODE(repository).items():
+        for node in nodes(text):
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                homes.setdefault(node.name, []).append(path)
+    assert {name: paths for name, paths in homes.items() if len(paths) > 1} == {}

@@ -16,10 +16,10 @@ from x1.version import __version__
 
 if TYPE_CHECKING:
     from isa.support.diagnostics import Diagnostic, X1Error
-    from runtime.session import Session
     from x1.api import Binary, Model, check, compile, profile, quantize  # noqa: A004
     from x1.lab.evaluation import evaluate
     from x1.lab.verification import verify
+    from x1.session import Session
 
 __all__ = [
     "Binary",

@@ -91,7 +91,7 @@ def compile(
     best = choose(device, machine, allowed, note, timed, search=search, searching=searching)
     timed("check", driver.prove, best.program)
     content = timed("write", save, best.program)
-    peak = best.schedule.allocation.used[Memory.SPM]
+    peak = best.schedule.used[Memory.SPM]
     return Binary(best.program, content, opt_level, timed.seconds, peak, best.tried)
 
 

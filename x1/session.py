@@ -6,12 +6,12 @@ from pathlib import Path
 
 from isa.program import Program
 from isa.target import Target
-from runtime.session import Session as RuntimeSession
+from runtime.session import ProgramSession
 from x1.api import Binary
 
 
-class Session(RuntimeSession):
-    """Runs a binary as ONNX Runtime runs a model; see `runtime.Session`."""
+class Session(ProgramSession):
+    """Runs a binary as ONNX Runtime runs a model; see `runtime.session`."""
 
     def __init__(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 
 import numpy as np
@@ -10,7 +10,6 @@ import numpy as np
 from compiler.ir.graph import Graph, Node
 from compiler.ir.types import DType
 from compiler.ops.shapes import Transpose
-from compiler.schedule.order.allocate import Allocation
 from compiler.schedule.segments.plan import Plan
 from compiler.schedule.tile_graph import REGION, Buffer, Memory, Tensor, TileOp
 from compiler.schedule.tokens import Synchronized
@@ -44,23 +43,21 @@ def emit(
     plan: Plan,
     order: Sequence[TileOp],
     synchronized: Synchronized,
-    allocation: Allocation,
+    used: Mapping[Memory, int],
     target: Target,
     note: Note,
 ) -> Program:
     """The program of a scheduled graph."""
     buffers = plan.tiles.buffers()
-    images = {
-        memory: _image(buffers, memory, allocation.used[memory]) for memory in (Memory.WEIGHTS, Memory.PARAMS)
-    }
+    images = {memory: _image(buffers, memory, used[memory]) for memory in (Memory.WEIGHTS, Memory.PARAMS)}
     return Program(
         target,
         tuple(synchronized.instructions),
         images[Memory.WEIGHTS],
         images[Memory.PARAMS],
-        allocation.used[Memory.ARENA],
-        allocation.used[Memory.INPUT],
-        allocation.used[Memory.OUTPUT],
+        used[Memory.ARENA],
+        used[Memory.INPUT],
+        used[Memory.OUTPUT],
         Abi(
             tuple(_input(node, tensor) for node, tensor in plan.inputs),
             tuple(_output(graph, node, tensor) for node, tensor in plan.outputs),
@@ -172,9 +169,9 @@ def _operators(graph: Graph, plan: Plan) -> Operators:
             *_source(layer.loc),
             layer.outputs,
             _places(layer.loc),
-            layer.least.mx_cycles,
-            layer.least.vx_lanes,
-            layer.least.dram_bytes,
+            layer.bound.mx_cycles,
+            layer.bound.vx_lanes,
+            layer.bound.dram_bytes,
         )
         for layer in plan.tiles.layers
     )

@@ -23,7 +23,7 @@ from isa.program import Steps
 from isa.support.diagnostics import Diagnostic, did_you_mean
 from isa.support.locations import UNKNOWN, FileLoc, FusedLoc, Loc, NodeLoc
 from isa.support.parsing import Parsed, SyntaxProblem, grammar, lines_of, parse, trees
-from isa.support.record_json import PlainError, from_plain, is_unicode
+from isa.support.record_json import RecordError, from_builtins, is_unicode
 from isa.support.records import names_of
 
 
@@ -54,7 +54,7 @@ class _Reader:
             ) from None
         try:
             return self._graph(tree)
-        except PlainError as error:
+        except RecordError as error:
             self._fail(tree, str(error))
         except RecursionError:
             self._fail(tree, "the text is nested too deeply")
@@ -123,10 +123,10 @@ class _Reader:
         try:
             view = SourceView(
                 _string(tree.children[0]),
-                cast("Steps", from_plain(Steps, steps, "steps")),
-                cast("Shape", from_plain(Shape, result, "shape")),
+                cast("Steps", from_builtins(Steps, steps, "steps")),
+                cast("Shape", from_builtins(Shape, result, "shape")),
             )
-        except PlainError as error:
+        except RecordError as error:
             self._fail(at, f"view {name}: {error}")
         size = math.prod(shape)
         for each, perm in (*view.steps, (view.shape, range(len(view.shape)))):
@@ -146,8 +146,8 @@ class _Reader:
         if extra := sorted(set(given) - set(names)):
             self._fail(tree, f"'{name}' has no attribute '{extra[0]}'", ", ".join(names))
         try:
-            return cls(**{n: from_plain(hints[n], given[n], n) for n in names if n in given})
-        except PlainError as error:
+            return cls(**{n: from_builtins(hints[n], given[n], n) for n in names if n in given})
+        except RecordError as error:
             self._fail(tree, str(error))
         except TypeError:
             self._fail(tree, f"'{name}' lacks an attribute", ", ".join(names))
@@ -179,12 +179,12 @@ class _Reader:
         scales, zero, axis = (_value(c) for c in tree.children)
         try:
             return Quant(
-                cast("tuple[float, ...]", from_plain(tuple[float, ...], scales, "scales")),
-                cast("int", from_plain(int, zero, "zero point")),
-                cast("int | None", from_plain(int | None, axis, "axis")),
+                cast("tuple[float, ...]", from_builtins(tuple[float, ...], scales, "scales")),
+                cast("int", from_builtins(int, zero, "zero point")),
+                cast("int | None", from_builtins(int | None, axis, "axis")),
                 dtype,
             )
-        except PlainError as error:
+        except RecordError as error:
             self._fail(at, str(error))
 
 
@@ -192,14 +192,14 @@ def _string(token: Parsed | Token) -> str:
     """The text of a quoted string.
 
     Raises:
-        PlainError: an escape that JSON does not have, or half a surrogate pair.
+        RecordError: an escape that JSON does not have, or half a surrogate pair.
     """
     try:
         text = str(json.loads(str(token)))
     except ValueError:
-        raise PlainError(f"{token} is no string as JSON has them") from None
+        raise RecordError(f"{token} is no string as JSON has them") from None
     if not is_unicode(text):
-        raise PlainError(f"{token} holds half of a surrogate pair")
+        raise RecordError(f"{token} holds half of a surrogate pair")
     return text
 
 
@@ -207,7 +207,7 @@ def _real(text: str) -> float:
     try:
         return float.fromhex(text)
     except OverflowError:
-        raise PlainError(f"{text} is beyond float64") from None
+        raise RecordError(f"{text} is beyond float64") from None
 
 
 def _value(node: Parsed | Token) -> object:

@@ -72,7 +72,7 @@ class Op(Frozen):
         """
         raise NotImplementedError
 
-    def under(self, perm: Sequence[int]) -> Op | None:
+    def commute_transpose(self, perm: Sequence[int]) -> Op | None:
         """The operation f' with f(transpose(x, perm)) = transpose(f'(x), perm); None where there is none."""
         del perm
         return None
@@ -98,7 +98,7 @@ MAX_OPERANDS: Final = 1024
 class ElementWise(Op):
     """The base of operations on every element by itself, whatever the order of the axes."""
 
-    def under(self, perm: Sequence[int]) -> Op:
+    def commute_transpose(self, perm: Sequence[int]) -> Op:
         """The operation itself."""
         del perm
         return self

@@ -12,7 +12,7 @@ from isa.support.records import Frozen
 from isa.target import Target
 
 
-class Least(Frozen):
+class LowerBound(Frozen):
     """Lower bounds: cycles of the matrix array, lanes x cycles of the vector unit, bytes of DRAM."""
 
     mx_cycles: int = 0
@@ -26,10 +26,10 @@ class Work(Frozen):
     elements: int = 0
     constant_bytes: int = 0
 
-    def least(self, t: Target) -> Least:
+    def lower_bound(self, t: Target) -> LowerBound:
         """The bounds on a target."""
         del t
-        return Least(0, self.elements, self.constant_bytes)
+        return LowerBound(0, self.elements, self.constant_bytes)
 
 
 class ProductWork(Work):
@@ -41,7 +41,7 @@ class ProductWork(Work):
     kernel: tuple[int, int] = (1, 1)
     groups: int = 1
 
-    def least(self, t: Target) -> Least:
+    def lower_bound(self, t: Target) -> LowerBound:
         """Passes of the array, the depth of the sum laid on its rows in whichever way is best."""
         kh, kw = self.kernel
         depth = min(
@@ -50,7 +50,7 @@ class ProductWork(Work):
             math.ceil(kh * kw * self.channels / t.mx.rows),
         )
         passes = self.groups * math.ceil(self.columns / t.mx.cols) * depth
-        return Least(passes * self.rows, self.elements, self.constant_bytes)
+        return LowerBound(passes * self.rows, self.elements, self.constant_bytes)
 
 
 class WindowWork(Work):
@@ -64,8 +64,8 @@ class WindowWork(Work):
     steps: int = 0
     multiplied: bool = False
 
-    def least(self, t: Target) -> Least:
+    def lower_bound(self, t: Target) -> LowerBound:
         """Lanes x cycles of the vector unit."""
         steps = math.ceil(self.steps / t.vx.dw_taps) if self.multiplied else self.steps
         cycles = math.ceil(self.channels / t.vx.lanes) * self.pixels * steps
-        return Least(0, cycles * t.vx.lanes, self.constant_bytes)
+        return LowerBound(0, cycles * t.vx.lanes, self.constant_bytes)

@@ -36,7 +36,7 @@ OPERATORS: Final = {"Sub": "sub", "Mul": "mul", "Div": "div", "Max": "max", "Min
 
 
 @op("nn.binary", "a:f32", "b:f32")
-class Binary(Op):
+class BinaryFunction(Op):
     """a function of two tensors, broadcast to one another."""
 
     function: str
@@ -101,7 +101,7 @@ def import_binary(n: OnnxNode) -> Node:
     """Two operands that broadcast to one another; a value times its own sigmoid is one function."""
     if n.op_type == "Mul" and (x := _swish_operand(n.operand(0), n.operand(1))) is not None:
         return n.add(Unary("silu"), x)
-    return n.add(Binary(OPERATORS[n.op_type]), *broadcast_operands(n))
+    return n.add(BinaryFunction(OPERATORS[n.op_type]), *broadcast_operands(n))
 
 
 def _swish_operand(a: Node, b: Node) -> Node | None:
@@ -118,14 +118,14 @@ def import_variadic(n: OnnxNode) -> Node:
     operands = same_rank(n, [n.operand(i) for i in range(len(n.operands))])
     if len(operands) == 1 and n.op_type != "Mean":
         return n.add(Unary("identity"), operands[0])
-    step = Add() if n.op_type in ("Sum", "Mean") else Binary(OPERATORS[n.op_type])
+    step = Add() if n.op_type in ("Sum", "Mean") else BinaryFunction(OPERATORS[n.op_type])
     value, *others = operands if n.op_type == "Mean" else operands[:-1]
     for index, other in enumerate(others):
         value = n.before(step, value, other, suffix=f"part{index}")
     if n.op_type != "Mean":
         return n.add(step, value, operands[-1])
     share = np.full((1,) * len(value.shape), 1 / len(operands), np.float32)
-    return n.add(Binary("mul"), value, n.const(share, "share"))
+    return n.add(BinaryFunction("mul"), value, n.const(share, "share"))
 
 
 @onnx_operator("Pow")
@@ -146,7 +146,7 @@ def _layer(name: str, function: str) -> None:
     def rule(call: LayerCall) -> Node:
         """NAME()([a, b])."""
         call.done()
-        return call.add(Binary(function), *layer_operands(call))
+        return call.add(BinaryFunction(function), *layer_operands(call))
 
     del rule
 
@@ -161,15 +161,15 @@ def average_layer(call: LayerCall) -> Node:
     call.done()
     total = call.add(Add(), *layer_operands(call), suffix="/sum")
     return call.add(
-        Binary("mul"), total, call.const(np.full((1,) * len(total.shape), 0.5, np.float32), "half")
+        BinaryFunction("mul"), total, call.const(np.full((1,) * len(total.shape), 0.5, np.float32), "half")
     )
 
 
-@quantization_rule(Binary)
+@quantization_rule(BinaryFunction)
 def quantize_binary(q: Quantizer, node: Node, inputs: list[Node]) -> Node:
     """The result has a scale of its own."""
     operation = node.op
-    assert isinstance(operation, Binary)
+    assert isinstance(operation, BinaryFunction)
     quant, operands = q.chosen(node), q.operands(node, inputs)
     made = QMul(quant.dtype.bounds) if operation.function == "mul" else QReal(operation.function)
     return q.add(made, operands, node, quant)

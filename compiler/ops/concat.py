@@ -65,7 +65,7 @@ class QConcat(Op):
             parts.append(value if same else table[value.view(np.uint8)].view(out.dtype.numpy))
         return np.concatenate(parts, self.axis)
 
-    def under(self, perm: Sequence[int]) -> Op:
+    def commute_transpose(self, perm: Sequence[int]) -> Op:
         return QConcat(perm[self.axis])
 
 

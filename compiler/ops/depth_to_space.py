@@ -84,7 +84,7 @@ class Take(Op):
         taken = tuple(len(self.indices) if i == self.axis else d for i, d in enumerate(shape))
         return TensorType(types[0].dtype, taken, types[0].quant)
 
-    def under(self, perm: Sequence[int]) -> Op:
+    def commute_transpose(self, perm: Sequence[int]) -> Op:
         return Take(perm[self.axis], self.indices)
 
     def evaluate(self, args: Sequence[Array], types: Sequence[TensorType], out: TensorType) -> Array:

@@ -54,7 +54,7 @@ class QPRelu(Op):
         _require_rows(types[0], self.axis, types[1])
         return TensorType(DType.I8, types[0].shape)
 
-    def under(self, perm: Sequence[int]) -> Op:
+    def commute_transpose(self, perm: Sequence[int]) -> Op:
         return QPRelu(perm[self.axis])
 
     def evaluate(self, args: Sequence[Array], types: Sequence[TensorType], out: TensorType) -> Array:
@@ -82,7 +82,7 @@ class QAffine(Op):
         _require_rows(types[0], self.axis, *types[1:])
         return TensorType(DType.I8, types[0].shape)
 
-    def under(self, perm: Sequence[int]) -> Op:
+    def commute_transpose(self, perm: Sequence[int]) -> Op:
         return QAffine(perm[self.axis])
 
     def evaluate(self, args: Sequence[Array], types: Sequence[TensorType], out: TensorType) -> Array:

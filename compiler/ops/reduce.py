@@ -100,7 +100,7 @@ class QReduce(Op):
         first, last = (a + RANK - rank for a in (self.axes[0], self.axes[-1]))
         return first >= 1 and last - first == len(self.axes) - 1
 
-    def under(self, perm: Sequence[int]) -> Op:
+    def commute_transpose(self, perm: Sequence[int]) -> Op:
         return QReduce(self.function, tuple(sorted(perm[a] for a in self.axes)))
 
 

@@ -54,7 +54,7 @@ class Slice(Op):
         grid = [s + np.arange(c) * d for s, c, d in zip(self.starts, self.counts, self.steps, strict=True)]
         return np.ascontiguousarray(args[0][np.ix_(*grid)])
 
-    def under(self, perm: Sequence[int]) -> Op:
+    def commute_transpose(self, perm: Sequence[int]) -> Op:
         return Slice(*(turned_back(v, perm) for v in (self.starts, self.counts, self.steps)))
 
 
@@ -172,7 +172,7 @@ class QPad(Op):
             types[0].dtype, padded_shape(types[0], self.before, self.after, self.mode), types[0].quant
         )
 
-    def under(self, perm: Sequence[int]) -> Op:
+    def commute_transpose(self, perm: Sequence[int]) -> Op:
         before, after = (turned_back(v, perm) for v in (self.before, self.after))
         return QPad(before, after, self.mode, self.value)
 

@@ -56,7 +56,7 @@ class QSoftmax(Op):
         _require_axis(self.axis, types[0])
         return TensorType(DType.I8, types[0].shape)
 
-    def under(self, perm: Sequence[int]) -> Op:
+    def commute_transpose(self, perm: Sequence[int]) -> Op:
         return QSoftmax(perm[self.axis])
 
     def evaluate(self, args: Sequence[Array], types: Sequence[TensorType], out: TensorType) -> Array:

@@ -85,7 +85,7 @@ def _push(graph: Graph, node: Node) -> Node | None:
         return None
     perm = max(turned, key=turned.count)
     computed = sum(not i.is_constant for i in node.inputs)
-    operation = node.op.under(perm)
+    operation = node.op.commute_transpose(perm)
     if (
         operation is None
         or not is_on_device(operation, len(perm))

@@ -16,7 +16,7 @@ from compiler.schedule.tile_graph import (
     REGION,
     Buffer,
     Layer,
-    Line,
+    LineBuffer,
     Memory,
     Piece,
     Ref,
@@ -103,7 +103,7 @@ class View(Frozen):
     shape: tuple[int, int, int, int]
 
 
-class Band(Frozen):
+class Stripe(Frozen):
     """Some rows of one image of a batch."""
 
     image: int
@@ -132,7 +132,7 @@ class Builder(Struct):
     graph: TileGraph = field(default_factory=TileGraph)
     layer: int = -1
     tile: tuple[int, ...] = ()
-    band: Band | None = None
+    stripe: Stripe | None = None
     """The rows of the result that are made now; None means all of every image."""
     joined: Joined | None = None
     """What takes every tile of a layer's result at once."""
@@ -152,22 +152,22 @@ class Builder(Struct):
 
     def images(self, count: int) -> Iterable[int]:
         """The images of the batch that are made now."""
-        return range(count) if self.band is None else (self.band.image,)
+        return range(count) if self.stripe is None else (self.stripe.image,)
 
     def rows(self, extent: int, size: int) -> list[Span]:
         """The rows that are made now, in pieces of at most `size`."""
-        if self.band is None:
+        if self.stripe is None:
             return spans(extent, size)
-        first = self.band.rows.start
-        return [s.shifted(first) for s in spans(self.band.rows.extent, size)]
+        first = self.stripe.rows.start
+        return [s.shifted(first) for s in spans(self.stripe.rows.extent, size)]
 
     def height(self, extent: int) -> int:
         """How many rows are made now."""
-        return extent if self.band is None else self.band.rows.extent
+        return extent if self.stripe is None else self.stripe.rows.extent
 
     def once(self, key: Any, make: Callable[[], T]) -> T:
         """What `make` puts on the chip, kept while a segment lasts; outside of one, made anew."""
-        if self.band is None:
+        if self.stripe is None:
             return make()
         if (self.layer, key) not in self.kept:
             self.kept[self.layer, key] = make()
@@ -335,7 +335,7 @@ def _in_whole(tensor: Tensor, shape: Shape4, n: int, h: Span, w: Span, c: Span) 
     return tensor.part_of.shape, (n + image, h.shifted(row), w.shifted(column), c.shifted(channel))
 
 
-def _in_line(tensor: Tensor, line: Line, h: Span, w: Span, c: Span) -> Piece:
+def _in_line(tensor: Tensor, line: LineBuffer, h: Span, w: Span, c: Span) -> Piece:
     """Rows of a tensor in its line buffer."""
     _, _, width, channels = tensor.shape
     held = line.find(h.start, h.stop)
@@ -370,7 +370,7 @@ def tiles_of(
 ) -> Callable[[Planner], Planner]:
     """Register what makes the tiles of these operations.
 
-    With `reads`, a result can be made some rows at a time, as a builder's band says. With `single`,
+    With `reads`, a result can be made some rows at a time, as a builder's stripe says. With `single`,
     an element by itself: a tile can be made as soon as that of an operand is, and in its place.
     """
 

@@ -8,7 +8,7 @@ from typing import Final
 from compiler.errors import FitError
 from compiler.ir.graph import Graph
 from compiler.schedule.options import ScheduleOptions
-from compiler.schedule.order.allocate import Allocation, AllocationError, allocate
+from compiler.schedule.order.allocate import AllocationError, allocate
 from compiler.schedule.order.list_scheduling import overlapped, serial, touches
 from compiler.schedule.order.scratchpad import NoRoomError
 from compiler.schedule.segments.plan import Plan, plan
@@ -29,7 +29,8 @@ class Schedule(Frozen):
 
     plan: Plan
     order: list[TileOp]
-    allocation: Allocation
+    used: dict[Memory, int]
+    """Bytes, or rows of the accumulators, of every memory."""
 
 
 def schedules(graph: Graph, target: Target, options: ScheduleOptions) -> Iterator[Schedule]:
@@ -109,5 +110,5 @@ def _placed(planned: Plan, target: Target, options: ScheduleOptions) -> Schedule
     homes = frozenset(id(t.home) for t in planned.tiles.tensors if t.home.memory is Memory.SPM)
     timing = overlapped(ops, touched, target, homes, options) if options.overlap else serial(ops)
     names = {layer.id: layer.name for layer in planned.tiles.layers}
-    allocation = allocate(ops, touched, timing, planned.tiles.tensors, names, target)
-    return Schedule(planned, [ops[i] for i in timing.row], allocation)
+    used = allocate(ops, touched, timing, planned.tiles.tensors, names, target)
+    return Schedule(planned, [ops[i] for i in timing.issue_order], used)

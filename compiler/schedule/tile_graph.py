@@ -5,8 +5,8 @@ gives buffers addresses; the tokens and the words come last. A tile operation is
 whose addresses are relative to the buffers that its operands are bound to.
 
 An image that passes from layer to layer inside a segment never exists as a whole. Every stripe of its rows
-gets a buffer of its own in a `Line`, which begins with those earlier rows that a reader of the stripe needs
-too.
+gets a buffer of its own in a `LineBuffer`, which begins with those earlier rows that a reader of the stripe
+needs too.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Any, Final
 
-from compiler.ir.work import Least
+from compiler.ir.work import LowerBound
 from isa.memory_map import Region
 from isa.program import Box
 from isa.spec import Engine, Instruction
@@ -65,7 +65,7 @@ class Buffer(Struct, eq=False):
 
 
 KEPT: Final = 16
-"""Bands whose buffers are remembered: no reader is further behind."""
+"""Stripes whose buffers are remembered: no reader is further behind."""
 
 
 class Rows(Frozen):
@@ -76,22 +76,22 @@ class Rows(Frozen):
     stop: int
 
 
-class Line(Struct, eq=False):
-    """The latest bands of an image with rows of `row` bytes."""
+class LineBuffer(Struct, eq=False):
+    """The latest stripes of an image with rows of `row` bytes."""
 
     row: int
-    bands: list[Rows] = field(default_factory=list[Rows])
+    stripes: list[Rows] = field(default_factory=list[Rows])
 
     def add(self, buffer: Buffer, base: int, stop: int) -> Rows:
         """A buffer for the rows up to `stop`."""
-        self.bands = [*self.bands[-KEPT:], Rows(buffer, base, stop)]
-        return self.bands[-1]
+        self.stripes = [*self.stripes[-KEPT:], Rows(buffer, base, stop)]
+        return self.stripes[-1]
 
     def find(self, start: int, stop: int) -> Rows:
         """The buffer that holds these rows: the first that does, since later ones take rows over from it."""
-        for band in self.bands:
-            if band.base <= start and stop <= band.stop:
-                return band
+        for stripe in self.stripes:
+            if stripe.base <= start and stop <= stripe.stop:
+                return stripe
         raise AssertionError(f"rows {start} to {stop} are in no line buffer")
 
 
@@ -157,7 +157,7 @@ class Layer(Frozen):
     name: str
     loc: Loc
     outputs: tuple[str, ...]
-    least: Least
+    bound: LowerBound
 
 
 class Piece(Frozen):
@@ -180,7 +180,7 @@ class Tensor(Struct, eq=False):
     home: Buffer
     item: int = 1
     """Bytes of an element."""
-    line: Line | None = None
+    line: LineBuffer | None = None
     """The line buffer that it passes through, within a segment."""
     tile: Piece | None = None
     """The only tile of it that there is at the moment, where the next layer takes it from its maker."""

@@ -75,7 +75,7 @@ def required_edges(stream: Sequence[Instruction], target: Target) -> list[Edge]:
     latest: list[tuple[int, ...]] = [BEFORE_ALL for _ in Engine]
     edges: list[Edge] = []
     for index, instr in enumerate(stream):
-        if instr.drains:  # after everything before it, and before everything after it
+        if instr.is_barrier:  # after everything before it, and before everything after it
             latest = [(index,) * len(Engine)] * len(Engine)
             clocks.append(latest[0])
             continue

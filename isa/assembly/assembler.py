@@ -107,7 +107,7 @@ def _check_deferred(state: Assembly, target: Target) -> None:
 
 def _check_halt(state: Assembly, *, complete: bool) -> None:
     """The last instruction, and no other, ends the program; which is the last is known of complete texts."""
-    halts = [p for p in state.pending if INSTRUCTIONS[str(p.tree.children[0])].ends]
+    halts = [p for p in state.pending if INSTRUCTIONS[str(p.tree.children[0])].is_terminator]
     for early in halts:
         if early is not state.pending[-1]:
             text = "the program goes on after its halt"

@@ -17,7 +17,7 @@ from isa.program import Note, Program
 from isa.spec import WORD_BYTES
 from isa.support.diagnostics import AssemblyError, Diagnostic, one_line
 from isa.support.locations import FileLoc
-from isa.support.record_json import PlainError, from_json, to_json
+from isa.support.record_json import RecordError, from_json, to_json
 from isa.support.records import Frozen, replace
 from isa.target import Target, load_target, shipped_targets
 from isa.versions import ISA_VERSION
@@ -63,7 +63,7 @@ def binary_of(assembled: Assembled, path: str = "<text>") -> bytes:
         return save(program)
     try:
         note = from_json(Note, raw.pop(NOTE_SECTION), NOTE_SECTION) if NOTE_SECTION in raw else program.note
-    except PlainError as error:
+    except RecordError as error:
         raise AssemblyError(Diagnostic("asm.section", str(error), FileLoc(path))) from None
     try:
         program = replace(program, scheme=raw.get(SCHEME, b"").decode())

@@ -14,7 +14,7 @@ from __future__ import annotations
 from isa.accesses import AccessTable
 from isa.checker.legality import suspects
 from isa.checker.proof import is_defined, is_ordered, rewritten, unwritten
-from isa.checker.report import CheckReport, Findings, Violation
+from isa.checker.report import CheckReport, Violation, Violations
 from isa.checker.shadows import Shadows
 from isa.checker.tokens import check_tokens, happens_before
 from isa.program import Program
@@ -27,7 +27,7 @@ __all__ = ["CheckReport", "Violation", "check"]
 def check(program: Program, *, limit: int = 20) -> CheckReport:
     """Check a program; at most about `limit` violations are reported."""
     stream = program.instructions
-    findings = Findings(program, limit)
+    findings = Violations(program, limit)
     table = program.accesses
     _check_legality(table, findings)
     legal = not findings.found
@@ -42,14 +42,14 @@ def check(program: Program, *, limit: int = 20) -> CheckReport:
     return CheckReport(len(stream), sum(len(i.waits) for i in stream), tuple(findings.found), again)
 
 
-def _check_halt(findings: Findings) -> None:
+def _check_halt(findings: Violations) -> None:
     stream = findings.program.instructions
-    halts = [pc for pc, i in enumerate(stream) if i.ends]
+    halts = [pc for pc, i in enumerate(stream) if i.is_terminator]
     if halts != [len(stream) - 1]:
         findings.add(Trap.NO_HALT, max(len(stream) - 1, 0), "the stream does not end in its only halt")
 
 
-def _check_legality(table: AccessTable, findings: Findings) -> None:
+def _check_legality(table: AccessTable, findings: Violations) -> None:
     program = findings.program
     sizes = program.region_sizes()
     for pc in suspects(program, table):
@@ -59,7 +59,7 @@ def _check_legality(table: AccessTable, findings: Findings) -> None:
             return
 
 
-def _check_outputs(table: AccessTable, findings: Findings) -> None:
+def _check_outputs(table: AccessTable, findings: Violations) -> None:
     """Every byte of every graph output is written."""
     last = len(findings.program.instructions) - 1
     for name in unwritten(findings.program, table):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from isa.accesses import DRAM_MEMORIES, AccessTable, Form, distinct, memory_number, ragged
+from isa.accesses import DRAM_MEMORIES, AccessTable, InstructionTemplate, distinct, memory_number, row_offsets
 from isa.encoding import addresses, slot_faults
 from isa.footprint import repeats, same_memory
 from isa.memory_map import Space, memory_size
@@ -29,7 +29,7 @@ def _unsound_forms(program: Program, table: AccessTable) -> NDArray[np.bool_]:
     """Forms in which something else than an address is wrong, or whose example is."""
     sizes, target = program.region_sizes(), program.target
 
-    def unsound(form: Form) -> bool:
+    def unsound(form: InstructionTemplate) -> bool:
         return not form.sound or any(
             any(access_faults(a, target, sizes)) or (a.write and repeats(a)) for a in form.accesses
         )
@@ -49,8 +49,8 @@ def _misplaced(table: AccessTable) -> NDArray[np.bool_]:
             low, high = spec.bounds(signed=spec.signed)
             bounds.append((low, low if spec.name in unused else high, spec.scale))
     limits = np.array(bounds, np.int64).reshape(-1, 3)
-    first, _, _ = ragged(np.array(counts, np.int64))
-    _, owner, within = ragged(np.array(counts, np.int64)[table.form])
+    first, _, _ = row_offsets(np.array(counts, np.int64))
+    _, owner, within = row_offsets(np.array(counts, np.int64)[table.form])
     low, high, scale = limits[first[table.form[owner]] + within].T
     bad = (table.places < low) | (table.places > high) | ((table.places - low) % scale != 0)
     return np.bincount(owner, bad, minlength=table.form.size) > 0
@@ -73,8 +73,8 @@ def _clashing(table: AccessTable, among: NDArray[np.bool_]) -> list[int]:
     pairs = [_pairs(form) for form in table.forms]
     counts = np.array([len(p) for p in pairs], np.int64)
     sides = np.array([p for of_form in pairs for p in of_form], np.int64).reshape(-1, 2)
-    first, _, _ = ragged(counts)
-    _, pc, within = ragged(counts[table.form])
+    first, _, _ = row_offsets(counts)
+    _, pc, within = row_offsets(counts[table.form])
     kind = first[table.form[pc]] + within
     write, other = table.first[pc] + sides[kind, 0], table.first[pc] + sides[kind, 1]
     near = (table.low[write] < table.high[other]) & (table.low[other] < table.high[write]) & among[pc]
@@ -88,7 +88,7 @@ def _clashing(table: AccessTable, among: NDArray[np.bool_]) -> list[int]:
     return pc[bad[which]].tolist()
 
 
-def _pairs(form: Form) -> list[tuple[int, int]]:
+def _pairs(form: InstructionTemplate) -> list[tuple[int, int]]:
     """Accesses of a form that may not touch: every write with every read, and with the later writes."""
     numbered = list(enumerate(form.accesses))
     return [

@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from isa.accesses import DRAM_MEMORIES, AccessTable, Ints, distinct, ragged
+from isa.accesses import DRAM_MEMORIES, AccessTable, Ints, distinct, row_offsets
 from isa.checker.tokens import Clocks
 from isa.footprint import GRAIN, box, coarse, overlaps
 from isa.memory_map import INITIALIZED_REGIONS, Region, Space, memory_size
@@ -170,7 +170,7 @@ def _pairs(start: Ints, counts: Ints) -> Iterator[tuple[Ints, Ints]]:
     total = np.cumsum(counts)
     for chunk in range(int(counts.sum()) // PAIRS_AT_ONCE + 1):
         inside = slice(*np.searchsorted(total, [chunk * PAIRS_AT_ONCE, (chunk + 1) * PAIRS_AT_ONCE], "right"))
-        _, owner, within = ragged(counts[inside])
+        _, owner, within = row_offsets(counts[inside])
         yield start[inside][owner] + within, np.arange(counts.size)[inside][owner]
 
 

@@ -27,7 +27,7 @@ class CheckReport(Frozen):
     """Graph outputs of which a byte is written more than once: allowed, but no compiled program does it."""
 
 
-class Findings(Struct):
+class Violations(Struct):
     """Violations as they are found, up to about a limit."""
 
     program: Program

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isa.assembly.text import format_instruction
-from isa.checker.report import Findings
+from isa.checker.report import Violations
 from isa.checker.tokens import Clocks
 from isa.footprint import GRAIN, box, coarse
 from isa.memory_map import Region, Space, memory_name, memory_size
@@ -26,7 +26,7 @@ class Shadows:
     they are not touched, however large a region a file declares.
     """
 
-    def __init__(self, program: Program, clocks: Clocks, findings: Findings) -> None:
+    def __init__(self, program: Program, clocks: Clocks, findings: Violations) -> None:
         self.program, self.clocks, self.findings = program, clocks, findings
         self.engine_of = np.array([i.engine for i in program.instructions], np.int8)
         self.written: dict[tuple[Space, Region | None], NDArray[np.int32]] = {}

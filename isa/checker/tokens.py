@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from isa.checker.report import Findings
+from isa.checker.report import Violations
 from isa.spec import Engine, Instruction, Trap
 from isa.target import Target
 
@@ -23,7 +23,7 @@ Its own entry is the instruction itself.
 """
 
 
-def check_tokens(stream: Sequence[Instruction], target: Target, findings: Findings) -> Matches:
+def check_tokens(stream: Sequence[Instruction], target: Target, findings: Violations) -> Matches:
     """Rules R1 to R4 by one scan; the k-th wait of a semaphore takes its k-th signal."""
     producer: dict[int, Engine] = {}
     consumer: dict[int, Engine] = {}
@@ -61,7 +61,7 @@ def happens_before(stream: Sequence[Instruction], matches: Matches) -> Clocks:
     caught_up = [-1] * ENGINES
     for pc, instr in enumerate(stream):
         engine = instr.engine
-        if instr.drains:
+        if instr.is_barrier:
             clock = [own[e] for e, own in enumerate(latest)]
         else:
             clock = latest[engine].copy()
@@ -79,7 +79,7 @@ def happens_before(stream: Sequence[Instruction], matches: Matches) -> Clocks:
 
 
 def _check_owner(
-    owners: dict[int, Engine], semaphore: int, pc: int, instr: Instruction, verb: str, findings: Findings
+    owners: dict[int, Engine], semaphore: int, pc: int, instr: Instruction, verb: str, findings: Violations
 ) -> None:
     owner = owners.setdefault(semaphore, instr.engine)
     if owner is not instr.engine:

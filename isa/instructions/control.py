@@ -100,8 +100,8 @@ class Halt(Instruction):
     word.
     """
 
-    drains: ClassVar[bool] = True
-    ends: ClassVar[bool] = True
+    is_barrier: ClassVar[bool] = True
+    is_terminator: ClassVar[bool] = True
 
 
 @instruction("nop", opcode=0x03, engine=Engine.CTL)
@@ -113,7 +113,7 @@ class Nop(Instruction):
 class Fence(Instruction):
     """Hold back every later instruction until every earlier one of the core has completed."""
 
-    drains: ClassVar[bool] = True
+    is_barrier: ClassVar[bool] = True
 
     mask: int = operand(16, doc="free for tools; does not change the effect")
 
@@ -125,7 +125,7 @@ class Barrier(Instruction):
     With one core it is a fence that costs some cycles more.
     """
 
-    drains: ClassVar[bool] = True
+    is_barrier: ClassVar[bool] = True
 
     mask: int = operand(16, doc="cores that take part, bit k for core k")
 
@@ -234,7 +234,7 @@ class ScalarOperation(ScalarFormat):
             yield right
         yield register("rd", self.rd, write=True)
 
-    def may_overlap(self, read: Access, write: Access) -> bool:
+    def may_alias(self, read: Access, write: Access) -> bool:
         return True
 
     def execute(self, m: MachineState) -> None:

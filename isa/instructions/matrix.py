@@ -154,7 +154,7 @@ class Conv(Instruction):
             yield from (a for _, a in self._targets(t, write=False))
         yield from (a for _, a in self._targets(t, write=True))
 
-    def may_overlap(self, read: Access, write: Access) -> bool:
+    def may_alias(self, read: Access, write: Access) -> bool:
         return read.operand == write.operand == "acc"
 
     def execute(self, m: MachineState) -> None:
@@ -282,7 +282,7 @@ def array_cycles(t: Target, passes: int, m: int) -> int:
 
 
 @instruction("gemm", opcode=0x63, engine=Engine.MX)
-class Gemm(Instruction):
+class ArrayGemm(Instruction):
     """Multiply an m x k by a k x n matrix into the accumulators.
 
     `ACC[acc + (n/C)*ags + i][n%C] (+)= sum_k (A(i,k) - zx) * (B(k,n) - zw)`, wrapped to int32.
@@ -345,7 +345,7 @@ class Gemm(Instruction):
             yield from (a for _, a in self._targets(t, write=False))
         yield from (a for _, a in self._targets(t, write=True))
 
-    def may_overlap(self, read: Access, write: Access) -> bool:
+    def may_alias(self, read: Access, write: Access) -> bool:
         return read.operand == write.operand == "acc"
 
     def execute(self, m: MachineState) -> None:

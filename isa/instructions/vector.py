@@ -369,7 +369,7 @@ class VectorMove(Instruction):
             yield table("lut", self.lut)
         yield self._destination()
 
-    def may_overlap(self, read: Access, write: Access) -> bool:
+    def may_alias(self, read: Access, write: Access) -> bool:
         return read.operand == "src" and (read.base, read.dims) == (write.base, write.dims)
 
     def execute(self, m: MachineState) -> None:
@@ -384,7 +384,7 @@ class VectorMove(Instruction):
 
 
 @instruction("vsfm", opcode=0x88, engine=Engine.VX)
-class Softmax(Instruction):
+class VectorSoftmax(Instruction):
     """Take the softmax over the channels of every pixel.
 
     The codes of a pixel are shifted so that their maximum reads the last of 256 float32 table

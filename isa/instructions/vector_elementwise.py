@@ -140,7 +140,7 @@ class VectorElementwise(Instruction):
             yield self._table()
         yield self._output()
 
-    def may_overlap(self, read: Access, write: Access) -> bool:
+    def may_alias(self, read: Access, write: Access) -> bool:
         return (read.base, read.dims) == (write.base, write.dims)
 
     def execute(self, m: MachineState) -> None:

@@ -54,7 +54,7 @@ KEPT: Final = {Axis.HW: (False, False, True), Axis.C: (True, True, False), Axis.
 
 
 @instruction("vred", opcode=0x86, engine=Engine.VX)
-class Reduce(Instruction):
+class VectorReduce(Instruction):
     """Reduce a tile along rows and columns, channels, columns, or rows.
 
     sum and mean add X - za in int32, wrapping, and requantize the sum as mode f32 of `vreq` does,
@@ -178,7 +178,7 @@ class Reduce(Instruction):
             yield self._output(t, write=False)
         yield self._output(t, write=True)
 
-    def may_overlap(self, read: Access, write: Access) -> bool:
+    def may_alias(self, read: Access, write: Access) -> bool:
         return read.operand == write.operand
 
     def execute(self, m: MachineState) -> None:

@@ -21,7 +21,7 @@ MAX_JSON = 16 << 20
 MAX_INTEGER = 1 << 62
 
 
-class PlainError(Exception):
+class RecordError(Exception):
     """JSON that does not describe what it should; the message names the place."""
 
 
@@ -38,28 +38,28 @@ def parse_json(data: bytes, what: str) -> object:
     """The JSON value of some bytes: no duplicate keys, no more than 16 MiB.
 
     Raises:
-        PlainError: the bytes are not such JSON.
+        RecordError: the bytes are not such JSON.
     """
     if len(data) > MAX_JSON:
-        raise PlainError(f"{what} has {len(data)} bytes; allowed: at most {MAX_JSON}")
+        raise RecordError(f"{what} has {len(data)} bytes; allowed: at most {MAX_JSON}")
     try:
         return json.loads(data.decode("utf-8"), object_pairs_hook=_unique_keys, parse_constant=_no_constants)
     except RecursionError:
-        raise PlainError(f"{what} is nested too deeply") from None
+        raise RecordError(f"{what} is nested too deeply") from None
     except ValueError as error:
-        raise PlainError(f"{what} is not JSON: {error}") from None
+        raise RecordError(f"{what} is not JSON: {error}") from None
 
 
 def from_json(cls: type[T], data: bytes, what: str) -> T:
     """The value that the JSON describes.
 
     Raises:
-        PlainError: a key is missing, unknown or of the wrong type.
+        RecordError: a key is missing, unknown or of the wrong type.
     """
-    return cast("T", from_plain(cls, parse_json(data, what), what))
+    return cast("T", from_builtins(cls, parse_json(data, what), what))
 
 
-def from_plain(kind: Any, value: object, where: str) -> object:
+def from_builtins(kind: Any, value: object, where: str) -> object:
     """The value as an instance of a type annotation."""
     origin = get_origin(kind)
     if origin in (Union, types.UnionType):
@@ -70,17 +70,17 @@ def from_plain(kind: Any, value: object, where: str) -> object:
         return _record(cast("type[Frozen]", kind), value, where)
     if kind is float:
         if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise PlainError(f"{where} is not a number")
+            raise RecordError(f"{where} is not a number")
         return float(value)
     if kind is int:
         if isinstance(value, bool) or not isinstance(value, int) or abs(value) > MAX_INTEGER:
-            raise PlainError(f"{where} is not a whole number of at most 62 bits")
+            raise RecordError(f"{where} is not a whole number of at most 62 bits")
         return value
     if kind in (str, bool):
         if not isinstance(value, kind):
-            raise PlainError(f"{where} is not a {'text' if kind is str else 'truth value'}")
+            raise RecordError(f"{where} is not a {'text' if kind is str else 'truth value'}")
         if isinstance(value, str) and not is_unicode(value):
-            raise PlainError(f"{where} holds half of a surrogate pair")
+            raise RecordError(f"{where} holds half of a surrogate pair")
         return value
     raise AssertionError(f"{where}: no JSON form for {kind}")
 
@@ -106,29 +106,31 @@ def _no_constants(name: str) -> object:
 def _optional(kind: Any, value: object, where: str) -> object:
     options = [k for k in get_args(kind) if k is not type(None)]
     assert len(options) == 1
-    return None if value is None else from_plain(options[0], value, where)
+    return None if value is None else from_builtins(options[0], value, where)
 
 
 def _sequence(kind: Any, value: object, where: str) -> object:
     if not isinstance(value, list):
-        raise PlainError(f"{where} is not a list")
+        raise RecordError(f"{where} is not a list")
     items = cast("list[object]", value)
     args = get_args(kind)
     if len(args) == 2 and args[1] is Ellipsis:
-        return tuple(from_plain(args[0], v, f"{where}[{i}]") for i, v in enumerate(items))
+        return tuple(from_builtins(args[0], v, f"{where}[{i}]") for i, v in enumerate(items))
     if len(items) != len(args):
-        raise PlainError(f"{where} has {len(items)} entries; allowed: {len(args)}")
-    return tuple(from_plain(a, v, f"{where}[{i}]") for i, (a, v) in enumerate(zip(args, items, strict=True)))
+        raise RecordError(f"{where} has {len(items)} entries; allowed: {len(args)}")
+    return tuple(
+        from_builtins(a, v, f"{where}[{i}]") for i, (a, v) in enumerate(zip(args, items, strict=True))
+    )
 
 
 def _record(cls: type[Frozen], value: object, where: str) -> object:
     if not isinstance(value, dict):
-        raise PlainError(f"{where} is not an object")
+        raise RecordError(f"{where} is not an object")
     given = cast("dict[str, object]", value)
     hints = get_type_hints(cls)
     names = names_of(cls)
     if extra := sorted(set(given) - set(names)):
-        raise PlainError(f"{where} has the unknown key {extra[0]!r}")
+        raise RecordError(f"{where} has the unknown key {extra[0]!r}")
     if missing := sorted(set(names) - set(given)):
-        raise PlainError(f"{where} lacks the key {missing[0]!r}")
-    return cls(**{n: from_plain(hints[n], given[n], f"{where}.{n}") for n in names})
+        raise RecordError(f"{where} lacks the key {missing[0]!r}")
+    return cls(**{n: from_builtins(hints[n], given[n], f"{where}.{n}") for n in names})

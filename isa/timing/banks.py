@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from isa.accesses import AccessTable, Ints, distinct, ragged
+from isa.accesses import AccessTable, Ints, distinct, row_offsets
 from isa.instructions.dma import merge_rows
 from isa.memory_map import Space, address_unit, memory_size
 from isa.spec import Access, Dims
@@ -101,8 +101,8 @@ def _beats(table: AccessTable, rows: Ints, banks: Banking) -> NDArray[np.int32]:
     for part in _parts(sizes[kind]):
         least, most = int(kind[part][0]), int(kind[part][-1]) + 1
         offsets = np.concatenate([_offsets(levels) for _, levels in shapes[least:most]])
-        first, _, _ = ragged(sizes[least:most])
-        _, owner, within = ragged(sizes[kind[part]])
+        first, _, _ = row_offsets(sizes[least:most])
+        _, owner, within = row_offsets(sizes[kind[part]])
         mine = kind[part][owner]
         starts = table.base[rows[part]][owner] + offsets[first[mine - least] + within]
         count(starts, lengths[mine], owner, banks, result[part])

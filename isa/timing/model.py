@@ -163,7 +163,7 @@ class _Unit(Struct):
     engine: Engine
     queue: deque[int] = field(default_factory=deque[int])
     running: int = NOTHING
-    leaving: deque[tuple[int, int]] = field(default_factory=deque[tuple[int, int]])
+    in_flight: deque[tuple[int, int]] = field(default_factory=deque[tuple[int, int]])
     """(when it has completed, instruction)."""
     retired: int = 0
     """When the last one completed: later ones do not before it."""
@@ -175,7 +175,7 @@ class _Unit(Struct):
     @property
     def idle(self) -> bool:
         """Whether it has nothing to do and nothing to complete."""
-        return self.running == NOTHING and not self.queue and not self.leaving
+        return self.running == NOTHING and not self.queue and not self.in_flight
 
 
 def _rank(unit: _Unit) -> int:
@@ -204,7 +204,7 @@ class _Core:
         self.signaller = [NOTHING] * self.ctl.sems
         self.waiting: list[_Unit | None] = [None] * self.ctl.sems
         """Whose head waits for a semaphore."""
-        self.roused: list[_Unit] = []
+        self.woken: list[_Unit] = []
         """Engines that a signal has come for."""
         self.ready: list[_Unit] = []
         """Free engines whose heads have their signals."""
@@ -234,7 +234,7 @@ class _Core:
             self._stuck()
         for unit in self.order:
             if now > unit.free_since:
-                self._lose(unit.engine, EMPTY, now - unit.free_since)
+                self._record_stall(unit.engine, EMPTY, now - unit.free_since)
         return Timeline(now, self.start, self.end, self.waited, self.stalls, self.costs)
 
     def _at(self, when: int, engine: int) -> None:
@@ -247,14 +247,14 @@ class _Core:
             if running != NOTHING and self.end[running] <= now:
                 unit.running, unit.free_since = NOTHING, now
                 unit.retired = max(unit.retired, now + self.latency[running])
-                unit.leaving.append((unit.retired, running))
+                unit.in_flight.append((unit.retired, running))
                 if unit.retired > now:
                     self._at(unit.retired, unit.engine)
-            if unit.leaving and unit.leaving[0][0] <= now:
+            if unit.in_flight and unit.in_flight[0][0] <= now:
                 self._retire(unit, now)
         while True:
-            if self.roused:
-                units, self.roused = [*units, *self.roused], []
+            if self.woken:
+                units, self.woken = [*units, *self.woken], []
             self._find_ready(units, now)
             if not self.ready or not self._start_ready(now) or not self.held:
                 break
@@ -266,8 +266,8 @@ class _Core:
 
     def _retire(self, unit: _Unit, now: int) -> None:
         """Complete, in order, what can be."""
-        while unit.leaving and unit.leaving[0][0] <= now:
-            signals = self.signals[unit.leaving[0][1]]
+        while unit.in_flight and unit.in_flight[0][0] <= now:
+            signals = self.signals[unit.in_flight[0][1]]
             for semaphore in signals:
                 if self.semaphores[semaphore] >= self.ctl.sem_max:
                     if unit not in self.held:
@@ -278,8 +278,8 @@ class _Core:
                 self.signaller[semaphore] = unit.engine
                 waiting = self.waiting[semaphore]
                 if waiting is not None:
-                    self.roused.append(waiting)
-            unit.leaving.popleft()
+                    self.woken.append(waiting)
+            unit.in_flight.popleft()
 
     def _find_ready(self, units: list[_Unit], now: int) -> None:
         """Which heads of these engines have become ready."""
@@ -341,14 +341,14 @@ class _Core:
         came = max(free, min(self.arrived[pc], now))
         ready = max(came, unit.ready_since)
         if came > free:
-            self._lose(unit.engine, EMPTY, came - free)
+            self._record_stall(unit.engine, EMPTY, came - free)
         if ready > came:
             assert unit.signalled_by != NOTHING
-            self._lose(unit.engine, NAMES[unit.signalled_by], ready - came)
+            self._record_stall(unit.engine, NAMES[unit.signalled_by], ready - came)
         if now > ready:
-            self._lose(unit.engine, BUS, now - ready)
+            self._record_stall(unit.engine, BUS, now - ready)
 
-    def _lose(self, engine: Engine, cause: str, cycles: int) -> None:
+    def _record_stall(self, engine: Engine, cause: str, cycles: int) -> None:
         lost = self.stalls[engine]
         lost[cause] = lost.get(cause, 0) + cycles
 
@@ -374,7 +374,7 @@ class _Core:
         pc = unit.running
         self.end[pc] += lost
         self.waited[pc] += lost
-        self._lose(unit.engine, BANK, lost)
+        self._record_stall(unit.engine, BANK, lost)
         self._at(self.end[pc], unit.engine)
         if self.bus[pc]:
             self.bus_free = self.end[pc]
@@ -409,7 +409,7 @@ class _Core:
             return
         if not unit.idle or any(self.semaphores[s] < 1 for s in self.waits[pc]):
             return
-        if self.stream[pc].drains and not all(u.idle for u in self.units):
+        if self.stream[pc].is_barrier and not all(u.idle for u in self.units):
             return
         for semaphore in self.waits[pc]:
             self.semaphores[semaphore] -= 1
@@ -428,8 +428,8 @@ class _Core:
             MachineTrap: always.
         """
         for unit in self.order:
-            if unit.leaving:
-                pc, trap, why = unit.leaving[0][1], Trap.SEM_OVERFLOW, "signals a semaphore that stays full"
+            if unit.in_flight:
+                pc, trap, why = unit.in_flight[0][1], Trap.SEM_OVERFLOW, "signals a semaphore that stays full"
             elif unit.queue:
                 pc, trap, why = unit.queue[0], Trap.SEM_UNDERFLOW, "waits for a signal that never comes"
             else:

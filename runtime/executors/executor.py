@@ -43,7 +43,7 @@ def execute_at(state: CoreState, pc: int, upon: MachineState) -> Instruction:
 
 def retire(state: CoreState, pc: int) -> None:
     """The instruction at an index has completed."""
-    state.halted = state.program.instructions[pc].ends
+    state.halted = state.program.instructions[pc].is_terminator
     state.pc = pc + 1
     state.retired += 1
 
@@ -54,6 +54,6 @@ def _require_legal(state: CoreState, pc: int, instr: Instruction) -> None:
         return
     for fault in instruction_faults(instr, state.target, state.program.region_sizes()):
         raise TrapError(fault.trap, fault.operand, fault.message)
-    if instr.ends and pc != len(state.program.instructions) - 1:
+    if instr.is_terminator and pc != len(state.program.instructions) - 1:
         raise TrapError(Trap.NO_HALT, "", "halt is not the last instruction of the stream")
     state.legal[pc] = True

@@ -112,7 +112,7 @@ class _Run:
         if instr.engine is not Engine.CTL:
             return len(self.queues[instr.engine]) < self.state.target.ctl.queue_depth
         idle = not self.in_flight and not any(self.queues.values())
-        return self._has_tokens(instr) and self._has_room(instr) and (idle or not instr.drains)
+        return self._has_tokens(instr) and self._has_room(instr) and (idle or not instr.is_barrier)
 
     def _has_tokens(self, instr: Instruction) -> bool:
         return all(self.semaphores[s] > 0 for s in instr.waits)

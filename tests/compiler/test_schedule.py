@@ -18,7 +18,7 @@ from compiler.schedule.order.history import LastTouch
 from compiler.schedule.order.list_scheduling import Timing, overlapped, touches
 from compiler.schedule.order.scratchpad import NoRoomError, limits_of
 from compiler.schedule.segments.plan import plan
-from compiler.schedule.segments.stripes import bands_of, work_of
+from compiler.schedule.segments.stripes import stripes_of, work_of
 from compiler.schedule.tile_graph import Memory, TileOp, Touch
 from isa.target import load_target
 from isa.timing.profile import profile
@@ -70,7 +70,7 @@ def clash(a: Touch, b: Touch) -> bool:
 
 def broken(ops: Ops, touched: list[list[Touch]], timing: Timing) -> list[tuple[int, int]]:
     """Conflicting operations whose order is not the plan's, or that are not over in time."""
-    place = {index: number for number, index in enumerate(timing.row)}
+    place = {index: number for number, index in enumerate(timing.issue_order)}
     return [
         (a, b)
         for a, b in conflicts(touched)
@@ -84,7 +84,7 @@ def broken(ops: Ops, touched: list[list[Touch]], timing: Timing) -> list[tuple[i
 def test_every_conflict_keeps_the_order_of_the_plan(seed: int, target: str) -> None:
     ops, touched, homes = planned(model_of(seed), target, schedule_options(3))
     timing = overlapped(ops, touched, load_target(target), homes, schedule_options(3))
-    assert sorted(timing.row) == list(range(len(ops)))
+    assert sorted(timing.issue_order) == list(range(len(ops)))
     assert not broken(ops, touched, timing)
 
 
@@ -146,20 +146,20 @@ def test_what_a_band_reads_was_made_in_an_earlier_round(rows: int, layers: int) 
     works = [
         work_of(n, target, {}) for n in driver.lower(model.integers()).nodes() if n.op.name == "q.conv2d"
     ]
-    bands = bands_of(works, rows)
+    stripes = stripes_of(works, rows)
     for work in works:
-        made = bands.made[work.node.id]
+        made = stripes.made[work.node.id]
         assert made[0].start == 0
         assert made[-1].stop == work.shape[1]
         assert all(a.stop == b.start for a, b in pairwise(made))
         for operand in work.operands:
-            source = bands.made.get(operand.node.id)
+            source = stripes.made.get(operand.node.id)
             if source is None:
                 continue
-            behind = bands.delay[work.node.id] - bands.delay[operand.node.id]
+            behind = stripes.delay[work.node.id] - stripes.delay[operand.node.id]
             assert behind >= 1
-            for band, read in enumerate(bands.read[work.node.id, operand.index]):
-                assert read.stop <= source[min(band + behind - 1, len(source) - 1)].stop
+            for stripe, read in enumerate(stripes.read[work.node.id, operand.index]):
+                assert read.stop <= source[min(stripe + behind - 1, len(source) - 1)].stop
 
 
 @pytest.mark.parametrize(("seed", "target"), [(1, "tiny8"), (4, "edge32"), (9, "edge16"), (11, "tiny8")])

@@ -1,4 +1,4 @@
-"""Layers that work band by band: what could go wrong between them is planted, and found."""
+"""Layers that work stripe by stripe: what could go wrong between them is planted, and found."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from compiler.ops.max_pool import MaxPool
 from compiler.schedule.builder import Span, Window
 from compiler.schedule.options import schedule_options
 from compiler.schedule.segments import cascade as fused
-from compiler.schedule.segments import stripes as bands
+from compiler.schedule.segments import stripes
 from compiler.schedule.segments.plan import _Planner  # pyright: ignore[reportPrivateUsage]
 from compiler.schedule.segments.stripes import LayerWork
-from compiler.schedule.tile_graph import Line, Rows, TileOp
+from compiler.schedule.tile_graph import LineBuffer, Rows, TileOp
 from isa.target import load_target
 from tests.networks import quantized, random_inputs
 from x1 import api
@@ -73,17 +73,17 @@ def is_found(graph: Graph) -> bool:
 def test_layers_work_band_by_band_and_give_onnx_runtimes_bits(seed: int) -> None:
     graph = branched(seed)
     planner = _Planner(driver.lower(model_of(graph).integers()), MACHINE, schedule_options(3), 0.92)
-    assert max(len(s.layers) for s in planner.division.segments if s.rows) >= 3
+    assert max(len(s.layers) for s in planner.partition.segments if s.rows) >= 3
     assert not is_found(graph)
 
 
 def test_rows_taken_from_a_later_buffer_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """Planted: the latest buffer that holds the rows, before they have been copied there."""
 
-    def latest(self: Line, start: int, stop: int) -> Rows:
-        return next(b for b in reversed(self.bands) if b.base <= start and stop <= b.stop)
+    def latest(self: LineBuffer, start: int, stop: int) -> Rows:
+        return next(b for b in reversed(self.stripes) if b.base <= start and stop <= b.stop)
 
-    monkeypatch.setattr(Line, "find", latest)
+    monkeypatch.setattr(LineBuffer, "find", latest)
     assert any(is_found(branched(seed)) for seed in range(4))
 
 
@@ -99,12 +99,12 @@ def test_operations_of_a_round_in_another_order_are_found(monkeypatch: pytest.Mo
 
 
 def test_a_layer_that_does_not_wait_for_its_operands_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Planted: every layer makes its band in the round in which its operands are made, turns taken."""
+    """Planted: every layer makes its stripe in the round in which its operands are made, turns taken."""
 
     def none(layers: Sequence[LayerWork]) -> dict[int, int]:
         return {layer.node.id: 0 for layer in layers}
 
-    monkeypatch.setattr(bands, "delays", none)
+    monkeypatch.setattr(stripes, "delays", none)
     assert any(is_found(branched(seed)) for seed in range(4))
 
 

@@ -23,7 +23,7 @@ from isa.target import load_target
 from tests.networks import compiled_and_verified
 from x1 import api
 
-MatrixConv, MatrixGemm = instructions.matrix.Conv, instructions.matrix.Gemm
+MatrixConv, MatrixGemm = instructions.matrix.Conv, instructions.matrix.ArrayGemm
 
 
 def conv_network(size: int, cin: int, cout: int, kernel: int, stride: int, pad: int) -> Graph:
@@ -161,12 +161,12 @@ def test_memory_is_used_again_when_a_tensor_has_been_read() -> None:
 
 def test_an_allocator_that_lets_buffers_overlap_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """Planted: every buffer at the first address. The check after placement must object."""
-    from compiler.schedule.order.scratchpad import Places
+    from compiler.schedule.order.scratchpad import AddressMap
 
-    def find(places: Places, buffer: Buffer, time: int, last: int, *, tight: bool) -> tuple[int, int]:
+    def find(places: AddressMap, buffer: Buffer, time: int, last: int, *, tight: bool) -> tuple[int, int]:
         del places, last, tight
         return time, buffer.align if buffer.memory is Memory.PRM else 0
 
-    monkeypatch.setattr(Places, "find", find)
+    monkeypatch.setattr(AddressMap, "find", find)
     with pytest.raises(AssertionError, match="share memory"):
         tiny_program(conv_network(size=8, cin=4, cout=8, kernel=3, stride=1, pad=1))

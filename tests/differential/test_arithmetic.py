@@ -18,7 +18,7 @@ from compiler.ops.softmax import divisor, exponentials
 from isa import arithmetic
 from isa.arithmetic import F32
 from isa.instructions.records import QuantRecord
-from isa.instructions.vector import Pool, Pooling, Requantize, Softmax
+from isa.instructions.vector import Pool, Pooling, Requantize, VectorSoftmax
 from isa.instructions.vector_elementwise import Elementwise, VectorElementwise
 from isa.memory_map import REQUANT_RECORD, Space
 from isa.spec import ElementType
@@ -377,7 +377,9 @@ def test_softmax_is_qlinearsoftmax(scale: float, length: int, sy: float, dtype: 
     record = QuantRecord((F32(divisor(sy)),), zo=zy, lo=int(info.min), hi=int(info.max))
     kind = ElementType.U8 if dtype is np.uint8 else ElementType.S8
     out = 1 << 19
-    instr = Softmax(out=out, tab=0, prm=128, h=1, w=200, c=length, ips=length, ops=length, xt=kind, ot=kind)
+    instr = VectorSoftmax(
+        out=out, tab=0, prm=128, h=1, w=200, c=length, ips=length, ops=length, xt=kind, ot=kind
+    )
     bench = Bench(instr).put(Space.SPM, 0, x).put(Space.PRM, 0, table).put(Space.PRM, 1024, record.pack())
     np.testing.assert_array_equal(bench.run().get(Space.SPM, out, (200, length), dtype), expected)
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from isa.instructions.dma import Fill, Load, OnChip, Store
-from isa.instructions.matrix import Conv, Gemm
+from isa.instructions.matrix import ArrayGemm, Conv
 from isa.instructions.vector import Pooling, Requant, Requantize, VectorMove
 from isa.memory_map import REQUANT_RECORD, Region, Space
 from isa.program import Program
@@ -155,7 +155,7 @@ def test_products_are_those_of_matmulinteger(
     packed = np.zeros((groups, k, COLS), b.dtype)
     for column in range(n):
         packed[column // COLS, :, column % COLS] = b[:, column]
-    instr = Gemm(
+    instr = ArrayGemm(
         a=0, b=WEIGHTS, acc=3, m=m, n=n, k=k, ap=m if ta else k, bp=k if tb else COLS, bg=0 if tb else k * COLS,
         ta=int(ta), tb=int(tb), zx=zx, zw=zw, xt=kind, wt=kind, ags=m,
     )  # fmt: skip

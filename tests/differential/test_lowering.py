@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from isa import arithmetic
 from isa.instructions.dma import Fill, OnChip
-from isa.instructions.matrix import Conv, Gemm
+from isa.instructions.matrix import ArrayGemm, Conv
 from isa.instructions.records import QuantRecord
 from isa.instructions.vector import Requantize, VectorMove
 from isa.instructions.vector_elementwise import Elementwise, VectorElementwise
@@ -253,7 +253,7 @@ def test_a_product_of_two_computed_operands_is_qlinearmatmul() -> None:
     sa, sb, sy = F32(0.25), F32(0.5), F32(8)
     records = np.array([(0, (sa * sb) / sy)], REQUANT_RECORD)
     bench = Bench(
-        Gemm(a=0, b=WEIGHTS, m=5, n=9, k=12, ap=12, bp=9, bg=COLS, zx=za, zw=zb),
+        ArrayGemm(a=0, b=WEIGHTS, m=5, n=9, k=12, ap=12, bp=9, bg=COLS, zx=za, zw=zb),
         Requantize(out=OUT, w=5, c=9, ops=9, lo=-128, hi=127, zp=zy),
         target=TARGET,
     )

@@ -14,7 +14,7 @@ from isa.instructions.control import (
 )
 from isa.instructions.records import QuantRecord
 from isa.instructions.vector import Requantize
-from isa.instructions.vector_reduce import Axis, Place, Reduce, Reduction
+from isa.instructions.vector_reduce import Axis, Place, Reduction, VectorReduce
 from isa.memory_map import REQUANT_RECORD, Space
 from isa.spec import ElementType
 from isa.support.records import replace
@@ -27,18 +27,18 @@ TARGET = load_target("edge16")
 OUT = 1 << 16
 
 
-def reduced(instr: Reduce, x: Array, record: QuantRecord, size: int, dtype: Any = np.int8) -> Array:
+def reduced(instr: VectorReduce, x: Array, record: QuantRecord, size: int, dtype: Any = np.int8) -> Array:
     """The result of one reduction of an image that lies dense in the scratchpad."""
     bench = Bench(instr, target=TARGET).put(Space.SPM, 0, x).put(Space.PRM, 0, record.pack())
     return bench.run().get(Space.SPM, OUT, (size,), dtype)
 
 
-def dense(fn: Reduction, axis: Axis, x: Array, element_bytes: int = 1, **fields: Any) -> Reduce:
+def dense(fn: Reduction, axis: Axis, x: Array, element_bytes: int = 1, **fields: Any) -> VectorReduce:
     """A reduction of a dense image to a dense result."""
     h, w, c = x.shape
     ow, oc = (w if axis in (Axis.C, Axis.H) else 1), (1 if axis is Axis.C else c)
     pitch = oc * element_bytes
-    return Reduce(
+    return VectorReduce(
         fn=fn, axis=axis, out=OUT, h=h, w=w, c=c, ips=c, irs=w * c, ops=pitch, ors=ow * pitch, **fields
     )
 
@@ -153,7 +153,10 @@ def test_a_map_of_two_tiles_is_summed_in_the_accumulators_and_requantized() -> N
         "ot": ElementType.S32,
         "out": 5,
     }
-    parts = [Reduce(fn=Reduction.SUM, **half), Reduce(fn=Reduction.SUM, inp=4 * 96, accum=1, **half)]
+    parts = [
+        VectorReduce(fn=Reduction.SUM, **half),
+        VectorReduce(fn=Reduction.SUM, inp=4 * 96, accum=1, **half),
+    ]
     last = Requantize(acc=5, out=OUT, prm=10, c=16, lo=-128, hi=127, zp=-3)
     bench = Bench(*parts, last, target=TARGET).put(Space.SPM, 0, x).put(Space.PRM, 0, record.pack())
     bench.put(Space.PRM, 80, np.array([(0, m)], REQUANT_RECORD)).run()
@@ -162,7 +165,7 @@ def test_a_map_of_two_tiles_is_summed_in_the_accumulators_and_requantized() -> N
 
 def test_accumulators_are_reduced_with_the_exact_sum_as_their_judge() -> None:
     acc = np.array([[2**31 - 1] * 16, [5] * 16], np.int32)
-    instr = Reduce(fn=Reduction.SUM, axis=Axis.HW, isp=Place.ACC, osp=Place.ACC, out=8, h=2, c=16, irs=1,
+    instr = VectorReduce(fn=Reduction.SUM, axis=Axis.HW, isp=Place.ACC, osp=Place.ACC, out=8, h=2, c=16, irs=1,
                    xt=ElementType.S32, ot=ElementType.S32)  # fmt: skip
     bench = Bench(instr, target=TARGET).put(Space.ACC, 0, acc).put(Space.PRM, 0, QuantRecord().pack()).run()
     assert bench.get(Space.ACC, 8 * 64, (16,), np.int32).tolist() == [-(2**31) + 4] * 16
@@ -171,7 +174,7 @@ def test_accumulators_are_reduced_with_the_exact_sum_as_their_judge() -> None:
 
 def test_absolute_maximum_goes_to_a_register_and_may_accumulate() -> None:
     x = np.array([[[-128, 5]], [[3, 100]]], np.int8)
-    first = Reduce(fn=Reduction.ABSMAX, sreg=7, h=2, c=2, ips=2, irs=2)
+    first = VectorReduce(fn=Reduction.ABSMAX, sreg=7, h=2, c=2, ips=2, irs=2)
     more = replace(first, accum=1, sreg=8)
     bench = Bench(ScalarSet(rd=8, imm=1000), first, more, target=TARGET).put(Space.SPM, 0, x).run()
     assert bench.get(Space.SREG, 28, (2,), np.int32).tolist() == [128, 1000]

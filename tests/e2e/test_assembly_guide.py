@@ -16,7 +16,7 @@ from isa.assembly.disassembler import binary_of
 from isa.checker import check
 from isa.container import load
 from isa.program import Program
-from runtime.session import Session
+from runtime.session import ProgramSession
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 GUIDE = (REPOSITORY / "docs" / "assembly.md").read_text(encoding="utf-8")
@@ -31,7 +31,7 @@ def test_the_first_program_copies(tmp_path: Path) -> None:
     program = binary(PROGRAMS[0], tmp_path)
     assert check(program).violations == ()
     a = np.arange(16, dtype=np.int8)[None]
-    np.testing.assert_array_equal(Session(program).run(None, {"a": a})[0], a)
+    np.testing.assert_array_equal(ProgramSession(program).run(None, {"a": a})[0], a)
 
 
 def test_without_its_token_the_first_program_is_rejected_as_shown(tmp_path: Path) -> None:
@@ -44,7 +44,7 @@ def test_the_second_program_negates_through_a_table(tmp_path: Path) -> None:
     program = binary(PROGRAMS[1], tmp_path)
     assert check(program).violations == ()
     a = np.arange(-32, 32, dtype=np.int8).reshape(1, 2, 4, 8)
-    np.testing.assert_array_equal(Session(program).run(None, {"a": a})[0], -1 - a)
+    np.testing.assert_array_equal(ProgramSession(program).run(None, {"a": a})[0], -1 - a)
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,7 @@ def test_the_stem_by_hand_has_the_bytes_of_its_compiled_twin(samples: Path) -> N
         bias_correction=False,
     )
     x = np.random.default_rng(3).uniform(-0.2, 1.2, (1, 3, 224, 224)).astype(np.float32)
-    outputs = [Session(p).run(None, {"x": x})[0].tobytes() for p in (by_hand, twin.program)]
+    outputs = [ProgramSession(p).run(None, {"x": x})[0].tobytes() for p in (by_hand, twin.program)]
     assert outputs[0] == outputs[1]
 
 
@@ -84,5 +84,5 @@ def test_the_edges_are_those_of_the_picture(samples: Path) -> None:
     expected = (
         4 * padded[1:-1, 1:-1] - padded[:-2, 1:-1] - padded[2:, 1:-1] - padded[1:-1, :-2] - padded[1:-1, 2:]
     )
-    (edges,) = Session(program).run(None, {"picture": picture})
+    (edges,) = ProgramSession(program).run(None, {"picture": picture})
     np.testing.assert_array_equal(edges[0, ..., 0], np.clip(expected, 0, 127))

@@ -12,7 +12,7 @@ from isa.accesses import tabulate
 from isa.checker.legality import suspects
 from isa.encoding import addresses
 from isa.instructions.control import Halt
-from isa.instructions.matrix import Gemm
+from isa.instructions.matrix import ArrayGemm
 from isa.memory_map import address_unit
 from isa.program import Program
 from isa.spec import INSTRUCTIONS, Access, ElementType, Instruction
@@ -100,8 +100,8 @@ def test_an_empty_stream_has_no_rows() -> None:
 
 def test_a_number_in_place_of_a_member_is_illegal_and_hides_nothing() -> None:
     """The two are equal, so that what is known of one must not be taken for the other."""
-    legal = Gemm(m=1, n=1, k=3, xt=ElementType.U8, wt=ElementType.S8)
-    barred = Gemm(m=1, n=1, k=3, xt=ElementType.S8, wt=ElementType.S16)
+    legal = ArrayGemm(m=1, n=1, k=3, xt=ElementType.U8, wt=ElementType.S8)
+    barred = ArrayGemm(m=1, n=1, k=3, xt=ElementType.S8, wt=ElementType.S16)
     numbers: Any = {"xt": 1, "wt": 0}, {"xt": 0, "wt": 2}
     plain = [replace(instr, **values) for instr, values in zip((legal, barred), numbers, strict=True)]
     assert plain == [legal, barred]

@@ -13,7 +13,7 @@ from isa.assembly.assembler import assemble, read_instruction
 from isa.assembly.text import format_instruction
 from isa.encoding import decode_all
 from isa.instructions.dma import Load, OnChip
-from isa.instructions.matrix import Conv, Gemm
+from isa.instructions.matrix import ArrayGemm, Conv
 from isa.instructions.vector import Pool, Pooling, VectorMove
 from isa.spec import Instruction
 from isa.support.diagnostics import AssemblyError
@@ -46,7 +46,7 @@ def test_canonical_text_gives_the_instruction_back(instr: Instruction) -> None:
         ),
         ("conv wgt=8 4x(1+1), 3->16, k=1x1 ips=3 irs=6 ih=4 iw=2 inp=512 zx=-128",
          Conv(wgt=8, oh=4, ow=2, cin=3, cout=16, ips=3, irs=6, ih=4, iw=2, inp=512, zx=-128)),
-        ("gemm b=64, 1x8x32 ap=8 bp=32", Gemm(b=64, m=1, k=8, n=32, ap=8, bp=32)),
+        ("gemm b=64, 1x8x32 ap=8 bp=32", ArrayGemm(b=64, m=1, k=8, n=32, ap=8, bp=32)),
     ],
 )  # fmt: skip
 def test_shorthands_stand_for_operands(text: str, expected: Instruction) -> None:

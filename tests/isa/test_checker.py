@@ -12,7 +12,7 @@ from isa.accesses import tabulate
 from isa.assembly.assembler import assemble
 from isa.checker import check
 from isa.checker.proof import is_defined, is_ordered
-from isa.checker.report import Findings
+from isa.checker.report import Violations
 from isa.checker.shadows import Shadows
 from isa.checker.tokens import check_tokens, happens_before
 from isa.encoding import addresses
@@ -166,7 +166,7 @@ def test_shadow_memories_agree_with_a_dumber_search() -> None:
 
 def verdicts(program: Program) -> tuple[bool, bool] | None:
     """Whether the quick proofs clear a program, and whether the shadow memories do; None if tokens don't."""
-    findings = Findings(program, 1000)
+    findings = Violations(program, 1000)
     matches = check_tokens(program.instructions, program.target, findings)
     if findings.found:
         return None

@@ -22,7 +22,7 @@ from isa.checker import check
 from isa.container import assemble_sections, load, program_sections, save
 from isa.program import OpRow
 from isa.support.diagnostics import BinaryError
-from isa.support.record_json import PlainError, from_json, parse_json, to_json
+from isa.support.record_json import RecordError, from_json, parse_json, to_json
 from isa.support.records import asdict, replace
 from tests.networks import compiled_and_verified, random_graph
 
@@ -129,7 +129,7 @@ def test_files_that_are_not_sound_are_refused_with_a_reason(
 
 @pytest.mark.parametrize("text", ["{", '{"a":1,"a":2}', "NaN", "[" * 100_000, "\xff", '{"a":Infinity}'])
 def test_json_that_is_not_plain_is_refused(text: str) -> None:
-    with pytest.raises(PlainError, match=r"^it is"):
+    with pytest.raises(RecordError, match=r"^it is"):
         parse_json(text.encode("latin-1"), "it")
 
 

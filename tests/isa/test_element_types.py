@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from isa.instructions.dma import OnChip, Store
-from isa.instructions.matrix import Conv, Gemm
+from isa.instructions.matrix import ArrayGemm, Conv
 from isa.instructions.vector import Requant, Requantize, VectorMove
 from isa.instructions.vector_elementwise import VectorElementwise
-from isa.instructions.vector_reduce import Reduce
+from isa.instructions.vector_reduce import VectorReduce
 from isa.spec import ElementType, Instruction, Trap
 from isa.target import load_target
 
@@ -17,16 +17,16 @@ REFUSED: list[tuple[Instruction, str]] = [
     (Store(space=OnChip.PRM), "space"),
     *((Conv(ips=1, irs=1, xt=kind), "xt") for kind in (S16, S32)),
     *((Conv(ips=1, irs=1, wt=kind), "wt") for kind in (S16, S32)),
-    *((Gemm(ap=1, bp=1, xt=kind), "xt") for kind in (S16, S32)),
-    *((Gemm(ap=1, bp=1, wt=kind), "wt") for kind in (S16, S32)),
+    *((ArrayGemm(ap=1, bp=1, xt=kind), "xt") for kind in (S16, S32)),
+    *((ArrayGemm(ap=1, bp=1, wt=kind), "wt") for kind in (S16, S32)),
     (Requantize(ot=S16), "ot"),
     (Requantize(mode=Requant.FIX), "mode"),
     (VectorMove(xt=S16), "xt"),
     *((VectorElementwise(at=kind), "at") for kind in (S16, S32)),
     *((VectorElementwise(bt=kind), "bt") for kind in (S16, S32)),
     *((VectorElementwise(ot=kind), "ot") for kind in (S16, S32)),
-    (Reduce(xt=S16), "xt"),
-    (Reduce(ot=S16), "ot"),
+    (VectorReduce(xt=S16), "xt"),
+    (VectorReduce(ot=S16), "ot"),
 ]
 
 

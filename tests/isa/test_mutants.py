@@ -16,7 +16,7 @@ import pytest
 from isa.checker import check
 from isa.faults import MachineTrap
 from isa.program import Program
-from runtime.session import Session
+from runtime.session import ProgramSession
 from tests.bench import executor
 from tests.mutants import MUTATIONS, Conflict, Mutant, conflicts, keeps_order, same_accesses
 from tests.networks import compiled_and_verified, random_graph, random_inputs
@@ -62,7 +62,7 @@ def originals() -> list[Original]:
 
 def outputs(program: Program, inputs: Inputs, seed: int | None = None) -> bytes:
     """The bytes of all outputs; a trap is a result too."""
-    session = Session(program)
+    session = ProgramSession(program)
     try:
         return b"".join(
             y.tobytes()

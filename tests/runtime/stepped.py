@@ -197,7 +197,7 @@ class Stepped:
         idle = all(not self.queue[e] and self.running[e] is None and not self.leaving[e] for e in Engine)
         if self.leaving[Engine.CTL] or not all(self.level[s] for s in instr.waits):
             return
-        if instr.drains and not idle:
+        if instr.is_barrier and not idle:
             return
         for s in instr.waits:
             self.level[s] -= 1

@@ -15,7 +15,7 @@ from isa.faults import MachineTrap
 from isa.support.records import replace
 from isa.target import load_target
 from runtime.executors.interleaved import InterleavedExecutor
-from runtime.session import Session
+from runtime.session import ProgramSession
 from runtime.state import CoreState
 from tests.bench import executor
 from tests.networks import compiled_and_verified, random_graph, random_inputs
@@ -33,7 +33,7 @@ Inputs = dict[str, np.ndarray]
 class Sample:
     """A program, an input, and the bytes of program order."""
 
-    session: Session
+    session: ProgramSession
     inputs: Inputs
 
     def __post_init__(self) -> None:
@@ -46,7 +46,7 @@ class Sample:
 
     def differs(self, pair: Pair, runs: int) -> bool:
         """Whether some interleaving shows that a token is missing: by other bytes, or by a trap."""
-        mutant = Sample(Session(without_pair(self.session.program, pair)), self.inputs)
+        mutant = Sample(ProgramSession(without_pair(self.session.program, pair)), self.inputs)
         try:
             return any(mutant.bytes(seed) != self.expected for seed in range(runs))
         except MachineTrap:
@@ -60,7 +60,7 @@ def by_hand(name: str, depth: int = 8) -> Sample:
     (given,) = program.abi.inputs
     random = np.random.default_rng(1)
     values = random.integers(-128, 128, given.shape).astype(given.dtype)
-    return Sample(Session(replace(program, target=target)), {given.name: values})
+    return Sample(ProgramSession(replace(program, target=target)), {given.name: values})
 
 
 def digits(target: str) -> Sample:
@@ -72,13 +72,13 @@ def digits(target: str) -> Sample:
         folder / "mnist.net", target, calibrate=[{"image": images[i : i + 1]} for i in range(8)]
     )
     noise = np.random.default_rng(3).random((1, 28, 28, 1), np.float32)
-    return Sample(Session(binary.program), {"image": noise})
+    return Sample(ProgramSession(binary.program), {"image": noise})
 
 
 def random_network(seed: int, target: str) -> Sample:
     graph = random_graph(seed)
     binary, _ = compiled_and_verified(graph, target, samples=1)
-    return Sample(Session(binary.program), random_inputs(graph, 1)[0])
+    return Sample(ProgramSession(binary.program), random_inputs(graph, 1)[0])
 
 
 SAMPLES: dict[str, Callable[[], Sample]] = {
@@ -128,4 +128,4 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another() -> None:
 def test_a_program_that_cannot_go_on_traps() -> None:
     text = ".target tiny8\nwait.vx wait(1)\nwait.ld wait(2) signal(1)\nwait.vx signal(2)\nhalt"
     with pytest.raises(MachineTrap, match="deadlocked"):
-        Session(assemble(text).program).execute({}, executor=InterleavedExecutor(1))
+        ProgramSession(assemble(text).program).execute({}, executor=InterleavedExecutor(1))

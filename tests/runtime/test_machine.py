@@ -10,9 +10,9 @@ import pytest
 from isa.assembly.assembler import assemble
 from isa.checker import check
 from isa.faults import MachineTrap
-from isa.instructions.matrix import Gemm
+from isa.instructions.matrix import ArrayGemm
 from isa.instructions.records import QuantRecord
-from isa.instructions.vector import Requantize, Softmax
+from isa.instructions.vector import Requantize, VectorSoftmax
 from isa.instructions.vector_elementwise import Elementwise, VectorElementwise
 from isa.memory_map import REQUANT_RECORD, Region, Space
 from isa.program import Program
@@ -20,7 +20,7 @@ from isa.spec import Instruction
 from isa.support.diagnostics import UsageError
 from isa.support.records import replace
 from isa.target import load_target
-from runtime.session import Session
+from runtime.session import ProgramSession
 from runtime.state import CoreState
 from tests.bench import Bench, execute, executor
 
@@ -59,10 +59,10 @@ def test_without_poison_undefined_bytes_are_the_same_on_every_run() -> None:
 @pytest.mark.parametrize(
     ("instr", "code"),
     [
-        (Gemm(a=(1 << 23) - 1, k=2), "SPM_RANGE"),
-        (Gemm(acc=(1 << 14) - 1), "ACC_RANGE"),
+        (ArrayGemm(a=(1 << 23) - 1, k=2), "SPM_RANGE"),
+        (ArrayGemm(acc=(1 << 14) - 1), "ACC_RANGE"),
         (Requantize(prm=(1 << 16) - 1, hi=1), "PRM_RANGE"),
-        (Gemm(waits=(31,)), "LIMIT"),
+        (ArrayGemm(waits=(31,)), "LIMIT"),
     ],
 )
 def test_illegal_instructions_trap_before_they_write(instr: Instruction, code: str) -> None:
@@ -85,7 +85,7 @@ def test_a_divisor_of_zero_and_a_table_without_end_trap() -> None:
     record = QuantRecord((np.float32(1), np.float32(1), np.float32(0)))
     bench = Bench(VectorElementwise(fn=Elementwise.FADD, b=8, out=16)).put(Space.PRM, 0, record.pack())
     assert trapped(bench.run).record.code == "FP_INVALID"
-    softmax = Bench(Softmax(out=64, prm=128)).put(Space.PRM, 0, bytes(1024))
+    softmax = Bench(VectorSoftmax(out=64, prm=128)).put(Space.PRM, 0, bytes(1024))
     assert trapped(softmax.run).record.code == "FP_INVALID"
 
 
@@ -99,7 +99,7 @@ def test_offsets_and_tables_that_are_not_finite_trap(fn: Elementwise) -> None:
 
 
 def test_accumulators_wrap_and_the_flag_says_so() -> None:
-    instr = Gemm(a=0, b=64, k=1, n=1, accum=1)
+    instr = ArrayGemm(a=0, b=64, k=1, n=1, accum=1)
     bench = (
         Bench(instr).put(Space.SPM, 0, np.array([127], np.int8)).put(Space.SPM, 64, np.array([127], np.int8))
     )
@@ -139,7 +139,7 @@ def test_regions_that_are_read_only_cannot_be_stored_to() -> None:
 def test_session_speaks_like_onnx_runtimes() -> None:
     text = (".tensor in a float32 [1,2,3] R2 perm=[0,2,1] scale=0.5 zp=3\n.tensor out b float32 [1,2,3] R3 perm=[0,2,1] "
             "scale=0.5 zp=3\nld spm 0, R2, n=6 signal(0)\nst spm 0, R3, n=6 wait(0)\nhalt")  # fmt: skip
-    session = Session(program(text))
+    session = ProgramSession(program(text))
     (given,) = session.get_inputs()
     assert (given.name, given.type, given.shape) == ("a", "tensor(float)", [1, 2, 3])
     x = np.arange(6, dtype=np.float32).reshape(1, 2, 3)
@@ -161,4 +161,4 @@ def test_carriers_of_tokens_and_fences_compute_nothing_in_order_and_interleaved(
     program = assemble(text).program
     assert not check(program).violations
     for seed in (None, 1, 2, 3):
-        assert Session(program).execute({}, executor=executor(seed)).outputs["y"].tolist() == [[5] * 8]
+        assert ProgramSession(program).execute({}, executor=executor(seed)).outputs["y"].tolist() == [[5] * 8]

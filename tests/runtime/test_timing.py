@@ -9,7 +9,7 @@ import pytest
 from isa.faults import MachineTrap
 from isa.instructions.control import Barrier, Fence, Halt, Nop
 from isa.instructions.dma import Fill, Load, OnChip, Store
-from isa.instructions.matrix import Conv, Gemm
+from isa.instructions.matrix import ArrayGemm, Conv
 from isa.instructions.vector import Requantize, VectorMove
 from isa.program import Program
 from isa.spec import INSTRUCTIONS, Engine, Instruction
@@ -75,7 +75,7 @@ def random_instruction(random: Random) -> Instruction:
                 ags=24,
             )
         case 5:
-            return Gemm(
+            return ArrayGemm(
                 a=spot, b=other, acc=random.randrange(16), m=random.randrange(1, 30), n=8, k=20, ap=20, bp=8
             )
         case 6:

@@ -15,7 +15,7 @@ from isa.support.diagnostics import AssemblyError, BinaryError, Diagnostic
 from isa.support.locations import FileLoc
 from isa.support.paths import read_file
 from isa.support.records import replace
-from x1.cli.result import Outcome, json_option, reported, say
+from x1.cli.result import Result, json_option, reported, say
 from x1.files import require_another, write_atomic
 
 EPILOG: Final = """\b
@@ -30,7 +30,7 @@ Examples:
 @click.option("-o", "--output", required=True, metavar="OUT.x1", help="The file to write.")
 @json_option
 @reported("asm")
-def command(source: str, output: str, as_json: bool) -> Outcome:
+def command(source: str, output: str, as_json: bool) -> Result:
     """Assemble SOURCE to a binary."""
     require_another(output, source)
     try:
@@ -53,4 +53,4 @@ def command(source: str, output: str, as_json: bool) -> Outcome:
             f"{output}: {len(program.instructions)} instructions for {program.target.name}, "
             f"{len(content):,} bytes"
         )
-    return Outcome({"output": output, "sha256": digest, "instructions": len(program.instructions)})
+    return Result({"output": output, "sha256": digest, "instructions": len(program.instructions)})

@@ -9,7 +9,7 @@ import click
 from isa.support.diagnostics import ExitCode
 from isa.support.records import asdict
 from x1 import api
-from x1.cli.result import Outcome, json_option, reported
+from x1.cli.result import Result, json_option, reported
 
 EPILOG: Final = """\b
 Examples:
@@ -22,7 +22,7 @@ Examples:
 @click.argument("binary")
 @json_option
 @reported("check")
-def command(binary: str, as_json: bool) -> Outcome:
+def command(binary: str, as_json: bool) -> Result:
     """Prove BINARY free of races, deadlocks, wrong addresses and undefined reads, from its words alone."""
     del as_json
     report = api.check(binary)
@@ -39,4 +39,4 @@ def command(binary: str, as_json: bool) -> Outcome:
         f"{len(lines)} violations" if lines else "no race, no deadlock, no access out of bounds or undefined"
     )
     lines.append(f"{binary}: {report.instructions} instructions, {report.tokens} tokens: {verdict}")
-    return Outcome(body, ExitCode.MISMATCH if report.violations else ExitCode.OK, "\n".join(lines))
+    return Result(body, ExitCode.MISMATCH if report.violations else ExitCode.OK, "\n".join(lines))

@@ -29,7 +29,7 @@ from x1.cli.options import (
     with_progress,
 )
 from x1.cli.profile_command import short, summary
-from x1.cli.result import Outcome, json_option, reported, say
+from x1.cli.result import Result, json_option, reported, say
 from x1.files import make_folder, require_another, write_atomic
 
 FORMS: Final = ("nn", "q", "schedule", "asm", "elf")
@@ -87,7 +87,7 @@ def command(
     dump_dir: str | None,
     as_json: bool,
     **options: Any,
-) -> Outcome:
+) -> Result:
     """Compile MODEL (.onnx, .net or .x1ir) to an X1 binary."""
     warnings, how = random_warning(calibrate), quantization(options)
     machine = load_target(target, overrides)
@@ -129,7 +129,7 @@ def command(
         _report(binary, place)
         say(summary(found))
     body = {"output": place, **binary.summary(), "schedules": binary.tried, "profile": short(found)}
-    return Outcome(body, diagnostics=warnings)
+    return Result(body, diagnostics=warnings)
 
 
 def _require_reached(log: PassLog) -> None:
@@ -157,11 +157,11 @@ def _form(
     return print_schedule(schedule, network.name, machine.name)
 
 
-def _text(text: str, output: str | None, warnings: list[Diagnostic]) -> Outcome:
+def _text(text: str, output: str | None, warnings: list[Diagnostic]) -> Result:
     if output is None:
-        return Outcome({"text": text}, text=text, diagnostics=warnings)
+        return Result({"text": text}, text=text, diagnostics=warnings)
     write_atomic(output, text)
-    return Outcome({"output": output}, diagnostics=warnings)
+    return Result({"output": output}, diagnostics=warnings)
 
 
 def _report(binary: api.Binary, place: str) -> None:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from isa.support.diagnostics import Diagnostic, ExitCode, UsageError
 from isa.target import load_target
 from x1 import api, data
-from x1.cli.result import Outcome, json_option, reported
+from x1.cli.result import Result, json_option, reported
 from x1.cli.verify_command import comparison_table
 from x1.lab.evaluation import evaluate
 from x1.lab.verification import verify
@@ -36,7 +36,7 @@ VERIFIED: Final = 100
 @click.option("--target", default="edge32", show_default=True, metavar="NAME|F.toml", help="The machine.")
 @json_option
 @reported("demo")
-def command(target: str, as_json: bool) -> Outcome:
+def command(target: str, as_json: bool) -> Result:
     """Quantize, compile and run the sample network; compare every tensor with ONNX Runtime."""
     start = time.perf_counter()
     echo = _Echo(quiet=as_json)
@@ -66,13 +66,13 @@ def command(target: str, as_json: bool) -> Outcome:
         verification = verify(network, binary, islice(data.samples({"image": digits}, shapes), VERIFIED))
     except UsageError as error:
         echo(f"{error.diagnostics[0].message}: the comparison is left out ({error.diagnostics[0].remedy})")
-        return Outcome(
+        return Result(
             body, diagnostics=[Diagnostic("oracle.missing", error.diagnostics[0].message, severity="warning")]
         )
     body["verify"] = verification.as_json()
     echo(comparison_table(verification))
     echo(f"{time.perf_counter() - start:.1f} s")
-    return Outcome(body, ExitCode.MISMATCH if verification.mismatches else ExitCode.OK)
+    return Result(body, ExitCode.MISMATCH if verification.mismatches else ExitCode.OK)
 
 
 class _Echo:

@@ -9,7 +9,7 @@ import click
 
 from isa.assembly.disassembler import disassemble
 from x1.api import Binary
-from x1.cli.result import Outcome, json_option, reported, say
+from x1.cli.result import Result, json_option, reported, say
 from x1.files import make_folder, require_unchanged, write_atomic
 
 EPILOG: Final = """\b
@@ -30,12 +30,12 @@ Examples:
 @click.option("--force", is_flag=True, help="Overwrite files in DIR that hold something else.")
 @json_option
 @reported("disasm")
-def command(binary: str, directory: str | None, force: bool, as_json: bool) -> Outcome:
+def command(binary: str, directory: str | None, force: bool, as_json: bool) -> Result:
     """Show BINARY as assembly text."""
     program = Binary.load(binary).program
     if directory is None:
         text = disassemble(program).text
-        return Outcome({"text": text}, text=text)
+        return Result({"text": text}, text=text)
     parts = disassemble(program, with_sections=True)
     folder = Path(directory)
     place = folder / f"{Path(binary).stem}.x1s"
@@ -47,4 +47,4 @@ def command(binary: str, directory: str | None, force: bool, as_json: bool) -> O
         write_atomic(path, content)
     if not as_json:
         say(f"{place}: {len(program.instructions)} instructions, {len(parts.files)} sections beside it")
-    return Outcome({"output": str(place), "files": sorted(parts.files)})
+    return Result({"output": str(place), "files": sorted(parts.files)})

@@ -9,7 +9,7 @@ import click
 
 from x1 import api, data
 from x1.cli.options import parse_shapes, shape_option, with_progress
-from x1.cli.result import Outcome, json_option, reported
+from x1.cli.result import Result, json_option, reported
 from x1.lab.evaluation import evaluate
 
 EPILOG: Final = """\b
@@ -26,7 +26,7 @@ Examples:
 @shape_option
 @json_option
 @reported("eval")
-def command(model: str, binary: str, place: str, shapes: tuple[str, ...], as_json: bool) -> Outcome:
+def command(model: str, binary: str, place: str, shapes: tuple[str, ...], as_json: bool) -> Result:
     """Classify samples with the float MODEL, its quantized form and BINARY; compare with the labels."""
     del as_json
     network, loaded = api.load_network(model, parse_shapes(shapes)), api.Binary.load(binary)
@@ -47,4 +47,4 @@ def command(model: str, binary: str, place: str, shapes: tuple[str, ...], as_jso
             )
         ),
     ]
-    return Outcome(result.as_json(), text="\n".join(lines))
+    return Result(result.as_json(), text="\n".join(lines))

@@ -18,7 +18,7 @@ from isa.support.diagnostics import Diagnostic, UsageError
 from isa.support.records import to_builtins
 from x1 import api
 from x1.cli.options import parse_shapes, shape_option
-from x1.cli.result import Outcome, envelope, json_option, reported
+from x1.cli.result import Result, envelope, json_option, reported
 from x1.files import require_another, write_atomic
 from x1.graph_export import graph_as_dot, graph_as_onnx, program_as_dot
 
@@ -51,7 +51,7 @@ def command(
     shapes: tuple[str, ...],
     output: str | None,
     as_json: bool,
-) -> Outcome:
+) -> Result:
     """Show FILE: a network (.onnx, .net), an IR dump (.x1ir) or a binary (.x1)."""
     require_another(output, file)
     form = form or ("json" if as_json else "text")
@@ -70,7 +70,7 @@ def command(
     return _shown(_graph(graph, form), form, output)
 
 
-def _supported(file: str, shapes: tuple[str, ...]) -> Outcome:
+def _supported(file: str, shapes: tuple[str, ...]) -> Result:
     """Compile with made-up ranges for the default machine: whatever is refused is refused here."""
     network = api.load_network(file, parse_shapes(shapes))
     nodes = len((network.float_graph or network.partial or network.integers()).nodes())
@@ -80,13 +80,13 @@ def _supported(file: str, shapes: tuple[str, ...]) -> Outcome:
     except FitError:
         fits = False  # the operators are supported; another machine may be large enough
     text = f"{file}: supported, {nodes} nodes" + ("" if fits else "; it does not fit the default target")
-    return Outcome({"supported": True, "fits": fits, "nodes": nodes}, text=text)
+    return Result({"supported": True, "fits": fits, "nodes": nodes}, text=text)
 
 
-def _graph(graph: Graph, form: str) -> Outcome:
+def _graph(graph: Graph, form: str) -> Result:
     match form:
         case "json":
-            return Outcome(
+            return Result(
                 {
                     "kind": "graph",
                     "name": graph.name,
@@ -105,12 +105,12 @@ def _graph(graph: Graph, form: str) -> Outcome:
                 }
             )
         case "dot":
-            return Outcome({}, text=graph_as_dot(graph))
+            return Result({}, text=graph_as_dot(graph))
         case _:
-            return Outcome({}, text=print_graph(graph))
+            return Result({}, text=print_graph(graph))
 
 
-def _as_onnx(graph: Graph, output: str | None, *, as_json: bool) -> Outcome:
+def _as_onnx(graph: Graph, output: str | None, *, as_json: bool) -> Result:
     """ONNX is not text: it goes to a file, or as it is to stdout."""
     content = graph_as_onnx(graph)
     if output is None and as_json:
@@ -119,16 +119,16 @@ def _as_onnx(graph: Graph, output: str | None, *, as_json: bool) -> Outcome:
         )
     if output is None:
         sys.stdout.buffer.write(content)
-        return Outcome()
+        return Result()
     write_atomic(output, content)
-    return Outcome({"output": output})
+    return Result({"output": output})
 
 
-def _binary(binary: api.Binary, form: str) -> Outcome:
+def _binary(binary: api.Binary, form: str) -> Result:
     program = binary.program
     match form:
         case "json":
-            return Outcome(
+            return Result(
                 {
                     "kind": "binary",
                     **binary.summary(),
@@ -138,13 +138,13 @@ def _binary(binary: api.Binary, form: str) -> Outcome:
                 }
             )
         case "dot":
-            return Outcome({}, text=program_as_dot(program))
+            return Result({}, text=program_as_dot(program))
         case "onnx":
             raise UsageError(
                 Diagnostic("usage.format", "a binary has no ONNX form", allowed="text, json, dot")
             )
         case _:
-            return Outcome({}, text=_summary(binary, program))
+            return Result({}, text=_summary(binary, program))
 
 
 def _summary(binary: api.Binary, program: Program) -> str:
@@ -168,13 +168,13 @@ def _summary(binary: api.Binary, program: Program) -> str:
     return "\n".join(lines)
 
 
-def _shown(outcome: Outcome, form: str, output: str | None) -> Outcome:
+def _shown(outcome: Result, form: str, output: str | None) -> Result:
     """The outcome with its text: to stdout, or into a file; as JSON it is the envelope itself."""
     text = outcome.text
     if form == "json":
         text = json.dumps(envelope("inspect", outcome), indent=1) + "\n"
     if output is None:
         body = outcome.body if form in ("json", "text") else {**outcome.body, "text": text}
-        return Outcome(body, outcome.exit_code, text)
+        return Result(body, outcome.exit_code, text)
     write_atomic(output, text)
-    return Outcome({**outcome.body, "output": output}, outcome.exit_code)
+    return Result({**outcome.body, "output": output}, outcome.exit_code)

@@ -11,7 +11,7 @@ from isa.support.records import asdict
 from isa.timing.profile import LayerProfile, Profile
 from runtime.trace import as_csv, as_trace
 from x1 import api
-from x1.cli.result import Outcome, json_option, reported, say
+from x1.cli.result import Result, json_option, reported, say
 from x1.files import require_another, write_atomic
 
 SHORT: Final = (
@@ -39,7 +39,7 @@ Open a trace at https://ui.perfetto.dev: a track per engine, one microsecond for
 @click.option("--trace", metavar="F.json", help="Write a trace for Perfetto: when each instruction executes.")
 @json_option
 @reported("profile")
-def command(binary: str, csv_file: str | None, trace: str | None, as_json: bool) -> Outcome:
+def command(binary: str, csv_file: str | None, trace: str | None, as_json: bool) -> Result:
     """Count the cycles of BINARY: where they go, and the least that any schedule needs."""
     require_another(csv_file, binary)
     require_another(trace, binary, csv_file)
@@ -50,11 +50,11 @@ def command(binary: str, csv_file: str | None, trace: str | None, as_json: bool)
     if trace is not None:
         write_atomic(trace, as_trace(loaded.program, found))
     if as_json:
-        return Outcome(as_body(found))
+        return Result(as_body(found))
     for path in (csv_file, trace):
         if path is not None:
             say(f"wrote {path}")
-    return Outcome(text=f"{table(found)}\n{summary(found)}")
+    return Result(text=f"{table(found)}\n{summary(found)}")
 
 
 def as_body(found: Profile) -> dict[str, object]:

@@ -11,7 +11,7 @@ from isa.support.diagnostics import Diagnostic, UsageError
 from isa.support.paths import resolved
 from x1 import api
 from x1.cli.options import calibration_options, parse_shapes, quantization, random_warning
-from x1.cli.result import Outcome, json_option, reported, say
+from x1.cli.result import Result, json_option, reported, say
 from x1.files import require_another, write_atomic
 
 EPILOG: Final = """\b
@@ -49,7 +49,7 @@ def command(
     save_scheme: str | None,
     as_json: bool,
     **options: Any,
-) -> Outcome:
+) -> Result:
     """Quantize MODEL to int8 and write it as ONNX, for ONNX Runtime to compute the same bits."""
     if output is None and save_scheme is None:
         raise UsageError(
@@ -69,4 +69,4 @@ def command(
     if not as_json:
         say(f"{output or save_scheme}: {tensors} tensors quantized, {network.calibration}")
     body = {"output": output, "scheme": save_scheme, "format": form, "tensors": tensors}
-    return Outcome({**body, "calibration": network.calibration}, diagnostics=random_warning(calibrate))
+    return Result({**body, "calibration": network.calibration}, diagnostics=random_warning(calibrate))

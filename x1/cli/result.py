@@ -23,7 +23,7 @@ SCHEMA_VERSION: Final = 1
 UNWRITABLE: Final = (errno.ENOSPC, errno.EIO, errno.EFBIG)
 
 
-class Outcome(Frozen):
+class Result(Frozen):
     """What a command did: the body of its JSON, its exit code, and the text that was asked for."""
 
     body: Mapping[str, object] = field(default_factory=dict[str, object])
@@ -43,10 +43,10 @@ class Failed(Exception):
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 
 
-def reported(name: str) -> Callable[[Callable[P, Outcome]], Callable[P, None]]:
-    """Let a command return an `Outcome`; print it, and mistakes of the user, as text or JSON."""
+def reported(name: str) -> Callable[[Callable[P, Result]], Callable[P, None]]:
+    """Let a command return an `Result`; print it, and mistakes of the user, as text or JSON."""
 
-    def wrap(command: Callable[P, Outcome]) -> Callable[P, None]:
+    def wrap(command: Callable[P, Result]) -> Callable[P, None]:
         @wraps(command)
         def run(*args: P.args, **kwargs: P.kwargs) -> None:
             as_json = bool(kwargs.get("as_json"))
@@ -56,7 +56,7 @@ def reported(name: str) -> Callable[[Callable[P, Outcome]], Callable[P, None]]:
                 body: dict[str, object] = {}
                 if record := getattr(error, "record", None):
                     body["trap"] = record.as_json()
-                outcome = Outcome(body, error.exit_code, "", error.diagnostics)
+                outcome = Result(body, error.exit_code, "", error.diagnostics)
             _print(name, outcome, as_json=as_json)
             if outcome.exit_code:
                 raise Failed(outcome.exit_code)
@@ -100,7 +100,7 @@ def run_command(group: click.Command, arguments: list[str]) -> int:
     return ExitCode.OK
 
 
-def _print(name: str, outcome: Outcome, *, as_json: bool) -> None:
+def _print(name: str, outcome: Result, *, as_json: bool) -> None:
     """Show an outcome; everything is flushed, so that a full disk is found here and not at exit."""
     _show(name, outcome, as_json=as_json)
     sys.stdout.flush()
@@ -111,7 +111,7 @@ def _give_up_stdout() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _show(name: str, outcome: Outcome, *, as_json: bool) -> None:
+def _show(name: str, outcome: Result, *, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(envelope(name, outcome), indent=1))
         return
@@ -123,7 +123,7 @@ def _show(name: str, outcome: Outcome, *, as_json: bool) -> None:
         click.echo(outcome.text, nl=not outcome.text.endswith("\n"))
 
 
-def envelope(name: str, outcome: Outcome) -> dict[str, object]:
+def envelope(name: str, outcome: Result) -> dict[str, object]:
     """The object that every `--json` prints."""
     return {
         "schema": f"x1.{name}/{SCHEMA_VERSION}",
@@ -137,7 +137,7 @@ def envelope(name: str, outcome: Outcome) -> dict[str, object]:
 def _end(arguments: list[str], exit_code: ExitCode, diagnostic: Diagnostic) -> int:
     """Report what ended the run outside a command; which one was meant is read from the arguments."""
     command = next((a for a in arguments if not a.startswith("-")), "x1")
-    _print(command, Outcome({}, exit_code, "", [diagnostic]), as_json="--json" in arguments)
+    _print(command, Result({}, exit_code, "", [diagnostic]), as_json="--json" in arguments)
     return exit_code
 
 

@@ -24,7 +24,7 @@ from runtime.host import require_form
 from x1 import data
 from x1.api import Binary
 from x1.cli.options import with_progress
-from x1.cli.result import Outcome, json_option, reported, say
+from x1.cli.result import Result, json_option, reported, say
 from x1.files import make_folder, require_another, write_arrays, write_with
 from x1.session import Session
 
@@ -78,7 +78,7 @@ def command(
     schedule: str | None,
     poison: bool,
     as_json: bool,
-) -> Outcome:
+) -> Result:
     """Run BINARY on inputs from files."""
     named = [text.rpartition("@")[2] for text in (*inputs, *expected)]
     require_another(output, binary, target, *named)
@@ -116,7 +116,7 @@ def command(
         "trap": None,
         "expected": comparisons,
     }
-    return Outcome(body, ExitCode.MISMATCH if wrong else ExitCode.OK)
+    return Result(body, ExitCode.MISMATCH if wrong else ExitCode.OK)
 
 
 def _require_tolerances(*values: float) -> None:

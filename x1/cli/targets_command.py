@@ -8,7 +8,7 @@ from typing import Final
 import click
 
 from isa.target import load_target, shipped_targets
-from x1.cli.result import Outcome, json_option, reported
+from x1.cli.result import Result, json_option, reported
 
 EPILOG: Final = """\b
 Examples:
@@ -28,7 +28,7 @@ COLUMNS: Final = (
 @click.command(epilog=EPILOG)
 @json_option
 @reported("targets")
-def command(as_json: bool) -> Outcome:
+def command(as_json: bool) -> Result:
     """List the machines that ship with x1; `--target F.toml` takes one of your own."""
     del as_json
     machines = [load_target(name) for name in shipped_targets()]
@@ -42,4 +42,4 @@ def command(as_json: bool) -> Outcome:
         ).rstrip()
         for row in rows
     ]
-    return Outcome({"targets": [json.loads(m.canonical) for m in machines]}, text="\n".join(lines))
+    return Result({"targets": [json.loads(m.canonical) for m in machines]}, text="\n".join(lines))

@@ -19,7 +19,7 @@ from x1.cli.options import (
     target_options,
     with_progress,
 )
-from x1.cli.result import Outcome, json_option, reported
+from x1.cli.result import Result, json_option, reported
 from x1.lab import suggestions
 from x1.lab.suggestions import Suggestion
 from x1.lab.verification import Verification, verify
@@ -61,7 +61,7 @@ def command(
     suggest: bool,
     as_json: bool,
     **options: Any,
-) -> Outcome:
+) -> Result:
     """Compile MODEL, run it, and compare every tensor of the binary with ONNX Runtime, bit for bit."""
     del as_json
     machine = load_target(target, overrides)
@@ -88,7 +88,7 @@ def command(
         body |= {"suggestions": [s.as_json() for s in found]}
         text += "\n\n" + suggestion_table(found)
     code = ExitCode.MISMATCH if result.mismatches else ExitCode.OK
-    return Outcome(body, code, text, random_warning(calibrate))
+    return Result(body, code, text, random_warning(calibrate))
 
 
 def suggestion_table(found: Sequence[Suggestion]) -> str:

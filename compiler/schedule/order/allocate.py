@@ -42,12 +42,6 @@ class AllocationError(Exception):
         self.shortages = shortages
 
 
-class Allocation(Frozen):
-    """Bytes (or rows) used of every memory."""
-
-    used: dict[Memory, int]
-
-
 def allocate(
     ops: Sequence[TileOp],
     touched: Sequence[Sequence[Touch]],
@@ -55,8 +49,10 @@ def allocate(
     tensors: Sequence[Tensor],
     layers: Mapping[int, str],
     target: Target,
-) -> Allocation:
-    """Give every buffer its address; `layers` are the names of the operations' layers.
+) -> dict[Memory, int]:
+    """Give every buffer its address; the bytes, or rows of the accumulators, used of every memory.
+
+    `layers` are the names of the operations' layers.
 
     Raises:
         AllocationError: a memory on the chip is too small.
@@ -83,7 +79,7 @@ def allocate(
             placed.buffer.address = placed.address
     if shortages:
         raise AllocationError(shortages)
-    return Allocation(used)
+    return used
 
 
 def _lifetimes(

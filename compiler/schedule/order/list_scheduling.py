@@ -19,7 +19,7 @@ import numpy as np
 
 from compiler.schedule.options import ScheduleOptions
 from compiler.schedule.order.history import NOBODY, History
-from compiler.schedule.order.scratchpad import NoRoomError, Room, limits_of
+from compiler.schedule.order.scratchpad import NoRoomError, ScratchpadAllocator, limits_of
 from compiler.schedule.tile_graph import Memory, TileOp, Touch
 from isa.accesses import tabulate
 from isa.memory_map import Space, address_unit
@@ -42,10 +42,10 @@ RECENT: Final = 500
 class Timing(Frozen):
     """When operations are meant to start and to have completed, by their index in the plan.
 
-    `row` is the order of issue: indices of the plan.
+    `issue_order` is the order of issue: indices of the plan.
     """
 
-    row: list[int]
+    issue_order: list[int]
     start: list[int]
     done: list[int]
     addresses: dict[int, int] = field(default_factory=dict[int, int])
@@ -129,7 +129,9 @@ def overlapped(
     bank = 0 if target.spm.interleave or not options.banks else target.spm.bytes // target.spm.banks
     for _ in range(ATTEMPTS):
         try:
-            return _timed(ops, needed, Room(touched, limits, ahead, lasting, bank, tight), target)
+            return _timed(
+                ops, needed, ScratchpadAllocator(touched, limits, ahead, lasting, bank, tight), target
+            )
         except NoRoomError as error:
             around = slice(max(error.index - AROUND, 0), error.index + 1)
             if tight[around].all() or not bank:
@@ -150,7 +152,9 @@ def _hold_constants_back(ops: Sequence[TileOp], needed: list[list[int]]) -> None
         latest[op.engine] = index
 
 
-def _timed(ops: Sequence[TileOp], needed: Sequence[Sequence[int]], room: Room, target: Target) -> Timing:
+def _timed(
+    ops: Sequence[TileOp], needed: Sequence[Sequence[int]], room: ScratchpadAllocator, target: Target
+) -> Timing:
     """Times and addresses for operations that come after those they need."""
     free = [0] * ENGINES
     retired = [0] * ENGINES
@@ -176,8 +180,10 @@ def _timed(ops: Sequence[TileOp], needed: Sequence[Sequence[int]], room: Room, t
         if index % TIDY == 0:
             floor = max(floor, min(free[e] for e in range(ENGINES) if latest[e] > index - RECENT))
             room.forget(floor)
-    row = sorted(range(len(ops)), key=start.__getitem__)  # stable: the plan's order where starts are equal
-    return Timing(row, start, done, room.addresses)
+    issue_order = sorted(
+        range(len(ops)), key=start.__getitem__
+    )  # stable: the plan's order where starts are equal
+    return Timing(issue_order, start, done, room.addresses)
 
 
 class _Bus:

@@ -1,4 +1,4 @@
-"""Room: what the memories on the chip hold at every operation of a plan, and where."""
+"""What the memories on the chip hold at every operation of a plan, and where."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class NoRoomError(Exception):
         self.index = index
 
 
-class Held(Struct):
+class Allocation(Struct):
     """A buffer in its place, and until when it is held, if that is known."""
 
     address: int
@@ -44,16 +44,16 @@ class Held(Struct):
     """The banks that it is in, as bits, where they are to be avoided."""
 
 
-class Places:
+class AddressMap:
     """Addresses of one memory, given out as time goes on; some are kept for what lies there for long."""
 
-    def __init__(self, size: int, kept: Sequence[Kept] = (), bank: int = 0) -> None:
+    def __init__(self, size: int, kept: Sequence[Reservation] = (), bank: int = 0) -> None:
         self.size = size
-        self.wall = Held(size, 0, FOREVER)
+        self.wall = Allocation(size, 0, FOREVER)
         """What comes after the last gap."""
         self.bank = bank
         """Bytes of a bank, where banks that are in use are to be avoided."""
-        self.held: list[Held] = []
+        self.held: list[Allocation] = []
         """By address."""
         self.kept = list(kept)
         """In order of their first operations."""
@@ -76,7 +76,7 @@ class Places:
                 return None
 
     def _gap(
-        self, size: int, time: int, low: int, align: int, others: Sequence[Kept], bank: int
+        self, size: int, time: int, low: int, align: int, others: Sequence[Reservation], bank: int
     ) -> int | None:
         """A gap among what is held after a time: with the fewest banks in use, the tightest, the lowest."""
         taken = [h for h in self.held if h.until > time]
@@ -104,23 +104,23 @@ class Places:
         return best
 
     @staticmethod
-    def _next_end(time: int, held: Sequence[Held]) -> int:
+    def _next_end(time: int, held: Sequence[Allocation]) -> int:
         return min((h.until for h in held if time < h.until), default=FOREVER)
 
-    def put(self, size: int, address: int) -> Held:
+    def put(self, size: int, address: int) -> Allocation:
         """Hold a place until it is said otherwise."""
-        held = Held(address, address + size, FOREVER, _banks(address, address + size, self.bank))
+        held = Allocation(address, address + size, FOREVER, _banks(address, address + size, self.bank))
         insort(self.held, held, key=lambda h: h.address)
         return held
 
-    def free_from(self, place: Held, time: int) -> int:
+    def free_from(self, place: Allocation, time: int) -> int:
         """The earliest time from `time` on at which a kept place is free of others; FOREVER: not known."""
         for held in (*self.held, *(k.held for k in self._begun())):
             if held is not place and held.address < place.end and place.address < held.end:
                 time = max(time, held.until)
         return time
 
-    def _begun(self) -> list[Kept]:
+    def _begun(self) -> list[Reservation]:
         """The kept places that are in use, or were: they come first."""
         return list(takewhile(lambda k: k.begun, self.kept))
 
@@ -144,15 +144,15 @@ def _banks(begin: int, end: int, bank: int) -> int:
     return 0 if not bank else (2 << (end - 1) // bank) - (1 << begin // bank)
 
 
-class Kept(Struct, eq=False):
+class Reservation(Struct, eq=False):
     """A place that is kept for a buffer, and the first operation that needs it."""
 
     first: int
-    held: Held
+    held: Allocation
     begun: bool = False
 
 
-class Room:
+class ScratchpadAllocator:
     """The memories on the chip: what they hold at every operation of the plan, and where.
 
     What is taken early counts as held at all earlier operations that have not completed then.
@@ -180,7 +180,7 @@ class Room:
         change: dict[Memory, NDArray[np.int64]] = {m: np.zeros(count + 1, np.int64) for m in limits}
         self.new: list[list[Buffer]] = [[] for _ in range(count)]
         self.old: list[list[Buffer]] = [[] for _ in range(count)]
-        self.places: dict[int, Held] = {}
+        self.places: dict[int, Allocation] = {}
         self.found: dict[tuple[int, int], tuple[int, int]] = {}
         """What has been found for a buffer from a time on, until another is placed."""
         for key, buffer in buffers.items():
@@ -194,9 +194,11 @@ class Room:
         homes = [b for key, b in buffers.items() if key in lasting]
         self.kept = self._keep(homes, limits[Memory.SPM], bank)
         kept = sorted(self.kept.values(), key=lambda k: k.first)
-        self.spaces = {m: Places(n, kept, bank) if m is Memory.SPM else Places(n) for m, n in limits.items()}
+        self.spaces = {
+            m: AddressMap(n, kept, bank) if m is Memory.SPM else AddressMap(n) for m, n in limits.items()
+        }
 
-    def _keep(self, homes: Sequence[Buffer], size: int, bank: int) -> dict[int, Kept]:
+    def _keep(self, homes: Sequence[Buffer], size: int, bank: int) -> dict[int, Reservation]:
         """Places for what lies in the scratchpad for long, by their operations.
 
         Raises:
@@ -209,7 +211,9 @@ class Room:
         if pack(placed) > size:
             raise NoRoomError(len(self.new))
         return {
-            id(p.buffer): Kept(p.first, Held(p.address, p.end, FOREVER, _banks(p.address, p.end, bank)))
+            id(p.buffer): Reservation(
+                p.first, Allocation(p.address, p.end, FOREVER, _banks(p.address, p.end, bank))
+            )
             for p in placed
         }
 

@@ -1,6 +1,6 @@
-"""Tiles of a segment: several layers, band by band.
+"""Tiles of a segment: several layers, stripe by stripe.
 
-In every round each layer makes one band, of rows that were made a round before (but for the vector unit's
+In every round each layer makes one stripe, of rows that were made a round before (but for the vector unit's
 layers among themselves). So the layers of a round do not wait for one another: their tiles take turns, and
 array and vector unit both always have work whose operands are there.
 """
@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from compiler.ir.graph import Node
-from compiler.schedule.builder import Band, Builder, Span, View, device_shape, spans
-from compiler.schedule.segments.stripes import Bands, LayerWork, entering_rows
-from compiler.schedule.tile_graph import Layer, Line, Memory, Ref, Tensor, TileOp
+from compiler.schedule.builder import Builder, Span, Stripe, View, device_shape, spans
+from compiler.schedule.segments.stripes import LayerWork, Stripes, entering_rows
+from compiler.schedule.tile_graph import Layer, LineBuffer, Memory, Ref, Tensor, TileOp
 from compiler.schedule.tiles.moves import MAX_RUN, move
 from compiler.schedule.tiles.planners import PLANNERS
 from isa.spec import Engine
@@ -24,7 +24,7 @@ TURN: Final = 400
 """Cycles of the vector unit that one layer takes at a time."""
 
 
-class Member(Frozen):
+class SegmentLayer(Frozen):
     """A layer of a segment, and its result."""
 
     work: LayerWork
@@ -43,43 +43,43 @@ class SegmentPlanner:
     Args:
         b: the plan being made.
         members: the layers in order.
-        bands: what each does in every band.
+        stripes: what each does in every stripe.
         views: where values are that come from outside; those not in the scratchpad get line buffers.
     """
 
     def __init__(
-        self, b: Builder, members: Sequence[Member], bands: Bands, view: Callable[[Node], View]
+        self, b: Builder, members: Sequence[SegmentLayer], stripes: Stripes, view: Callable[[Node], View]
     ) -> None:
-        self.b, self.members, self.bands, self.view = b, members, bands, view
+        self.b, self.members, self.stripes, self.view = b, members, stripes, view
         self.inside = {m.node.id: m for m in members}
         self.readers: dict[int, list[tuple[int, int]]] = {}
         """For every value the (layer, operand) of those inside that read it, the least behind first."""
-        for member in sorted(members, key=lambda m: bands.delay[m.node.id]):
+        for member in sorted(members, key=lambda m: stripes.delay[m.node.id]):
             for operand in member.work.operands:
                 reader = member.node.id, operand.index
                 self.readers.setdefault(operand.node.id, []).append(reader)
         self.entering = self._entering()
 
     def run(self) -> None:
-        """All images, all bands."""
+        """All images, all stripes."""
         units = self._units()
-        count = len(self.bands.made[self.members[0].node.id])
+        count = len(self.stripes.made[self.members[0].node.id])
         ops = self.b.graph.ops
         images = device_shape(self.members[0].node.shape)[0]
         for image in range(images):
             self._empty_lines()
-            for number in range(self.bands.rounds):
+            for number in range(self.stripes.rounds):
                 for node in self.entering:
                     self._load(node, image, number, count)
                 begin = len(ops)
                 made: list[list[TileOp]] = []
                 for unit in units:
-                    band = number - self.bands.delay[unit[0].node.id]
-                    for member in unit if 0 <= band < count else ():
-                        self._make(member, image, band)
+                    stripe = number - self.stripes.delay[unit[0].node.id]
+                    for member in unit if 0 <= stripe < count else ():
+                        self._make(member, image, stripe)
                     made.append(ops[begin + sum(map(len, made)) :])
                 ops[begin:] = taking_turns(made)
-        self.b.band = None
+        self.b.stripe = None
         self.b.kept.clear()
         for node in self.entering:
             self.view(node).tensor.line = None
@@ -88,32 +88,32 @@ class SegmentPlanner:
         """Forget the rows of the image before."""
         for tensor in (*(m.out for m in self.members), *(self.view(n).tensor for n in self.entering)):
             if tensor.line is not None:
-                tensor.line.bands = []
+                tensor.line.stripes = []
 
-    def _units(self) -> list[list[Member]]:
+    def _units(self) -> list[list[SegmentLayer]]:
         """Layers whose tiles keep their order: each of the array, and those of the vector unit of a delay."""
-        units: dict[tuple[int, int], list[Member]] = {}
+        units: dict[tuple[int, int], list[SegmentLayer]] = {}
         for member in self.members:
             own = member.node.id if member.work.on_array else -1
-            units.setdefault((self.bands.delay[member.node.id], own), []).append(member)
+            units.setdefault((self.stripes.delay[member.node.id], own), []).append(member)
         return list(units.values())
 
     def _entering(self) -> Mapping[Node, list[Span]]:
-        """Values from outside that are not in the scratchpad: the rows that each band needs."""
-        rows = entering_rows([m.work for m in self.members], self.bands)
+        """Values from outside that are not in the scratchpad: the rows that each stripe needs."""
+        rows = entering_rows([m.work for m in self.members], self.stripes)
         found = {node: taken for node, taken in rows.items() if not self.view(node).tensor.resident}
         for node in found:
             tensor = self.view(node).tensor
-            tensor.line = Line(tensor.shape[2] * tensor.shape[3])
+            tensor.line = LineBuffer(tensor.shape[2] * tensor.shape[3])
         return found
 
     def _load(self, node: Node, image: int, number: int, count: int) -> None:
         """Bring the rows that a round needs from DRAM; rows that the one before had too come again."""
         first, _ = self.readers[node.id][0]
-        band = number - self.bands.delay[first]
-        if not 0 <= band < count or not self.entering[node][band].extent:
+        stripe = number - self.stripes.delay[first]
+        if not 0 <= stripe < count or not self.entering[node][stripe].extent:
             return
-        tensor, rows = self.view(node).tensor, self.entering[node][band]
+        tensor, rows = self.view(node).tensor, self.entering[node][stripe]
         line = tensor.line
         assert line is not None
         self.b.resume(self.inside[first].layer)
@@ -122,24 +122,24 @@ class SegmentPlanner:
         self.b.load_rows(tensor, image, rows, Ref(buffer))
         line.add(buffer, rows.start, rows.stop)
 
-    def _make(self, member: Member, image: int, band: int) -> None:
-        """The rows of a layer in a band."""
-        rows = self.bands.made[member.node.id][band]
+    def _make(self, member: SegmentLayer, image: int, stripe: int) -> None:
+        """The rows of a layer in a stripe."""
+        rows = self.stripes.made[member.node.id][stripe]
         if not rows.extent:
             return
         self.b.resume(member.layer)
-        self.b.band = Band(image, rows)
+        self.b.stripe = Stripe(image, rows)
         if member.out.line is not None:
             self._extend(member, member.out.line, rows)
         node = member.node
         for part in self._parts(member, rows):
-            self.b.band = Band(image, part)
+            self.b.stripe = Stripe(image, part)
             PLANNERS[type(node.op)](
                 self.b, node, lambda i: self.view(node.inputs[i]), member.out, self.b.target.spm.bytes
             )
 
-    def _parts(self, member: Member, rows: Span) -> list[Span]:
-        """The rows of a band in parts that do not hold the vector unit for long."""
+    def _parts(self, member: SegmentLayer, rows: Span) -> list[Span]:
+        """The rows of a stripe in parts that do not hold the vector unit for long."""
         work = member.work
         if work.on_array:
             return [rows]
@@ -148,11 +148,11 @@ class SegmentPlanner:
             s.shifted(rows.start) for s in spans(rows.extent, max(1, int(TURN / row) if row else rows.extent))
         ]
 
-    def _extend(self, member: Member, line: Line, rows: Span) -> None:
+    def _extend(self, member: SegmentLayer, line: LineBuffer, rows: Span) -> None:
         """A line buffer for these rows, and before them those that a reader of them needs too."""
         base = rows.start
         for key in self.readers.get(member.node.id, ()):
-            taken = next((r for r in self.bands.read[key] if r.extent and r.stop > rows.start), EMPTY)
+            taken = next((r for r in self.stripes.read[key] if r.extent and r.stop > rows.start), EMPTY)
             if taken.extent:
                 base = min(base, taken.start)
         self.b.tile = (rows.start,)

@@ -1,13 +1,13 @@
 """Segments: which layers work through an image together, and which results stay in the scratchpad.
 
-A segment of several layers goes band by band: some rows of its last layer, and of every other layer the
+A segment of several layers goes stripe by stripe: some rows of its last layer, and of every other layer the
 rows that these need; what passes between them lives in line buffers, their weights stay on the chip. A
 segment of one layer goes in tiles of any kind. Between segments a result is whole: in the scratchpad or
 in DRAM.
 
-The cheapest division is found by dynamic programming over the layers in order; a state is the set of
+The cheapest partition is found by dynamic programming over the layers in order; a state is the set of
 results that lie in the scratchpad. Costs are estimates from the declared work of the operations:
-the longest of array, vector unit and DRAM, plus what fills and drains.
+the longest of array, vector unit and DRAM, plus what fills and is_barrier.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from compiler.ir.graph import Node
 from compiler.schedule.builder import device_shape
 from compiler.schedule.options import ScheduleOptions
 from compiler.schedule.segments.stripes import LayerWork, delays, work_of
-from compiler.schedule.segments.subtensors import Part
+from compiler.schedule.segments.subtensors import Subtensor
 from compiler.schedule.tile_graph import aligned
 from isa.instructions.matrix import array_cycles
 from isa.memory_map import GRANULE_BYTES
@@ -31,7 +31,7 @@ from isa.target import Target
 LONGEST: Final = 8
 """Layers of a segment at most."""
 DIVISIONS: Final = (2, 4, 7, 10, 14, 19, 28, 56)
-"""Bands into which a segment is cut; tried in turn."""
+"""Stripes into which a segment is cut; tried in turn."""
 STATES: Final = 12
 """Sets of results in the scratchpad that are followed up at a boundary: the cheapest, and none at all."""
 TRAFFIC: Final = 0.2
@@ -41,7 +41,7 @@ MOST_FREE: Final = 3
 
 
 class Segment(Frozen):
-    """Layers that work together, and the rows of the last one in a band.
+    """Layers that work together, and the rows of the last one in a stripe.
 
     0 rows: one layer in tiles, or two of which the second takes every tile of the first.
     """
@@ -50,7 +50,7 @@ class Segment(Frozen):
     rows: int = 0
 
 
-class Division(Frozen):
+class Partition(Frozen):
     """The segments in order, and the results that stay in the scratchpad as a whole."""
 
     segments: tuple[Segment, ...]
@@ -68,8 +68,8 @@ class Cost(Frozen):
     rows: int = 0
 
 
-class Banded(Frozen):
-    """What a segment costs with bands of `rows` rows while nothing that passes it is whole in the scratchpad.
+class StripeCost(Frozen):
+    """What a segment costs with stripes of `rows` rows while nothing that passes is whole in the scratchpad.
 
     `array` and `vector` are cycles, `memory` the bytes of buffers, `moved` those of copies. `lines` has for
     every result what falls away where it stays: bytes of line buffers, cycles of moving rows between them,
@@ -89,7 +89,7 @@ class Banded(Frozen):
 class Flow(Frozen):
     """What passes between the layers of a segment.
 
-    `halo` has for every value the rows that two bands share, `lag` by how many bands its last reader is
+    `halo` has for every value the rows that two stripes share, `lag` by how many stripes its last reader is
     behind; `outside` for what comes from outside the bytes of a row, the rows, and the holder.
     """
 
@@ -107,8 +107,8 @@ class State(Struct):
     rows: int = 0
 
 
-class Divider:
-    """Finds the division of a graph's layers.
+class Partitioner:
+    """Finds the partition of a graph's layers.
 
     Args:
         layers: in order of execution.
@@ -118,7 +118,7 @@ class Divider:
         target: the machine.
         options: what may be done.
         fill: of the scratchpad, that may be held.
-        parts: values that are read where another lies.
+        subtensors: values that are read where another lies.
     """
 
     def __init__(
@@ -130,11 +130,11 @@ class Divider:
         target: Target,
         options: ScheduleOptions,
         fill: float,
-        parts: Mapping[int, Part],
+        subtensors: Mapping[int, Subtensor],
     ) -> None:
         self.users, self.returned, self.may_stay = users, returned, may_stay
         self.target, self.options = target, options
-        self.layers = [work_of(n, target, parts) for n in layers]
+        self.layers = [work_of(n, target, subtensors) for n in layers]
         self.last_use = {n.id: max(users[n.id], default=-1) for n in layers}
         self.size = {n.id: aligned(n.type.elements) for n in layers}
         self.room = int(target.spm.bytes * fill)
@@ -142,10 +142,10 @@ class Divider:
         """Cycles to fill and drain the array once."""
         self.constants = list(accumulate((layer.constants for layer in self.layers), initial=0))
         """Bytes of the constants of all layers before one."""
-        self.fused: dict[tuple[int, int], list[Banded]] = {}
+        self.fused: dict[tuple[int, int], list[StripeCost]] = {}
 
-    def divide(self) -> Division:
-        """The cheapest division."""
+    def partition(self) -> Partition:
+        """The cheapest partition."""
         count = len(self.layers)
         states: list[dict[frozenset[int], State]] = [{} for _ in range(count + 1)]
         states[0][frozenset()] = State(0.0, 0)
@@ -172,7 +172,7 @@ class Divider:
         alone = list(self.users[name]) == [begin + 1] and name not in self.returned
         return layer.on_array and following.single and taken and alone
 
-    def _traced(self, states: list[dict[frozenset[int], State]]) -> Division:
+    def _traced(self, states: list[dict[frozenset[int], State]]) -> Partition:
         place = len(self.layers)
         held, state = min(states[place].items(), key=lambda item: (item[1].cycles, sorted(item[0])))
         segments: list[Segment] = []
@@ -189,7 +189,7 @@ class Divider:
             resident |= held
             place, held = begin, earlier
             state = states[place][held]
-        return Division(tuple(segments[::-1]), frozenset(resident), over)
+        return Partition(tuple(segments[::-1]), frozenset(resident), over)
 
     def _choices(self, begin: int, end: int) -> Iterator[frozenset[int]]:
         """Which of the results that leave a segment stay in the scratchpad."""
@@ -315,34 +315,34 @@ class Divider:
     def _together(
         self, begin: int, end: int, held: frozenset[int], staying: frozenset[int], free: int
     ) -> Cost | None:
-        """The cheapest bands that fit."""
+        """The cheapest stripes that fit."""
         weights = self.constants[end] - self.constants[begin]
         if weights > free:
             return None
         cuts = self._cuts(begin, end)
         inside = [name for name, of in cuts[0].entering.items() if of[2] in held] if cuts else []
         best: Cost | None = None
-        for banded in cuts:
-            memory = weights + banded.memory
-            moved = weights + banded.moved
-            vector = banded.vector
+        for striped in cuts:
+            memory = weights + striped.memory
+            moved = weights + striped.moved
+            vector = striped.vector
             for name in staying:
-                line, copies, stored = banded.lines[name]
+                line, copies, stored = striped.lines[name]
                 memory, moved, vector = memory - line, moved - stored, vector - copies
             for name in inside:
-                line, loaded, _ = banded.entering[name]
+                line, loaded, _ = striped.entering[name]
                 memory, moved = memory - line, moved - loaded
             if memory > free:
                 continue
             dram = moved / self.target.dram.bytes_per_cycle
-            longest = max(banded.array, vector, dram) + TRAFFIC * dram
-            ramp = (banded.array + vector) / banded.count
+            longest = max(striped.array, vector, dram) + TRAFFIC * dram
+            ramp = (striped.array + vector) / striped.count
             cycles = longest + ramp + self.target.dram.latency_read
             if best is None or cycles < best.cycles:
-                best = Cost(cycles, memory, weights, banded.rows)
+                best = Cost(cycles, memory, weights, striped.rows)
         return best
 
-    def _cuts(self, begin: int, end: int) -> list[Banded]:
+    def _cuts(self, begin: int, end: int) -> list[StripeCost]:
         key = (begin, end)
         if key not in self.fused:
             layers = self.layers[begin:end]
@@ -354,11 +354,11 @@ class Divider:
             names = [layer.node.id for layer in layers]
             whole = {n for n in names if self.last_use[n] >= end or n in self.returned}
             flow = _flow(layers)
-            self.fused[key] = [self._banded(layers, flow, r, whole) for r in sizes]
+            self.fused[key] = [self._striped(layers, flow, r, whole) for r in sizes]
         return self.fused[key]
 
-    def _banded(self, layers: Sequence[LayerWork], flow: Flow, rows: int, whole: set[int]) -> Banded:
-        """What a segment costs with bands of so many rows: all bands taken as the middle ones are."""
+    def _striped(self, layers: Sequence[LayerWork], flow: Flow, rows: int, whole: set[int]) -> StripeCost:
+        """What a segment costs with stripes of so many rows: all stripes taken as the middle ones are."""
         t = self.target
         count = -(-layers[-1].shape[1] // rows)
         made = {layers[-1].node.id: rows}
@@ -388,11 +388,11 @@ class Divider:
             held, loaded = 2 * (made[name] + halo) * row, images * (extent + count * max(halo, 0)) * row
             memory, moved = memory + held, moved + loaded
             entering[name] = held, loaded, holder
-        return Banded(rows, count, images * array, vector, memory, moved, lines, entering)
+        return StripeCost(rows, count, images * array, vector, memory, moved, lines, entering)
 
 
 def _flow(layers: Sequence[LayerWork]) -> Flow:
-    """What passes between the layers of a segment, whatever the bands."""
+    """What passes between the layers of a segment, whatever the stripes."""
     delay = delays(layers)
     halo: dict[int, int] = {}
     lag: dict[int, int] = {}

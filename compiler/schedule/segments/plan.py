@@ -11,19 +11,19 @@ from typing import Final
 from compiler.errors import CompileError, FitError
 from compiler.ir.graph import Graph, Node
 from compiler.ir.types import DType, Shape
-from compiler.ir.work import Least
+from compiler.ir.work import LowerBound
 from compiler.ops.gemm import QGemm
 from compiler.ops.quantize_linear import Dequantize, Quantize, Returned, host_nodes
 from compiler.ops.shapes import Reshape, Transpose, unreshaped
 from compiler.schedule.builder import SINGLE, Builder, Joined, View, device_shape, packed_bytes
 from compiler.schedule.options import ScheduleOptions
-from compiler.schedule.segments.cascade import Member, SegmentPlanner
-from compiler.schedule.segments.partition import Divider, Segment
-from compiler.schedule.segments.stripes import bands_of
-from compiler.schedule.segments.subtensors import Part, operands_in_place, slices_in_place, whole_of
-from compiler.schedule.tile_graph import Buffer, Layer, Line, Memory, Tensor, TileGraph, aligned
+from compiler.schedule.segments.cascade import SegmentLayer, SegmentPlanner
+from compiler.schedule.segments.partition import Partitioner, Segment
+from compiler.schedule.segments.stripes import stripes_of
+from compiler.schedule.segments.subtensors import Subtensor, operands_in_place, slices_in_place, whole_of
+from compiler.schedule.tile_graph import Buffer, Layer, LineBuffer, Memory, Tensor, TileGraph, aligned
 from compiler.schedule.tiles.planners import PLANNERS
-from isa.instructions.matrix import Conv, Gemm
+from isa.instructions.matrix import ArrayGemm, Conv
 from isa.instructions.vector import VectorMove
 from isa.spec import greatest
 from isa.support.diagnostics import Diagnostic
@@ -33,7 +33,7 @@ from isa.target import Target
 MAX_RESIDENT_PIXEL: Final = greatest(Conv, "ips")
 MAX_RESIDENT_ROW: Final = greatest(VectorMove, "ss1")
 """Pitches that every instruction on images can express."""
-MAX_RESIDENT_DEPTH: Final = greatest(Gemm, "ap")
+MAX_RESIDENT_DEPTH: Final = greatest(ArrayGemm, "ap")
 
 INDEX_BYTES: Final = 4
 TILE_SHARE: Final = 0.45
@@ -83,20 +83,22 @@ class _Planner:
         self.too_large: list[Diagnostic] = []
         host = host_nodes(graph)
         self.nodes = [n for n in graph.nodes() if not n.is_constant and n.id not in host]
-        self.parts: dict[int, Part] = slices_in_place(graph, self.nodes, target) if options.address else {}
+        self.subtensors: dict[int, Subtensor] = {}
         """Values that lie within another."""
+        if options.address:
+            self.subtensors = slices_in_place(graph, self.nodes, target)
         self.layers = [
-            n for n in self.nodes if not isinstance(n.op, (Quantize, Reshape)) and n.id not in self.parts
+            n for n in self.nodes if not isinstance(n.op, (Quantize, Reshape)) and n.id not in self.subtensors
         ]
         self.index = {n.id: i for i, n in enumerate(self.layers)}
         self.returned = {unreshaped(self._returned_value(n)).id for n in graph.outputs}
         self.users = {
             n.id: self._layers_using(n)
             for n in self.nodes
-            if not isinstance(n.op, Reshape) and n.id not in self.parts
+            if not isinstance(n.op, Reshape) and n.id not in self.subtensors
         }
         """For every value the layers that read it, by index."""
-        self.divider = Divider(
+        self.partitioner = Partitioner(
             self.layers,
             self.users,
             frozenset(self.returned),
@@ -104,11 +106,11 @@ class _Planner:
             target,
             options,
             fill,
-            self.parts,
+            self.subtensors,
         )
-        self.division = self.divider.divide()
-        self.resident = self.division.resident
-        self.joined = {s.layers[1].id for s in self.division.segments if not s.rows and len(s.layers) > 1}
+        self.partition = self.partitioner.partition()
+        self.resident = self.partition.resident
+        self.joined = {s.layers[1].id for s in self.partition.segments if not s.rows and len(s.layers) > 1}
         self.held = self._held_by_layer()
         if options.address:
             self._join_in_place()
@@ -117,7 +119,7 @@ class _Planner:
         for node in self.nodes:
             if isinstance(node.op, Quantize):
                 self._input(node)
-        for segment in self.division.segments:
+        for segment in self.partition.segments:
             if segment.rows:
                 self._segment(segment)
             else:
@@ -155,14 +157,14 @@ class _Planner:
     def _begin(self, node: Node) -> tuple[Layer, Tensor]:
         """A layer, and where its result is."""
         names = tuple(v.name for v in node.views)
-        layer = Layer(self.index[node.id], node.name, node.loc, names, self._least(node))
+        layer = Layer(self.index[node.id], node.name, node.loc, names, self._bound(node))
         self.builder.begin(layer)
         return layer, self._result(node)
 
     def _result(self, node: Node) -> Tensor:
         """The tensor of a layer's result, made when it is first needed: by the layer, or by a part of it."""
         if node.id not in self.plan.views:
-            part = self.parts.get(node.id)
+            part = self.subtensors.get(node.id)
             whole = None if part is None else self._result(part.whole)
             out = self._tensor(node, node.shape, self._home(node) if whole is None else whole.home)
             if part is not None:
@@ -205,21 +207,21 @@ class _Planner:
         return Joined(taken, layer, emit, copies)
 
     def _segment(self, segment: Segment) -> None:
-        """Layers together, band by band."""
-        works = [self.divider.layers[self.index[n.id]] for n in segment.layers]
+        """Layers together, stripe by stripe."""
+        works = [self.partitioner.layers[self.index[n.id]] for n in segment.layers]
         inside = {n.id for n in segment.layers}
         whole = frozenset(n.id for n in segment.layers if self._leaves(n, inside))
-        bands = bands_of(works, segment.rows)
-        members: list[Member] = []
+        stripes = stripes_of(works, segment.rows)
+        members: list[SegmentLayer] = []
         for work in works:
             node = work.node
             layer, out = self._begin(node)
             read_inside = any(self.layers[i].id in inside for i in self.users[node.id])
             out.delivered = node.id in whole
             if read_inside and out.home.memory is not Memory.SPM:
-                out.line = Line(out.shape[2] * out.shape[3])
-            members.append(Member(work, layer, out))
-        SegmentPlanner(self.builder, members, bands, self._view).run()
+                out.line = LineBuffer(out.shape[2] * out.shape[3])
+            members.append(SegmentLayer(work, layer, out))
+        SegmentPlanner(self.builder, members, stripes, self._view).run()
         for member in members:
             member.out.line = None
 
@@ -228,16 +230,16 @@ class _Planner:
         elsewhere = any(self.layers[i].id not in inside for i in self.users[node.id])
         return node.id in self.returned or elsewhere
 
-    def _least(self, node: Node) -> Least:
+    def _bound(self, node: Node) -> LowerBound:
         """The least work of a layer; each byte of the interface counts where it is first read or written."""
-        least = self.divider.layers[self.index[node.id]].least
-        read = {whole_of(i, self.parts) for i in node.inputs}
+        bound = self.partitioner.layers[self.index[node.id]].bound
+        read = {whole_of(i, self.subtensors) for i in node.inputs}
         given = {i for i in read if isinstance(i.op, Quantize)} - self.read
         self.read |= given
         bytes_of_interface = sum(i.type.elements for i in given)
         if node.id in self.returned:
             bytes_of_interface += node.type.elements
-        return replace(least, dram_bytes=least.dram_bytes + bytes_of_interface)
+        return replace(bound, dram_bytes=bound.dram_bytes + bytes_of_interface)
 
     def _raise_refusals(self) -> None:
         """What no machine can do goes before what this one has no room for."""
@@ -250,7 +252,7 @@ class _Planner:
         if node.id not in self.plan.views and isinstance(node.op, Reshape):
             source = self._view(node.inputs[0])
             self.plan.views[node.id] = View(source.tensor, device_shape(node.shape))
-        if node.id not in self.plan.views and node.id in self.parts:
+        if node.id not in self.plan.views and node.id in self.subtensors:
             self._result(node)
         if node.id not in self.plan.views:
             assert node.is_constant
@@ -271,8 +273,8 @@ class _Planner:
         size = node.type.elements * item_bytes(node)
         if node.id in self.returned:
             return Buffer(node.name, Memory.OUTPUT, size)
-        if node.id in self.division.over:
-            return self.plan.views[self.division.over[node.id]].tensor.home
+        if node.id in self.partition.over:
+            return self.plan.views[self.partition.over[node.id]].tensor.home
         if node.id in self.resident:
             return Buffer(node.name, Memory.SPM, size)
         return Buffer(node.name, Memory.ARENA, size)
@@ -292,8 +294,8 @@ class _Planner:
 
     def _readable(self, node: Node, user: Node) -> bool:
         """Whether a user can read a resident value under the shapes at which it sees it."""
-        seen = [i for i in user.inputs if not i.is_constant and whole_of(i, self.parts) is node]
-        shapes = [node.shape if i.id in self.parts else i.shape for i in seen]
+        seen = [i for i in user.inputs if not i.is_constant and whole_of(i, self.subtensors) is node]
+        shapes = [node.shape if i.id in self.subtensors else i.shape for i in seen]
         if isinstance(user.op, QGemm):
             return all(shape[-1] <= MAX_RESIDENT_DEPTH for shape in shapes)
         return all(map(_pitches_fit, shapes))
@@ -309,7 +311,7 @@ class _Planner:
         """The layers that read a value, through reshapes too, each once and in order."""
         found: set[int] = set()
         for user in self.graph.users(node):
-            if isinstance(user.op, Reshape) or user.id in self.parts:
+            if isinstance(user.op, Reshape) or user.id in self.subtensors:
                 found.update(self._layers_using(user))
             elif user.id in self.index:
                 found.add(self.index[user.id])
@@ -320,15 +322,15 @@ class _Planner:
 
         Results in the scratchpad are then held longer: never so that more is held than the most otherwise.
         """
-        places = {*self.division.over, *self.division.over.values()}
+        places = {*self.partition.over, *self.partition.over.values()}
         layers = {n.id for n in self.layers} - self.returned - places
-        for segment in self.division.segments:
+        for segment in self.partition.segments:
             node = segment.layers[0]
             if len(segment.layers) > 1 or node.id in places:
                 continue
-            taken = {*self.parts, *(part.whole.id for part in self.parts.values())}
-            before = dict(self.parts)
-            self.parts |= {
+            taken = {*self.subtensors, *(part.whole.id for part in self.subtensors.values())}
+            before = dict(self.subtensors)
+            self.subtensors |= {
                 operand.id: part
                 for operand, part in operands_in_place(
                     self.graph, node, layers - taken, self.target, self.resident
@@ -336,7 +338,7 @@ class _Planner:
             }
             held = self._held_by_layer()
             if max(held) > max(self.held):
-                self.parts = before
+                self.subtensors = before
             else:
                 self.held = held
 
@@ -344,15 +346,15 @@ class _Planner:
         """For every layer, one joined to it included, the bytes of results in the scratchpad meanwhile."""
         change = [0] * (len(self.layers) + 1)
         inside: dict[int, list[int]] = {}
-        for name, part in self.parts.items():
+        for name, part in self.subtensors.items():
             if name in self.index:
                 inside.setdefault(part.whole.id, []).append(name)
         for node in self.layers:
-            if node.id in self.resident and node.id not in self.parts:
+            if node.id in self.resident and node.id not in self.subtensors:
                 held = [node.id, *inside.get(node.id, ())]
                 first = min(self.index[name] - (name in self.joined) for name in held)
-                last = max(self.divider.last_use[name] for name in held)
-                if node.id in self.division.over:
+                last = max(self.partitioner.last_use[name] for name in held)
+                if node.id in self.partition.over:
                     first = (
                         self.index[node.id] + 1
                     )  # until then it counts as the operand whose place it takes

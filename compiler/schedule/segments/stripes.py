@@ -1,34 +1,34 @@
-"""Bands: which rows every layer of a segment makes, and reads, when."""
+"""Stripes: which rows every layer of a segment makes, and reads, when."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
 from compiler.ir.graph import Node
-from compiler.ir.work import Least
+from compiler.ir.work import LowerBound
 from compiler.ops.shapes import unreshaped
 from compiler.schedule.builder import READS, SINGLE, Span, Window, device_shape, spans
-from compiler.schedule.segments.subtensors import Part, whole_of
+from compiler.schedule.segments.subtensors import Subtensor, whole_of
 from isa.support.records import Frozen
 from isa.target import Target
 
 
-class Bands(Frozen):
-    """What the layers of a segment do in every band: rows made, and rows read of every operand."""
+class Stripes(Frozen):
+    """What the layers of a segment do in every stripe: rows made, and rows read of every operand."""
 
     made: dict[int, list[Span]]
     read: dict[tuple[int, int], list[Span]]
     """By (layer, operand)."""
     delay: dict[int, int]
-    """By how many bands a layer is behind the first."""
+    """By how many stripes a layer is behind the first."""
 
     @property
     def rounds(self) -> int:
-        """Bands, and those that the last layers are behind."""
+        """Stripes, and those that the last layers are behind."""
         return len(next(iter(self.made.values()))) + max(self.delay.values())
 
 
-class Operand(Frozen):
+class LayerOperand(Frozen):
     """A computed operand of a layer: which one, whose value, and how its rows are read, if row by row.
 
     `holder` is the value whose bytes the operand's are: another than `node` where it is reshaped or a part.
@@ -41,12 +41,12 @@ class Operand(Frozen):
 
 
 class LayerWork(Frozen):
-    """What a division needs to know of a layer."""
+    """What a partition needs to know of a layer."""
 
     node: Node
     shape: tuple[int, int, int, int]
-    operands: tuple[Operand, ...]
-    least: Least
+    operands: tuple[LayerOperand, ...]
+    bound: LowerBound
     constants: int
     """Bytes."""
     single: bool
@@ -71,16 +71,18 @@ class LayerWork(Frozen):
         return 0 < len(self.operands) == len(self.taken)
 
 
-def work_of(node: Node, target: Target, parts: Mapping[int, Part]) -> LayerWork:
-    """What a division needs to know of a layer."""
+def work_of(node: Node, target: Target, subtensors: Mapping[int, Subtensor]) -> LayerWork:
+    """What a partition needs to know of a layer."""
     reads = READS.get(type(node.op))
     inputs = node.inputs
     operands = tuple(
-        Operand(i, x, reads(node, i) if reads and unreshaped(x) is x else None, whole_of(x, parts).id)
+        LayerOperand(
+            i, x, reads(node, i) if reads and unreshaped(x) is x else None, whole_of(x, subtensors).id
+        )
         for i, x in enumerate(inputs)
         if not x.is_constant
     )
-    least = node.op.work([i.type for i in inputs], node.type).least(target)
+    bound = node.op.work([i.type for i in inputs], node.type).lower_bound(target)
     constants = sum(i.type.elements * i.type.dtype.numpy.itemsize for i in inputs if i.is_constant)
     shape = device_shape(node.shape)
     single = type(node.op) in SINGLE and all(device_shape(x.shape) == shape for x in inputs)
@@ -90,13 +92,13 @@ def work_of(node: Node, target: Target, parts: Mapping[int, Part]) -> LayerWork:
         if o.reads is not None
     )
     images, height, width, channels = shape
-    passes, vector = least.mx_cycles / (images * height * width), least.vx_lanes / target.vx.lanes
+    passes, vector = bound.mx_cycles / (images * height * width), bound.vx_lanes / target.vx.lanes
     row = width * channels
-    return LayerWork(node, shape, operands, least, constants, single, taken, row, passes, vector)
+    return LayerWork(node, shape, operands, bound, constants, single, taken, row, passes, vector)
 
 
-def bands_of(layers: Sequence[LayerWork], rows: int) -> Bands:
-    """The bands of a segment; every result is made completely, needed inside or not."""
+def stripes_of(layers: Sequence[LayerWork], rows: int) -> Stripes:
+    """The stripes of a segment; every result is made completely, needed inside or not."""
     inside = {layer.node.id for layer in layers}
     last = layers[-1]
     stops: dict[int, list[int]] = {n: [] for n in inside}
@@ -121,11 +123,11 @@ def bands_of(layers: Sequence[LayerWork], rows: int) -> Bands:
         for operand in layer.operands:
             assert operand.reads is not None
             read[layer.node.id, operand.index] = [operand.reads.read(r) for r in made[layer.node.id]]
-    return Bands(made, read, delays(layers))
+    return Stripes(made, read, delays(layers))
 
 
 def delays(layers: Sequence[LayerWork]) -> dict[int, int]:
-    """By how many bands each layer is behind the first: only within the vector unit is there no delay."""
+    """By how many stripes each layer is behind the first: only within the vector unit is there no delay."""
     on_array: dict[int, bool] = {}
     delay: dict[int, int] = {}
     for layer in layers:
@@ -137,15 +139,15 @@ def delays(layers: Sequence[LayerWork]) -> dict[int, int]:
     return delay
 
 
-def entering_rows(layers: Sequence[LayerWork], bands: Bands) -> dict[Node, list[Span]]:
-    """What comes into a segment from outside: for every value the rows that its readers need in each band."""
+def entering_rows(layers: Sequence[LayerWork], stripes: Stripes) -> dict[Node, list[Span]]:
+    """What comes into a segment from outside: for every value the rows that readers need in each stripe."""
     inside = {layer.node.id for layer in layers}
     found: dict[Node, list[Span]] = {}
     for layer in layers:
         for operand in layer.operands:
             if operand.node.id in inside:
                 continue
-            taken = bands.read[layer.node.id, operand.index]
+            taken = stripes.read[layer.node.id, operand.index]
             known = found.get(operand.node)
             found[operand.node] = taken if known is None else list(map(union, known, taken))
     return found

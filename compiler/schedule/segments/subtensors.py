@@ -18,19 +18,19 @@ from isa.support.records import Frozen
 from isa.target import Target
 
 
-class Part(Frozen):
+class Subtensor(Frozen):
     """A box of the result of `whole`, from `start` on: (n, h, w, c)."""
 
     whole: Node
     start: Start
 
 
-def slices_in_place(graph: Graph, nodes: Sequence[Node], target: Target) -> dict[int, Part]:
+def slices_in_place(graph: Graph, nodes: Sequence[Node], target: Target) -> dict[int, Subtensor]:
     """Slices that are read where their operand lies: without steps, and seen by nobody under a new shape.
 
     A part in DRAM has short runs, which waste bursts: with many readers a dense copy is cheaper.
     """
-    found: dict[int, Part] = {}
+    found: dict[int, Subtensor] = {}
     for node in nodes:
         operation = node.op
         if not isinstance(operation, Slice) or any(step != 1 for step in operation.steps):
@@ -40,10 +40,10 @@ def slices_in_place(graph: Graph, nodes: Sequence[Node], target: Target) -> dict
             continue
         users = graph.users(node)
         if users and node not in graph.outputs and all(_reads_boxes(user) for user in users):
-            within = found.get(source.id, Part(source, ORIGIN))
+            within = found.get(source.id, Subtensor(source, ORIGIN))
             longer = _bursts(node, within.whole, target)
             if len(users) * longer <= longer + 1 + len(users):
-                found[node.id] = Part(within.whole, moved(within.start, operation.starts))
+                found[node.id] = Subtensor(within.whole, moved(within.start, operation.starts))
     return found
 
 
@@ -54,7 +54,7 @@ def _reads_boxes(user: Node) -> bool:
 
 def operands_in_place(
     graph: Graph, node: Node, layers: Collection[int], target: Target, resident: Collection[int]
-) -> Iterator[tuple[Node, Part]]:
+) -> Iterator[tuple[Node, Subtensor]]:
     """The operands of a concatenation or a pad that may be written into its result.
 
     They are computed by layers, each an operand once, keep their codes, are read as boxes alone, and are in
@@ -72,7 +72,7 @@ def operands_in_place(
         ):
             others = len(graph.users(operand)) - 1
             if node.id in resident or others * (_bursts(operand, node, target) - 1) <= 2:
-                yield operand, Part(node, start)
+                yield operand, Subtensor(node, start)
 
 
 def _bursts(part: Node, whole: Node, target: Target) -> float:
@@ -85,9 +85,9 @@ def _bursts(part: Node, whole: Node, target: Target) -> float:
     return 1.0
 
 
-def whole_of(node: Node, parts: Mapping[int, Part]) -> Node:
+def whole_of(node: Node, subtensors: Mapping[int, Subtensor]) -> Node:
     """The value whose bytes a node's are: reshapes and slices in place are looked through."""
     node = unreshaped(node)
-    while node.id in parts:
-        node = unreshaped(parts[node.id].whole)
+    while node.id in subtensors:
+        node = unreshaped(subtensors[node.id].whole)
     return node

@@ -130,7 +130,7 @@ class ConvShape(Frozen):
         return copies + array + tiles_made * (parts * 2 + 1) * target.dram.latency_read
 
 
-class Slice(Frozen):
+class ConvGroup(Frozen):
     """A convolution of some channels of a grouped one, not grouped itself: (out, in, kh, kw)."""
 
     first_in: int
@@ -169,13 +169,13 @@ def _require_expressible(node: Node) -> None:
     )
 
 
-def _slices(node: Node, cols: int) -> Iterator[Slice]:
+def _slices(node: Node, cols: int) -> Iterator[ConvGroup]:
     """The groups, as many at a time as fill the columns of the array."""
     operation, weights = node.op, node.inputs[1].constant
     assert isinstance(operation, QConv2d)
     cout, cin = weights.shape[0] // operation.groups, weights.shape[1]
     if operation.groups == 1:
-        yield Slice(0, 0, weights)
+        yield ConvGroup(0, 0, weights)
         return
     for groups in spans(operation.groups, max(cols // cout, 1)):
         shape = (groups.extent * cout, groups.extent * cin, *weights.shape[2:])
@@ -184,10 +184,10 @@ def _slices(node: Node, cols: int) -> Iterator[Slice]:
             first = (groups.start + index) * cout
             rows, columns = slice(index * cout, (index + 1) * cout), slice(index * cin, (index + 1) * cin)
             diagonal[rows, columns] = weights[first : first + cout]
-        yield Slice(groups.start * cin, groups.start * cout, diagonal)
+        yield ConvGroup(groups.start * cin, groups.start * cout, diagonal)
 
 
-def _plan_slice(b: Builder, node: Node, x: View, out: Tensor, part: Slice, budget: int) -> None:
+def _plan_slice(b: Builder, node: Node, x: View, out: Tensor, part: ConvGroup, budget: int) -> None:
     shape = _conv_shape(b, node, x, out, part)
     tile = b.once(("tile", shape), lambda: choose_conv_tile(node, shape, b.target, budget))
     image = b.once(("image", part.first_out), lambda: _packed_weights(b, node.inputs[1].name, part.weights))
@@ -255,7 +255,7 @@ def _channel_cuts(channels: int, rows: int) -> list[int]:
     return sorted((s for s in sizes if s <= MAX_CHANNELS), reverse=True)
 
 
-def _conv_shape(b: Builder, node: Node, x: View, out: Tensor, part: Slice) -> ConvShape:
+def _conv_shape(b: Builder, node: Node, x: View, out: Tensor, part: ConvGroup) -> ConvShape:
     cout, cin = part.weights.shape[:2]
     copies = (0 if out.resident else 1) + (b.joined.copies if b.joined is not None else 0)
     rows, columns = b.once("windows", lambda: convolution_windows(node))
@@ -270,7 +270,7 @@ def _conv_shape(b: Builder, node: Node, x: View, out: Tensor, part: Slice) -> Co
         x.tensor.resident,
         out.resident,
         copies,
-        b.band is not None,
+        b.stripe is not None,
         b.options.overlap,
         b.options.packing,
     )
@@ -284,7 +284,7 @@ def _conv_tile(
     shape: ConvShape,
     tile: ConvTile,
     image: Buffer,
-    part: Slice,
+    part: ConvGroup,
     at: tuple[int, Span, Span, Span],
     params: Ref,
     held: Buffer | None,
@@ -374,14 +374,16 @@ def _packed_weights(b: Builder, name: str, weights: NDArray[Any]) -> Buffer:
     return b.image(Memory.WEIGHTS, packed_bytes(packed), name)
 
 
-def _load_weights(b: Builder, part: Slice, image: Buffer, channels: Span, taps: Span, cin: Span) -> Buffer:
+def _load_weights(
+    b: Builder, part: ConvGroup, image: Buffer, channels: Span, taps: Span, cin: Span
+) -> Buffer:
     """The weights of a part, gathered from the packed image."""
     return b.once(
         (part.first_out, channels, taps, cin), lambda: _gathered(b, part, image, channels, taps, cin)
     )
 
 
-def _gathered(b: Builder, part: Slice, image: Buffer, channels: Span, taps: Span, cin: Span) -> Buffer:
+def _gathered(b: Builder, part: ConvGroup, image: Buffer, channels: Span, taps: Span, cin: Span) -> Buffer:
     cols = b.target.mx.cols
     _, all_cin, kh, kw = part.weights.shape
     groups = -(-channels.extent // cols)

@@ -26,16 +26,16 @@ from compiler.schedule.builder import (
 from compiler.schedule.tile_graph import Buffer, Memory, Piece, Ref, Tensor, aligned
 from compiler.schedule.tiles.limits import does_not_fit
 from compiler.schedule.tiles.products import MAX_GROUP_ROWS, cuts, requant_records, requantize
-from isa.instructions.matrix import Gemm
+from isa.instructions.matrix import ArrayGemm
 from isa.instructions.vector import Requantize
 from isa.memory_map import REQUANT_RECORD
 from isa.spec import greatest
 from isa.support.records import Frozen
 from isa.target import Target
 
-MAX_DEPTH: Final = greatest(Gemm, "k")
+MAX_DEPTH: Final = greatest(ArrayGemm, "k")
 MAX_COLUMNS: Final = greatest(Requantize, "c")
-MAX_ROW: Final = greatest(Gemm, "ap")
+MAX_ROW: Final = greatest(ArrayGemm, "ap")
 STREAMED: Final = 4
 """Of a tile's bytes, the part that weights may take: they arrive in portions, and some are ahead."""
 
@@ -168,7 +168,7 @@ def _emit_gemm(
     """One product; the right matrix has pitches from row to row, and from column group to column group."""
     m, n, k = (s.extent for s in tile)
     several = n > b.target.mx.cols
-    instr = Gemm(
+    instr = ArrayGemm(
         m=m,
         n=n,
         k=k,

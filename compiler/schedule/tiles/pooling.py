@@ -29,17 +29,17 @@ from compiler.schedule.tile_graph import Tensor
 from compiler.schedule.tiles.boxes import dense, fit_box, tiles
 from compiler.schedule.tiles.limits import require_expressible
 from isa.instructions.records import QuantRecord
-from isa.instructions.vector import Pool, Pooling, Softmax
+from isa.instructions.vector import Pool, Pooling, VectorSoftmax
 from isa.spec import greatest
 from isa.support.diagnostics import Diagnostic
 
 MAX_POOL_EXTENT: Final = greatest(Pooling, "oh")
 MAX_POOL_INPUT: Final = greatest(Pooling, "ih")
 MAX_POOL_ROW: Final = greatest(Pooling, "irs")
-MAX_ROWS: Final = greatest(Softmax, "h")
+MAX_ROWS: Final = greatest(VectorSoftmax, "h")
 MAX_CHANNELS: Final = greatest(Pooling, "c")
-MAX_SOFTMAX_CHANNELS: Final = greatest(Softmax, "ips")
-MAX_SOFTMAX_ROW: Final = greatest(Softmax, "irs")
+MAX_SOFTMAX_CHANNELS: Final = greatest(VectorSoftmax, "ips")
+MAX_SOFTMAX_ROW: Final = greatest(VectorSoftmax, "irs")
 
 
 def _windows(node: Node) -> tuple[Window, Window]:
@@ -151,7 +151,7 @@ def plan_softmax(b: Builder, node: Node, view: Callable[[int], View], out: Tenso
         b.tile = (n, rs.start, cs.start)
         source = b.fetch(x, n, rs, cs, whole, "input")
         target = b.result(out, n, rs, cs, whole, "output")
-        instr = Softmax(
+        instr = VectorSoftmax(
             h=rs.extent,
             w=cs.extent,
             c=c,

@@ -19,15 +19,15 @@ from compiler.schedule.tiles.boxes import SLACK, tiles
 from compiler.schedule.tiles.limits import does_not_fit
 from isa.instructions.records import QuantRecord
 from isa.instructions.vector import Requantize
-from isa.instructions.vector_reduce import Axis, Place, Reduce, Reduction
+from isa.instructions.vector_reduce import Axis, Place, Reduction, VectorReduce
 from isa.memory_map import REQUANT_RECORD
 from isa.spec import ElementType, greatest
 from isa.support.diagnostics import Diagnostic
 from isa.support.records import replace
 
-MAX_EXTENT: Final = greatest(Reduce, "h")
-MAX_CHANNELS: Final = greatest(Reduce, "ips")
-MAX_ROW: Final = greatest(Reduce, "irs")
+MAX_EXTENT: Final = greatest(VectorReduce, "h")
+MAX_CHANNELS: Final = greatest(VectorReduce, "ips")
+MAX_ROW: Final = greatest(VectorReduce, "irs")
 FUNCTIONS: Final = {
     "mean": Reduction.MEAN,
     "sum": Reduction.SUM,
@@ -51,7 +51,7 @@ def plan_reduce(b: Builder, node: Node, view: Callable[[int], View], out: Tensor
     if size is None:
         least = [n if d in axes else 1 for d, n in enumerate(x.shape)]
         raise does_not_fit(node, int(np.prod(least[1:])) + SLACK, budget)
-    instr = Reduce(fn=FUNCTIONS[operation.function], axis=AXES[axes], h=1, w=1, c=1, ot=element(node))
+    instr = VectorReduce(fn=FUNCTIONS[operation.function], axis=AXES[axes], h=1, w=1, c=1, ot=element(node))
     used = "prm" not in instr.unused()
     _plan_tiles(b, node, x, out, axes, size, instr, b.parameters(_record(node), "record") if used else None)
 
@@ -63,7 +63,7 @@ def _plan_tiles(
     out: Tensor,
     axes: tuple[int, ...],
     size: tuple[int, int, int],
-    instr: Reduce,
+    instr: VectorReduce,
     record: Ref | None,
 ) -> None:
     """A reduction in tiles over what is left, each as `instr` says."""
@@ -100,7 +100,7 @@ def plan_arg_max(b: Builder, node: Node, view: Callable[[int], View], out: Tenso
         least = [d if i == axis else 1 for i, d in enumerate(x.shape)]
         raise does_not_fit(node, (copies + 1) * int(np.prod(least[1:])) + SLACK, budget)
     last, index = int(operation.last), ElementType.S32
-    instr = Reduce(fn=Reduction.ARGMAX, axis=AXES[axis,], h=1, w=1, c=1, ot=index, last=last)
+    instr = VectorReduce(fn=Reduction.ARGMAX, axis=AXES[axis,], h=1, w=1, c=1, ot=index, last=last)
     _plan_tiles(b, node, x, out, (axis,), size, instr, None)
 
 
@@ -178,7 +178,7 @@ def _plan_in_parts(b: Builder, node: Node, x: View, out: Tensor, budget: int) ->
         for index, (h, w) in enumerate(itertools.product(spans(height, rows), spans(width, columns))):
             b.tile = (n, h.start, w.start, c.start)
             source = b.fetch(x, n, h, w, c, "input")
-            instr = Reduce(
+            instr = VectorReduce(
                 fn=Reduction.SUM,
                 axis=Axis.HW,
                 osp=Place.ACC,
