@@ -106,6 +106,7 @@ class _Reader:
         inputs = [self._use(tree, str(v)) for o in trees(tree, "operands") for v in o.children]
         operation = self._operation(tree, name)
         kind, value = self._type(tree, trees(tree, "type")[0])
+        further = tuple(self._type(tree, t)[0] for t in trees(tree, "type")[1:])
         label = next(_string(c) for c in tree.children if isinstance(c, Token) and c.type == "STRING")
         views = tuple(self._view(tree, v, kind.shape) for v in trees(tree, "view"))
         loc = _loc(trees(tree, "loc")[0])
@@ -113,7 +114,7 @@ class _Reader:
             self._fail(tree, f"{target} is defined twice")
         try:
             self.nodes[target] = graph.add(
-                operation, inputs, name=label, loc=loc, type_=kind, value=value, views=views
+                operation, inputs, name=label, loc=loc, type_=kind, further=further, value=value, views=views
             )
         except ShapeError as error:
             self._fail(tree, error.message, error.allowed)

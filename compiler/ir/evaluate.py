@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from compiler.ir.graph import Graph, Input, Node
+from compiler.ir.graph import Graph, Input, Node, TupleElement
 
 Sample = Mapping[str, NDArray[Any]]
 """Inputs of a network, by name."""
@@ -23,11 +23,11 @@ def walk(graph: Graph, inputs: Sample) -> Iterator[tuple[Node, NDArray[Any]]]:
     """Every node with its value, in order; a value is forgotten after its last user."""
     nodes = graph.nodes()
     last = {operand.id: node.id for node in nodes for operand in node.inputs}
-    values: dict[int, NDArray[Any]] = {}
+    values: dict[int, tuple[NDArray[Any], ...]] = {}
     for node in nodes:
         with np.errstate(all="ignore"):
-            values[node.id] = _value(node, inputs, values)
-        yield node, values[node.id]
+            values[node.id] = _values(node, inputs, values)
+        yield node, values[node.id][0]
         for done in {i.id for i in node.inputs if last[i.id] == node.id}:
             del values[done]
         if node.id not in last:
@@ -37,7 +37,7 @@ def walk(graph: Graph, inputs: Sample) -> Iterator[tuple[Node, NDArray[Any]]]:
 def folded(node: Node) -> Node | None:
     """The constant that a node on constants alone is, added to its graph; None for other nodes."""
     operands = node.inputs
-    if not operands or not node.op.foldable or not all(o.is_constant for o in operands):
+    if not operands or node.further or not node.op.foldable or not all(o.is_constant for o in operands):
         return None
     with np.errstate(all="ignore"):
         value = node.op.evaluate([o.constant for o in operands], [o.type for o in operands], node.type)
@@ -56,16 +56,21 @@ def source_tensors(graph: Graph, values: Mapping[int, NDArray[Any]]) -> dict[str
     return {view.name: view.of(values[node.id]) for node in graph.nodes() for view in node.views}
 
 
-def _value(
-    node: Node,
-    inputs: Sample,
-    values: Mapping[int, NDArray[Any]],
-) -> NDArray[Any]:
+def _values(
+    node: Node, inputs: Sample, values: Mapping[int, tuple[NDArray[Any], ...]]
+) -> tuple[NDArray[Any], ...]:
+    """The values of a node's results, in order."""
     if node.value is not None:
-        return node.value
-    if isinstance(node.op, Input):
-        return inputs[node.name]
+        return (node.value,)
     operands = node.inputs
-    result = node.op.evaluate([values[i.id] for i in operands], [i.type for i in operands], node.type)
-    assert result.shape == node.shape, f"{node.op.name} gave {result.shape}, not {node.shape}"
-    return result.astype(node.type.dtype.numpy, copy=False)
+    match node.op:
+        case Input():
+            return (inputs[node.name],)
+        case TupleElement(index):
+            return (values[operands[0].id][index],)
+        case operation:
+            args = [values[i.id][0] for i in operands]
+            results = operation.evaluate_all(args, [i.type for i in operands], node.types)
+    for value, kind in zip(results, node.types, strict=True):
+        assert value.shape == kind.shape, f"{node.op.name} gave {value.shape}, not {kind.shape}"
+    return tuple(v.astype(t.dtype.numpy, copy=False) for v, t in zip(results, node.types, strict=True))

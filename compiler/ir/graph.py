@@ -13,7 +13,7 @@ import networkx as nx
 import numpy as np
 from numpy.typing import NDArray
 
-from compiler.ir.op import Op, op
+from compiler.ir.op import Op, ShapeError, op
 from compiler.ir.stage import Stage
 from compiler.ir.types import DType, Quant, Shape, TensorType
 from isa.program import Steps, taken_through
@@ -47,6 +47,34 @@ class Const(Op):
     """A constant tensor."""
 
 
+@op("tuple_element", "x")
+class TupleElement(Op):
+    """A result beyond the first of an operation that has several; the first is the node's own value."""
+
+    index: int
+    foldable: ClassVar[bool] = False
+
+    def infer(self, types: Sequence[TensorType]) -> TensorType:
+        """The type of the first result; which one is meant, the node that gives it knows."""
+        return types[0]
+
+
+def infer(operation: Op, inputs: Sequence[Node]) -> tuple[TensorType, ...]:
+    """The types of an operation's results on nodes.
+
+    Raises:
+        ShapeError: the operands do not go together, or the node has no such result.
+    """
+    results = operation.results([i.type for i in inputs])
+    if not isinstance(operation, TupleElement):
+        return results
+    (producer,) = inputs
+    if not 0 < operation.index < len(producer.types):
+        count = len(producer.types)
+        raise ShapeError(f"{producer.op.name} has no result {operation.index}", f"below {count}")
+    return (producer.types[operation.index],)
+
+
 def typed(inferred: TensorType, quant: Quant | None) -> TensorType:
     """The type of a result: what the operation's rule gives, its codes of the type that `quant` says."""
     if quant is None:
@@ -55,7 +83,7 @@ def typed(inferred: TensorType, quant: Quant | None) -> TensorType:
 
 
 class Node(Struct, eq=False):
-    """One operation and the value it gives."""
+    """One operation and its value: the first result, where there are several."""
 
     graph: Graph
     id: int
@@ -65,6 +93,13 @@ class Node(Struct, eq=False):
     loc: Loc
     value: NDArray[Any] | None = None
     views: tuple[SourceView, ...] = ()
+    further: tuple[TensorType, ...] = ()
+    """The types of the results beyond the first; a `TupleElement` holds the value of each."""
+
+    @property
+    def types(self) -> tuple[TensorType, ...]:
+        """The types of all results, in order."""
+        return (self.type, *self.further)
 
     @property
     def inputs(self) -> tuple[Node, ...]:
@@ -132,18 +167,19 @@ class Graph(Struct, eq=False):
         loc: Loc = UNKNOWN,
         quant: Quant | None = None,
         type_: TensorType | None = None,
+        further: tuple[TensorType, ...] = (),
         value: NDArray[Any] | None = None,
         views: tuple[SourceView, ...] = (),
     ) -> Node:
-        """Add an operation on nodes of this graph.
+        """Add an operation on nodes of this graph; `type_` and `further` are inferred if not declared.
 
         Raises:
             ShapeError: the operands do not go together.
         """
         if type_ is None:
-            inferred = operation.result([i.type for i in inputs])
-            type_ = typed(inferred, quant)
-        node = Node(self, self._next, operation, type_, name or f"v{self._next}", loc, value, views)
+            first, *rest = infer(operation, inputs)
+            type_, further = typed(first, quant), tuple(rest)
+        node = Node(self, self._next, operation, type_, name or f"v{self._next}", loc, value, views, further)
         self._next += 1
         self._net.add_node(node.id, node=node)
         self._change()
@@ -152,6 +188,17 @@ class Graph(Struct, eq=False):
             assert producer.graph is self
             self._net.add_edge(producer.id, node.id, key=index)
         return node
+
+    def element(self, node: Node, index: int, name: str = "") -> Node:
+        """A result of an operation with several: the node itself for the first, or its `TupleElement`.
+
+        Raises:
+            ShapeError: the node has no such result.
+        """
+        if index == 0:
+            return node
+        known = (user for user in self.users(node) if user.op == TupleElement(index))
+        return next(known, None) or self.add(TupleElement(index), [node], name=name, loc=node.loc)
 
     def input(
         self, name: str, dtype: DType, shape: Shape, loc: Loc = UNKNOWN, quant: Quant | None = None
@@ -203,6 +250,7 @@ class Graph(Struct, eq=False):
 
     def replace(self, old: Node, new: Node) -> None:
         """Let every use of `old` use `new`, graph outputs included, and erase `old`."""
+        assert old.further == new.further, f"{new.name} has other results than {old.name}"
         for _, user, key in list(self._net.out_edges(old.id, keys=True)):
             self._net.remove_edge(old.id, user, key)
             self._use(new, user, key)
@@ -233,10 +281,10 @@ class Graph(Struct, eq=False):
         del self._operands[node.id]
         self._change()
 
-    def retype(self, node: Node, type_: TensorType) -> None:
-        """Give a node another type."""
-        if node.type != type_:
-            node.type = type_
+    def retype(self, node: Node, type_: TensorType, further: tuple[TensorType, ...] = ()) -> None:
+        """Give a node's results other types."""
+        if (node.type, node.further) != (type_, further):
+            node.type, node.further = type_, further
             self._change()
 
     def alive(self, node: Node) -> bool:
@@ -261,7 +309,8 @@ class Graph(Struct, eq=False):
         twin.sound, twin._ascending = dict(self.sound), self._ascending
         made: dict[int, Node] = {}
         for node in self.nodes():
-            copied = Node(twin, node.id, node.op, node.type, node.name, node.loc, node.value, node.views)
+            said = (node.op, node.type, node.name, node.loc, node.value, node.views, node.further)
+            copied = Node(twin, node.id, *said)
             made[node.id] = copied
             twin._net.add_node(node.id, node=copied)
             twin._operands[node.id] = tuple(made[i.id] for i in node.inputs)
@@ -281,7 +330,7 @@ class Graph(Struct, eq=False):
             (
                 n.op,
                 tuple(number[i.id] for i in n.inputs),
-                n.type,
+                n.types,
                 n.name,
                 n.loc,
                 n.views,

@@ -42,8 +42,8 @@ class Op(Frozen):
     foldable: ClassVar[bool] = True
     """Whether an operation on constants is replaced by its value."""
 
-    def result(self, types: Sequence[TensorType]) -> TensorType:
-        """The type of the result on operands of these types, their number and element types checked.
+    def results(self, types: Sequence[TensorType]) -> tuple[TensorType, ...]:
+        """The types of the results on operands of these types, their number and element types checked.
 
         Raises:
             ShapeError: the operands do not go together.
@@ -60,10 +60,14 @@ class Op(Frozen):
                     f"operand {name} of {self.name.rpartition('.')[2]} is {given.dtype.host_name}",
                     ", ".join(a.host_name for a in allowed),
                 )
-        return self.infer(types)
+        return self.infer_all(types)
+
+    def result(self, types: Sequence[TensorType]) -> TensorType:
+        """The type of the first result, and of most operations the only one; see `results`."""
+        return self.results(types)[0]
 
     def infer(self, types: Sequence[TensorType]) -> TensorType:
-        """The rule behind `result`; a quantized result gets its Quant from who adds the node.
+        """The rule of the first result; a quantized result gets its Quant from who adds the node.
 
         Such a result is given as I8, whatever 8-bit type the Quant then says.
 
@@ -71,6 +75,10 @@ class Op(Frozen):
             ShapeError: the operands do not go together.
         """
         raise NotImplementedError
+
+    def infer_all(self, types: Sequence[TensorType]) -> tuple[TensorType, ...]:
+        """The rule behind `results`: an operation with several overrides it, and `evaluate_all` with it."""
+        return (self.infer(types),)
 
     def commute_transpose(self, perm: Sequence[int]) -> Op | None:
         """The operation f' with f(transpose(x, perm)) = transpose(f'(x), perm); None where there is none."""
@@ -88,8 +96,14 @@ class Op(Frozen):
         return Work()
 
     def evaluate(self, args: Sequence[Array], types: Sequence[TensorType], out: TensorType) -> Array:
-        """The values of the result."""
+        """The values of the first result."""
         raise NotImplementedError
+
+    def evaluate_all(
+        self, args: Sequence[Array], types: Sequence[TensorType], outs: Sequence[TensorType]
+    ) -> tuple[Array, ...]:
+        """The values of all results, in order."""
+        return (self.evaluate(args, types, outs[0]),)
 
 
 MAX_OPERANDS: Final = 1024
@@ -107,6 +121,36 @@ class ElementWise(Op):
         """Every element once."""
         del types
         return Work(out.elements)
+
+
+class StridedCopy(Op):
+    """The base of operations that take elements at even distances along every axis: operand x.
+
+    What is taken says everything: shape rule, meaning and tiles derive from it.
+    """
+
+    def taken(self, shape: Sequence[int]) -> Sequence[tuple[int, int, int]]:
+        """For every axis of an operand of this shape: first element, number, distance (not 0) to the next.
+
+        Raises:
+            ShapeError: the operand has not this rank, or not such an axis.
+        """
+        raise NotImplementedError
+
+    def infer(self, types: Sequence[TensorType]) -> TensorType:
+        """As many elements as are taken; none from outside the operand."""
+        shape, taken = types[0].shape, self.taken(types[0].shape)
+        for extent, (start, count, step) in zip(shape, taken, strict=True):
+            last = start + (count - 1) * step
+            if count < 1 or step == 0 or not (0 <= start < extent and 0 <= last < extent):
+                raise ShapeError(f"{count} elements from {start} by {step} do not lie within {extent}")
+        return TensorType(types[0].dtype, tuple(count for _, count, _ in taken), types[0].quant)
+
+    def evaluate(self, args: Sequence[Array], types: Sequence[TensorType], out: TensorType) -> Array:
+        """The elements that are taken."""
+        del types, out
+        grid = [start + np.arange(count) * step for start, count, step in self.taken(args[0].shape)]
+        return np.ascontiguousarray(args[0][np.ix_(*grid)])
 
 
 class Product(Op):

@@ -17,7 +17,7 @@ from typing import Any, cast
 from numpy.typing import NDArray
 
 from compiler.ir.graph import Graph, Node
-from compiler.ir.types import Quant
+from compiler.ir.types import Quant, TensorType
 from isa.support.locations import FileLoc, FusedLoc, Loc, NodeLoc
 from isa.support.records import asdict
 
@@ -70,15 +70,17 @@ def _node(node: Node, number: dict[int, int]) -> str:
     fields = asdict(node.op)
     if fields:
         parts.append("{" + ", ".join(f"{name}={print_value(value)}" for name, value in fields.items()) + "}")
-    parts.append(f": {node.type}")
-    if node.type.quant is not None:
-        parts.append(_quant(node.type.quant))
+    parts.append(f": {', '.join(_type(t) for t in node.types)}")
     if node.is_constant:
         parts.append(f"blob({digest(node.constant)})")
     parts.append(f"name {_quote(node.name)}")
     parts += [f"view({_quote(v.name)},{print_value(v.steps)},{print_value(v.shape)})" for v in node.views]
     parts.append(f"loc({print_loc(node.loc)})")
     return " ".join(parts)
+
+
+def _type(kind: TensorType) -> str:
+    return str(kind) if kind.quant is None else f"{kind} {_quant(kind.quant)}"
 
 
 def _quant(quant: Quant) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from compiler.ir.graph import Const, Graph, Input, Node, typed
+from compiler.ir.graph import Const, Graph, Input, Node, infer, typed
 from compiler.ir.op import ShapeError
 from compiler.ir.stage import Stage
 from compiler.ir.types import DType, Quant, TensorType
@@ -21,7 +21,7 @@ def verify(graph: Graph) -> None:
     """
     allowed = graph.stage.operations
     for node in graph.nodes():
-        facts = (graph.stage, node.op, node.type, *(i.type for i in node.inputs))
+        facts = (graph.stage, node.op, node.types, *(i.types for i in node.inputs))
         if graph.sound.get(node.id) != facts:
             _verify_node(graph, node, allowed)
             graph.sound[node.id] = facts
@@ -85,15 +85,19 @@ def _require_source(node: Node, source: Node, *allowed: str) -> None:
 def _verify_type(node: Node) -> TensorType:
     """The type that the operation's rule gives; what is declared has none, and gives its own."""
     if isinstance(node.op, (Const, Input)):
+        if node.further:
+            raise VerifyError(f"%{node.id} = {node.op.name} has more than one result")
         return node.type
     try:
-        inferred = node.op.result([i.type for i in node.inputs])
+        inferred, *further = infer(node.op, node.inputs)
     except ShapeError as error:
         raise VerifyError(f"%{node.id} = {node.op.name}: {error.message}") from None
     given = typed(inferred, node.type.quant)
     same_kind = inferred.dtype == given.dtype or (inferred.dtype.is_code and given.dtype.is_code)
     if (given.dtype, given.shape) != (node.type.dtype, node.type.shape) or not same_kind:
         raise VerifyError(f"%{node.id} = {node.op.name} is {node.type}, its rule gives {inferred}")
+    if node.further != tuple(further):
+        raise VerifyError(f"%{node.id} = {node.op.name} has other results than its rule gives")
     return inferred
 
 

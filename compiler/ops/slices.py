@@ -9,7 +9,7 @@ from typing import Any, Final, cast
 import numpy as np
 
 from compiler.ir.graph import Node
-from compiler.ir.op import Array, Op, ShapeError, op
+from compiler.ir.op import Array, Op, ShapeError, StridedCopy, op
 from compiler.ir.types import MAX_ELEMENTS, TensorType
 from compiler.ops.concat import Concat
 from compiler.ops.depth_to_space import Take
@@ -33,26 +33,17 @@ def turned_back(values: Sequence[int], perm: Sequence[int]) -> tuple[int, ...]:
 
 
 @op("slice", "x")
-class Slice(Op):
+class Slice(StridedCopy):
     """Every step-th element from start on, `counts` of them, along every axis; steps may be negative."""
 
     starts: tuple[int, ...]
     counts: tuple[int, ...]
     steps: tuple[int, ...]
 
-    def infer(self, types: Sequence[TensorType]) -> TensorType:
-        shape = types[0].shape
+    def taken(self, shape: Sequence[int]) -> Sequence[tuple[int, int, int]]:
         if not len(shape) == len(self.starts) == len(self.counts) == len(self.steps):
             raise ShapeError(f"a slice of {len(self.starts)} axes of {list(shape)}", f"{len(shape)}")
-        for extent, start, count, step in zip(shape, self.starts, self.counts, self.steps, strict=True):
-            last = start + (count - 1) * step
-            if count < 1 or step == 0 or not (0 <= start < extent and 0 <= last < extent):
-                raise ShapeError(f"{count} elements from {start} by {step} do not lie within {extent}")
-        return TensorType(types[0].dtype, self.counts, types[0].quant)
-
-    def evaluate(self, args: Sequence[Array], types: Sequence[TensorType], out: TensorType) -> Array:
-        grid = [s + np.arange(c) * d for s, c, d in zip(self.starts, self.counts, self.steps, strict=True)]
-        return np.ascontiguousarray(args[0][np.ix_(*grid)])
+        return tuple(zip(self.starts, self.counts, self.steps, strict=True))
 
     def commute_transpose(self, perm: Sequence[int]) -> Op:
         return Slice(*(turned_back(v, perm) for v in (self.starts, self.counts, self.steps)))
@@ -324,26 +315,22 @@ def cropping_layer(call: LayerCall) -> Node:
 
 
 @quantization_rule(Slice)
-def quantize_slice(q: Quantizer, node: Node, inputs: list[Node]) -> Node:
+def quantize_slice(q: Quantizer, node: Node, operation: Slice, inputs: list[Node]) -> Node:
     """The same codes."""
-    return q.add(node.op, inputs, node, inputs[0].type.quant)
+    return q.add(operation, inputs, node, inputs[0].type.quant)
 
 
 @quantization_rule(Pad)
-def quantize_pad(q: Quantizer, node: Node, inputs: list[Node]) -> Node:
+def quantize_pad(q: Quantizer, node: Node, operation: Pad, inputs: list[Node]) -> Node:
     """The codes of the operand, and the code of the value; 0 is one in every scheme."""
-    operation = node.op
-    assert isinstance(operation, Pad)
     quant = inputs[0].quant
     low, _ = q.clamp_codes(quant, (operation.value, operation.value))
     return q.add(QPad(operation.before, operation.after, operation.mode, low), inputs, node, quant)
 
 
 @written_as_onnx(Slice)
-def write_slice(w: OnnxWriter, node: Node) -> None:
+def write_slice(w: OnnxWriter, node: Node, operation: Slice) -> None:
     """Slice with constant operands."""
-    operation = node.op
-    assert isinstance(operation, Slice)
     name = w.tensor(node)
     ends = [
         end if (end := s + c * d) >= 0 else -(1 << 31)
@@ -355,10 +342,8 @@ def write_slice(w: OnnxWriter, node: Node) -> None:
 
 
 @written_as_onnx(QPad)
-def write_pad(w: OnnxWriter, node: Node) -> None:
+def write_pad(w: OnnxWriter, node: Node, operation: QPad) -> None:
     """Pad of codes."""
-    operation = node.op
-    assert isinstance(operation, QPad)
     name = w.tensor(node)
     pads = w.initializer(np.array([*operation.before, *operation.after], np.int64), f"{name}_pads")
     value = w.initializer(np.array(operation.value, node.type.dtype.numpy), f"{name}_value")

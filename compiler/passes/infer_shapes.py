@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from compiler.ir.graph import Const, Graph, Input, typed
+from compiler.ir.graph import Const, Graph, Input, infer, typed
 from compiler.passes.base import Pass
 
 
@@ -20,6 +20,6 @@ class InferShapes(Pass):
     def run(self, graph: Graph) -> Graph:
         for node in graph.nodes():
             if not isinstance(node.op, (Const, Input)):
-                inferred = node.op.result([i.type for i in node.inputs])
-                graph.retype(node, typed(inferred, node.type.quant))
+                first, *further = infer(node.op, node.inputs)
+                graph.retype(node, typed(first, node.type.quant), tuple(further))
         return graph
