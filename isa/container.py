@@ -41,6 +41,7 @@ from isa.program import (
     Box,
     DebugMap,
     Interface,
+    MapRow,
     Note,
     Operators,
     Program,
@@ -358,19 +359,29 @@ def _check_tensor(tensor: Interface, region: Region, limit: int, writer: str) ->
         raise RecordError(
             f"{what} has the device dtype {tensor.device_dtype!r}; allowed: {', '.join(DEVICE_DTYPES)}"
         )
+    _check_layout(tensor, what)
+    if tensor.region != region or tensor.offset < 0 or tensor.offset + tensor.bytes > limit:
+        raise RecordError(f"{what} lies outside its region")
+    _check_conversion(tensor, what)
+
+
+def _check_layout(tensor: Interface, what: str) -> None:
+    """Host and device have the same elements, the device's in pixels that are a stride apart."""
     if len(tensor.device_shape) != DEVICE_RANK:
         raise RecordError(f"{what} has a shape that no device tensor has")
     _size(tensor.device_shape, what)
     if sorted(tensor.perm) != list(range(len(tensor.perm))) or len(tensor.perm) != len(tensor.shape):
         raise RecordError(f"{what} has a permutation that is none")
-    size = tensor.element_bytes
     pixels, channels = volume(tensor.device_shape[:3]), tensor.device_shape[3]
-    if _size(tensor.shape, what) != pixels * channels or tensor.pixel_stride < channels * size:
+    too_narrow = tensor.pixel_stride < channels * tensor.element_bytes
+    if _size(tensor.shape, what) != pixels * channels or too_narrow:
         raise RecordError(f"{what} has different sizes on host and device")
     if tensor.bytes != pixels * tensor.pixel_stride:
         raise RecordError(f"{what} has a byte count that its shape does not give")
-    if tensor.region != region or tensor.offset < 0 or tensor.offset + tensor.bytes > limit:
-        raise RecordError(f"{what} lies outside its region")
+
+
+def _check_conversion(tensor: Interface, what: str) -> None:
+    """The host can convert the one type to the other, with this scale and zero point."""
     scale = tensor.scale
     if scale is not None and not 0 < float(scale) < float("inf"):
         raise RecordError(f"{what} has a scale that is not finite and positive")
@@ -400,22 +411,25 @@ def _check_debug(program: Program) -> None:
         end = row.first + row.count
         if row.core != 0 or row.op not in ops:
             raise RecordError(f".x1.map: the row at {row.first} is of no operator or core")
-        if row.tensor is None:
-            continue
-        held = tensors.get(row.tensor)
-        if held is None or held.alias_of is not None or row.box is None or row.operand is None:
-            raise RecordError(f".x1.map: the row at {row.first} stores no tensor that is listed")
-        if not _lies_in(row.box, held.shape):
-            raise RecordError(f".x1.map: the box at {row.first} leaves its tensor")
-        last = row.first + row.count - 1
-        access = stored_access(program.instructions[last], program.target, row)
-        if access is None or access.size() != volume(box_shape(row.box)) * np.dtype(held.dtype).itemsize:
-            raise RecordError(f".x1.map: the instruction at {last} holds no such box in '{row.operand}'")
+        if row.tensor is not None:
+            _check_stored(program, row, tensors.get(row.tensor))
     for given in (*program.abi.inputs, *program.abi.outputs):
         if given.tensor is not None and (
             given.tensor not in tensors or tensors[given.tensor].shape != given.device_shape
         ):
             raise RecordError(f".x1.abi: '{given.name}' is not the tensor that it names")
+
+
+def _check_stored(program: Program, row: MapRow, held: TensorRow | None) -> None:
+    """A row that stores a box of a device tensor names an operand that holds it."""
+    if held is None or held.alias_of is not None or row.box is None or row.operand is None:
+        raise RecordError(f".x1.map: the row at {row.first} stores no tensor that is listed")
+    if not _lies_in(row.box, held.shape):
+        raise RecordError(f".x1.map: the box at {row.first} leaves its tensor")
+    last = row.first + row.count - 1
+    access = stored_access(program.instructions[last], program.target, row)
+    if access is None or access.size() != volume(box_shape(row.box)) * np.dtype(held.dtype).itemsize:
+        raise RecordError(f".x1.map: the instruction at {last} holds no such box in '{row.operand}'")
 
 
 def _check_row(tensor: TensorRow, tensors: Mapping[int, TensorRow]) -> None:
@@ -435,6 +449,11 @@ def _check_row(tensor: TensorRow, tensors: Mapping[int, TensorRow]) -> None:
         if tensor.alias_of is None or not _lies_in(tensor.box, holder.shape):
             raise RecordError(f"{what} is no box of the tensor that it is an alias of")
         size = volume(box_shape(tensor.box))
+    _check_steps(tensor, size, what)
+
+
+def _check_steps(tensor: TensorRow, size: int, what: str) -> None:
+    """Every step, and the shape at the end, has as many elements as what it begins with."""
     for shape, perm in tensor.steps:
         if sorted(perm) != list(range(len(shape))):
             raise RecordError(f"{what} has a permutation that is none")

@@ -36,7 +36,7 @@ def written(graph: Graph) -> OnnxWriter:
     writer = OnnxWriter(_names(graph))
     for node in graph.nodes():
         if not node.is_constant and not isinstance(node.op, Input):
-            WRITERS[type(node.op)](writer, node)
+            WRITERS[type(node.op)](writer, node, node.op)
     return writer
 
 

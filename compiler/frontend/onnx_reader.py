@@ -28,7 +28,7 @@ from compiler.ir.stage import Stage
 from compiler.ir.types import MAX_ELEMENTS, DType
 from compiler.ops.quantize_linear import Dequantize, Quantize
 from compiler.ops.shape_arithmetic import ARITHMETIC, SIGNS, integer_arithmetic
-from compiler.rules.importing import MICROSOFT_DOMAIN, ONNX_OPERATORS, OnnxNode, is_parameter
+from compiler.rules.importing import MICROSOFT_DOMAIN, ONNX_OPERATORS, OnnxNode, OnnxRule, is_parameter
 from isa.support.diagnostics import Diagnostic, Findings, UsageError, did_you_mean, one_line
 from isa.support.locations import FileLoc, Loc, NodeLoc
 
@@ -239,7 +239,41 @@ class _Importer:
         self.absent |= {name: loc for name in node.output[len(results) :] if name}
 
     def _import(self, node: onnx.NodeProto, loc: NodeLoc) -> Node | list[Node] | None:
-        domain = "" if node.domain in DEFAULT_DOMAINS else node.domain
+        """What a node gives; None where it is refused, with the finding recorded."""
+        if not self._is_known(node, loc):
+            return None
+        if node.op_type == "Constant":
+            return self._constant(node, loc)
+        if self._has_wrong_scales(node, loc):
+            return None
+        rule = self._rule(node, loc)
+        operands = self._operands(node, loc) if rule is not None else None
+        if rule is None or self._breaks_signature(node, loc) or operands is None:
+            return None
+        request = OnnxNode(
+            graph=self.graph,
+            op_type=node.op_type,
+            opset=self.opset,
+            operands=operands,
+            attributes={a.name: helper.get_attribute_value(a) for a in node.attribute},
+            output=node.output[0],
+            loc=loc,
+            outputs=sum(1 for o in node.output if o),
+            output_names=[o or f"{node.output[0]}.output{i}" for i, o in enumerate(node.output)],
+            taken=self.names,
+        )
+        try:
+            made = integer_arithmetic(request) if node.op_type in INTEGER_OPERATORS else None
+            return self._made(made or rule(request), loc)
+        except Unsupported as refused:
+            self.findings.found.append(refused.diagnostic)
+        except ShapeError as error:
+            self.findings.add("model.shape", error.message, loc, allowed=error.allowed, remedy=error.remedy)
+        return None
+
+    def _is_known(self, node: onnx.NodeProto, loc: NodeLoc) -> bool:
+        """Whether a node is of a domain that is imported, and gives something."""
+        domain = _domain(node)
         if domain not in ("", MICROSOFT_DOMAIN) or (domain and domain not in self.domains):
             known = (
                 "which the model does not import"
@@ -252,17 +286,17 @@ class _Importer:
                 loc,
                 allowed=f"the default domain, {MICROSOFT_DOMAIN}",
             )
-            return None
+            return False
         if not node.output or not node.output[0]:
             self.findings.add("model.format", "the node has no output", loc)
-            return None
-        if node.op_type == "Constant":
-            return self._constant(node, loc)
-        if self._has_wrong_scales(node, loc):
-            return None
-        rule = ONNX_OPERATORS.get((domain, node.op_type))
+            return False
+        return True
+
+    def _rule(self, node: onnx.NodeProto, loc: NodeLoc) -> OnnxRule | None:
+        """The rule that imports a node."""
+        rule = ONNX_OPERATORS.get((_domain(node), node.op_type))
         if rule is None:
-            known_here = sorted(name for where, name in ONNX_OPERATORS if where == domain)
+            known_here = sorted(name for where, name in ONNX_OPERATORS if where == _domain(node))
             self.findings.add(
                 "model.operator",
                 f"the operator '{node.op_type}' is not supported",
@@ -270,39 +304,19 @@ class _Importer:
                 allowed="those that docs/operators.md lists",
                 remedy=did_you_mean(node.op_type, known_here),
             )
-            return None
-        operands = self._operands(node, loc)
+        return rule
+
+    def _breaks_signature(self, node: onnx.NodeProto, loc: NodeLoc) -> bool:
         faults = list(signature_faults(node, self.opset))
         for fault in faults:
             self.findings.add("model.signature", fault, loc, remedy="export the model again")
-        if operands is None or faults:
-            return None
-        attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-        request = OnnxNode(
-            self.graph,
-            node.op_type,
-            self.opset,
-            operands,
-            attributes,
-            node.output[0],
-            loc,
-            sum(1 for o in node.output if o),
-            [o or f"{node.output[0]}.output{i}" for i, o in enumerate(node.output)],
-            self.names,
-        )
-        try:
-            made = integer_arithmetic(request) if node.op_type in INTEGER_OPERATORS else None
-            made = made or rule(request)
-            if isinstance(made, list):
-                return [folded(m) or m for m in made] if all(self._fits(m, loc) for m in made) else None
-            if not self._fits(made, loc):
-                return None
-            return folded(made) or made
-        except Unsupported as refused:
-            self.findings.found.append(refused.diagnostic)
-        except ShapeError as error:
-            self.findings.add("model.shape", error.message, loc, allowed=error.allowed, remedy=error.remedy)
-        return None
+        return bool(faults)
+
+    def _made(self, made: Node | list[Node], loc: Loc) -> Node | list[Node] | None:
+        """Results as they enter the graph: constants folded; None where one is too large."""
+        if isinstance(made, list):
+            return [folded(m) or m for m in made] if all(self._fits(m, loc) for m in made) else None
+        return (folded(made) or made) if self._fits(made, loc) else None
 
     def _has_wrong_scales(self, node: onnx.NodeProto, loc: Loc) -> bool:
         constants = {n: v.constant for n in node.input if (v := self.values.get(n)) and v.is_constant}
@@ -435,3 +449,8 @@ class _Importer:
                 f"computes {list(node.shape)}",
                 self.file,
             )
+
+
+def _domain(node: onnx.NodeProto) -> str:
+    """The domain of a node; that of ONNX is empty, whatever it is called."""
+    return "" if node.domain in DEFAULT_DOMAINS else node.domain

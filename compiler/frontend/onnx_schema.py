@@ -34,9 +34,7 @@ _KINDS: Final = {
 def signature_faults(node: onnx.NodeProto, opset: int) -> Iterator[str]:
     """Why the node does not follow its definition, as sentences."""
     if node.domain == MICROSOFT_DOMAIN:
-        for attribute in node.attribute:
-            if _KINDS.get(attribute.name) != attribute.type or attribute.ref_attr_name:
-                yield f"the attribute '{attribute.name[:MAX_SHOWN]}' is unknown or of another type"
+        yield from _microsoft_faults(node)
         return
     try:
         schema: Any = defs.get_schema(node.op_type, opset, "")
@@ -48,6 +46,16 @@ def signature_faults(node: onnx.NodeProto, opset: int) -> Iterator[str]:
     for required in range(min(schema.min_input, len(node.input))):
         if not node.input[required]:
             yield f"operand {required} is missing"
+    yield from _attributes(node, schema)
+
+
+def _microsoft_faults(node: onnx.NodeProto) -> Iterator[str]:
+    for attribute in node.attribute:
+        if _KINDS.get(attribute.name) != attribute.type or attribute.ref_attr_name:
+            yield f"the attribute '{attribute.name[:MAX_SHOWN]}' is unknown or of another type"
+
+
+def _attributes(node: onnx.NodeProto, schema: Any) -> Iterator[str]:
     given: dict[str, AttributeProto] = {}
     for attribute in node.attribute:
         if attribute.name in given:

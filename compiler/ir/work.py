@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 
+from isa.instructions.matrix import depth_passes
 from isa.support.records import Frozen
 from isa.target import Target
 
@@ -44,9 +45,10 @@ class ProductWork(Work):
     def lower_bound(self, t: Target) -> LowerBound:
         """Passes of the array, the depth of the sum laid on its rows in whichever way is best."""
         kh, kw = self.kernel
+        # A bound, not what an instruction takes: kernel rows too may lie side by side, the weights of a pass
+        # may be there already, and nothing is filled or drained.
         depth = min(
-            kh * kw * math.ceil(self.channels / t.mx.rows),
-            kh * math.ceil(kw * self.channels / t.mx.rows),
+            *depth_passes(kh, kw, self.channels, t.mx.rows),
             math.ceil(kh * kw * self.channels / t.mx.rows),
         )
         passes = self.groups * math.ceil(self.columns / t.mx.cols) * depth

@@ -1,49 +1,8 @@
-"""The operators, a file each: shape rule, meaning, import, quantization, export."""
+"""The operators: shape rule, meaning, import, quantization, export.
 
-from compiler.ops import (
-    activation,
-    add,
-    arg_max,
-    average_pool,
-    batch_norm,
-    binary,
-    concat,
-    conv2d,
-    conv_transpose,
-    depth_to_space,
-    gemm,
-    matmul,
-    max_pool,
-    prelu,
-    quantize_linear,
-    reduce,
-    resize,
-    shape_arithmetic,
-    shapes,
-    slices,
-    softmax,
-)
+Every module of this folder declares its own; importing the package imports them all.
+"""
 
-__all__ = [
-    "activation",
-    "add",
-    "arg_max",
-    "average_pool",
-    "batch_norm",
-    "binary",
-    "concat",
-    "conv2d",
-    "conv_transpose",
-    "depth_to_space",
-    "gemm",
-    "matmul",
-    "max_pool",
-    "prelu",
-    "quantize_linear",
-    "reduce",
-    "resize",
-    "shape_arithmetic",
-    "shapes",
-    "slices",
-    "softmax",
-]
+from isa.support.modules import import_modules
+
+import_modules(__name__)

@@ -257,19 +257,16 @@ def apply_activation(call: LayerCall, kind: str | None, operation: Op, operands:
 
 
 @quantization_rule(Clamp)
-def quantize_clamp(q: Quantizer, node: Node, inputs: list[Node]) -> Node:
+def quantize_clamp(q: Quantizer, node: Node, operation: Clamp, inputs: list[Node]) -> Node:
     """A clamp that could not become part of its producer."""
-    operation = node.op
-    assert isinstance(operation, Clamp)
     quant = q.chosen(node, inputs[0].type.quant)
     return q.add(QTable("clamp", (operation.low, operation.high)), inputs, node, quant)
 
 
 @quantization_rule(Unary)
-def quantize_unary(q: Quantizer, node: Node, inputs: list[Node]) -> Node:
+def quantize_unary(q: Quantizer, node: Node, operation: Unary, inputs: list[Node]) -> Node:
     """A table; where nothing says how the result is quantized, by the range that it has on all 256 codes."""
-    operation, (x,) = node.op, inputs
-    assert isinstance(operation, Unary)
+    (x,) = inputs
     with np.errstate(all="ignore"):
         found = FUNCTIONS[operation.function].real(every_real(x.quant), operation.parameters)
     reach = constant_parameters(found) if np.isfinite(found).all() else None
@@ -277,19 +274,15 @@ def quantize_unary(q: Quantizer, node: Node, inputs: list[Node]) -> Node:
 
 
 @written_as_onnx(ClampCodes)
-def write_clamp_codes(w: OnnxWriter, node: Node) -> None:
+def write_clamp_codes(w: OnnxWriter, node: Node, operation: ClampCodes) -> None:
     """Clip on integers."""
-    operation = node.op
-    assert isinstance(operation, ClampCodes)
     x = w.tensor(node.inputs[0])
     write_clip(w, x, w.tensor(node), operation.bounds, node.type.dtype.numpy)
 
 
 @written_as_onnx(QTable)
-def write_table(w: OnnxWriter, node: Node) -> None:
+def write_table(w: OnnxWriter, node: Node, operation: QTable) -> None:
     """DequantizeLinear, the function in float32, QuantizeLinear."""
-    operation = node.op
-    assert isinstance(operation, QTable)
 
     def compute(reals: Sequence[str], output: str) -> str:
         if operation.function == "identity":

@@ -76,10 +76,8 @@ def add_layer(call: LayerCall) -> Node:
 
 
 @quantization_rule(Add)
-def quantize_add(q: Quantizer, node: Node, inputs: list[Node]) -> Node:
+def quantize_add(q: Quantizer, node: Node, operation: Add, inputs: list[Node]) -> Node:
     """The sum has a scale of its own."""
-    operation = node.op
-    assert isinstance(operation, Add)
     quant = q.chosen(node)
     operands = q.operands(node, inputs)
     if is_innermost_broadcast(operands[0].shape, node.shape):
@@ -88,9 +86,7 @@ def quantize_add(q: Quantizer, node: Node, inputs: list[Node]) -> Node:
 
 
 @written_as_onnx(QAdd)
-def write_add(w: OnnxWriter, node: Node) -> None:
+def write_add(w: OnnxWriter, node: Node, operation: QAdd) -> None:
     """QLinearAdd of com.microsoft."""
-    operation = node.op
-    assert isinstance(operation, QAdd)
     write = w.pair("QLinearAdd", node, MICROSOFT)
     write_clamped(w, w.tensor(node), operation.bounds, node.type.dtype.numpy, write)

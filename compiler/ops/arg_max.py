@@ -54,10 +54,9 @@ def import_arg_max(n: OnnxNode) -> Node:
 
 
 @quantization_rule(ArgMax)
-def quantize_arg_max(q: Quantizer, node: Node, inputs: list[Node]) -> Node:
+def quantize_arg_max(q: Quantizer, node: Node, operation: ArgMax, inputs: list[Node]) -> Node:
     """Of codes; the least is the greatest of negated codes, which are exact under the mirrored zero point."""
-    operation, (x,) = node.op, inputs
-    assert isinstance(operation, ArgMax)
+    (x,) = inputs
     if operation.least:
         least, greatest = x.quant.dtype.bounds
         mirrored = replace(x.quant, zero_point=least + greatest - x.quant.zero_point)
@@ -67,9 +66,8 @@ def quantize_arg_max(q: Quantizer, node: Node, inputs: list[Node]) -> Node:
 
 
 @written_as_onnx(ArgMax)
-def write_arg_max(w: OnnxWriter, node: Node) -> None:
+def write_arg_max(w: OnnxWriter, node: Node, operation: ArgMax) -> None:
     """ArgMax of the real numbers: equal codes are equal numbers."""
-    operation, name = node.op, w.tensor(node)
-    assert isinstance(operation, ArgMax)
+    name = w.tensor(node)
     real = w.add("DequantizeLinear", w.quantized(node.inputs[0]), f"{name}_real")
     w.add("ArgMax", [real], name, axis=operation.axis, keepdims=1, select_last_index=int(operation.last))

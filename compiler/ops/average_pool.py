@@ -150,13 +150,11 @@ def average_pooling_layer(call: LayerCall) -> Node:
 
 
 @quantization_rule(AveragePool)
-def quantize_average_pool(q: Quantizer, node: Node, inputs: list[Node]) -> Node:
+def quantize_average_pool(q: Quantizer, node: Node, o: AveragePool, inputs: list[Node]) -> Node:
     """The result has a scale of its own.
 
     A window over the whole image is a global average, an integer sum, as ONNX Runtime computes it.
     """
-    o = node.op
-    assert isinstance(o, AveragePool)
     if o.kernel == image_shape(node.inputs[0].shape, o.layout)[1:3] and o.pads == (0, 0, 0, 0):
         axes = (2, 3) if o.layout == "NCHW" else (1, 2)
         return q.add(QReduce("mean", axes), inputs, node, q.chosen(node))
@@ -165,10 +163,8 @@ def quantize_average_pool(q: Quantizer, node: Node, inputs: list[Node]) -> Node:
 
 
 @written_as_onnx(QAveragePool)
-def write_average_pool(w: OnnxWriter, node: Node) -> None:
+def write_average_pool(w: OnnxWriter, node: Node, o: QAveragePool) -> None:
     """QLinearAveragePool of com.microsoft."""
-    o = node.op
-    assert isinstance(o, QAveragePool)
     x = node.inputs[0]
     scales = [w.scale(x), w.zero_point(x), w.scale(node), w.zero_point(node)]
     write_spatial(

@@ -166,28 +166,22 @@ def average_layer(call: LayerCall) -> Node:
 
 
 @quantization_rule(BinaryFunction)
-def quantize_binary(q: Quantizer, node: Node, inputs: list[Node]) -> Node:
+def quantize_binary(q: Quantizer, node: Node, operation: BinaryFunction, inputs: list[Node]) -> Node:
     """The result has a scale of its own."""
-    operation = node.op
-    assert isinstance(operation, BinaryFunction)
     quant, operands = q.chosen(node), q.operands(node, inputs)
     made = QMul(quant.dtype.bounds) if operation.function == "mul" else QReal(operation.function)
     return q.add(made, operands, node, quant)
 
 
 @written_as_onnx(QMul)
-def write_mul(w: OnnxWriter, node: Node) -> None:
+def write_mul(w: OnnxWriter, node: Node, operation: QMul) -> None:
     """QLinearMul of com.microsoft."""
-    operation = node.op
-    assert isinstance(operation, QMul)
     write = w.pair("QLinearMul", node, MICROSOFT)
     write_clamped(w, w.tensor(node), operation.bounds, node.type.dtype.numpy, write)
 
 
 @written_as_onnx(QReal)
-def write_real(w: OnnxWriter, node: Node) -> None:
+def write_real(w: OnnxWriter, node: Node, operation: QReal) -> None:
     """DequantizeLinear of both, the operator, QuantizeLinear."""
-    operation = node.op
-    assert isinstance(operation, QReal)
     op_type = operation.function.capitalize()
     w.in_reals(node, lambda reals, output: w.add(op_type, reals, output), operands=2)

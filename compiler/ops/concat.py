@@ -92,18 +92,14 @@ def concatenate_layer(call: LayerCall) -> Node:
 
 
 @quantization_rule(Concat)
-def quantize_concat(q: Quantizer, node: Node, inputs: list[Node]) -> Node:
+def quantize_concat(q: Quantizer, node: Node, operation: Concat, inputs: list[Node]) -> Node:
     """The result has a scale of its own."""
-    operation = node.op
-    assert isinstance(operation, Concat)
     return q.add(QConcat(operation.axis), q.operands(node, inputs), node, q.chosen(node))
 
 
 @written_as_onnx(QConcat)
-def write_concat(w: OnnxWriter, node: Node) -> None:
+def write_concat(w: OnnxWriter, node: Node, operation: QConcat) -> None:
     """QLinearConcat of com.microsoft."""
-    operation = node.op
-    assert isinstance(operation, QConcat)
     triples = [name for i in node.inputs for name in w.quantized(i)]
     inputs = [w.scale(node), w.zero_point(node), *triples]
     w.add("QLinearConcat", inputs, w.tensor(node), domain=MICROSOFT, axis=operation.axis)

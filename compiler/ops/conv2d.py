@@ -230,10 +230,8 @@ def _with_bias(
 
 
 @quantization_rule(Conv2d)
-def quantize_conv(q: Quantizer, node: Node, inputs: list[Node]) -> Node:
+def quantize_conv(q: Quantizer, node: Node, operation: Conv2d, inputs: list[Node]) -> Node:
     """int8 weights per output channel, int32 bias."""
-    operation = node.op
-    assert isinstance(operation, Conv2d)
     quant = q.chosen(node)
     made = QConv2d(
         operation.strides,
@@ -247,10 +245,8 @@ def quantize_conv(q: Quantizer, node: Node, inputs: list[Node]) -> Node:
 
 
 @written_as_onnx(QConv2d)
-def write_conv(w: OnnxWriter, node: Node) -> None:
+def write_conv(w: OnnxWriter, node: Node, operation: QConv2d) -> None:
     """QLinearConv, with an integer Clip where an activation's bounds do not saturate."""
-    operation = node.op
-    assert isinstance(operation, QConv2d)
     x, weights, bias = node.inputs
 
     def write(source: str, output: str) -> None:

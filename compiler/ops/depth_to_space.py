@@ -110,26 +110,24 @@ def import_space_to_depth(n: OnnxNode) -> Node:
 
 
 @quantization_rule(DepthToSpace, SpaceToDepth, Take)
-def quantize_moved_blocks(q: Quantizer, node: Node, inputs: list[Node]) -> Node:
+def quantize_moved_blocks(
+    q: Quantizer, node: Node, operation: DepthToSpace | SpaceToDepth | Take, inputs: list[Node]
+) -> Node:
     """The same codes."""
-    return q.add(node.op, inputs, node, inputs[0].type.quant)
+    return q.add(operation, inputs, node, inputs[0].type.quant)
 
 
 @written_as_onnx(Take)
-def write_take(w: OnnxWriter, node: Node) -> None:
+def write_take(w: OnnxWriter, node: Node, operation: Take) -> None:
     """Gather."""
-    operation = node.op
-    assert isinstance(operation, Take)
     name = w.tensor(node)
     indices = w.initializer(np.array(operation.indices, np.int64), f"{name}_indices")
     w.add("Gather", [w.tensor(node.inputs[0]), indices], name, axis=operation.axis)
 
 
 @written_as_onnx(DepthToSpace)
-def write_depth_to_space(w: OnnxWriter, node: Node) -> None:
+def write_depth_to_space(w: OnnxWriter, node: Node, o: DepthToSpace) -> None:
     """Reshape, Transpose, Reshape: on codes of either type."""
-    o = node.op
-    assert isinstance(o, DepthToSpace)
     n, h, w_, c = image_shape(node.inputs[0].shape, o.layout)
     bh, bw = o.block
     rest = c // (o.groups * bh * bw)
@@ -140,10 +138,8 @@ def write_depth_to_space(w: OnnxWriter, node: Node) -> None:
 
 
 @written_as_onnx(SpaceToDepth)
-def write_space_to_depth(w: OnnxWriter, node: Node) -> None:
+def write_space_to_depth(w: OnnxWriter, node: Node, o: SpaceToDepth) -> None:
     """Reshape, Transpose, Reshape."""
-    o = node.op
-    assert isinstance(o, SpaceToDepth)
     n, h, w_, c = image_shape(node.inputs[0].shape, o.layout)
     bh, bw = o.block
     nchw = o.layout == "NCHW"

@@ -162,20 +162,16 @@ def dense_layer(call: LayerCall) -> Node:
 
 
 @quantization_rule(Gemm)
-def quantize_gemm(q: Quantizer, node: Node, inputs: list[Node]) -> Node:
+def quantize_gemm(q: Quantizer, node: Node, operation: Gemm, inputs: list[Node]) -> Node:
     """int8 weights per column, int32 bias."""
-    operation = node.op
-    assert isinstance(operation, Gemm)
     quant = q.chosen(node)
     made = QGemm(q.clamp_codes(quant, operation.clamp), operation.alpha)
     return q.add(made, q.weights_and_bias(node, inputs[0], operation.alpha), node, quant)
 
 
 @written_as_onnx(QGemm)
-def write_gemm(w: OnnxWriter, node: Node) -> None:
+def write_gemm(w: OnnxWriter, node: Node, operation: QGemm) -> None:
     """QGemm of com.microsoft."""
-    operation = node.op
-    assert isinstance(operation, QGemm)
     a, b, bias = node.inputs
     inputs = [*w.quantized(a), *w.quantized(b), w.tensor(bias), w.scale(node), w.zero_point(node)]
     write_clamped(

@@ -120,16 +120,15 @@ qlinear("QLinearMatMul", QLinear("MatMul", [(0, 1, 2), (3, 4, 5)], (6, 7)))
 
 
 @quantization_rule(MatMul)
-def quantize_matmul(q: Quantizer, node: Node, inputs: list[Node]) -> Node:
+def quantize_matmul(q: Quantizer, node: Node, operation: MatMul, inputs: list[Node]) -> Node:
     """Operands that are constant are quantized as activations are."""
+    del operation
     quant = q.chosen(node)
     return q.add(QMatMul(quant.dtype.bounds), q.operands(node, inputs), node, quant)
 
 
 @written_as_onnx(QMatMul)
-def write_matmul(w: OnnxWriter, node: Node) -> None:
+def write_matmul(w: OnnxWriter, node: Node, operation: QMatMul) -> None:
     """QLinearMatMul."""
-    operation = node.op
-    assert isinstance(operation, QMatMul)
     write = w.pair("QLinearMatMul", node)
     write_clamped(w, w.tensor(node), operation.bounds, node.type.dtype.numpy, write)

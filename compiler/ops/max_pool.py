@@ -102,16 +102,14 @@ def max_pooling_layer(call: LayerCall) -> Node:
 
 
 @quantization_rule(MaxPool)
-def quantize_max_pool(q: Quantizer, node: Node, inputs: list[Node]) -> Node:
+def quantize_max_pool(q: Quantizer, node: Node, operation: MaxPool, inputs: list[Node]) -> Node:
     """The same pooling on codes."""
-    return q.add(node.op, inputs, node, inputs[0].type.quant)
+    return q.add(operation, inputs, node, inputs[0].type.quant)
 
 
 @written_as_onnx(MaxPool)
-def write_max_pool(w: OnnxWriter, node: Node) -> None:
+def write_max_pool(w: OnnxWriter, node: Node, operation: MaxPool) -> None:
     """MaxPool on int8 (opset 12); pads that ONNX Runtime refuses, as wide as the kernel, by a Pad before."""
-    operation = node.op
-    assert isinstance(operation, MaxPool)
     top, left, bottom, right = operation.pads
     inside = all(p < operation.kernel[i % 2] for i, p in enumerate(operation.pads))
 

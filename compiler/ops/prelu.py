@@ -131,38 +131,30 @@ def prelu_layer(call: LayerCall) -> Node:
 
 
 @quantization_rule(PRelu)
-def quantize_prelu(q: Quantizer, node: Node, inputs: list[Node]) -> Node:
+def quantize_prelu(q: Quantizer, node: Node, operation: PRelu, inputs: list[Node]) -> Node:
     """Slopes stay float32."""
-    operation = node.op
-    assert isinstance(operation, PRelu)
     slope = q.const(node.inputs[1].constant, node.inputs[1])
     return q.add(QPRelu(operation.axis), [inputs[0], slope], node, q.chosen(node))
 
 
 @quantization_rule(BatchNorm)
-def quantize_batch_norm(q: Quantizer, node: Node, inputs: list[Node]) -> Node:
+def quantize_batch_norm(q: Quantizer, node: Node, operation: BatchNorm, inputs: list[Node]) -> Node:
     """Gain and offset stay float32."""
-    operation = node.op
-    assert isinstance(operation, BatchNorm)
     rows = [q.const(i.constant, i) for i in node.inputs[1:]]
     return q.add(QAffine(operation.axis), [inputs[0], *rows], node, q.chosen(node))
 
 
 @written_as_onnx(QPRelu)
-def write_prelu(w: OnnxWriter, node: Node) -> None:
+def write_prelu(w: OnnxWriter, node: Node, operation: QPRelu) -> None:
     """DequantizeLinear, PRelu, QuantizeLinear."""
-    operation = node.op
-    assert isinstance(operation, QPRelu)
     x, slope = node.inputs
     row = w.initializer(_spread(slope.constant, operation.axis, len(x.shape)), f"{w.tensor(node)}_slope")
     w.in_reals(node, lambda reals, output: w.add("PRelu", [*reals, row], output))
 
 
 @written_as_onnx(QAffine)
-def write_affine(w: OnnxWriter, node: Node) -> None:
+def write_affine(w: OnnxWriter, node: Node, operation: QAffine) -> None:
     """DequantizeLinear, Mul, Add, QuantizeLinear."""
-    operation = node.op
-    assert isinstance(operation, QAffine)
     x, *rows = node.inputs
     name = w.tensor(node)
     spread = [_spread(r.constant, operation.axis, len(x.shape)) for r in rows]

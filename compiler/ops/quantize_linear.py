@@ -1,7 +1,7 @@
 """Where float tensors become integers and back: ONNX QuantizeLinear and DequantizeLinear.
 
-In a graph of integers they stand at its edges, and the host computes them. In a graph that was
-quantized elsewhere (stage qdq) they stand around every operation, and say how it is quantized.
+In a graph of integers they stand at its edges, and the host computes them. In a prequantized
+graph (stage qdq) they stand around every operation, and say how it is quantized.
 """
 
 from __future__ import annotations
@@ -189,8 +189,9 @@ def _bias_codes(n: OnnxNode, codes: Node, reals: Sequence[Node | None]) -> Node:
 
 
 @written_as_onnx(Quantize)
-def write_quantize(w: OnnxWriter, node: Node) -> None:
+def write_quantize(w: OnnxWriter, node: Node, operation: Quantize) -> None:
     """QuantizeLinear."""
+    del operation
     x = node.inputs[0]
     if x.type.dtype.is_code:
         w.add("Identity", [w.tensor(x)], w.tensor(node))
@@ -199,12 +200,14 @@ def write_quantize(w: OnnxWriter, node: Node) -> None:
 
 
 @written_as_onnx(Dequantize)
-def write_dequantize(w: OnnxWriter, node: Node) -> None:
+def write_dequantize(w: OnnxWriter, node: Node, operation: Dequantize) -> None:
     """DequantizeLinear."""
+    del operation
     w.add("DequantizeLinear", w.quantized(node.inputs[0]), w.tensor(node))
 
 
 @written_as_onnx(Returned)
-def write_returned(w: OnnxWriter, node: Node) -> None:
+def write_returned(w: OnnxWriter, node: Node, operation: Returned) -> None:
     """Identity."""
+    del operation
     w.add("Identity", [w.tensor(node.inputs[0])], w.tensor(node))

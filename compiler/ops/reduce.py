@@ -170,13 +170,11 @@ def _global_layer(call: LayerCall, function: str) -> Node:
 
 
 @quantization_rule(Reduce)
-def quantize_reduce(q: Quantizer, node: Node, inputs: list[Node]) -> Node:
+def quantize_reduce(q: Quantizer, node: Node, operation: Reduce, inputs: list[Node]) -> Node:
     """Maxima are codes of the operand; other results have a scale of their own.
 
     Over two or more axes a mean is an integer sum, over one a float32 sum.
     """
-    operation = node.op
-    assert isinstance(operation, Reduce)
     if operation.function == "max":
         return q.add(QReduce("max", operation.axes), inputs, node, inputs[0].type.quant)
     if operation.function == "min":
@@ -198,10 +196,8 @@ def _minimum(q: Quantizer, node: Node, x: Node, axes: tuple[int, ...]) -> Node:
 
 
 @written_as_onnx(QReduce)
-def write_reduce(w: OnnxWriter, node: Node) -> None:
+def write_reduce(w: OnnxWriter, node: Node, operation: QReduce) -> None:
     """QLinearGlobalAveragePool, or the reduction in real numbers where the bits are the same."""
-    operation = node.op
-    assert isinstance(operation, QReduce)
     if operation.function == "mean":
         _write_global(w, node, operation.axes)
         return

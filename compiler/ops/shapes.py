@@ -191,22 +191,21 @@ def dropout_layer(call: LayerCall) -> Node:
 
 
 @quantization_rule(Reshape, Transpose)
-def quantize_moved(q: Quantizer, node: Node, inputs: list[Node]) -> Node:
+def quantize_moved(q: Quantizer, node: Node, operation: Reshape | Transpose, inputs: list[Node]) -> Node:
     """The same codes."""
-    return q.add(node.op, inputs, node, inputs[0].type.quant)
+    return q.add(operation, inputs, node, inputs[0].type.quant)
 
 
 @written_as_onnx(Reshape)
-def write_reshape(w: OnnxWriter, node: Node) -> None:
+def write_reshape(w: OnnxWriter, node: Node, operation: Reshape) -> None:
     """Reshape with a constant shape."""
+    del operation
     name = w.tensor(node)
     shape = w.initializer(np.array(node.shape, np.int64), f"{name}_shape")
     w.add("Reshape", [w.tensor(node.inputs[0]), shape], name)
 
 
 @written_as_onnx(Transpose)
-def write_transpose(w: OnnxWriter, node: Node) -> None:
+def write_transpose(w: OnnxWriter, node: Node, operation: Transpose) -> None:
     """Transpose."""
-    operation = node.op
-    assert isinstance(operation, Transpose)
     w.transposed(w.tensor(node.inputs[0]), operation.perm, w.tensor(node))

@@ -130,18 +130,14 @@ def softmax_layer(call: LayerCall) -> Node:
 
 
 @quantization_rule(Softmax)
-def quantize_softmax(q: Quantizer, node: Node, inputs: list[Node]) -> Node:
+def quantize_softmax(q: Quantizer, node: Node, operation: Softmax, inputs: list[Node]) -> Node:
     """The result's scale is fixed."""
-    operation = node.op
-    assert isinstance(operation, Softmax)
     return q.add(QSoftmax(operation.axis), inputs, node, q.fixed(node, OUTPUT))
 
 
 @written_as_onnx(QSoftmax)
-def write_softmax(w: OnnxWriter, node: Node) -> None:
+def write_softmax(w: OnnxWriter, node: Node, operation: QSoftmax) -> None:
     """QLinearSoftmax of com.microsoft."""
-    operation = node.op
-    assert isinstance(operation, QSoftmax)
     inputs = [*w.quantized(node.inputs[0]), w.scale(node), w.zero_point(node)]
     w.add(
         "QLinearSoftmax",

@@ -1,4 +1,4 @@
-"""Make a graph that was quantized elsewhere an integer graph, its scales untouched.
+"""Make a prequantized graph an integer graph, its scales untouched.
 
 %3 = q.dequantize %1                   %4 = q.conv2d %1, %w8, %b32
 %4 = nn.conv2d %3, %w, %b           ->
@@ -18,7 +18,7 @@ from compiler.ops.quantize_linear import Dequantize, Quantize, Returned
 from compiler.passes.base import Pass
 from compiler.quantize.scheme import Scheme
 from compiler.rules.importing import is_parameter
-from compiler.rules.quantizing import RULES, Quantizer
+from compiler.rules.quantizing import Quantizer, quantize_node
 from isa.support.diagnostics import Diagnostic
 from isa.support.records import field
 
@@ -140,7 +140,7 @@ class _Fuser:
         """A float operation on codes; `quant` is None where the model does not say how to quantize it."""
         given = {} if quant is None else {real.name: quant}
         inputs = [self._codes(i) for i in real.inputs if not is_parameter(i)]
-        made = RULES[type(real.op)](Quantizer(self.made, self.scheme, given), real, inputs)
+        made = quantize_node(Quantizer(self.made, self.scheme, given), real, inputs)
         return made if quant is None else self._requantized(made, quant, real)
 
     def _requantized(self, codes: Node, quant: Quant, at: Node) -> Node:

@@ -17,7 +17,7 @@ from compiler.ir.types import DType
 from compiler.ops.quantize_linear import Dequantize, Quantize, Returned
 from compiler.passes.base import Pass
 from compiler.quantize.scheme import Scheme
-from compiler.rules.quantizing import RULES, Quantizer
+from compiler.rules.quantizing import Quantizer, quantize_node
 from isa.support.diagnostics import Diagnostic
 from isa.support.records import field
 
@@ -74,4 +74,4 @@ def _quantized(quantizer: Quantizer, node: Node, values: dict[int, Node]) -> Nod
         quantized.views = (SourceView(node.name, (), node.shape), *node.views)
         return quantized
     inputs = [values[i.id] for i in node.inputs if not i.is_constant]
-    return RULES[type(node.op)](quantizer, node, inputs)
+    return quantize_node(quantizer, node, inputs)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -101,14 +101,16 @@ def write_clip(w: OnnxWriter, x: str, output: str, bounds: tuple[int, int], dtyp
     w.add("Clip", [x, low, high], output)
 
 
-WriteRule = Callable[[OnnxWriter, Node], None]
-WRITERS: Final[dict[type[Op], WriteRule]] = {}
+OpT = TypeVar("OpT", bound=Op)
+WriteRule = Callable[[OnnxWriter, Node, OpT], None]
+"""(writer, node, its operation)."""
+WRITERS: Final[dict[type[Op], WriteRule[Any]]] = {}
 
 
-def written_as_onnx(*kinds: type[Op]) -> Callable[[WriteRule], WriteRule]:
-    """Register how a quantized operation is written as ONNX nodes."""
+def written_as_onnx(*kinds: type[OpT]) -> Callable[[WriteRule[OpT]], WriteRule[OpT]]:
+    """Register how quantized operations are written as ONNX nodes."""
 
-    def declare(rule: WriteRule) -> WriteRule:
+    def declare(rule: WriteRule[OpT]) -> WriteRule[OpT]:
         for kind in kinds:
             assert kind not in WRITERS
             WRITERS[kind] = rule

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -198,18 +198,24 @@ def _rounded_up(values: NDArray[np.float64]) -> NDArray[np.float32]:
         return np.where(nearest < values, np.nextafter(nearest, np.float32(np.inf)), nearest)
 
 
-Rule = Callable[[Quantizer, Node, list[Node]], Node]
-"""(quantizer, float node, its quantized operands without the constant ones) to the quantized node."""
-RULES: Final[dict[type[Op], Rule]] = {}
+OpT = TypeVar("OpT", bound=Op)
+Rule = Callable[[Quantizer, Node, OpT, list[Node]], Node]
+"""(quantizer, float node, its operation, its quantized operands without the constant ones) to the result."""
+RULES: Final[dict[type[Op], Rule[Any]]] = {}
 
 
-def quantization_rule(*kinds: type[Op]) -> Callable[[Rule], Rule]:
-    """Register how an operation becomes one on integers."""
+def quantization_rule(*kinds: type[OpT]) -> Callable[[Rule[OpT]], Rule[OpT]]:
+    """Register how operations become ones on integers."""
 
-    def declare(rule: Rule) -> Rule:
+    def declare(rule: Rule[OpT]) -> Rule[OpT]:
         for kind in kinds:
             assert kind not in RULES
             RULES[kind] = rule
         return rule
 
     return declare
+
+
+def quantize_node(quantizer: Quantizer, node: Node, inputs: list[Node]) -> Node:
+    """What a float node becomes, by the rule of its operation."""
+    return RULES[type(node.op)](quantizer, node, node.op, inputs)

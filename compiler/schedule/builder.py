@@ -13,6 +13,7 @@ from compiler.ir.op import Op
 from compiler.ir.types import DType, Shape
 from compiler.schedule.options import ScheduleOptions
 from compiler.schedule.tile_graph import (
+    ALIGNMENT,
     REGION,
     Buffer,
     Layer,
@@ -103,6 +104,10 @@ class View(Frozen):
     shape: tuple[int, int, int, int]
 
 
+Views = Callable[[int], View]
+"""Where the operands of a node are, by their index."""
+
+
 class Stripe(Frozen):
     """Some rows of one image of a batch."""
 
@@ -173,7 +178,7 @@ class Builder(Struct):
             self.kept[self.layer, key] = make()
         return self.kept[self.layer, key]
 
-    def buffer(self, role: str, memory: Memory, size: int, align: int = 64) -> Buffer:
+    def buffer(self, role: str, memory: Memory, size: int, align: int = ALIGNMENT) -> Buffer:
         """A working buffer of the layer."""
         return Buffer(f"{self.layer}.{role}", memory, size, align)
 
@@ -350,9 +355,10 @@ def _at_home(tensor: Tensor, shape: Shape4, n: int, h: Span, w: Span, c: Span) -
     return Piece(Ref(tensor.home, offset), channels, width * channels)
 
 
-Planner = Callable[[Builder, Node, Callable[[int], View], Tensor, int], None]
-"""(builder, node, where its operands are, its result, bytes of the scratchpad that it may use)."""
-PLANNERS: Final[dict[type[Op], Planner]] = {}
+OpT = TypeVar("OpT", bound=Op)
+Planner = Callable[[Builder, Node, OpT, Views, Tensor, int], None]
+"""(builder, node, its operation, where its operands are, its result, bytes of the scratchpad it may use)."""
+PLANNERS: Final[dict[type[Op], Planner[Any]]] = {}
 
 
 Reads = Callable[[Node, int], Window | None]
@@ -360,21 +366,26 @@ Reads = Callable[[Node, int], Window | None]
 READS: Final[dict[type[Op], Reads]] = {}
 
 
-Single = Callable[[Builder, Node, Callable[[int], View], Tensor], TileMaker]
+Single = Callable[[Builder, Node, Views, Tensor], TileMaker]
 """(builder, node, where its operands are, its result) to what makes one tile of it."""
 SINGLE: Final[dict[type[Op], Single]] = {}
 
 
+def planner_of(operation: Op) -> Planner[Any]:
+    """What makes the tiles of an operation: registered for its class, or for the nearest of its bases."""
+    return next(PLANNERS[kind] for kind in type(operation).__mro__ if kind in PLANNERS)
+
+
 def tiles_of(
-    *kinds: type[Op], reads: Reads | None = None, single: Single | None = None
-) -> Callable[[Planner], Planner]:
+    *kinds: type[OpT], reads: Reads | None = None, single: Single | None = None
+) -> Callable[[Planner[OpT]], Planner[OpT]]:
     """Register what makes the tiles of these operations.
 
     With `reads`, a result can be made some rows at a time, as a builder's stripe says. With `single`,
     an element by itself: a tile can be made as soon as that of an operand is, and in its place.
     """
 
-    def declare(planner: Planner) -> Planner:
+    def declare(planner: Planner[OpT]) -> Planner[OpT]:
         for kind in kinds:
             assert kind not in PLANNERS
             PLANNERS[kind] = planner

@@ -19,9 +19,15 @@ from isa.support.records import Frozen, replace
 from isa.target import Target
 
 FILLS: Final = (0.92, 0.85, 0.75, 0.6)
-"""Of the scratchpad, that a plan may hold; the less, the surer that every buffer finds a place."""
+"""Parts of the scratchpad that a plan may hold, in the order in which they are tried.
+
+The less, the surer that every buffer finds a place between the others, and the more goes through DRAM.
+"""
 FURTHER: Final = (0.97, 0.7, 0.88, 0.8)
-"""Others that are worth trying."""
+"""Other parts that are worth trying, in this order.
+
+The cycle model says which is best; each takes the time of a schedule.
+"""
 
 
 class Schedule(Frozen):

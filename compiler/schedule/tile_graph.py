@@ -35,6 +35,8 @@ class Memory(StrEnum):
     PARAMS = "params"
 
 
+ALIGNMENT: Final = 64
+"""Bytes at multiples of which buffers begin: a burst and a port word of edge32, on every target."""
 ON_CHIP: Final = (Memory.SPM, Memory.ACC, Memory.PRM)
 REGION: Final = {
     Memory.WEIGHTS: Region.WEIGHTS,
@@ -54,7 +56,7 @@ class Buffer(Struct, eq=False):
     name: str
     memory: Memory
     size: int
-    align: int = 64
+    align: int = ALIGNMENT
     content: bytes | None = None
     address: int | None = None
 
@@ -65,7 +67,7 @@ class Buffer(Struct, eq=False):
 
 
 KEPT: Final = 16
-"""Stripes whose buffers are remembered: no reader is further behind."""
+"""Stripes whose buffers are remembered: more than a segment has layers, and no reader is further behind."""
 
 
 class Rows(Frozen):
@@ -221,6 +223,6 @@ class TileGraph(Struct):
         return list(seen.values())
 
 
-def aligned(size: int, unit: int = 64) -> int:
+def aligned(size: int, unit: int = ALIGNMENT) -> int:
     """The next multiple of a unit."""
     return -(-size // unit) * unit

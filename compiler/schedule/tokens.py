@@ -21,6 +21,8 @@ from isa.support.diagnostics import Diagnostic
 from isa.support.records import Frozen, Struct, field, replace
 from isa.target import Target
 
+PAIRS: Final = 12
+"""Pairs of one engine that signals and another that waits, of LD, ST, MX and VX."""
 BEFORE_ALL: Final[tuple[int, ...]] = (-1,) * len(Engine)
 
 
@@ -150,7 +152,7 @@ def assign_semaphores(edges: list[Edge], stream: Sequence[Instruction], target: 
                             "fit.semaphores",
                             f"the target has {target.ctl.sems} semaphores, too few "
                             "for every pair of engines that wait for one another",
-                            allowed="ctl.sems of at least 12",
+                            allowed=f"ctl.sems of at least {PAIRS}",
                         )
                     )
                 pair.outstanding[-1].producer = index
@@ -163,8 +165,8 @@ def assign_semaphores(edges: list[Edge], stream: Sequence[Instruction], target: 
 
 
 def _share(target: Target) -> int:
-    """Semaphores that one of the twelve pairs of engines may take."""
-    return max(1, target.ctl.sems // 12)
+    """Semaphores that one pair of engines may take."""
+    return max(1, target.ctl.sems // PAIRS)
 
 
 def _carried(instr: Instruction, waits: list[int], signals: list[int]) -> list[Instruction]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, cast
 
 import numpy as np
@@ -268,14 +268,40 @@ def _tensor(state: Assembly, tree: Node) -> None:
         raise Mistake("perm is no permutation of the dimensions", tree)
     if isinstance(scale, tuple) or isinstance(zero, tuple) or not shape or min(shape) < 1:
         raise Mistake("the tensor has no such shape, scale or zero point", tree)
-    permuted = [shape[p] for p in perm]
-    device = tuple([1] * (4 - len(permuted)) + permuted)
-    if len(device) != 4:
-        raise Mistake(f"the tensor has {len(shape)} dimensions", tree, allowed="at most 4")
+    device = _device_shape(shape, perm, tree)
     device_dtype = "int8" if scale is not None else str(dtype)
     element = 4 if device_dtype == "int32" else 1
     if dtype == "float32" and scale is None:
         raise Mistake("a float32 tensor needs scale= and zp=", tree)
+    _require_quantization(device_dtype, scale, zero, tree)
+    tensor = Interface(
+        name=str(name)[1:-1] if name.type == "STRING" else str(name),
+        dtype=str(dtype),
+        shape=shape,
+        device_dtype=device_dtype,
+        device_shape=device,
+        perm=perm,
+        pixel_stride=device[3] * element,
+        scale_bits=None if scale is None else float_bits(scale),
+        zero_point=int(zero),
+        region=region,
+        offset=offset,
+        bytes=volume(device) * element,
+    )
+    _add_tensor(state, str(direction), tensor, name, tree)
+
+
+def _device_shape(shape: Sequence[int], perm: Sequence[int], tree: Node) -> tuple[int, int, int, int]:
+    """The shape of a tensor on the device: permuted, ones in front."""
+    permuted = [shape[p] for p in perm]
+    if len(permuted) > 4:
+        raise Mistake(f"the tensor has {len(shape)} dimensions", tree, allowed="at most 4")
+    n, h, w, c = (*(1,) * (4 - len(permuted)), *permuted)
+    return n, h, w, c
+
+
+def _require_quantization(device_dtype: str, scale: float | None, zero: float, tree: Node) -> None:
+    """A scale and a zero point that the type allows."""
     low, high = (-128, 127) if device_dtype == "int8" else (0, 255)
     if (
         not low <= zero <= high
@@ -287,22 +313,6 @@ def _tensor(state: Assembly, tree: Node) -> None:
             tree,
             allowed=f"a positive finite scale, a whole zero point from {low} to {high}",
         )
-    plain = str(name)[1:-1] if name.type == "STRING" else str(name)
-    tensor = Interface(
-        plain,
-        str(dtype),
-        shape,
-        device_dtype,
-        device,
-        perm,
-        device[3] * element,
-        None if scale is None else float_bits(scale),
-        int(zero),
-        region,
-        offset,
-        volume(device) * element,
-    )
-    _add_tensor(state, str(direction), tensor, name, tree)
 
 
 def _add_tensor(state: Assembly, direction: str, tensor: Interface, name: Token, tree: Node) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Final, TypeVar
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
@@ -36,11 +36,41 @@ from isa.spec import (
 )
 from isa.target import Target
 
-DENSE_SLACK = 1 << 20
-DENSE_LIMIT = 1 << 26
+DENSE_GROWTH: Final = 4
+"""How many times as large as the input a padded image may be: beyond, most products are of padding."""
+DENSE_SLACK: Final = 1 << 20
+"""Elements that a padded image may have besides: as many are soon multiplied, padding or not."""
+DENSE_LIMIT: Final = 1 << 26
 """Elements up to which the windows of a tile are laid out side by side."""
-SAFE_DEPTH = 33_025
+SAFE_DEPTH: Final = 33_025
 """Sums of this many 9 x 9 bit products stay within int32."""
+Count = TypeVar("Count", int, NDArray[np.int64])
+"""A number, or one for each of many candidates: the planner asks for the cost of all its tiles at once."""
+
+
+def depth_passes(kh: Count, kw: int, cin: Count, rows: int) -> tuple[Count, Count]:
+    """Passes of an array with so many rows over the depth of a sum of kh x kw x cin products.
+
+    First with the columns of the kernel side by side on the array's rows, as `pack` says; then one after
+    another.
+    """
+    return kh * -(-kw * cin // rows), kh * kw * -(-cin // rows)
+
+
+def pass_cycles(t: Target, m: Count) -> Count:
+    """Cycles of a pass of m rows under which the weights of the next one arrive, a row a cycle."""
+    return max(m, t.mx.rows) if isinstance(m, int) else np.maximum(m, t.mx.rows)
+
+
+def array_overhead(t: Target) -> int:
+    """Cycles of an instruction beside its passes: issue, fill, drain."""
+    return t.ctl.issue + t.mx.rows + t.mx.rows + t.mx.cols
+
+
+def array_cycles(t: Target, passes: int, m: int) -> int:
+    """Issue, fill, the passes of m rows each, drain."""
+    each = pass_cycles(t, m) if t.mx.wload_double else m + t.mx.rows
+    return array_overhead(t) + passes * each
 
 
 def _magnitude(element: ElementType, zero_point: int) -> int:
@@ -181,7 +211,7 @@ class Conv(Instruction):
         """Whether the padded image, or its windows side by side, would be far larger than the input."""
         height, width = self._extent()
         return (
-            height * width * self.cin > 4 * self.ih * self.iw * self.cin + DENSE_SLACK
+            height * width * self.cin > DENSE_GROWTH * self.ih * self.iw * self.cin + DENSE_SLACK
             or height * self.ow * self.kw * self.cin > DENSE_LIMIT
         )
 
@@ -266,19 +296,9 @@ class Conv(Instruction):
         return self.oh * self.ow * self.cin * self.cout * self.kh * self.kw
 
     def cycles(self, t: Target) -> int:
-        array = t.mx
-        if self.pack:
-            depth = self.kh * math.ceil(self.kw * self.cin / array.rows)
-        else:
-            depth = self.kh * self.kw * math.ceil(self.cin / array.rows)
-        passes = math.ceil(self.cout / array.cols) * depth
+        packed, apart = depth_passes(self.kh, self.kw, self.cin, t.mx.rows)
+        passes = math.ceil(self.cout / t.mx.cols) * (packed if self.pack else apart)
         return array_cycles(t, passes, self.oh * self.ow)
-
-
-def array_cycles(t: Target, passes: int, m: int) -> int:
-    """Issue, fill, the passes of m rows each, drain."""
-    each = max(m, t.mx.rows) if t.mx.wload_double else m + t.mx.rows
-    return t.ctl.issue + t.mx.rows + passes * each + t.mx.rows + t.mx.cols
 
 
 @instruction("gemm", opcode=0x63, engine=Engine.MX)

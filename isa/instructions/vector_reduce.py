@@ -39,7 +39,7 @@ class Axis(IntEnum):
     H = 3
 
 
-class Place(IntEnum):
+class OperandPlace(IntEnum):
     """Where an operand of `vred` lies."""
 
     SPM = 0
@@ -68,9 +68,9 @@ class VectorReduce(Instruction):
     """
 
     inp: int = operand(23, address=True, doc="first input byte in SPM, or accumulator row")
-    isp: Place = operand(1, enum=Place, doc="where the input lies")
+    isp: OperandPlace = operand(1, enum=OperandPlace, doc="where the input lies")
     out: int = operand(23, address=True, doc="first output byte in SPM, or accumulator row")
-    osp: Place = operand(1, enum=Place, doc="where the output lies")
+    osp: OperandPlace = operand(1, enum=OperandPlace, doc="where the output lies")
     fn: Reduction = operand(4, enum=Reduction, doc="the function")
     axis: Axis = operand(2, enum=Axis, doc="what is reduced")
     h: int = operand(10, low=1, doc="input rows")
@@ -97,7 +97,9 @@ class VectorReduce(Instruction):
             idle.add("last")
         if self.fn in (R.MAX, R.ARGMAX, R.ABSMAX):
             idle.add("prm")
-        if self.fn in (R.MEANF, R.MAX, R.ARGMAX) or (self.fn in INTEGER_SUMS and self.osp is Place.SPM):
+        if self.fn in (R.MEANF, R.MAX, R.ARGMAX) or (
+            self.fn in INTEGER_SUMS and self.osp is OperandPlace.SPM
+        ):
             idle.add("accum")
         if self.fn is R.ABSMAX:
             idle |= {"axis", "out", "osp", "ops", "ors", "ot"}
@@ -109,23 +111,23 @@ class VectorReduce(Instruction):
             if self.sreg == 0:
                 yield Fault(Trap.LIMIT, "sreg", "sreg=0 is the register that reads 0; allowed: 1 to 63")
         elif self.fn is R.ARGMAX:
-            if self.ot is not ElementType.S32 or self.osp is not Place.SPM:
+            if self.ot is not ElementType.S32 or self.osp is not OperandPlace.SPM:
                 yield Fault(Trap.BAD_ENUM, "ot", "argmax writes int32 to SPM; allowed: ot=s32, osp=spm")
         else:
             yield from self._check_type("ot", self.ot, self.osp)
             if self.fn is R.MAX and self.ot is not self.xt:
                 yield Fault(Trap.BAD_ENUM, "ot", "fn=max copies values; allowed: ot = xt")
-            if self.fn is R.MEANF and Place.ACC in (self.isp, self.osp):
+            if self.fn is R.MEANF and OperandPlace.ACC in (self.isp, self.osp):
                 yield Fault(Trap.BAD_ENUM, "isp", "fn=meanf is on 8-bit values; allowed: isp=spm, osp=spm")
         channels = {self.isp: self.c} | ({self.osp: self._shape()[2]} if self.fn is not R.ABSMAX else {})
-        if max(channels.get(Place.ACC, 0), self.c if self.isp is Place.ACC else 0) > t.mx.cols:
+        if max(channels.get(OperandPlace.ACC, 0), self.c if self.isp is OperandPlace.ACC else 0) > t.mx.cols:
             yield Fault(
                 Trap.LIMIT, "c", f"c={self.c} exceeds the lanes of an accumulator row; allowed: {t.mx.cols}"
             )
 
     @staticmethod
-    def _check_type(name: str, element: ElementType, place: Place) -> Iterator[Fault]:
-        if place is Place.SPM:
+    def _check_type(name: str, element: ElementType, place: OperandPlace) -> Iterator[Fault]:
+        if place is OperandPlace.SPM:
             yield from eight_bit(name, element)
         elif element is not ElementType.S32:
             yield Fault(Trap.BAD_ENUM, name, f"{name} of the accumulators is s32")
@@ -140,7 +142,7 @@ class VectorReduce(Instruction):
         self,
         t: Target,
         name: str,
-        place: Place,
+        place: OperandPlace,
         base: int,
         shape: tuple[int, int, int],
         pitches: tuple[int, int],
@@ -151,7 +153,7 @@ class VectorReduce(Instruction):
         h, w, c = shape
         pixel, row = pitches
         size = element.dtype.itemsize
-        if place is Place.SPM:
+        if place is OperandPlace.SPM:
             return pixels(name, base, h, row, w, pixel, c, write=write, element_bytes=size)
         unit = t.mx.cols * WORD.itemsize
         dims = ((h, row * unit), (w, pixel * unit), (c * WORD.itemsize, 1))
@@ -202,8 +204,8 @@ class VectorReduce(Instruction):
         m.write(self._output(m.target, write=True), values, self.ot.dtype)
 
     def _sum(self, m: MachineState, x: NDArray[Any]) -> NDArray[Any]:
-        scales = (0,) if self.osp is Place.SPM else ()
-        output = self.ot if self.osp is Place.SPM else None
+        scales = (0,) if self.osp is OperandPlace.SPM else ()
+        output = self.ot if self.osp is OperandPlace.SPM else None
         q = QuantRecord.read(m, "prm", self.prm, scales=scales, output=output)
         exact = (x.astype(np.int64) - q.za).sum(axis=self._axes(), keepdims=True)
         if self.accum:
@@ -211,7 +213,7 @@ class VectorReduce(Instruction):
         if exact.max() > arithmetic.INT32_MAX or exact.min() < arithmetic.INT32_MIN:
             m.accumulators_overflow()
         total = arithmetic.wrap32(exact)
-        if self.osp is Place.ACC:
+        if self.osp is OperandPlace.ACC:
             return total
         return arithmetic.requantize(total, q.bias, q.p[0], q.zo, q.lo, q.hi)
 
@@ -240,7 +242,7 @@ class VectorReduce(Instruction):
         m.write(register("sreg", self.sreg, write=True), np.array(value), WORD)
 
     def cycles(self, t: Target) -> int:
-        unit = self.c if self.isp is Place.SPM else 1
+        unit = self.c if self.isp is OperandPlace.SPM else 1
         pitch = self.ips * self.c // unit
         row = self.irs * self.c // unit
         beats = element_wise_cycles(t, self.h, self.w, self.c, [(pitch, row)])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import types
+from collections.abc import Callable
 from typing import Any, Final, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 import msgspec
@@ -68,21 +69,42 @@ def from_builtins(kind: Any, value: object, where: str) -> object:
         return _sequence(kind, value, where)
     if isinstance(kind, FrozenMeta):
         return _record(cast("type[Frozen]", kind), value, where)
-    if kind is float:
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise RecordError(f"{where} is not a number")
-        return float(value)
-    if kind is int:
-        if isinstance(value, bool) or not isinstance(value, int) or abs(value) > MAX_INTEGER:
-            raise RecordError(f"{where} is not a whole number of at most 62 bits")
-        return value
-    if kind in (str, bool):
-        if not isinstance(value, kind):
-            raise RecordError(f"{where} is not a {'text' if kind is str else 'truth value'}")
-        if isinstance(value, str) and not is_unicode(value):
-            raise RecordError(f"{where} holds half of a surrogate pair")
-        return value
-    raise AssertionError(f"{where}: no JSON form for {kind}")
+    assert kind in _SCALARS, f"{where}: no JSON form for {kind}"
+    return _SCALARS[kind](value, where)
+
+
+def _real(value: object, where: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise RecordError(f"{where} is not a number")
+    return float(value)
+
+
+def _whole(value: object, where: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or abs(value) > MAX_INTEGER:
+        raise RecordError(f"{where} is not a whole number of at most 62 bits")
+    return value
+
+
+def _text(value: object, where: str) -> str:
+    if not isinstance(value, str):
+        raise RecordError(f"{where} is not a text")
+    if not is_unicode(value):
+        raise RecordError(f"{where} holds half of a surrogate pair")
+    return value
+
+
+def _truth(value: object, where: str) -> bool:
+    if not isinstance(value, bool):
+        raise RecordError(f"{where} is not a truth value")
+    return value
+
+
+_SCALARS: Final[dict[Any, Callable[[object, str], object]]] = {
+    float: _real,
+    int: _whole,
+    str: _text,
+    bool: _truth,
+}
 
 
 def is_unicode(text: str) -> bool:

@@ -8,7 +8,6 @@ addresses on the chip were chosen together with the times, they are taken over, 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Final
 
 from compiler.schedule.order.list_scheduling import Timing
 from compiler.schedule.order.packing import Placed, pack, together
@@ -16,8 +15,6 @@ from compiler.schedule.order.scratchpad import limits_of
 from compiler.schedule.tile_graph import Memory, Tensor, TileOp, Touch, aligned
 from isa.support.records import Frozen
 from isa.target import Target
-
-DRAM_ALIGN: Final = 64
 
 
 class Shortage(Frozen):
@@ -128,6 +125,6 @@ def _line_up(held: list[Placed]) -> int:
     """One after another: what is kept for the whole run."""
     end = 0
     for placed in held:
-        placed.address = aligned(end, DRAM_ALIGN)
+        placed.address = aligned(end)
         end = placed.address + placed.buffer.size
-    return aligned(end, DRAM_ALIGN)
+    return aligned(end)

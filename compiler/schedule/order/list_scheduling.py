@@ -30,13 +30,30 @@ from isa.target import Target
 ENGINES: Final = len(Engine)
 COPYING: Final = (Engine.LD, Engine.ST)
 ATTEMPTS: Final = 12
+"""Times that an order is tried, with less room each time, before the plan is given up.
+
+A compromise: each takes the time of an order, and a plan that holds less may find one at once.
+"""
 AROUND: Final = 150
-"""Operations before one that finds no room, which then run ahead less."""
-LESS, WHOLE = 7, 8
+"""Operations before one that finds no room, which then run ahead less.
+
+A compromise: with fewer the same want of room comes back, with more loads start late where there is room.
+"""
+LESS: Final = 7
+"""What is left of the room for running ahead, in parts of `WHOLE`, where it did not suffice.
+
+A compromise: smaller steps find the most that fits, larger ones find something within `ATTEMPTS`.
+"""
+WHOLE: Final = 8
+"""The parts in which `LESS` counts."""
 TIDY: Final = 32
-"""Operations after which places that are free again are forgotten."""
+"""Operations after which places that are free again are forgotten: searches stay short, and tidying rare."""
 RECENT: Final = 500
-"""Operations after which an engine that has had none is not waited for: nothing starts before the others."""
+"""Operations after which an engine that has had none is not waited for: nothing starts before the others.
+
+A compromise: with fewer an engine that was idle for long may start later than it could, with more
+places that are free are remembered, and looked through, for longer.
+"""
 
 
 class Timing(Frozen):

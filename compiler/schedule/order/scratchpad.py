@@ -17,8 +17,12 @@ from isa.support.records import Struct
 from isa.target import Target
 
 FOREVER: Final = 1 << 62
+"""A cycle that never comes."""
 CROWDED: Final = 0.65
-"""Of a memory, beyond which large gaps matter more than banks."""
+"""The part of a memory that is held beyond which large gaps matter more than banks.
+
+A compromise: lower, and engines wait for one another's banks; higher, and buffers find no place.
+"""
 
 
 def limits_of(target: Target) -> dict[Memory, int]:

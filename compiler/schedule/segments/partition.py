@@ -23,21 +23,53 @@ from compiler.schedule.options import ScheduleOptions
 from compiler.schedule.segments.stripes import LayerWork, delays, work_of
 from compiler.schedule.segments.subtensors import Subtensor
 from compiler.schedule.tile_graph import aligned
-from isa.instructions.matrix import array_cycles
+from compiler.schedule.tiles.products import ACC_PARTS
+from isa.instructions.matrix import array_overhead, pass_cycles
 from isa.memory_map import GRANULE_BYTES
 from isa.support.records import Frozen, Struct
 from isa.target import Target
 
 LONGEST: Final = 8
-"""Layers of a segment at most."""
+"""Layers of a segment at most.
+
+A compromise: more take longer to search, and fewer stay together for want of room for lines and weights.
+"""
 DIVISIONS: Final = (2, 4, 7, 10, 14, 19, 28, 56)
-"""Stripes into which a segment is cut; tried in turn."""
+"""Stripes into which a segment is cut; all are tried. Of 56 rows they leave 28, 14, 8, 6, 4, 3, 2 and 1."""
 STATES: Final = 12
-"""Sets of results in the scratchpad that are followed up at a boundary: the cheapest, and none at all."""
+"""Sets of results in the scratchpad that are followed up at a boundary: the cheapest, and none at all.
+
+With all of them many results that live side by side took exponential time. Other numbers did not pay.
+"""
 TRAFFIC: Final = 0.2
-"""What a cycle of the DRAM bus costs though it is hidden: others may need the bus."""
+"""What a cycle of the DRAM bus costs though it is hidden, in cycles: others may need the bus.
+
+Without it results went to DRAM wherever compute hid it: MobileNetV2 +6 %, ResNet-50 +6 MB.
+"""
 MOST_FREE: Final = 3
-"""Results of which any may stay: of more, the smaller ones go first."""
+"""Results that leave a segment of which any may stay: eight sets. Of more, the smaller ones go first.
+
+A compromise: one more doubles the sets that are tried.
+"""
+LEAST_FREE: Final = 16
+"""Divides the scratchpad, for the least that a layer in tiles may be left with.
+
+A compromise: with less, more results could stay, and tiles become so small that none may fit.
+"""
+BUFFERED: Final = 2
+"""Buffers of what passes by, and the parts of what is free: one is used while the other is filled."""
+PASSING: Final = 2
+"""Divides the bytes of an image that passes in tiles, for those that count as held: half, a rough mean."""
+UNHIDDEN: Final = 0.1
+"""The part of the shorter of array and vector work that the longer does not hide.
+
+A compromise: the first and the last tile have nothing beside them, and of how many tiles is not known yet.
+"""
+RECORDS_SHARE: Final = 0.75
+"""The part of the parameter memory that the records of a segment may take.
+
+A compromise: the rest is for tables and other records of its layers, and for gaps.
+"""
 
 
 class Segment(Frozen):
@@ -138,7 +170,7 @@ class Partitioner:
         self.last_use = {n.id: max(users[n.id], default=-1) for n in layers}
         self.size = {n.id: aligned(n.type.elements) for n in layers}
         self.room = int(target.spm.bytes * fill)
-        self.drained = array_cycles(target, 0, 0)
+        self.drained = array_overhead(target)
         """Cycles to fill and drain the array once."""
         self.constants = list(accumulate((layer.constants for layer in self.layers), initial=0))
         """Bytes of the constants of all layers before one."""
@@ -255,12 +287,12 @@ class Partitioner:
     ) -> Cost | None:
         """One layer in tiles, or two of which the second takes the tiles of the first."""
         t, layer, last = self.target, self.layers[begin], self.layers[end - 1]
-        if free < t.spm.bytes // 16:
+        if free < t.spm.bytes // LEAST_FREE:
             return None
         within = {n.node.id for n in self.layers[begin : end - 1]}
         values = {o.holder: o.node.type.elements for o in layer.operands}
         loaded, weights = sum(n for value, n in values.items() if value not in held), layer.constants
-        half = free // 2
+        half = free // BUFFERED
         moved = loaded + weights
         if loaded and weights > half and loaded > half:
             again = loaded * math.ceil(weights / half) + weights, loaded + weights * math.ceil(loaded / half)
@@ -275,8 +307,10 @@ class Partitioner:
         dram = (moved + stored) / t.dram.bytes_per_cycle
         array = self._array(layer, layer.shape[1], 1)
         vector = sum(n.vector for n in self.layers[begin:end])
-        cycles = max(array, vector, dram) + t.dram.latency_read + min(array, vector) * 0.1 + TRAFFIC * dram
-        memory = min(2 * weights, half) + min(loaded, half) // 2 + min(stored, half) // 2
+        cycles = (
+            max(array, vector, dram) + t.dram.latency_read + min(array, vector) * UNHIDDEN + TRAFFIC * dram
+        )
+        memory = min(BUFFERED * weights, half) + min(loaded, half) // PASSING + min(stored, half) // PASSING
         return Cost(cycles, min(memory, free), min(weights, half))
 
     def _array(self, layer: LayerWork, rows: int, times: int) -> float:
@@ -286,8 +320,10 @@ class Partitioner:
             return 0.0
         images, h, w, c = layer.shape
         area = min(rows, h) * w * (images if times == 1 else 1)
-        tiles = -(-(-(-c // t.mx.cols) * area) // max(t.acc.rows // 2, 1))
-        return times * (layer.passes * max(area, t.mx.rows) + self.drained * tiles)
+        tiles = -(-(-(-c // t.mx.cols) * area) // max(t.acc.rows // ACC_PARTS, 1))
+        # As if the next weights always arrived under a pass, also where wload_double is false. Passes are
+        # those of the lower bound.
+        return times * (layer.passes * pass_cycles(t, area) + self.drained * tiles)
 
     # --- several layers --------------------------------------------------------------------------
 
@@ -349,7 +385,7 @@ class Partitioner:
             height = layers[-1].shape[1]
             records = sum(GRANULE_BYTES * layer.shape[3] for layer in layers)
             sizes = sorted({math.ceil(height / d) for d in DIVISIONS if d <= height}, reverse=True)
-            if records > self.target.prm.bytes * 3 // 4:
+            if records > self.target.prm.bytes * RECORDS_SHARE:
                 sizes = []
             names = [layer.node.id for layer in layers]
             whole = {n for n in names if self.last_use[n] >= end or n in self.returned}
@@ -376,7 +412,7 @@ class Partitioner:
             name, row, mine = layer.node.id, layer.row_bytes, made[layer.node.id]
             array += self._array(layer, mine, count)
             over = max(flow.halo.get(name, 0), 0)
-            held = ((2 + flow.lag.get(name, 0)) * mine + 2 * over) * row
+            held = ((BUFFERED + flow.lag.get(name, 0)) * mine + BUFFERED * over) * row
             copies = rounds * (over * row / t.vx.lanes + start) if over else 0.0
             stored = layer.node.type.elements if name in whole else 0
             vector += layer.vector + copies
@@ -385,7 +421,8 @@ class Partitioner:
         entering: dict[int, tuple[int, int, int]] = {}
         for name, (row, extent, holder) in flow.outside.items():
             halo = flow.halo[name]
-            held, loaded = 2 * (made[name] + halo) * row, images * (extent + count * max(halo, 0)) * row
+            held = BUFFERED * (made[name] + halo) * row
+            loaded = images * (extent + count * max(halo, 0)) * row
             memory, moved = memory + held, moved + loaded
             entering[name] = held, loaded, holder
         return StripeCost(rows, count, images * array, vector, memory, moved, lines, entering)

@@ -22,7 +22,7 @@ from compiler.schedule.segments.partition import Partitioner, Segment
 from compiler.schedule.segments.stripes import stripes_of
 from compiler.schedule.segments.subtensors import Subtensor, operands_in_place, slices_in_place, whole_of
 from compiler.schedule.tile_graph import Buffer, Layer, LineBuffer, Memory, Tensor, TileGraph, aligned
-from compiler.schedule.tiles.planners import PLANNERS
+from compiler.schedule.tiles.planners import planner_of
 from isa.instructions.matrix import ArrayGemm, Conv
 from isa.instructions.vector import VectorMove
 from isa.spec import greatest
@@ -36,8 +36,12 @@ MAX_RESIDENT_ROW: Final = greatest(VectorMove, "ss1")
 MAX_RESIDENT_DEPTH: Final = greatest(ArrayGemm, "ap")
 
 INDEX_BYTES: Final = 4
+"""Bytes of an index on the device: an int32."""
 TILE_SHARE: Final = 0.45
-"""Of the scratchpad left for a layer, what one of its tiles may take: the next is loaded meanwhile."""
+"""The part of the scratchpad left for a layer that one of its tiles may take: the next is loaded meanwhile.
+
+Two tiles leave a tenth for the gaps between buffers. A compromise: larger tiles make fewer instructions.
+"""
 
 
 class Plan(Struct):
@@ -185,8 +189,13 @@ class _Planner:
         for share in shares:
             try:
                 _require_codes(node)
-                PLANNERS[type(node.op)](
-                    self.builder, node, lambda i: self._view(node.inputs[i]), out, int(budget * share)
+                planner_of(node.op)(
+                    self.builder,
+                    node,
+                    node.op,
+                    lambda i: self._view(node.inputs[i]),
+                    out,
+                    int(budget * share),
                 )
                 break
             except CompileError as error:  # collected: every layer is told

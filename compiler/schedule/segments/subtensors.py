@@ -7,6 +7,7 @@ if its codes stay as they are. Whoever reads or writes a part does so with the p
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Final
 
 from compiler.ir.graph import Graph, Node
 from compiler.ops.depth_to_space import Take
@@ -16,6 +17,9 @@ from compiler.schedule.builder import READS
 from compiler.schedule.tiles.placement import ORIGIN, Start, moved, placed
 from isa.support.records import Frozen
 from isa.target import Target
+
+COPY_MOVES: Final = 2
+"""How often a dense copy moves every byte: in, and out again."""
 
 
 class Subtensor(Frozen):
@@ -42,6 +46,7 @@ def slices_in_place(graph: Graph, nodes: Sequence[Node], target: Target) -> dict
         if users and node not in graph.outputs and all(_reads_boxes(user) for user in users):
             within = found.get(source.id, Subtensor(source, ORIGIN))
             longer = _bursts(node, within.whole, target)
+            # in place all read short runs; a copy does so once, and is written and read in one piece
             if len(users) * longer <= longer + 1 + len(users):
                 found[node.id] = Subtensor(within.whole, moved(within.start, operation.starts))
     return found
@@ -71,7 +76,7 @@ def operands_in_place(
             and all(user is node or _reads_boxes(user) for user in graph.users(operand))
         ):
             others = len(graph.users(operand)) - 1
-            if node.id in resident or others * (_bursts(operand, node, target) - 1) <= 2:
+            if node.id in resident or others * (_bursts(operand, node, target) - 1) <= COPY_MOVES:
                 yield operand, Subtensor(node, start)
 
 

@@ -9,10 +9,19 @@ from typing import Final
 
 from compiler.ir.graph import Node
 from compiler.schedule.builder import Builder, Span, spans
+from compiler.schedule.tile_graph import ALIGNMENT
 from compiler.schedule.tiles.limits import does_not_fit
 
-SLACK: Final = 256
-"""Bytes kept for the alignment of a tile's buffers."""
+SLACK: Final = 4 * ALIGNMENT
+"""Bytes kept for the alignment of a tile's buffers.
+
+They are four at most: two operands, one of them spread over channels as well, and the result.
+"""
+MOST_PIECES: Final = 4096
+"""Pieces into which an extent is cut at most, but for single elements.
+
+A compromise: a longer extent makes the search longer, and pieces shorter than these are hardly ever needed.
+"""
 
 
 def tiles(
@@ -58,7 +67,7 @@ def fit_box(
 
 @cache
 def _pieces(extent: int) -> tuple[int, ...]:
-    pieces = {-(-extent // -(-extent // p)) for p in range(1, min(extent, 4096) + 1)} | {extent}
+    pieces = {-(-extent // -(-extent // p)) for p in range(1, min(extent, MOST_PIECES) + 1)} | {extent}
     return tuple(sorted(pieces))
 
 

@@ -9,7 +9,7 @@ the channels: several small groups one of block-diagonal weights.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any, Final
 
@@ -21,8 +21,10 @@ from compiler.ops.conv2d import QConv2d
 from compiler.ops.sliding_window import zero_of
 from compiler.schedule.builder import (
     Builder,
+    Place,
     Span,
     View,
+    Views,
     Window,
     element,
     packed_bytes,
@@ -34,13 +36,20 @@ from compiler.schedule.tile_graph import Buffer, Memory, Piece, Ref, Tensor, ali
 from compiler.schedule.tiles.depthwise import is_depthwise, plan_depthwise
 from compiler.schedule.tiles.limits import does_not_fit, require_expressible
 from compiler.schedule.tiles.products import (
+    ACC_PARTS,
     MAX_GROUP_ROWS,
+    SeenWindow,
+    TileExit,
     convolution_windows,
     cuts,
+    record_groups,
     requant_records,
     requantize,
+    seen_window,
+    waiting_cycles,
 )
-from isa.instructions.matrix import Conv, array_cycles
+from isa.instructions.matrix import Conv, Count, array_overhead, depth_passes, pass_cycles
+from isa.memory_map import Space, address_unit
 from isa.spec import greatest
 from isa.support.records import Frozen
 from isa.target import Target
@@ -49,7 +58,14 @@ MAX_EXTENT: Final = greatest(Conv, "oh")
 MAX_INPUT_EXTENT: Final = greatest(Conv, "ih")
 MAX_INPUT_ROW: Final = greatest(Conv, "irs")
 MAX_CHANNELS: Final = greatest(Conv, "cin")
-Numbers = int | NDArray[np.int64]
+RAMP: Final = 64
+"""Divides the work of one tile that counts besides the longest of array, copies and vector unit in all.
+
+What fills and ends has nothing beside it. A compromise: a smaller figure makes tiles smaller, so that
+they begin and end sooner; a larger one makes fewer, so that less is filled and drained.
+"""
+TILES_KEPT: Final = 1024
+"""Choices of a tile that are remembered: more than a network has, in all the schedules that are tried."""
 
 
 class ConvTile(Frozen):
@@ -93,13 +109,9 @@ class ConvShape(Frozen):
             needed += aligned(self.pixels(t) * t.cin)
         return needed + self.copies * aligned(t.oh * t.ow * t.cout)
 
-    def passes(self, kh: Numbers, cin: Numbers, rows: int) -> tuple[Numbers, Numbers]:
-        """Passes of the array: the columns of the kernel side by side, and one after another."""
-        return kh * -(-self.columns.taps * cin // rows), kh * self.columns.taps * -(-cin // rows)
-
-    def packs(self, kh: Numbers, cin: Numbers, rows: int) -> Any:
+    def packs(self, kh: Count, cin: Count, rows: int) -> Any:
         """Whether laying the columns of the kernel side by side makes fewer passes."""
-        together, apart = self.passes(kh, cin, rows)
+        together, apart = depth_passes(kh, self.columns.taps, cin, rows)
         whole = (cin == self.cin) | (not self.input_resident)
         return (self.packing and self.columns.dilation == 1) & whole & (together < apart)
 
@@ -119,15 +131,17 @@ class ConvShape(Frozen):
             loads += channel_tiles * parts * weights * np.where(parts > 1, image_tiles, 1)
         stores = 0 if self.output_resident else self.oh * self.ow * self.cout
         packed: NDArray[np.bool_] = self.packs(kh, cin, rows)
-        passes: NDArray[np.int64] = groups * np.where(packed, *self.passes(kh, cin, rows))
-        array = tiles_made * parts * (passes * np.maximum(oh * ow, rows) + array_cycles(target, 0, 0))
+        passes: NDArray[np.int64] = groups * np.where(packed, *depth_passes(kh, taps, cin, rows))
+        # As if the next weights always arrived under a pass, also where wload_double is false.
+        each = passes * pass_cycles(target, oh * ow) + array_overhead(target)
+        array = tiles_made * parts * each
         copies = (loads + stores) / target.dram.bytes_per_cycle
         if self.overlap:
             vector = tiles_made * groups * cols * oh * ow / target.vx.lanes
             beats = tiles_made * oh * ow * -(-groups * cols // target.spm.port_bytes)
             works = np.stack([array, copies, vector, beats])
-            return works.max(axis=0) + (array + copies + vector + beats) / 64 / tiles_made
-        return copies + array + tiles_made * (parts * 2 + 1) * target.dram.latency_read
+            return works.max(axis=0) + (array + copies + vector + beats) / RAMP / tiles_made
+        return copies + array + waiting_cycles(tiles_made, parts, target)
 
 
 class ConvGroup(Frozen):
@@ -145,15 +159,16 @@ def _convolved_rows(node: Node, index: int) -> Window:
 
 
 @tiles_of(QConv2d, reads=_convolved_rows)
-def plan_conv(b: Builder, node: Node, view: Callable[[int], View], out: Tensor, budget: int) -> None:
+def plan_conv(b: Builder, node: Node, operation: QConv2d, view: Views, out: Tensor, budget: int) -> None:
     """A convolution: tiles over channels, rows and columns; each a sum of parts, then requantized."""
+    del operation
     x = view(0)
     if b.once("depthwise", lambda: is_depthwise(node)):
         plan_depthwise(b, node, x, out, budget)
         return
     b.once("expressible", lambda: _require_expressible(node))
-    for part in _slices(node, b.target.mx.cols):
-        _plan_slice(b, node, x, out, part, budget)
+    for group in _groups(node, b.target.mx.cols):
+        _plan_group(b, node, x, out, group, budget)
 
 
 def _require_expressible(node: Node) -> None:
@@ -169,7 +184,7 @@ def _require_expressible(node: Node) -> None:
     )
 
 
-def _slices(node: Node, cols: int) -> Iterator[ConvGroup]:
+def _groups(node: Node, cols: int) -> Iterator[ConvGroup]:
     """The groups, as many at a time as fill the columns of the array."""
     operation, weights = node.op, node.inputs[1].constant
     assert isinstance(operation, QConv2d)
@@ -187,19 +202,40 @@ def _slices(node: Node, cols: int) -> Iterator[ConvGroup]:
         yield ConvGroup(groups.start * cin, groups.start * cout, diagonal)
 
 
-def _plan_slice(b: Builder, node: Node, x: View, out: Tensor, part: ConvGroup, budget: int) -> None:
-    shape = _conv_shape(b, node, x, out, part)
+class ConvPlan(Frozen):
+    """What the tiles of a convolution, or of one of its groups, have in common."""
+
+    b: Builder
+    node: Node
+    x: View
+    out: Tensor
+    group: ConvGroup
+    shape: ConvShape
+    tile: ConvTile
+    image: Buffer
+    """The packed weights in DRAM."""
+
+
+class ConvPart(Frozen):
+    """One of the sums that a tile consists of: some rows of the kernel, some input channels."""
+
+    taps: Span
+    cin: Span
+
+
+def _plan_group(b: Builder, node: Node, x: View, out: Tensor, group: ConvGroup, budget: int) -> None:
+    shape = _conv_shape(b, node, x, out, group)
     tile = b.once(("tile", shape), lambda: choose_conv_tile(node, shape, b.target, budget))
-    image = b.once(("image", part.first_out), lambda: _packed_weights(b, node.inputs[1].name, part.weights))
+    image = b.once(("image", group.first_out), lambda: _packed_weights(b, node.inputs[1].name, group.weights))
+    plan = ConvPlan(b, node, x, out, group, shape, tile, image)
     for channels in spans(shape.cout, tile.cout):
-        params = requant_records(b, node, channels.shifted(part.first_out))
+        params = requant_records(b, node, channels.shifted(group.first_out))
         held: Buffer | None = None
         for n, h, w in itertools.product(
             b.images(x.shape[0]), b.rows(out.shape[1], tile.oh), spans(shape.ow, tile.ow)
         ):
-            b.tile = (n, h.start, w.start, part.first_out + channels.start)
-            at = (n, h, w, channels)
-            held = _conv_tile(b, node, x, out, shape, tile, image, part, at, params, held)
+            b.tile = (n, h.start, w.start, group.first_out + channels.start)
+            held = _conv_tile(plan, (n, h, w, channels), params, held)
 
 
 def choose_conv_tile(node: Node, shape: ConvShape, target: Target, budget: int) -> ConvTile:
@@ -215,7 +251,7 @@ def choose_conv_tile(node: Node, shape: ConvShape, target: Target, budget: int) 
     return best
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=TILES_KEPT)
 def _best_tile(shape: ConvShape, target: Target, budget: int) -> ConvTile | None:
     """The cheapest tile that fits, if one does; networks repeat their layers."""
     tiles = list(_conv_tiles(shape, target, budget))
@@ -224,9 +260,8 @@ def _best_tile(shape: ConvShape, target: Target, budget: int) -> ConvTile | None
 
 def _conv_tiles(shape: ConvShape, target: Target, budget: int) -> Iterator[ConvTile]:
     cols = target.mx.cols
-    acc = min(target.acc.rows // (2 if shape.overlap else 1), MAX_GROUP_ROWS)
-    record_limit = max(target.prm.bytes // 8 // cols, 1)
-    groups = min(-(-shape.cout // cols), MAX_CHANNELS // cols, record_limit)
+    acc = min(target.acc.rows // (ACC_PARTS if shape.overlap else 1), MAX_GROUP_ROWS)
+    groups = min(-(-shape.cout // cols), MAX_CHANNELS // cols, record_groups(target))
     for g, ow, cin, kh in itertools.product(
         cuts(groups),
         cuts(min(shape.ow, MAX_EXTENT)),
@@ -276,90 +311,65 @@ def _conv_shape(b: Builder, node: Node, x: View, out: Tensor, part: ConvGroup) -
     )
 
 
-def _conv_tile(
-    b: Builder,
-    node: Node,
-    x: View,
-    out: Tensor,
-    shape: ConvShape,
-    tile: ConvTile,
-    image: Buffer,
-    part: ConvGroup,
-    at: tuple[int, Span, Span, Span],
-    params: Ref,
-    held: Buffer | None,
-) -> Buffer | None:
+def _conv_tile(plan: ConvPlan, at: Place, params: Ref, held: Buffer | None) -> Buffer | None:
     """One tile; `held` is the weight buffer of the tile before, kept where the sum has one part."""
+    b, shape, tile, group = plan.b, plan.shape, plan.tile, plan.group
     n, h, w, channels = at
     groups = -(-channels.extent // b.target.mx.cols)
     acc = b.buffer("acc", Memory.ACC, groups * h.extent * w.extent, 1)
-    parts = list(itertools.product(spans(shape.rows.taps, tile.kh), spans(shape.cin, tile.cin)))
+    cuts_of_sum = itertools.product(spans(shape.rows.taps, tile.kh), spans(shape.cin, tile.cin))
+    parts = [ConvPart(taps, cin) for taps, cin in cuts_of_sum]
     started = False
-    for taps, cin in parts:
-        rows, top = shape.rows.valid(h, taps)
-        columns, left = shape.columns.valid(w, Span(0, shape.columns.taps))
-        if rows.extent <= 0 or columns.extent <= 0:
+    for part in parts:
+        window = seen_window(shape.rows, shape.columns, h, w, part.taps)
+        if window is None:
             continue  # this part sees padding alone
-        piece = b.fetch(x, n, rows, columns, cin.shifted(part.first_in), "input")
+        source = b.fetch(plan.x, n, window.rows, window.columns, part.cin.shifted(group.first_in), "input")
         if held is None or len(parts) > 1:
-            held = _load_weights(b, part, image, channels, taps, cin)
-        _emit_conv(b, node, shape, at, piece, held, acc, taps, cin, (rows, columns, top, left), accum=started)
+            held = _load_weights(plan, channels, part)
+        instr = _conv(plan, at, part, window, source, accum=started)
+        b.emit(instr, {"inp": source.ref, "wgt": Ref(held), "acc": Ref(acc)})
         started = True
     if not started:
-        b.fill(Ref(acc), 4 * b.target.mx.cols, acc.size)
-    place = n, h, w, channels.shifted(part.first_out)
-    piece = b.result(out, *place, "output")
-    requantize(b, node, acc, piece, params, h.extent, w.extent, channels.extent, stored(out, *place))
-    b.deliver(out, piece, *place)
+        b.fill(Ref(acc), address_unit(b.target, Space.ACC), acc.size)
+    place = n, h, w, channels.shifted(group.first_out)
+    piece = b.result(plan.out, *place, "output")
+    requantize(b, plan.node, acc, TileExit(piece, params, at, stored(plan.out, *place)))
+    b.deliver(plan.out, piece, *place)
     return held
 
 
-def _emit_conv(
-    b: Builder,
-    node: Node,
-    shape: ConvShape,
-    at: tuple[int, Span, Span, Span],
-    piece: Piece,
-    weights: Buffer,
-    acc: Buffer,
-    taps: Span,
-    cin: Span,
-    box: tuple[Span, Span, int, int],
-    *,
-    accum: bool,
-) -> None:
+def _conv(
+    plan: ConvPlan, at: Place, part: ConvPart, window: SeenWindow, source: Piece, *, accum: bool
+) -> Conv:
+    """The instruction of a part of a tile."""
+    shape, (x, weights, *_) = plan.shape, plan.node.inputs
     _, h, w, channels = at
-    rows, columns, top, left = box
-    area = h.extent * w.extent
-    several = channels.extent > b.target.mx.cols
-    instr = Conv(
+    dense = source.pixel_pitch == part.cin.extent
+    return Conv(
         oh=h.extent,
         ow=w.extent,
-        cin=cin.extent,
+        cin=part.cin.extent,
         cout=channels.extent,
-        kh=taps.extent,
+        kh=part.taps.extent,
         kw=shape.columns.taps,
         sh=shape.rows.stride,
         sw=shape.columns.stride,
-        dh=shape.rows.dilation if taps.extent > 1 else 1,
+        dh=shape.rows.dilation if part.taps.extent > 1 else 1,
         dw=shape.columns.dilation if shape.columns.taps > 1 else 1,
-        ips=piece.pixel_pitch,
-        irs=piece.row_pitch,
-        ih=rows.extent,
-        iw=columns.extent,
-        pt=top,
-        pl=left,
-        zx=node.inputs[0].quant.zero_point,
-        zw=zero_of(node.inputs[1].type),
-        xt=element(node.inputs[0]),
-        wt=element(node.inputs[1]),
+        ips=source.pixel_pitch,
+        irs=source.row_pitch,
+        ih=window.rows.extent,
+        iw=window.columns.extent,
+        pt=window.top,
+        pl=window.left,
+        zx=x.quant.zero_point,
+        zw=zero_of(weights.type),
+        xt=element(x),
+        wt=element(weights),
         accum=int(accum),
-        pack=int(piece.pixel_pitch == cin.extent and shape.packs(taps.extent, cin.extent, b.target.mx.rows)),
-        ags=area if several else 0,
-    )
-    b.emit(
-        instr,
-        {"inp": piece.ref, "wgt": Ref(weights), "acc": Ref(acc)},
+        pack=int(dense and shape.packs(part.taps.extent, part.cin.extent, plan.b.target.mx.rows)),
+        ags=h.extent * w.extent if channels.extent > plan.b.target.mx.cols else 0,
     )
 
 
@@ -374,18 +384,16 @@ def _packed_weights(b: Builder, name: str, weights: NDArray[Any]) -> Buffer:
     return b.image(Memory.WEIGHTS, packed_bytes(packed), name)
 
 
-def _load_weights(
-    b: Builder, part: ConvGroup, image: Buffer, channels: Span, taps: Span, cin: Span
-) -> Buffer:
+def _load_weights(plan: ConvPlan, channels: Span, part: ConvPart) -> Buffer:
     """The weights of a part, gathered from the packed image."""
-    return b.once(
-        (part.first_out, channels, taps, cin), lambda: _gathered(b, part, image, channels, taps, cin)
-    )
+    key = plan.group.first_out, channels, part.taps, part.cin
+    return plan.b.once(key, lambda: _gathered(plan, channels, part))
 
 
-def _gathered(b: Builder, part: ConvGroup, image: Buffer, channels: Span, taps: Span, cin: Span) -> Buffer:
+def _gathered(plan: ConvPlan, channels: Span, part: ConvPart) -> Buffer:
+    b, taps, cin = plan.b, part.taps, part.cin
     cols = b.target.mx.cols
-    _, all_cin, kh, kw = part.weights.shape
+    _, all_cin, kh, kw = plan.group.weights.shape
     groups = -(-channels.extent // cols)
     row = cin.extent * cols
     buffer = b.buffer("weights", Memory.SPM, groups * taps.extent * kw * row)
@@ -394,5 +402,5 @@ def _gathered(b: Builder, part: ConvGroup, image: Buffer, channels: Span, taps: 
         (taps.extent * kw, all_cin * cols, row),
         (groups, kh * kw * all_cin * cols, taps.extent * kw * row),
     ]
-    b.load(Ref(image, offset), Ref(buffer), row, levels)
+    b.load(Ref(plan.image, offset), Ref(buffer), row, levels)
     return buffer

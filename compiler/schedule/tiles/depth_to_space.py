@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from compiler.ir.graph import Node
 from compiler.ops.depth_to_space import DepthToSpace, SpaceToDepth, Take
-from compiler.schedule.builder import Builder, Span, View, spans, stored, tiles_of
-from compiler.schedule.tile_graph import Tensor
+from compiler.schedule.builder import Builder, Span, View, Views, spans, stored, tiles_of
+from compiler.schedule.tile_graph import Piece, Tensor
 from compiler.schedule.tiles.boxes import SLACK, fit_box, tiles
 from compiler.schedule.tiles.limits import does_not_fit
 from compiler.schedule.tiles.moves import MAX_MOVE, MAX_MOVE_PITCH, move
@@ -17,15 +17,14 @@ from isa.support.records import Frozen
 
 MAX_PLANES: Final = MAX_MOVE[2]
 CHANNELS: Final = 3
+"""The axis of channels."""
 
 
 @tiles_of(DepthToSpace)
 def plan_depth_to_space(
-    b: Builder, node: Node, view: Callable[[int], View], out: Tensor, budget: int
+    b: Builder, node: Node, operation: DepthToSpace, view: Views, out: Tensor, budget: int
 ) -> None:
     """Row by row of the result: channels, groups, columns of a block, blocks."""
-    operation = node.op
-    assert isinstance(operation, DepthToSpace)
     x = view(0)
     bh, bw = operation.block
     n, h, w, c = x.shape
@@ -55,11 +54,9 @@ def plan_depth_to_space(
 
 @tiles_of(SpaceToDepth)
 def plan_space_to_depth(
-    b: Builder, node: Node, view: Callable[[int], View], out: Tensor, budget: int
+    b: Builder, node: Node, operation: SpaceToDepth, view: Views, out: Tensor, budget: int
 ) -> None:
     """Row by row of the result: channels, columns and rows of a block, blocks."""
-    operation = node.op
-    assert isinstance(operation, SpaceToDepth)
     x = view(0)
     bh, bw = operation.block
     n, h, w, channels = out.shape
@@ -147,10 +144,8 @@ def _repeats(indices: Sequence[int], position: int, value: int, repeat: int) -> 
 
 
 @tiles_of(Take)
-def plan_take(b: Builder, node: Node, view: Callable[[int], View], out: Tensor, budget: int) -> None:
+def plan_take(b: Builder, node: Node, operation: Take, view: Views, out: Tensor, budget: int) -> None:
     """Run after run of the indices; repetitions and steps are pitches."""
-    operation = node.op
-    assert isinstance(operation, Take)
     x, axis = view(0), operation.axis + 4 - len(node.shape)
     for run in runs(operation.indices):
         for part in _parts(run, axis):
@@ -173,6 +168,7 @@ def _parts(run: Run, axis: int) -> Iterator[Run]:
 
 
 def _plan_run(b: Builder, node: Node, x: View, out: Tensor, axis: int, run: Run, budget: int) -> None:
+    """A run in tiles: along the axis it is whole."""
     ends = run.start, run.start + (run.count - 1) * run.step
     taken = Span(min(ends), max(ends) + 1)
     given = Span(run.at, run.at + run.count * run.repeat)
@@ -201,32 +197,33 @@ def _plan_run(b: Builder, node: Node, x: View, out: Tensor, axis: int, run: Run,
         box_in = [taken if i == axis else s for i, s in enumerate(boxes)]
         box_out = [given if i == axis else s for i, s in enumerate(boxes)]
         if axis == 0:
-            box_in[0], box_out[0] = (
-                Span(run.start + n // run.repeat * run.step, 0),
-                Span(run.at + n, run.at + n + 1),
-            )
+            box_in[0] = Span(run.start + n // run.repeat * run.step, 0)
+            box_out[0] = Span(run.at + n, run.at + n + 1)
         source = b.fetch(x, box_in[0].start, box_in[1], box_in[2], box_in[3], "input")
         place = box_out[0].start, box_out[1], box_out[2], box_out[3]
         target = b.result(out, *place, "output")
-        pitches = [
-            (0, 0),
-            (source.row_pitch, target.row_pitch),
-            (source.pixel_pitch, target.pixel_pitch),
-            (1, 1),
-        ]
-        levels: list[tuple[int, int, int]] = []
-        for i in (3, 2, 1):
-            from_, to = pitches[i]
-            if i != axis:
-                levels.append((box_out[i].extent, from_, to))
-                continue
-            levels += [(run.repeat, 0, to), (run.count, run.step * from_, run.repeat * to)]
-        first = (run.count - 1) * -run.step * pitches[axis][0] if run.step < 0 and axis else 0
-        levels = [level for level in levels if level[0] > 1]
-        run_length = levels.pop(0)[0] if levels and levels[0][1:] == (1, 1) else 1
-        b.emit(
-            move(run_length, levels),
-            {"src": source.ref.shifted(first), "dst": target.ref},
-            stored=stored(out, *place, "dst"),
-        )
+        instr, first = _gather(run, axis, box_out, source, target)
+        bind = {"src": source.ref.shifted(first), "dst": target.ref}
+        b.emit(instr, bind, stored=stored(out, *place, "dst"))
         b.deliver(out, target, *place)
+
+
+def _gather(run: Run, axis: int, box: Sequence[Span], source: Piece, target: Piece) -> tuple[VectorMove, int]:
+    """The copy of a tile of a run, and the byte of the source at which it begins."""
+    pitches = [
+        (0, 0),
+        (source.row_pitch, target.row_pitch),
+        (source.pixel_pitch, target.pixel_pitch),
+        (1, 1),
+    ]
+    levels: list[tuple[int, int, int]] = []
+    for i in (3, 2, 1):
+        from_, to = pitches[i]
+        if i != axis:
+            levels.append((box[i].extent, from_, to))
+            continue
+        levels += [(run.repeat, 0, to), (run.count, run.step * from_, run.repeat * to)]
+    first = (run.count - 1) * -run.step * pitches[axis][0] if run.step < 0 and axis else 0
+    levels = [level for level in levels if level[0] > 1]
+    run_length = levels.pop(0)[0] if levels and levels[0][1:] == (1, 1) else 1
+    return move(run_length, levels), first

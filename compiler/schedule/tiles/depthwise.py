@@ -8,15 +8,16 @@ from typing import Final
 from compiler.ir.graph import Node
 from compiler.ops.conv2d import QConv2d
 from compiler.ops.sliding_window import zero_of
-from compiler.schedule.builder import Builder, Span, View, Window, element, packed_bytes, spans, stored
+from compiler.schedule.builder import Builder, Place, Span, View, Window, element, packed_bytes, spans, stored
 from compiler.schedule.tile_graph import Buffer, Memory, Piece, Ref, Tensor, aligned
 from compiler.schedule.tiles.boxes import fit_box
-from compiler.schedule.tiles.products import convolution_windows, records_of
+from compiler.schedule.tiles.products import SeenWindow, convolution_windows, records_of, seen_window
 from isa.instructions.dma import Fill, OnChip
 from isa.instructions.records import QuantRecord
 from isa.instructions.vector_depthwise import DepthwiseConv
 from isa.memory_map import GRANULE_BYTES, Q_GRANULES
 from isa.spec import greatest
+from isa.support.records import Frozen
 
 MAX_OUTPUT: Final = greatest(DepthwiseConv, "oh")
 MAX_INPUT: Final = greatest(DepthwiseConv, "ih")
@@ -40,6 +41,17 @@ def is_depthwise(node: Node) -> bool:
         (max(operation.pads[:2]), "pt"),
     )
     return len(dilations) <= 1 and all(value <= greatest(DepthwiseConv, name) for value, name in fields)
+
+
+class DepthwisePlan(Frozen):
+    """What the tiles of a depthwise convolution have in common."""
+
+    b: Builder
+    node: Node
+    x: View
+    out: Tensor
+    rows: Window
+    columns: Window
 
 
 def plan_depthwise(b: Builder, node: Node, x: View, out: Tensor, budget: int) -> None:
@@ -79,7 +91,7 @@ def plan_depthwise(b: Builder, node: Node, x: View, out: Tensor, budget: int) ->
         params = _parameters(b, node, ch)
         for n, h, w in itertools.product(b.images(x.shape[0]), b.rows(oh, th), spans(ow, tw)):
             b.tile = (n, h.start, w.start, ch.start)
-            _tile(b, node, x, out, (n, h, w, ch), (rows, columns), held, params)
+            _tile(DepthwisePlan(b, node, x, out, rows, columns), (n, h, w, ch), held, params)
 
 
 def _packed_kernels(b: Builder, weights: Node) -> Buffer:
@@ -110,27 +122,17 @@ def _records(node: Node, channels: Span) -> bytes:
     return record.pack() + records_of(node, channels)
 
 
-def _tile(
-    b: Builder,
-    node: Node,
-    x: View,
-    out: Tensor,
-    at: tuple[int, Span, Span, Span],
-    windows: tuple[Window, Window],
-    weights: Buffer,
-    params: Ref,
-) -> None:
+def _tile(plan: DepthwisePlan, at: Place, weights: Buffer, params: Ref) -> None:
+    b, node, rows, columns = plan.b, plan.node, plan.rows, plan.columns
     n, h, w, ch = at
-    rows, columns = windows
-    box_h, top = rows.valid(h, Span(0, rows.taps))
-    box_w, left = columns.valid(w, Span(0, columns.taps))
-    if box_h.extent > 0 and box_w.extent > 0:
-        source = b.fetch(x, n, box_h, box_w, ch, "input")
+    window = seen_window(rows, columns, h, w, Span(0, rows.taps))
+    if window is not None:
+        source = b.fetch(plan.x, n, window.rows, window.columns, ch, "input")
     else:  # padding alone: one tap, of zero points
-        rows, columns, top, left = Window(h.extent), Window(w.extent), 0, 0
-        box_h, box_w = Span(0, h.extent), Span(0, w.extent)
+        rows, columns = Window(h.extent), Window(w.extent)
+        window = SeenWindow(Span(0, h.extent), Span(0, w.extent), 0, 0)
         source = _zero_points(b, node, ch)
-    target = b.result(out, *at, "output")
+    target = b.result(plan.out, *at, "output")
     instr = DepthwiseConv(
         oh=h.extent,
         ow=w.extent,
@@ -142,10 +144,10 @@ def _tile(
         d=max(rows.dilation if rows.taps > 1 else 1, columns.dilation if columns.taps > 1 else 1),
         ips=source.pixel_pitch,
         irs=source.row_pitch,
-        ih=box_h.extent,
-        iw=box_w.extent,
-        pt=top,
-        pl=left,
+        ih=window.rows.extent,
+        iw=window.columns.extent,
+        pt=window.top,
+        pl=window.left,
         ops=target.pixel_pitch,
         ors=target.row_pitch,
         xt=element(node.inputs[0]),
@@ -153,8 +155,8 @@ def _tile(
         ot=element(node),
     )
     bind = {"inp": source.ref, "wgt": Ref(weights), "out": target.ref, "prm": params}
-    b.emit(instr, bind, stored=stored(out, *at))
-    b.deliver(out, target, *at)
+    b.emit(instr, bind, stored=stored(plan.out, *at))
+    b.deliver(plan.out, target, *at)
 
 
 def _zero_points(b: Builder, node: Node, channels: Span) -> Piece:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Final
 
 import numpy as np
@@ -12,7 +11,17 @@ from compiler.ops.add import QAdd
 from compiler.ops.binary import QMul, QReal
 from compiler.ops.prelu import QAffine, QPRelu
 from compiler.ops.sliding_window import zero_of
-from compiler.schedule.builder import Builder, Span, TileMaker, View, element, same_rows, stored, tiles_of
+from compiler.schedule.builder import (
+    Builder,
+    Span,
+    TileMaker,
+    View,
+    Views,
+    element,
+    same_rows,
+    stored,
+    tiles_of,
+)
 from compiler.schedule.tile_graph import Memory, Piece, Ref, Tensor
 from compiler.schedule.tiles.boxes import dense, fit_box, tiles
 from compiler.schedule.tiles.moves import move
@@ -21,6 +30,8 @@ from isa.instructions.vector_elementwise import Elementwise, VectorElementwise
 from isa.memory_map import GRANULE_BYTES, Q_GRANULES
 from isa.spec import greatest
 
+GRANULE_VALUES: Final = GRANULE_BYTES // np.dtype(np.float32).itemsize
+"""Values of a channel that a granule of the parameter memory holds."""
 MAX_ROWS: Final = greatest(VectorElementwise, "h")
 MAX_CHANNELS: Final = greatest(VectorElementwise, "c")
 MAX_ROW: Final = greatest(VectorElementwise, "ars")
@@ -33,7 +44,7 @@ REAL: Final = {
 }
 
 
-def binary_tiles(b: Builder, node: Node, view: Callable[[int], View], out: Tensor) -> TileMaker:
+def binary_tiles(b: Builder, node: Node, view: Views, out: Tensor) -> TileMaker:
     """Makes tiles: rows and pixels are broadcast by pitches of 0, channels of B by `bc`, of A by copies."""
     left, right = view(0), view(1)
     params = b.parameters(_record(node).pack(), "record")
@@ -69,8 +80,11 @@ def binary_tiles(b: Builder, node: Node, view: Callable[[int], View], out: Tenso
 
 
 @tiles_of(QAdd, QMul, QReal, reads=same_rows, single=binary_tiles)
-def plan_binary(b: Builder, node: Node, view: Callable[[int], View], out: Tensor, budget: int) -> None:
+def plan_binary(
+    b: Builder, node: Node, operation: QAdd | QMul | QReal, view: Views, out: Tensor, budget: int
+) -> None:
     """Two operands, tile by tile."""
+    del operation
     left, right = view(0), view(1)
     copied = left.shape[3] == 1 and out.shape[3] > 1
     copies = (not left.tensor.resident) + (not right.tensor.resident) + (not out.resident) + copied
@@ -125,17 +139,20 @@ def _record(node: Node) -> QuantRecord:
 
 
 @tiles_of(QPRelu, QAffine, reads=same_rows)
-def plan_per_channel(b: Builder, node: Node, view: Callable[[int], View], out: Tensor, budget: int) -> None:
+def plan_per_channel(
+    b: Builder, node: Node, operation: QPRelu | QAffine, view: Views, out: Tensor, budget: int
+) -> None:
     """A function with float32 rows, one value per channel, behind its record."""
     x = view(0)
-    assert getattr(node.op, "axis", -1) == len(node.shape) - 1
-    sx, sy = node.op.constants([i.type for i in node.inputs], node.type)
+    assert getattr(operation, "axis", -1) == len(node.shape) - 1
+    sx, sy = operation.constants([i.type for i in node.inputs], node.type)
     low, high = node.type.dtype.bounds
     record = QuantRecord(
         (sx, np.float32(0), sy), za=zero_of(node.inputs[0].type), zo=zero_of(node.type), lo=low, hi=high
     )
     rows = [i.constant for i in node.inputs[1:]]
-    most = 2 * (b.target.prm.bytes // GRANULE_BYTES - Q_GRANULES) // len(rows) - 2
+    granules = b.target.prm.bytes // GRANULE_BYTES - Q_GRANULES
+    most = GRANULE_VALUES * granules // len(rows) - GRANULE_VALUES  # one to spare: the last is not full
     copies = (not x.tensor.resident) + (not out.resident)
     size = fit_box(
         node,
@@ -150,7 +167,7 @@ def plan_per_channel(b: Builder, node: Node, view: Callable[[int], View], out: T
         source = b.fetch(x, n, rs, cs, ch, "a")
         target = b.result(out, n, rs, cs, ch, "output")
         instr = VectorElementwise(
-            fn=Elementwise.PRELU if isinstance(node.op, QPRelu) else Elementwise.AFFINE,
+            fn=Elementwise.PRELU if isinstance(operation, QPRelu) else Elementwise.AFFINE,
             h=rs.extent,
             w=cs.extent,
             c=ch.extent,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -17,15 +17,24 @@ from compiler.schedule.builder import (
     Builder,
     Span,
     View,
+    Views,
     element,
     packed_bytes,
     spans,
     stored,
     tiles_of,
 )
-from compiler.schedule.tile_graph import Buffer, Memory, Piece, Ref, Tensor, aligned
+from compiler.schedule.tile_graph import ALIGNMENT, Buffer, Memory, Piece, Ref, Tensor, aligned
 from compiler.schedule.tiles.limits import does_not_fit
-from compiler.schedule.tiles.products import MAX_GROUP_ROWS, cuts, requant_records, requantize
+from compiler.schedule.tiles.products import (
+    MAX_GROUP_ROWS,
+    TileExit,
+    cuts,
+    record_groups,
+    requant_records,
+    requantize,
+    waiting_cycles,
+)
 from isa.instructions.matrix import ArrayGemm
 from isa.instructions.vector import Requantize
 from isa.memory_map import REQUANT_RECORD
@@ -37,7 +46,12 @@ MAX_DEPTH: Final = greatest(ArrayGemm, "k")
 MAX_COLUMNS: Final = greatest(Requantize, "c")
 MAX_ROW: Final = greatest(ArrayGemm, "ap")
 STREAMED: Final = 4
-"""Of a tile's bytes, the part that weights may take: they arrive in portions, and some are ahead."""
+"""Divides a tile's bytes, for those that weights may take: they arrive in portions, and some are ahead.
+
+A compromise: larger portions start later, smaller ones make more instructions.
+"""
+SLACK: Final = 2 * ALIGNMENT
+"""Bytes kept for the alignment of a tile's operand and of its result."""
 
 
 class GemmTile(Frozen):
@@ -49,8 +63,9 @@ class GemmTile(Frozen):
 
 
 @tiles_of(QGemm)
-def plan_gemm(b: Builder, node: Node, view: Callable[[int], View], out: Tensor, budget: int) -> None:
+def plan_gemm(b: Builder, node: Node, operation: QGemm, view: Views, out: Tensor, budget: int) -> None:
     """A matrix product with constant weights: tiles over columns and rows, sums over depth."""
+    del operation
     x, weights = view(0), node.inputs[1]
     depth, columns = weights.shape
     rows = out.shape[2]
@@ -69,12 +84,12 @@ def plan_gemm(b: Builder, node: Node, view: Callable[[int], View], out: Tensor, 
                 if held is None or len(parts) > 1:
                     held = _load_matrix(b, image, weights.shape, n, k)
                 lanes = min(b.target.mx.cols, columns)
-                pitch = lanes, k.extent * lanes
-                _emit_gemm(b, node, piece, Ref(held), pitch, acc, (m, n, k), accum=index > 0)
-            whole = Span(0, 1)
-            piece = b.result(out, 0, whole, m, n, "output")
-            requantize(b, node, acc, piece, params, 1, m.extent, n.extent, stored(out, 0, whole, m, n))
-            b.deliver(out, piece, 0, whole, m, n)
+                factors = Factors(piece, Ref(held), lanes, k.extent * lanes)
+                _emit_gemm(b, node, factors, acc, (m, n, k), accum=index > 0)
+            place = 0, Span(0, 1), m, n
+            piece = b.result(out, *place, "output")
+            requantize(b, node, acc, TileExit(piece, params, place, stored(out, *place)))
+            b.deliver(out, piece, *place)
 
 
 def choose_gemm_tile(
@@ -94,14 +109,14 @@ def choose_gemm_tile(
     rows, columns, depth = size
     cols = target.mx.cols
     budget, most = budgets
-    groups = min(-(-columns // cols), max(target.prm.bytes // 8 // cols, 1), MAX_COLUMNS // cols)
+    groups = min(-(-columns // cols), record_groups(target), MAX_COLUMNS // cols)
     best: tuple[float, GemmTile] | None = None
     for g, k in itertools.product(cuts(groups), _depth_cuts(depth, target.mx.rows)):
         n = min(g * cols, columns)
         per_row = (0 if resident else k) + n
         weights = g * cols * k
         m = min(
-            rows, target.acc.rows // g, MAX_GROUP_ROWS, max(budget - aligned(weights) - 128, 0) // per_row
+            rows, target.acc.rows // g, MAX_GROUP_ROWS, max(budget - aligned(weights) - SLACK, 0) // per_row
         )
         if m < 1 or (weights > most and g > 1):
             continue
@@ -111,7 +126,7 @@ def choose_gemm_tile(
             best = (cost, tile)
     if best is None:
         k = min(depth, target.mx.rows)
-        least = aligned(cols * k) + 128 + (0 if resident else k) + min(cols, columns)
+        least = aligned(cols * k) + SLACK + (0 if resident else k) + min(cols, columns)
         raise does_not_fit(node, least, budget)
     return best[1]
 
@@ -121,9 +136,7 @@ def _gemm_cost(t: GemmTile, size: tuple[int, int, int], target: Target) -> float
     m_tiles, n_tiles, parts = -(-rows // t.m), -(-columns // t.n), -(-depth // t.k)
     weights = columns * depth * (m_tiles if parts > 1 else 1)
     moved = weights + n_tiles * rows * depth
-    return (
-        moved / target.dram.bytes_per_cycle + m_tiles * n_tiles * (parts * 2 + 1) * target.dram.latency_read
-    )
+    return moved / target.dram.bytes_per_cycle + waiting_cycles(m_tiles * n_tiles, parts, target)
 
 
 def _depth_cuts(depth: int, rows: int) -> list[int]:
@@ -154,27 +167,28 @@ def _load_matrix(b: Builder, image: Buffer, shape: Shape, n: Span, k: Span) -> B
     return buffer
 
 
+class Factors(Frozen):
+    """Two matrices: the right one has pitches from row to row, and from column group to column group."""
+
+    left: Piece
+    right: Ref
+    row_pitch: int
+    group_pitch: int
+
+
 def _emit_gemm(
-    b: Builder,
-    node: Node,
-    left: Piece,
-    right: Ref,
-    right_pitch: tuple[int, int],
-    acc: Buffer,
-    tile: Sequence[Span],
-    *,
-    accum: bool,
+    b: Builder, node: Node, factors: Factors, acc: Buffer, tile: Sequence[Span], *, accum: bool
 ) -> None:
-    """One product; the right matrix has pitches from row to row, and from column group to column group."""
+    """One product."""
     m, n, k = (s.extent for s in tile)
     several = n > b.target.mx.cols
     instr = ArrayGemm(
         m=m,
         n=n,
         k=k,
-        ap=left.pixel_pitch,
-        bp=right_pitch[0],
-        bg=right_pitch[1] if several else 0,
+        ap=factors.left.pixel_pitch,
+        bp=factors.row_pitch,
+        bg=factors.group_pitch if several else 0,
         zx=node.inputs[0].quant.zero_point,
         zw=zero_of(node.inputs[1].type),
         xt=element(node.inputs[0]),
@@ -182,21 +196,18 @@ def _emit_gemm(
         accum=int(accum),
         ags=m if several else 0,
     )
-    b.emit(
-        instr,
-        {"a": left.ref, "b": right, "acc": Ref(acc)},
-    )
+    b.emit(instr, {"a": factors.left.ref, "b": factors.right, "acc": Ref(acc)})
 
 
 @tiles_of(QMatMul)
-def plan_matmul(b: Builder, node: Node, view: Callable[[int], View], out: Tensor, budget: int) -> None:
+def plan_matmul(b: Builder, node: Node, operation: QMatMul, view: Views, out: Tensor, budget: int) -> None:
     """A product of two computed matrices for every index of the batch; both are read as they lie."""
     left, right = view(0), view(1)
     _, _, rows, columns = out.shape
     depth, cols = left.shape[3], b.target.mx.cols
     size = _fitting_product(node, (rows, columns, depth), b.target, budget)
     record = np.zeros(1, REQUANT_RECORD)
-    record["m"] = node.op.constants([i.type for i in node.inputs], node.type)[0]
+    record["m"] = operation.constants([i.type for i in node.inputs], node.type)[0]
     params = b.parameters(record.tobytes(), "record")
     for n, h in itertools.product(range(out.shape[0]), range(out.shape[1])):
         for m, columns_of in itertools.product(spans(rows, size.m), spans(columns, size.n)):
@@ -205,13 +216,13 @@ def plan_matmul(b: Builder, node: Node, view: Callable[[int], View], out: Tensor
             for index, k in enumerate(spans(depth, size.k)):
                 a = b.fetch(left, *_batch(left, n, h), m, k, "a")
                 other = b.fetch(right, *_batch(right, n, h), k, columns_of, "b")
-                right_pitch = other.pixel_pitch, cols
-                _emit_gemm(b, node, a, other.ref, right_pitch, acc, (m, columns_of, k), accum=index > 0)
-            row = Span(h, h + 1)
-            piece = b.result(out, n, row, m, columns_of, "output")
-            mark = stored(out, n, row, m, columns_of)
-            requantize(b, node, acc, piece, params, 1, m.extent, columns_of.extent, mark, per_channel=False)
-            b.deliver(out, piece, n, row, m, columns_of)
+                factors = Factors(a, other.ref, other.pixel_pitch, cols)
+                _emit_gemm(b, node, factors, acc, (m, columns_of, k), accum=index > 0)
+            place = n, Span(h, h + 1), m, columns_of
+            piece = b.result(out, *place, "output")
+            way = TileExit(piece, params, place, stored(out, *place), per_channel=False)
+            requantize(b, node, acc, way)
+            b.deliver(out, piece, *place)
 
 
 def _batch(x: View, n: int, h: int) -> tuple[int, Span]:

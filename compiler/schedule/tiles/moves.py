@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from compiler.ir.graph import Node
+from compiler.ir.op import StridedCopy
 from compiler.ops.activation import ClampCodes, QTable, requantizing_table
 from compiler.ops.concat import QConcat
 from compiler.ops.shapes import Transpose
-from compiler.ops.slices import QPad, Slice
-from compiler.schedule.builder import Builder, Span, View, Window, same_rows, stored, tiles_of
+from compiler.ops.slices import QPad
+from compiler.schedule.builder import Builder, Span, View, Views, Window, same_rows, stored, tiles_of
 from compiler.schedule.tile_graph import Memory, Piece, Ref, Stored, Tensor
 from compiler.schedule.tiles.boxes import dense, fit_box, tiles
 from compiler.schedule.tiles.placement import placed
@@ -30,19 +31,17 @@ MAX_MOVE_PITCH: Final = greatest(VectorMove, "ss1")
 
 
 @tiles_of(QTable, reads=same_rows)
-def plan_table(b: Builder, node: Node, view: Callable[[int], View], out: Tensor, budget: int) -> None:
+def plan_table(b: Builder, node: Node, operation: QTable, view: Views, out: Tensor, budget: int) -> None:
     """A function of one value: every byte through a table."""
-    operation = node.op
-    assert isinstance(operation, QTable)
     codes = operation.codes(node.inputs[0].quant, node.quant)
     _copy(b, node, view(0), out, _whole(out.shape), ALL, budget, codes)
 
 
 @tiles_of(ClampCodes, reads=same_rows)
-def plan_clamp(b: Builder, node: Node, view: Callable[[int], View], out: Tensor, budget: int) -> None:
+def plan_clamp(b: Builder, node: Node, operation: ClampCodes, view: Views, out: Tensor, budget: int) -> None:
     """A clamp of codes, as a table."""
-    every = np.arange(256, dtype=np.uint8).view(node.type.dtype.numpy)
-    codes = node.op.evaluate([every], [node.type], node.type).view(np.uint8)
+    every = np.arange(TABLE_BYTES, dtype=np.uint8).view(node.type.dtype.numpy)
+    codes = operation.evaluate([every], [node.type], node.type).view(np.uint8)
     _copy(b, node, view(0), out, _whole(out.shape), ALL, budget, codes)
 
 
@@ -54,8 +53,9 @@ def _concatenated_rows(node: Node, index: int) -> Window | None:
 
 
 @tiles_of(QConcat, reads=_concatenated_rows)
-def plan_concat(b: Builder, node: Node, view: Callable[[int], View], out: Tensor, budget: int) -> None:
+def plan_concat(b: Builder, node: Node, operation: QConcat, view: Views, out: Tensor, budget: int) -> None:
     """Every operand copied to its place if it is not there, through a table where its scale is another."""
+    del operation
     for index, (operand, start) in enumerate(placed(node)):
         x = view(index)
         if x.tensor.part_of is out:
@@ -127,10 +127,10 @@ def _whole(shape: Sequence[int]) -> list[Span]:
 
 
 @tiles_of(Transpose)
-def plan_transpose(b: Builder, node: Node, view: Callable[[int], View], out: Tensor, budget: int) -> None:
+def plan_transpose(
+    b: Builder, node: Node, operation: Transpose, view: Views, out: Tensor, budget: int
+) -> None:
     """A transpose by strided copies within the scratchpad; the first input dimension is a loop."""
-    operation = node.op
-    assert isinstance(operation, Transpose)
     x = view(0)
     perm = (*range(4 - len(operation.perm)), *(p + 4 - len(operation.perm) for p in operation.perm))
     assert not x.tensor.resident
@@ -186,20 +186,19 @@ def _transpose_limits(th: int, tw: int, tc: int) -> bool:
     return max(th, tw, tc) <= MAX_MOVE[2] and th * tw * tc <= MAX_MOVE_PITCH
 
 
-@tiles_of(Slice)
-def plan_slice(b: Builder, node: Node, view: Callable[[int], View], out: Tensor, budget: int) -> None:
-    """Elements of the operand, copied; steps become pitches within the scratchpad."""
-    operation = node.op
-    assert isinstance(operation, Slice)
-    strides = [*ALL[len(node.shape) :], *zip(operation.starts, operation.steps, strict=True)]
+@tiles_of(StridedCopy)
+def plan_strided_copy(
+    b: Builder, node: Node, operation: StridedCopy, view: Views, out: Tensor, budget: int
+) -> None:
+    """Elements of the operand, copied; distances become pitches within the scratchpad."""
+    taken = operation.taken(node.inputs[0].shape)
+    strides = [*ALL[len(node.shape) :], *((start, step) for start, _, step in taken)]
     _copy(b, node, view(0), out, _whole(out.shape), strides, budget)
 
 
 @tiles_of(QPad)
-def plan_pad(b: Builder, node: Node, view: Callable[[int], View], out: Tensor, budget: int) -> None:
+def plan_pad(b: Builder, node: Node, operation: QPad, view: Views, out: Tensor, budget: int) -> None:
     """Slices of the operand or of the constant, each to its place."""
-    operation = node.op
-    assert isinstance(operation, QPad)
     lead = 4 - len(node.shape)
     x = view(0)
     axes = [

@@ -1,23 +1,8 @@
-"""What makes the tiles of every operation: one module per family, each declaring its own."""
+"""What makes the tiles of every operation: every module of this folder declares its own."""
 
-from compiler.schedule.builder import PLANNERS
-from compiler.schedule.tiles import (
-    convolution,
-    depth_to_space,
-    elementwise,
-    matrix,
-    moves,
-    pooling,
-    reduce,
-)
+from compiler.schedule.builder import planner_of
+from isa.support.modules import import_modules
 
-__all__ = [
-    "PLANNERS",
-    "convolution",
-    "depth_to_space",
-    "elementwise",
-    "matrix",
-    "moves",
-    "pooling",
-    "reduce",
-]
+__all__ = ["planner_of"]
+
+import_modules("compiler.schedule.tiles")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
 from typing import Final
 
 import numpy as np
@@ -15,8 +14,9 @@ from compiler.ops.max_pool import MaxPool
 from compiler.ops.softmax import QSoftmax, divisor, exponentials
 from compiler.schedule.builder import (
     Builder,
+    Place,
     Span,
-    View,
+    Views,
     Window,
     device_shape,
     element,
@@ -25,9 +25,10 @@ from compiler.schedule.builder import (
     stored,
     tiles_of,
 )
-from compiler.schedule.tile_graph import Tensor
+from compiler.schedule.tile_graph import Piece, Tensor
 from compiler.schedule.tiles.boxes import dense, fit_box, tiles
 from compiler.schedule.tiles.limits import require_expressible
+from compiler.schedule.tiles.products import SeenWindow
 from isa.instructions.records import QuantRecord
 from isa.instructions.vector import Pool, Pooling, VectorSoftmax
 from isa.spec import greatest
@@ -58,10 +59,10 @@ def _pooled_rows(node: Node, index: int) -> Window:
 
 
 @tiles_of(MaxPool, QAveragePool, reads=_pooled_rows)
-def plan_pool(b: Builder, node: Node, view: Callable[[int], View], out: Tensor, budget: int) -> None:
+def plan_pool(
+    b: Builder, node: Node, operation: MaxPool | QAveragePool, view: Views, out: Tensor, budget: int
+) -> None:
     """Pooling: tiles over rows, columns and channels."""
-    operation = node.op
-    assert isinstance(operation, (MaxPool, QAveragePool))
     x = view(0)
     channels = x.shape[3]
     require_expressible(
@@ -84,45 +85,61 @@ def plan_pool(b: Builder, node: Node, view: Callable[[int], View], out: Tensor, 
             and max(columns.reach(tw, columns.taps), tw) * tc <= MAX_POOL_ROW
         )
 
-    th, tw, tc = fit_box(node, (b.height(oh), ow, channels), needed, allowed, budget)
+    size = fit_box(node, (b.height(oh), ow, channels), needed, allowed, budget)
     average = isinstance(operation, QAveragePool)
     record = b.parameters(_average_record(node), "record") if average else None
-    for n, rs, cs, ch in tiles(b, out.shape, (th, tw, tc)):
+    for place in tiles(b, out.shape, size):
+        n, rs, cs, ch = place
         box_h, top = rows.valid(rs, Span(0, rows.taps))
         box_w, left = columns.valid(cs, Span(0, columns.taps))
+        window = SeenWindow(box_h, box_w, top, left)
         source = b.fetch(x, n, box_h, box_w, ch, "input")
-        target = b.result(out, n, rs, cs, ch, "output")
-        instr = Pooling(
-            fn=Pool.AVG if average else Pool.MAX,
-            oh=rs.extent,
-            ow=cs.extent,
-            c=ch.extent,
-            kh=rows.taps,
-            kw=columns.taps,
-            sh=rows.stride,
-            sw=columns.stride,
-            ips=source.pixel_pitch,
-            irs=source.row_pitch,
-            ih=box_h.extent,
-            iw=box_w.extent,
-            pt=top,
-            pl=left,
-            ops=target.pixel_pitch,
-            ors=target.row_pitch,
-            cip=int(isinstance(operation, QAveragePool) and operation.count_include_pad),
-            xt=element(node.inputs[0]),
-            ot=element(node),
-        )
+        target = b.result(out, *place, "output")
+        instr = _pooling(node, operation, place, window, (source, target))
         bind = {"inp": source.ref, "out": target.ref} | ({"prm": record} if record is not None else {})
-        b.emit(instr, bind, stored=stored(out, n, rs, cs, ch))
-        b.deliver(out, target, n, rs, cs, ch)
+        b.emit(instr, bind, stored=stored(out, *place))
+        b.deliver(out, target, *place)
+
+
+def _pooling(
+    node: Node,
+    operation: MaxPool | QAveragePool,
+    place: Place,
+    window: SeenWindow,
+    pieces: tuple[Piece, Piece],
+) -> Pooling:
+    """The instruction of a tile."""
+    rows, columns = _windows(node)
+    _, h, w, c = place
+    source, target = pieces
+    average = isinstance(operation, QAveragePool)
+    return Pooling(
+        fn=Pool.AVG if average else Pool.MAX,
+        oh=h.extent,
+        ow=w.extent,
+        c=c.extent,
+        kh=rows.taps,
+        kw=columns.taps,
+        sh=rows.stride,
+        sw=columns.stride,
+        ips=source.pixel_pitch,
+        irs=source.row_pitch,
+        ih=window.rows.extent,
+        iw=window.columns.extent,
+        pt=window.top,
+        pl=window.left,
+        ops=target.pixel_pitch,
+        ors=target.row_pitch,
+        cip=int(average and operation.count_include_pad),
+        xt=element(node.inputs[0]),
+        ot=element(node),
+    )
 
 
 @tiles_of(QSoftmax, reads=same_rows)
-def plan_softmax(b: Builder, node: Node, view: Callable[[int], View], out: Tensor, budget: int) -> None:
+def plan_softmax(b: Builder, node: Node, operation: QSoftmax, view: Views, out: Tensor, budget: int) -> None:
     """Softmax over the last dimension: tiles over pixels, never over channels."""
-    operation = node.op
-    assert isinstance(operation, QSoftmax)
+    del operation
     x = view(0)
     _, h, w, c = out.shape
     if c > MAX_SOFTMAX_CHANNELS:

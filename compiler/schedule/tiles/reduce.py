@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -13,13 +13,13 @@ from compiler.ir.graph import Node
 from compiler.ops.arg_max import ArgMax
 from compiler.ops.reduce import QReduce
 from compiler.ops.sliding_window import zero_of
-from compiler.schedule.builder import Builder, Span, View, element, spans, stored, tiles_of
-from compiler.schedule.tile_graph import Memory, Ref, Tensor
+from compiler.schedule.builder import Builder, Span, View, Views, element, spans, stored, tiles_of
+from compiler.schedule.tile_graph import Memory, Piece, Ref, Tensor
 from compiler.schedule.tiles.boxes import SLACK, tiles
 from compiler.schedule.tiles.limits import does_not_fit
 from isa.instructions.records import QuantRecord
 from isa.instructions.vector import Requantize
-from isa.instructions.vector_reduce import Axis, Place, Reduction, VectorReduce
+from isa.instructions.vector_reduce import Axis, OperandPlace, Reduction, VectorReduce
 from isa.memory_map import REQUANT_RECORD
 from isa.spec import ElementType, greatest
 from isa.support.diagnostics import Diagnostic
@@ -39,21 +39,21 @@ WHOLE_MAP: Final = (1, 2)
 
 
 @tiles_of(QReduce)
-def plan_reduce(b: Builder, node: Node, view: Callable[[int], View], out: Tensor, budget: int) -> None:
+def plan_reduce(b: Builder, node: Node, operation: QReduce, view: Views, out: Tensor, budget: int) -> None:
     """A reduction: tiles over what is left."""
-    operation = node.op
-    assert isinstance(operation, QReduce)
     x, axes = _canonical(node, view(0), operation.axes)
     size = _fitting(x, axes, 0 if x.tensor.resident else 1, budget)
     if size is None and axes == WHOLE_MAP and operation.function in ("mean", "sum"):
-        _plan_in_parts(b, node, x, out, budget)
+        _plan_in_parts(b, node, operation, x, out, budget)
         return
     if size is None:
         least = [n if d in axes else 1 for d, n in enumerate(x.shape)]
         raise does_not_fit(node, int(np.prod(least[1:])) + SLACK, budget)
     instr = VectorReduce(fn=FUNCTIONS[operation.function], axis=AXES[axes], h=1, w=1, c=1, ot=element(node))
     used = "prm" not in instr.unused()
-    _plan_tiles(b, node, x, out, axes, size, instr, b.parameters(_record(node), "record") if used else None)
+    _plan_tiles(
+        b, node, x, out, axes, size, instr, b.parameters(_record(node, operation), "record") if used else None
+    )
 
 
 def _plan_tiles(
@@ -89,10 +89,8 @@ def _plan_tiles(
 
 
 @tiles_of(ArgMax)
-def plan_arg_max(b: Builder, node: Node, view: Callable[[int], View], out: Tensor, budget: int) -> None:
+def plan_arg_max(b: Builder, node: Node, operation: ArgMax, view: Views, out: Tensor, budget: int) -> None:
     """Indices along one axis, int32: tiles over what is left."""
-    operation = node.op
-    assert isinstance(operation, ArgMax)
     x, axis = view(0), operation.axis + 4 - len(node.shape)
     copies = (not x.tensor.resident) + -(-out.item // x.shape[axis])
     size = _fitting(x, (axis,), copies, budget)
@@ -150,62 +148,67 @@ def _expressible(size: Sequence[int]) -> bool:
     return max(h, w) <= MAX_EXTENT and c <= MAX_CHANNELS and w * c <= MAX_ROW
 
 
-def _record(node: Node) -> bytes:
-    operation = node.op
-    assert isinstance(operation, QReduce)
+def _record(node: Node, operation: QReduce) -> bytes:
     low, high = node.type.dtype.bounds
     p = tuple(operation.constants([i.type for i in node.inputs], node.type))
     return QuantRecord(p, za=zero_of(node.inputs[0].type), zo=zero_of(node.type), lo=low, hi=high).pack()
 
 
-def _plan_in_parts(b: Builder, node: Node, x: View, out: Tensor, budget: int) -> None:
+def _plan_in_parts(b: Builder, node: Node, operation: QReduce, x: View, out: Tensor, budget: int) -> None:
     """Sums over a map that does not fit: row by row into the accumulators, then requantized."""
-    operation = node.op
-    assert isinstance(operation, QReduce)
     _, height, width, channels = x.shape
     columns = min(width, MAX_EXTENT)
     lanes = min(b.target.mx.cols, channels)
     while columns * lanes + SLACK > budget and columns > 1:
         columns = -(-columns // 2)
     rows = max(min(height, MAX_EXTENT, (budget - SLACK) // (columns * lanes)), 1)
-    record = b.parameters(_record(node), "record")
+    record = b.parameters(_record(node, operation), "record")
     m = np.zeros(1, REQUANT_RECORD)
     m["m"] = operation.constants([i.type for i in node.inputs], node.type)[0]
     multiplier = b.parameters(m.tobytes(), "multiplier")
-    low, high = node.type.dtype.bounds
     for n, c in itertools.product(range(x.shape[0]), spans(channels, lanes)):
-        acc = b.buffer("acc", Memory.ACC, 1, 1)
+        acc = Ref(b.buffer("acc", Memory.ACC, 1, 1))
         for index, (h, w) in enumerate(itertools.product(spans(height, rows), spans(width, columns))):
             b.tile = (n, h.start, w.start, c.start)
             source = b.fetch(x, n, h, w, c, "input")
-            instr = VectorReduce(
-                fn=Reduction.SUM,
-                axis=Axis.HW,
-                osp=Place.ACC,
-                h=h.extent,
-                w=w.extent,
-                c=c.extent,
-                ips=source.pixel_pitch,
-                irs=source.row_pitch,
-                xt=element(node.inputs[0]),
-                ot=ElementType.S32,
-                accum=int(index > 0),
-            )
-            bind = {"inp": source.ref, "out": Ref(acc), "prm": record}
-            b.emit(instr, bind)
-        whole = Span(0, 1)
-        target = b.result(out, n, whole, whole, c, "output")
-        out_of = Requantize(
-            h=1,
-            w=1,
-            c=c.extent,
-            ops=target.pixel_pitch,
-            ors=target.row_pitch,
-            lo=low,
-            hi=high,
-            zp=zero_of(node.type),
-            ot=element(node),
-        )
-        bind = {"acc": Ref(acc), "out": target.ref, "prm": multiplier}
-        b.emit(out_of, bind, stored=stored(out, n, whole, whole, c))
-        b.deliver(out, target, n, whole, whole, c)
+            instr = _sum_of_part(node, (h, w, c), source, accum=index > 0)
+            b.emit(instr, {"inp": source.ref, "out": acc, "prm": record})
+        place = n, Span(0, 1), Span(0, 1), c
+        target = b.result(out, *place, "output")
+        bind = {"acc": acc, "out": target.ref, "prm": multiplier}
+        b.emit(_requantized_sum(node, c, target), bind, stored=stored(out, *place))
+        b.deliver(out, target, *place)
+
+
+def _sum_of_part(node: Node, box: tuple[Span, Span, Span], source: Piece, *, accum: bool) -> VectorReduce:
+    """The sum of a part of the map, in the accumulators."""
+    h, w, c = box
+    return VectorReduce(
+        fn=Reduction.SUM,
+        axis=Axis.HW,
+        osp=OperandPlace.ACC,
+        h=h.extent,
+        w=w.extent,
+        c=c.extent,
+        ips=source.pixel_pitch,
+        irs=source.row_pitch,
+        xt=element(node.inputs[0]),
+        ot=ElementType.S32,
+        accum=int(accum),
+    )
+
+
+def _requantized_sum(node: Node, c: Span, target: Piece) -> Requantize:
+    """The way of a sum out of the accumulators."""
+    low, high = node.type.dtype.bounds
+    return Requantize(
+        h=1,
+        w=1,
+        c=c.extent,
+        ops=target.pixel_pitch,
+        ors=target.row_pitch,
+        lo=low,
+        hi=high,
+        zp=zero_of(node.type),
+        ot=element(node),
+    )
