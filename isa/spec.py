@@ -63,7 +63,7 @@ class ElementType(IntEnum):
 
 
 class Trap(Enum):
-    """Why an instruction is refused or stops the machine (isa.md section 6)."""
+    """Why an instruction is refused or stops the machine (docs/isa/machine.md)."""
 
     ILLEGAL_OP = "the opcode is not assigned"
     RESERVED_BITS = "a bit that must be 0 is set"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
+from functools import wraps
 from typing import Any
 
 import isa.instructions  # noqa: F401  # pyright: ignore[reportUnusedImport]  (declares)
@@ -80,6 +81,7 @@ class IsaCoverage:
         return next((s for s in (EXECUTED, REFUSED) if (s, *what) in self.hits), "missing")
 
     def _executing(self, execute: Callable[..., None]) -> Callable[..., None]:
+        @wraps(execute)
         def wrapped(instr: Instruction, m: Any) -> None:
             execute(instr, m)
             self.hits.add((EXECUTED, instr.mnemonic))

@@ -33,7 +33,7 @@ ORDER: Final = (
         "isa/assembly/",
         "isa/faults.py",
     ),
-    *("isa/checker/", "isa/timing/", "isa/manual.py"),
+    *("isa/checker/", "isa/timing/", "isa/manual/"),
     *("compiler/__init__.py", "compiler/errors.py", "compiler/ir/", "compiler/quantize/", "compiler/rules/"),
     *("compiler/ops/", "compiler/frontend/", "compiler/export/", "compiler/passes/"),
     *("compiler/schedule/__init__.py", "compiler/schedule/options.py", "compiler/schedule/tile_graph.py"),

@@ -1,7 +1,7 @@
 """Proof that a decoded program cannot race, deadlock or read what nothing has written.
 
 Sees only the binary. Legality and bounds come from the declared accesses; the token rules R1 to R4
-(docs/isa) exclude deadlock; races are excluded by vector clocks: every two conflicting accesses of
+(docs/isa/machine.md) exclude deadlock; races are excluded by vector clocks: every two conflicting accesses of
 different engines must be ordered by program order within an engine, by a signal and its wait, or
 by control instructions. Then every execution computes what program order computes.
 

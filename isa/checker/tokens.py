@@ -1,4 +1,4 @@
-"""Rules R1 to R4 for semaphores, and what happens before what."""
+"""Rules R1 to R4 for semaphores, and what happens before what: docs/isa/machine.md states both."""
 
 from __future__ import annotations
 

@@ -5,11 +5,11 @@ python -m isa.manual docs/isa
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import isa.instructions  # noqa: F401  # pyright: ignore[reportUnusedImport]  (declares)
+from isa.manual import formulas, machine
 from isa.spec import (
     HEADER_BITS,
     INSTRUCTIONS,
@@ -19,7 +19,6 @@ from isa.spec import (
     Engine,
     Instruction,
     Operand,
-    Trap,
 )
 from isa.target import EXTENSIONS, load_target, shipped_targets
 from isa.versions import ISA_VERSION
@@ -31,6 +30,7 @@ def pages() -> dict[str, str]:
     """The pages of the manual by file name."""
     return {
         "README.md": _index(),
+        "machine.md": f"{GENERATED}\n{machine.chapter()}",
         "encoding.md": _encoding(),
         "targets.md": _targets(),
         **{f"{engine.name.lower()}.md": _engine(engine) for engine in Engine if _of(engine)},
@@ -80,24 +80,18 @@ def _index() -> str:
         f"{_first_sentence(c)} |"
         for c in _ordered()
     ]
-    traps = [f"| {t.name} | {t.value} |" for t in Trap]
     return "\n".join(
         [
             GENERATED,
             f"# The X1 instruction set, version {ISA_VERSION}",
             "",
             "Every instruction is one 32-byte word ([encoding](encoding.md)); limits come from the",
-            "[target](targets.md).",
+            "[target](targets.md). One chapter is about [the machine](machine.md): engines, memories,",
+            "semaphores with the rules R1 to R4, happens-before, traps and time.",
             "",
             "| instruction | engine | opcode | effect |",
             "|---|---|---|---|",
             *rows,
-            "",
-            "## Traps",
-            "",
-            "| code | cause |",
-            "|---|---|",
-            *traps,
             "",
         ]
     )
@@ -157,6 +151,8 @@ def _engine(engine: Engine) -> str:
     parts = [GENERATED, f"# Instructions of {engine.name}", ""]
     for cls in _of(engine):
         parts += _page(cls)
+    shared = formulas.helpers(_of(engine))
+    parts += ["## Formulas that costs share", "", *_listing(shared)] if shared else []
     return "\n".join(parts)
 
 
@@ -168,15 +164,39 @@ def _page(cls: type[Instruction]) -> Iterator[str]:
     yield f"Opcode {cls.opcode:#04x}."
     if cls.shorthands:
         yield "Shorthands: " + ", ".join(f"`{s}`" for s in cls.shorthands) + "."
-    if not cls.operands:
-        yield ""
-        return
     yield ""
+    if cls.operands:
+        yield from _operands(cls)
+    yield from _behaviour(cls)
+
+
+def _operands(cls: type[Instruction]) -> Iterator[str]:
     yield "| operand | bits | values | meaning |"
     yield "|---|---|---|---|"
     for o in cls.operands:
         yield f"| `{o.name}` | {o.offset}-{o.offset + o.width - 1} | {_values(o)} | {o.doc} |"
     yield ""
+
+
+def _behaviour(cls: type[Instruction]) -> Iterator[str]:
+    """What it touches, what it costs, where its meaning stands."""
+    touched = formulas.touched(cls, load_target("edge32"))
+    if touched:
+        yield "| operand | memory | access | when |"
+        yield "|---|---|---|---|"
+        for row in touched:
+            yield f"| {' | '.join(row)} |"
+        yield ""
+    yield "Cost, `t` being the target:"
+    yield ""
+    yield from _listing(formulas.costs(cls))
+    file, name = formulas.meaning(cls)
+    yield f"Meaning: `{name}` in [{file}](../../{file})."
+    yield ""
+
+
+def _listing(code: str) -> Iterator[str]:
+    yield from ("```python", code, "```", "")
 
 
 def _values(o: Operand) -> str:
@@ -210,7 +230,3 @@ def main(arguments: list[str]) -> int:
     for name, text in pages().items():
         (folder / name).write_text(text, encoding="utf-8", newline="\n")
     return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main(sys.argv[1:]))
