@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path, PurePath
-from typing import Any, Final
+from typing import Any, Final, TypedDict
 
 import click
 
@@ -12,13 +13,14 @@ from compiler.ir.graph import Graph
 from compiler.ir.printer import print_graph
 from compiler.passes.base import PassLog, StopHere
 from compiler.passes.pipeline import PASS_NAMES
-from compiler.schedule.options import TECHNIQUES, ScheduleOptions
+from compiler.schedule.options import TECHNIQUES
 from compiler.schedule.printer import print_schedule
 from compiler.search import MAX_SEARCH, choose
 from isa.program import Note
 from isa.support.diagnostics import Diagnostic, UsageError, not_among
 from isa.target import Target, load_target
 from x1 import api
+from x1.api import Quantization
 from x1.cli.options import (
     calibration_options,
     opt_level,
@@ -72,15 +74,7 @@ Examples:
 @json_option
 @reported("compile")
 def command(
-    model: str,
     output: str | None,
-    target: str,
-    overrides: tuple[str, ...],
-    calibrate: str | None,
-    shapes: tuple[str, ...],
-    opt_level: str,
-    without: tuple[str, ...],
-    search: int | None,
     emit: str,
     print_after: str | None,
     stop_after: str | None,
@@ -89,33 +83,17 @@ def command(
     **options: Any,
 ) -> Result:
     """Compile MODEL (.onnx, .net or .x1ir) to an X1 binary."""
-    warnings, how = random_warning(calibrate), quantization(options)
-    machine = load_target(target, overrides)
-    log = _log(print_after, stop_after, dump_dir)
-    given = parse_shapes(shapes)
-    place = f"{PurePath(model).stem}.x1" if output is None else output
-    require_another(place if emit == "elf" else output, model, calibrate, target, options["scheme"])
+    warnings, log = random_warning(options["calibrate"]), _log(print_after, stop_after, dump_dir)
+    asked = _asked(options, log)
+    place = f"{PurePath(asked.model).stem}.x1" if output is None else output
+    read = (asked.model, asked.calibrate, options["target"], options["scheme"])
+    require_another(place if emit == "elf" else output, *read)
     try:
         if emit in ("nn", "q", "schedule"):
-            network = api.load_network(model, given, log)
-            if (calibrate is not None or options["scheme"] is not None) and emit != "nn":
-                network = api.quantize(network, calibrate, log=log, **how)
-            allowed = api.allowed_options(int(opt_level), without, search)
-            text = _form(network, emit, machine, allowed, search, log)
+            text = _form(asked, emit)
             _require_reached(log)
             return _text(text, output, warnings)
-        binary = api.compile(
-            model,
-            machine,
-            calibrate=calibrate,
-            opt_level=int(opt_level),
-            without=without,
-            search=search,
-            searching=lambda schedules, most: with_progress(schedules, "searching", most),
-            shapes=given,
-            log=log,
-            **how,
-        )
+        binary = _binary(asked)
     except StopHere as stopped:
         return _text(print_graph(stopped.graph, blobs=True), output, warnings)
     _require_reached(log)
@@ -132,6 +110,58 @@ def command(
     return Result(body, diagnostics=warnings)
 
 
+class Scheduling(TypedDict):
+    """The options of scheduling, as `api.compile` names them."""
+
+    opt_level: int
+    without: tuple[str, ...]
+    search: int | None
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What one command line asks for: the model, the machine, and how to compile."""
+
+    model: str
+    machine: Target
+    shapes: dict[str, tuple[int, ...]]
+    calibrate: str | None
+    quantization: Quantization
+    scheduling: Scheduling
+    log: PassLog
+
+    @property
+    def quantizes(self) -> bool:
+        """Whether an option of quantization is given."""
+        return self.calibrate is not None or self.quantization.get("scheme") is not None
+
+
+def _asked(options: dict[str, Any], log: PassLog) -> Asked:
+    return Asked(
+        options["model"],
+        load_target(options["target"], options["overrides"]),
+        parse_shapes(options["shapes"]),
+        options["calibrate"],
+        quantization(options),
+        Scheduling(opt_level=int(options["opt_level"]), without=options["without"], search=options["search"]),
+        log,
+    )
+
+
+def _binary(asked: Asked) -> api.Binary:
+    """The network compiled, with a progress bar on the search."""
+    return api.compile(
+        asked.model,
+        asked.machine,
+        calibrate=asked.calibrate,
+        searching=lambda schedules, most: with_progress(schedules, "searching", most),
+        shapes=asked.shapes,
+        log=asked.log,
+        **asked.scheduling,
+        **asked.quantization,
+    )
+
+
 def _require_reached(log: PassLog) -> None:
     """The pass to stop after must have been one that this compilation has."""
     if log.stop_after is not None:
@@ -144,17 +174,20 @@ def _require_reached(log: PassLog) -> None:
         )
 
 
-def _form(
-    network: api.Model, emit: str, machine: Target, allowed: ScheduleOptions, search: int | None, log: PassLog
-) -> str:
+def _form(asked: Asked, emit: str) -> str:
     """The network in one of the forms that are text."""
+    network = api.load_network(asked.model, asked.shapes, asked.log)
+    if asked.quantizes and emit != "nn":
+        network = api.quantize(network, asked.calibrate, log=asked.log, **asked.quantization)
+    allowed = api.allowed_options(**asked.scheduling)
     if emit == "nn":
         return print_graph(network.float_graph or network.integers(), blobs=True)
     if emit == "q":
         return print_graph(network.integers(), blobs=True)
-    device = driver.lower(network.integers(), log)
-    schedule = choose(device, machine, allowed, Note(), search=search).schedule
-    return print_schedule(schedule, network.name, machine.name)
+    device = driver.lower(network.integers(), asked.log)
+    search = asked.scheduling["search"]
+    schedule = choose(device, asked.machine, allowed, Note(), search=search).schedule
+    return print_schedule(schedule, network.name, asked.machine.name)
 
 
 def _text(text: str, output: str | None, warnings: list[Diagnostic]) -> Result:

@@ -6,6 +6,7 @@ import hashlib
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -87,36 +88,51 @@ def command(
     machine = load_target(target) if target else None
     loaded = Binary.load(binary)
     session = Session(loaded, target=machine, poison=poison)
-    interface = loaded.program.abi.inputs
-    members = data.input_members(inputs, [t.name for t in interface])
     start = time.perf_counter()
-    collected: list[Arrays] = []
-    instructions = 0
-    runs = _runs(members, interface, samples=samples)
-    for given in with_progress(runs, "running", len(next(iter(members.values()))) if samples else 1):
-        result = session.execute(given, tensors=dump_tensors is not None, executor=executor)
-        collected.append(result.outputs)
-        instructions += result.instructions
-        if dump_tensors is not None:
-            _dump(Path(dump_tensors), result.tensors, len(collected) - 1 if samples else None)
+    ran = _run(session, inputs, Path(dump_tensors) if dump_tensors else None, executor, samples=samples)
     seconds = time.perf_counter() - start
-    outputs = {name: np.concatenate([c[name] for c in collected]) for name in collected[0]}
+    outputs = {name: np.concatenate([c[name] for c in ran.outputs]) for name in ran.outputs[0]}
     if output is not None:
         write_arrays(output, outputs)
     comparisons = _compare(outputs, expected, rtol, atol)
     wrong = any(c["mismatches"] for c in comparisons)
-    macs = loaded.macs * len(collected)
+    macs = loaded.macs * len(ran.outputs)
     if not as_json:
-        _report(outputs, comparisons, instructions, macs, seconds)
+        _report(outputs, comparisons, ran.instructions, macs, seconds)
     body: dict[str, object] = {
         "outputs": [_described(n, a) for n, a in outputs.items()],
-        "instructions": instructions,
+        "instructions": ran.instructions,
         "macs": macs,
         "seconds": round(seconds, 6),
         "trap": None,
         "expected": comparisons,
     }
     return Result(body, ExitCode.MISMATCH if wrong else ExitCode.OK)
+
+
+@dataclass
+class Ran:
+    """What the runs gave: the outputs of each, and the instructions of all."""
+
+    outputs: list[Arrays] = field(default_factory=list[Arrays])
+    instructions: int = 0
+
+
+def _run(
+    session: Session, inputs: Sequence[str], folder: Path | None, executor: Executor, *, samples: bool
+) -> Ran:
+    """The binary run once, or once for each sample, with a progress bar."""
+    interface = session.program.abi.inputs
+    members = data.input_members(inputs, [t.name for t in interface])
+    runs = _runs(members, interface, samples=samples)
+    ran = Ran()
+    for given in with_progress(runs, "running", len(next(iter(members.values()))) if samples else 1):
+        result = session.execute(given, tensors=folder is not None, executor=executor)
+        if folder is not None:
+            _dump(folder, result.tensors, len(ran.outputs) if samples else None)
+        ran.outputs.append(result.outputs)
+        ran.instructions += result.instructions
+    return ran
 
 
 def _require_tolerances(*values: float) -> None:

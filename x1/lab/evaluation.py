@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from compiler.errors import CompileError
 from compiler.ir.evaluate import Sample, outputs
 from compiler.quantize.scheme import Scheme
-from isa.program import Program
+from isa.program import Interface, Program
 from isa.support.diagnostics import Diagnostic, UsageError
 from isa.support.records import Frozen
 from x1.api import Binary, Model, quantize
@@ -68,28 +68,36 @@ def evaluate(
         tops = [_classes(r) for r in results]
         classes += list(zip(*(t.tolist() for t in tops), strict=True))
     expected = np.asarray(labels).reshape(-1)
-    if len(classes) != expected.size or not classes:
-        raise UsageError(
-            Diagnostic(
-                "eval.labels",
-                f"there are {expected.size} labels for {len(classes)} samples",
-                allowed="as many as samples, at least one",
-            )
-        )
-    given = session.program.abi.outputs[0]
-    count = math.inf if given.dtype == "int64" else math.prod(given.shape[1:])
-    if int(expected.min()) < 0 or int(expected.max()) >= count:
-        raise UsageError(
-            Diagnostic(
-                "eval.labels",
-                f"the labels run from {expected.min()} to {expected.max()}",
-                allowed=f"0 to {count - 1}",
-            )
-        )
+    _require_labels(expected, len(classes), session.program.abi.outputs[0])
     found = np.array(classes)
     right: list[float] = (found == expected[:, None]).mean(axis=0).tolist()
     agreement = float((found[:, 0] == found[:, 2]).mean())
     return Evaluation(len(classes), right[0], right[1], right[2], agreement)
+
+
+def _require_labels(labels: NDArray[Any], samples: int, output: Interface) -> None:
+    """As many labels as samples, each a class of the network.
+
+    Raises:
+        UsageError: they are not.
+    """
+    if samples != labels.size or not samples:
+        raise UsageError(
+            Diagnostic(
+                "eval.labels",
+                f"there are {labels.size} labels for {samples} samples",
+                allowed="as many as samples, at least one",
+            )
+        )
+    count = math.inf if output.dtype == "int64" else math.prod(output.shape[1:])
+    if int(labels.min()) < 0 or int(labels.max()) >= count:
+        raise UsageError(
+            Diagnostic(
+                "eval.labels",
+                f"the labels run from {labels.min()} to {labels.max()}",
+                allowed=f"0 to {count - 1}",
+            )
+        )
 
 
 def _classes(result: NDArray[Any]) -> NDArray[Any]:

@@ -85,7 +85,7 @@ def suggest(
         scheme: what goes before calibration now; the alternatives do without it.
 
     Raises:
-        UsageError: the network was quantized elsewhere, or ONNX Runtime is not installed.
+        UsageError: the network is prequantized, or ONNX Runtime is not installed.
     """
     if model.float_graph is None:
         raise UsageError(
