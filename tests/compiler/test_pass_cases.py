@@ -1,0 +1,255 @@
+"""What every pass does to small graphs, and what it leaves alone; and every pass keeps what graphs compute.
+
+A file tests/golden/passes/cases/PASS.txt holds the cases of a pass:
+
+    == title
+    graph ...           what the pass is given
+    -- becomes          or `-- stays`, after which nothing follows, or `-- refuses` and what it says
+    graph ...           what it makes of it
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pytest
+
+from compiler.errors import CompileError
+from compiler.export.qdq import to_qdq
+from compiler.frontend.ir_reader import parse_graph
+from compiler.frontend.onnx_reader import read_onnx
+from compiler.ir.evaluate import Sample, outputs
+from compiler.ir.graph import Graph, Input, Node
+from compiler.ir.printer import print_graph
+from compiler.ir.types import Quant
+from compiler.ops.activation import Clamp, ClampCodes
+from compiler.ops.add import Add
+from compiler.ops.max_pool import MaxPool
+from compiler.ops.shapes import Identity, Transpose
+from compiler.passes.base import Pass, run_passes
+from compiler.passes.calibrate import made_up
+from compiler.passes.equalize import EqualizeLayers
+from compiler.passes.fuse_activation import FuseActivation
+from compiler.passes.fuse_code_clamp import FuseCodeClamp
+from compiler.passes.pipeline import PASS_NAMES, PREPARE, PREPARE_PREQUANTIZED, TO_DEVICE, fuse_passes
+from compiler.passes.quantize import QuantizeGraph
+from compiler.passes.to_device_layout import ToDeviceLayout
+from compiler.quantize.scheme import Scheme
+from isa.support.records import Frozen, replace
+from tests.networks import calibrated, random_graph, random_inputs
+
+FOLDER: Final = Path(__file__).resolve().parents[1] / "golden" / "passes" / "cases"
+SCHEME: Final = Scheme({"image": Quant((2**-4,), 0), "y": Quant((2**-3,), -4)}, calibration="by hand")
+MADE: Final[dict[str, Pass]] = {"equalize-layers": EqualizeLayers(), "quantize": QuantizeGraph(SCHEME)}
+"""The passes of no pipeline."""
+PASSES: Final[dict[str, Pass]] = {
+    p.name: p for p in (*PREPARE, *PREPARE_PREQUANTIZED, *fuse_passes(SCHEME), *TO_DEVICE, *MADE.values())
+}
+
+
+class Case(Frozen):
+    """A text of a file, and what follows it: lines that begin with two dashes, each with its own text."""
+
+    title: str
+    given: str
+    verdicts: tuple[tuple[str, str], ...]
+
+    def text(self) -> str:
+        """The case as the file has it."""
+        parts = [f"== {self.title}\n{self.given}", *(f"-- {word}\n{text}" for word, text in self.verdicts)]
+        return "".join(parts)
+
+
+@cache
+def cases_of(path: Path) -> tuple[Case, ...]:
+    """The cases of a file."""
+    found: list[Case] = []
+    for part in re.split(r"^== ", path.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]:
+        given, *verdicts = re.split(r"^-- ", part, flags=re.MULTILINE)
+        title, _, text = given.partition("\n")
+        pairs = [(word, body.strip("\n")) for word, _, body in (v.partition("\n") for v in verdicts)]
+        ended = tuple((word, f"{body}\n" if body else "") for word, body in pairs)
+        found.append(Case(title, text.strip("\n") + "\n", ended))
+    return tuple(found)
+
+
+def all_cases(folder: Path) -> list[tuple[Path, Case]]:
+    """The cases of all files of a folder, at the time of collection: the files may be rewritten later."""
+    return [(path, case) for path in sorted(folder.glob("*.txt")) for case in cases_of(path)]
+
+
+def rewritten(path: Path, verdicts: Callable[[Case], tuple[tuple[str, str], ...]]) -> str:
+    """A file with what follows its cases now; the whole of it, so that workers do not get in each other's way."""
+    cases = cases_of(path)
+    return "\n".join(Case(c.title, c.given, verdicts(c)).text() for c in cases)
+
+
+def made(name: str, case: Case) -> tuple[tuple[str, str], ...]:
+    """What a pass makes of a case, as the file says it."""
+    graph = parse_graph(case.given)
+    try:
+        text = print_graph(run_passes(graph, [PASSES[name]]), blobs=True)
+    except CompileError as error:
+        return (("refuses", "".join(f"{d.code}: {d.message}\n" for d in error.diagnostics)),)
+    return (("stays", ""),) if text == case.given else (("becomes", text),)
+
+
+CASES: Final = all_cases(FOLDER)
+
+
+@pytest.mark.parametrize(("path", "case"), [pytest.param(p, c, id=f"{p.stem}: {c.title}") for p, c in CASES])
+def test_a_pass_makes_of_a_graph_what_its_file_says(
+    path: Path, case: Case, pytestconfig: pytest.Config, golden: Callable[[str, str], None]
+) -> None:
+    assert print_graph(parse_graph(case.given), blobs=True) == case.given, "the text is not as it is printed"
+    got = made(path.stem, case)
+    assert [word for word, _ in got] == [word for word, _ in case.verdicts]
+    if pytestconfig.getoption("--update-golden"):
+        golden(f"passes/cases/{path.name}", rewritten(path, lambda c: made(path.stem, c)))
+    else:
+        assert got == case.verdicts
+
+
+@pytest.mark.parametrize("name", PASS_NAMES)
+def test_every_pass_has_a_case_that_it_changes_and_one_that_it_leaves_alone(name: str) -> None:
+    """Passes that make a graph of another stage leave none alone; they refuse one."""
+    words = {word for case in cases_of(FOLDER / f"{name}.txt") for word, _ in case.verdicts}
+    assert words == {"becomes", "refuses" if PASSES[name].changes_values else "stays"}
+
+
+def test_every_file_of_cases_is_that_of_a_pass() -> None:
+    assert {path.stem for path in FOLDER.iterdir()} == set(PASS_NAMES) == set(PASSES)
+
+
+def kept(graph: Graph, passes: Sequence[Pass], samples: Sequence[Sample]) -> Graph:
+    """Run passes; each that does not say otherwise keeps the values of all outputs.
+
+    Integers are kept bit for bit.
+    """
+    for each in passes:
+        made = run_passes(graph.copy(), [each])
+        if not each.changes_values:
+            for sample in samples:
+                _require_same(
+                    outputs(graph, sample), outputs(made, sample), each, exact=graph.stage.is_integer
+                )
+        graph = made
+    return graph
+
+
+def _require_same(before: Sample, after: Sample, by: Pass, *, exact: bool) -> None:
+    assert list(before) == list(after), by.name
+    for name, expected in before.items():
+        if exact:
+            assert after[name].tobytes() == expected.tobytes(), f"{by.name}: {name}"
+        else:
+            np.testing.assert_allclose(after[name], expected, rtol=1e-4, atol=1e-4, err_msg=by.name)
+
+
+@pytest.mark.parametrize(("path", "case"), [pytest.param(p, c, id=f"{p.stem}: {c.title}") for p, c in CASES
+                                            if "becomes" in dict(c.verdicts)])  # fmt: skip
+def test_the_graph_of_a_case_computes_the_same_afterwards(path: Path, case: Case) -> None:
+    graph = parse_graph(case.given)
+    kept(graph, [PASSES[path.stem]], random_inputs(graph, 3))
+
+
+def crowded(graph: Graph, seed: int) -> Graph:
+    """A graph with more of what passes take away, and with more outputs."""
+    random = np.random.default_rng(seed)
+    made, now, returned = Graph(graph.name), dict[int, Node](), list[Node]()
+
+    def after(node: Node, name: str) -> Node:
+        match int(random.integers(8)):
+            case 0:
+                return made.add(Identity(), [node], name=f"{name}/same")
+            case 1:
+                axis = int(random.integers(len(node.shape)))
+                row = random.standard_normal([d if i == axis else 1 for i, d in enumerate(node.shape)])
+                return made.add(Add(), [node, made.const(row.astype(np.float32))], name=f"{name}/more")
+            case 2:
+                made.add(Clamp(0.0, 1.0), [node], name=f"{name}/dead")
+            case 3:
+                returned.append(node)
+            case 4 if len(node.shape) == 4:
+                picked = MaxPool((1, 1), (17, 1), (0, 0, 0, 0), "NHWC")  # more than the instruction's stride
+                returned.append(made.add(picked, [node], name=f"{name}/picked"))
+            case _:
+                pass
+        return node
+
+    for node in graph.nodes():
+        if node.is_constant:
+            turned = tuple(range(len(node.shape)))[::-1]
+            now[node.id] = made.add(
+                Transpose(turned), [made.const(node.constant.T)], name=f"{node.name}/turned"
+            )
+            continue
+        if isinstance(node.op, Input):
+            value = made.input(node.name, node.type.dtype, node.shape)
+        else:
+            value = made.add(node.op, [now[i.id] for i in node.inputs], name=node.name)
+        now[node.id] = after(value, node.name)
+    results = list(dict.fromkeys([*(now[n.id] for n in graph.outputs), *returned]))
+    made.set_outputs(results, [f"y{i}" for i in range(len(results))])
+    return made
+
+
+def clamped(graph: Graph) -> Graph:
+    """A graph of integers with clamps after what clamps its result anyway."""
+    graph = graph.copy()
+    for node in graph.nodes():
+        user = graph.sole_user(node)
+        if user is not None and hasattr(node.op, "bounds"):
+            clamp = graph.add(ClampCodes((-40, 60)), [node], name=f"{node.name}/clamped")
+            graph.set_operand(user, user.inputs.index(node), clamp)
+    return graph
+
+
+def through_all(seed: int, folder: Path, passes: Callable[[Sequence[Pass]], Sequence[Pass]] = tuple) -> None:
+    """A random network on both ways to the device, every pass compared; `passes` may put others in their place."""
+    graph = crowded(random_graph(seed), seed)
+    samples = random_inputs(graph, 1)
+    prepared = kept(graph, passes((*PREPARE, EqualizeLayers())), samples)
+    quantized = calibrated(prepared, samples)
+    kept(quantized, passes(TO_DEVICE), samples)
+    kept(clamped(quantized), passes([p for p in fuse_passes(SCHEME) if not p.changes_values]), samples)
+    path = folder / "quantized.onnx"
+    path.write_bytes(to_qdq(quantized).SerializeToString())
+    again = read_onnx(path)
+    kept(again, passes((*PREPARE_PREQUANTIZED, *fuse_passes(made_up(again)), *TO_DEVICE)), samples)
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_every_pass_keeps_what_a_random_network_computes(seed: int, tmp_path: Path) -> None:
+    through_all(seed, tmp_path)
+
+
+@pytest.mark.parametrize("kind", [FuseActivation, FuseCodeClamp, ToDeviceLayout])
+def test_a_pass_that_moves_a_bound_is_found(kind: type[Pass], tmp_path: Path) -> None:
+    class Spoilt(kind):
+        """The pass, and then the lower bound of every clamp is one more."""
+
+        def run(self, graph: Graph) -> Graph:
+            graph = super().run(graph)
+            for node in graph.nodes():
+                operation: Any = node.op
+                for name in ("clamp", "bounds"):
+                    if found := getattr(operation, name, None):
+                        low = found[0] + 1
+                        node.op = replace(operation, **{name: (low, max(low, found[1]))})
+            return graph
+
+    def spoilt(passes: Sequence[Pass]) -> list[Pass]:
+        return [Spoilt() if type(p) is kind else p for p in passes]
+
+    def all_seeds() -> None:
+        for seed in range(6):
+            through_all(seed, tmp_path, spoilt)
+
+    with pytest.raises(AssertionError, match=kind.name):
+        all_seeds()
