@@ -23,9 +23,9 @@ def values_of(spec: Operand, *, signed: bool) -> st.SearchStrategy[Any]:
 
 
 @st.composite
-def instructions(draw: st.DrawFn) -> Instruction:
-    """Any instruction in canonical form; it need not be legal on a target."""
-    cls = INSTRUCTIONS[draw(st.sampled_from(sorted(INSTRUCTIONS)))]
+def instructions(draw: st.DrawFn, *mnemonics: str) -> Instruction:
+    """Any instruction in canonical form, or any of some kinds; it need not be legal on a target."""
+    cls = INSTRUCTIONS[draw(st.sampled_from(sorted(mnemonics or INSTRUCTIONS)))]
     values: dict[str, Any] = {}
     for spec in cls.operands:
         if spec.type_field is None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from tests.rooms import PACKAGES
 
 LIMIT = 500
+LONGEST_FUNCTION = 50
 
 
 def tool(*command: str, folder: Path) -> None:
@@ -36,6 +38,27 @@ def test_no_module_has_grown_too_long(repository: Path) -> None:
     for package in PACKAGES:
         for path in (repository / package).rglob("*.py"):
             assert len(path.read_text(encoding="utf-8").splitlines()) <= LIMIT * 1.4, path
+
+
+def test_no_function_is_longer_than_a_screen(repository: Path) -> None:
+    for package in PACKAGES:
+        for path in (repository / package).rglob("*.py"):
+            assert list(long_functions(path.read_text(encoding="utf-8"))) == [], path
+
+
+def long_functions(code: str) -> Iterator[str]:
+    """Functions of more than so many lines from def to end, docstring included."""
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            assert node.end_lineno is not None
+            if node.end_lineno - node.lineno + 1 > LONGEST_FUNCTION:
+                yield node.name
+
+
+def test_a_function_that_is_too_long_is_found() -> None:
+    lines = ["def long(", "    a: int,", ") -> None:", *["    a += 1"] * 48]
+    assert list(long_functions("\n".join(lines))) == ["long"]
+    assert list(long_functions("\n".join(lines[:-1]))) == []
 
 
 def test_the_page_of_operators_is_current(repository: Path) -> None:
