@@ -9,6 +9,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.command_line import x1
+
 BLOCK = re.compile(r"^```(python)?\n(.*?)^```", re.DOTALL | re.MULTILINE)
 
 
@@ -35,8 +37,10 @@ def replay(page: Path, folder: Path) -> int:
             continue
         words = shlex.split(command)
         if words[0] == "x1":
-            words[:1] = [sys.executable, "-m", "x1"]
-        done = subprocess.run(words, cwd=folder, capture_output=True, text=True, check=True)
+            done = x1(words[1:], folder)
+            assert done.returncode == 0, done.stderr
+        else:
+            done = subprocess.run(words, cwd=folder, capture_output=True, text=True, check=True)
         printed = done.stdout + done.stderr
         pattern = "".join(_line(line) for line in shown.strip().splitlines())
         assert re.fullmatch(pattern, printed.strip() + "\n"), f"$ {command}\n{printed}"

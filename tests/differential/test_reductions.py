@@ -14,7 +14,7 @@ from isa.instructions.control import (
 )
 from isa.instructions.records import QuantRecord
 from isa.instructions.vector import Requantize
-from isa.instructions.vector_reduce import Axis, Place, Reduction, VectorReduce
+from isa.instructions.vector_reduce import Axis, OperandPlace, Reduction, VectorReduce
 from isa.memory_map import REQUANT_RECORD, Space
 from isa.spec import ElementType
 from isa.support.records import replace
@@ -149,7 +149,7 @@ def test_a_map_of_two_tiles_is_summed_in_the_accumulators_and_requantized() -> N
         "c": 16,
         "ips": 16,
         "irs": 96,
-        "osp": Place.ACC,
+        "osp": OperandPlace.ACC,
         "ot": ElementType.S32,
         "out": 5,
     }
@@ -165,7 +165,7 @@ def test_a_map_of_two_tiles_is_summed_in_the_accumulators_and_requantized() -> N
 
 def test_accumulators_are_reduced_with_the_exact_sum_as_their_judge() -> None:
     acc = np.array([[2**31 - 1] * 16, [5] * 16], np.int32)
-    instr = VectorReduce(fn=Reduction.SUM, axis=Axis.HW, isp=Place.ACC, osp=Place.ACC, out=8, h=2, c=16, irs=1,
+    instr = VectorReduce(fn=Reduction.SUM, axis=Axis.HW, isp=OperandPlace.ACC, osp=OperandPlace.ACC, out=8, h=2, c=16, irs=1,
                    xt=ElementType.S32, ot=ElementType.S32)  # fmt: skip
     bench = Bench(instr, target=TARGET).put(Space.ACC, 0, acc).put(Space.PRM, 0, QuantRecord().pack()).run()
     assert bench.get(Space.ACC, 8 * 64, (16,), np.int32).tolist() == [-(2**31) + 4] * 16

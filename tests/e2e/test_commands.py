@@ -16,6 +16,8 @@ import jsonschema
 import numpy as np
 import pytest
 
+from tests import command_line
+from tests.command_line import Done, x1_process
 from x1.cli.main import COMMANDS
 from x1.samples import sample_folder
 
@@ -24,9 +26,8 @@ NETWORK = str(SAMPLE / "mnist.net")
 CALIBRATION = str(SAMPLE / "calibration.npz")
 
 
-def x1(*arguments: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "x1", *arguments], cwd=folder, env={**os.environ, **environment},
-                          capture_output=True, text=True, check=False)  # fmt: skip
+def x1(*arguments: str, folder: Path) -> Done:
+    return command_line.x1(arguments, folder)
 
 
 def as_json(*arguments: str, folder: Path) -> dict[str, Any]:
@@ -67,8 +68,8 @@ def test_levels_are_accepted(level: str, work: Path) -> None:
 def test_the_same_bytes_under_two_hash_seeds(work: Path) -> None:
     digests: set[str] = set()
     for seed in ("0", "1"):
-        done = x1("compile", NETWORK, "--calibrate", CALIBRATION, "--target", "tiny8", "-o", "seed.x1", folder=work,
-                  PYTHONHASHSEED=seed, OPENBLAS_NUM_THREADS=str(int(seed) + 1))  # fmt: skip
+        arguments = ["compile", NETWORK, "--calibrate", CALIBRATION, "--target", "tiny8", "-o", "seed.x1"]
+        done = x1_process(arguments, work, PYTHONHASHSEED=seed, OPENBLAS_NUM_THREADS=str(int(seed) + 1))
         assert done.returncode == 0
         digests.add(hashlib.sha256((work / "seed.x1").read_bytes()).hexdigest())
     assert len(digests) == 1
