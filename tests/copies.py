@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -32,6 +33,14 @@ def run(folder: Path, *arguments: str) -> str:
                           check=False)  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
+
+
+def commands(folder: Path, *lines: str, code: str = "") -> list[str]:
+    """What `x1` prints in a copy for each line of arguments; all in one process, after some code."""
+    calls = "\n".join(f"done = x1({line.split()!r}, Path()); assert done.returncode == 0, done.stderr; "
+                      "print(json.dumps(done.stdout + done.stderr))" for line in lines)  # fmt: skip
+    head = "import json\nfrom pathlib import Path\nfrom tests.command_line import x1\n"
+    return [json.loads(line) for line in run(folder, "-c", f"{code}\n{head}{calls}").splitlines()]
 
 
 def changed(folder: Path) -> set[str]:

@@ -29,8 +29,11 @@ class Tally:
     operators: Counter[str] = field(default_factory=Counter[str])
 
 
-def run(seeds: range, target: str, *, stop: bool = False) -> Tally:
-    """Compile the networks of these seeds, and compare them; with `stop`, until one differs."""
+def run(seeds: range, target: str, *, stop: bool = False, search: int | None = None) -> Tally:
+    """Compile the networks of these seeds, and compare them; with `stop`, until one differs.
+
+    `search` is the number of schedules that are tried, as of `api.compile`.
+    """
     tally = Tally()
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder) / "random.onnx"
@@ -38,7 +41,7 @@ def run(seeds: range, target: str, *, stop: bool = False) -> Tally:
             model, operators = random_network(seed)
             place.write_bytes(model.SerializeToString())
             try:
-                difference = compare(place, seed, target)
+                difference = compare(place, seed, target, search)
             except X1Error as error:
                 tally.refused.append(f"{seed}: {error}")
                 continue
@@ -54,14 +57,14 @@ def run(seeds: range, target: str, *, stop: bool = False) -> Tally:
     return tally
 
 
-def compare(path: Path, seed: int, target: str) -> str:
+def compare(path: Path, seed: int, target: str, search: int | None = None) -> str:
     """Where the binary differs from ONNX Runtime; empty where it does not."""
     network = api.load_network(path)
     generator = np.random.default_rng(seed)
     (name, shape), *_ = network.input_shapes.items()
     samples = [{name: generator.standard_normal(shape).astype(np.float32)} for _ in range(3)]
     quantized = api.quantize(network, samples[:2])
-    result = verify(quantized, api.compile(quantized, target), samples[2:])
+    result = verify(quantized, api.compile(quantized, target, search=search), samples[2:])
     return (
         ""
         if result.mismatches == 0

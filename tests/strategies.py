@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from hypothesis import strategies as st
@@ -10,6 +11,11 @@ import isa.instructions  # noqa: F401  # pyright: ignore[reportUnusedImport]  (d
 from isa.spec import INSTRUCTIONS, OPCODES, WORD_BYTES, Instruction, Operand
 
 SLOTS = st.lists(st.integers(0, 31), max_size=2, unique=True).map(tuple)
+
+
+def often(examples: int) -> int:
+    """So many examples; eight times as many where X1_LONG is set, as long runs set it."""
+    return examples * (8 if os.environ.get("X1_LONG") else 1)
 
 
 def values_of(spec: Operand, *, signed: bool) -> st.SearchStrategy[Any]:

@@ -8,6 +8,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 from tests.rooms import PACKAGES
 
 LIMIT = 500
@@ -29,8 +31,10 @@ def test_code_is_lint_free(repository: Path) -> None:
     tool("ruff", "check", ".", folder=repository)
 
 
-def test_code_is_typed(repository: Path) -> None:
-    tool("basedpyright", "--pythonpath", sys.executable, folder=repository)
+@pytest.mark.parametrize("folders", [tuple(PACKAGES), pytest.param((), marks=pytest.mark.nightly)])
+def test_code_is_typed(folders: tuple[str, ...], repository: Path) -> None:
+    """The four packages; nightly the tests and benchmarks too."""
+    tool("basedpyright", "--pythonpath", sys.executable, *folders, folder=repository)
 
 
 def test_no_module_has_grown_too_long(repository: Path) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Final
 
 import numpy as np
@@ -24,6 +25,8 @@ from compiler.rules.quantizing import Quantizer, quantization_rule
 from isa import arithmetic
 
 REAL_BOUNDS: Final = {"relu": (0.0, math.inf), "relu6": (0.0, 6.0)}
+TABLES: Final = 512
+"""Tables kept, 256 bytes each: every schedule that is tried asks for those of the network again."""
 TIE: Final = 2.0**-13
 """Steps: what float32 approximations, some units in the last place off, can make of 256 steps, and more."""
 ACTIVATIONS: Final = ("linear", *REAL_BOUNDS, "softmax", *BY_KERAS)
@@ -116,13 +119,8 @@ class QTable(ElementWise):
         return self.codes(types[0].quant, out.quant)[args[0].view(np.uint8)].view(out.dtype.numpy)
 
     def codes(self, x: Quant, y: Quant) -> Array:
-        """The table as raw bytes, indexed by the raw input byte."""
-        real = FUNCTIONS[self.function].rounded(every_real(x), self.parameters)
-        least = arithmetic.f32(y.dtype.bounds[0] - y.zero_point) * np.float32(y.scale)
-        codes = arithmetic.quantize(
-            np.where(np.isnan(real), least, real), y.scale, y.zero_point, *y.dtype.bounds
-        )
-        return codes.astype(y.dtype.numpy).view(np.uint8)
+        """The table as raw bytes, indexed by the raw input byte; not to be written."""
+        return _codes(self, x, y)
 
     def is_near_a_tie(self, x: Quant, y: Quant) -> bool:
         """Whether an entry lies so near the middle of two codes that an approximation may give the other one.
@@ -137,6 +135,16 @@ class QTable(ElementWise):
         low, high = y.dtype.bounds[0] - y.zero_point, y.dtype.bounds[1] - y.zero_point
         inside = steps[(steps > low - 1) & (steps < high + 1)]
         return bool((np.abs(inside - np.floor(inside) - 0.5) < TIE).any())
+
+
+@lru_cache(maxsize=TABLES)
+def _codes(operation: QTable, x: Quant, y: Quant) -> Array:
+    real = FUNCTIONS[operation.function].rounded(every_real(x), operation.parameters)
+    least = arithmetic.f32(y.dtype.bounds[0] - y.zero_point) * np.float32(y.scale)
+    codes = arithmetic.quantize(np.where(np.isnan(real), least, real), y.scale, y.zero_point, *y.dtype.bounds)
+    table = codes.astype(y.dtype.numpy).view(np.uint8)
+    table.flags.writeable = False
+    return table
 
 
 def requantizing_table(x: Quant, y: Quant) -> Array:

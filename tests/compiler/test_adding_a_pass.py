@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from tests.copies import REPOSITORY, blocks, changed, copied, run
+from tests.copies import REPOSITORY, blocks, changed, commands, copied, run
 
 NETWORK = """model twice
 input x: float32[1, 4]
@@ -37,23 +37,18 @@ def test_a_pass_is_three_files(tmp_path: Path) -> None:
     pipeline.write_text(text, encoding="utf-8")
     (tmp_path / "net.net").write_text(NETWORK, encoding="utf-8")
     (tmp_path / "kept.net").write_text(f"{NETWORK}output a\n", encoding="utf-8")
-    texts = [
-        run(tmp_path, "-m", "x1", "compile", f"{name}.net", "--stop-after", "fold-bias")
-        for name in ("net", "kept")
-    ]
+    until = "--stop-after fold-bias"
+    texts = commands(tmp_path, f"compile net.net {until}", f"compile kept.net {until}")
     cases = tmp_path / "tests" / "golden" / "passes" / "cases" / "merge-clamps.txt"
     cases.write_text(CASES.format(graph=texts[0], returned=texts[1]), encoding="utf-8")
     only = ("-m", "pytest", "-q", "-n0", "tests/compiler/test_pass_cases.py", "-k", "merge-clamps or file")
     run(tmp_path, *only, "--update-golden")
-    run(tmp_path, *only)
     assert changed(tmp_path) == {place, found[1], "tests/golden/passes/cases/merge-clamps.txt"}
     after = cases.read_text(encoding="utf-8").partition("-- becomes")[2].partition("==")[0]
     assert after.count("nn.clamp") == 1
     assert "high=0x1.0p+2" in after
-    shown = run(tmp_path, "-m", "x1", "compile", "net.net", "--stop-after", "merge-clamps")
-    assert shown.count("nn.clamp") == 1
-    options = ["--calibrate", "random:2", "--input", "@x.npy"]
-    run(tmp_path, "-c", "import numpy; numpy.save('x.npy', numpy.random.rand(3, 4).astype('f') * 12 - 2)")
-    assert "0 mismatches in every tensor of 3 samples" in run(
-        tmp_path, "-m", "x1", "verify", "net.net", *options
-    )
+    made = "import numpy; numpy.save('x.npy', numpy.random.rand(3, 4).astype('f') * 12 - 2)"
+    verify = "verify net.net --calibrate random:2 --input @x.npy"
+    stopped, verified = commands(tmp_path, "compile net.net --stop-after merge-clamps", verify, code=made)
+    assert stopped.count("nn.clamp") == 1
+    assert "0 mismatches in every tensor of 3 samples" in verified

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.copies import blocks, changed, copied, run
+from tests.copies import blocks, changed, commands, copied, run
 
 NETWORK = """model mirror
 input image: float32[1, 5, 70, 3]
@@ -25,11 +25,10 @@ def test_an_operator_is_one_file_and_the_generated_page(tmp_path: Path) -> None:
     assert "| Flip | Flip(axis). |" in (tmp_path / "docs" / "operators.md").read_text(encoding="utf-8")
 
     (tmp_path / "net.net").write_text(NETWORK, encoding="utf-8")
-    run(tmp_path, "-c", "import numpy; numpy.save('x.npy', numpy.random.rand(3, 5, 70, 3).astype('f'))")
-    for target in ("edge32", "tiny8"):
-        options = ["--calibrate", "random:2", "--target", target]
-        shown = run(tmp_path, "-m", "x1", "verify", "net.net", *options, "--input", "@x.npy")
-        assert "0 mismatches in every tensor of 3 samples" in shown
-    dump = run(tmp_path, "-m", "x1", "compile", "net.net", "--calibrate", "random:1", "--emit", "q")
-    (tmp_path / "again.x1ir").write_text(dump, encoding="utf-8")
-    run(tmp_path, "-m", "x1", "compile", "again.x1ir", "-o", "again.x1")
+    verify = "verify net.net --calibrate random:2 --input @x.npy --target"
+    made = "import numpy; numpy.save('x.npy', numpy.random.rand(3, 5, 70, 3).astype('f'))"
+    dump = "compile net.net --calibrate random:1 --emit q -o again.x1ir"
+    shown = commands(
+        tmp_path, f"{verify} edge32", f"{verify} tiny8", dump, "compile again.x1ir -o again.x1", code=made
+    )
+    assert all("0 mismatches in every tensor of 3 samples" in text for text in shown[:2])

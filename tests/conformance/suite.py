@@ -185,7 +185,7 @@ def _compared(test: NodeTest, path: Path, shapes: dict[str, tuple[int, ...]]) ->
     network = api.load_network(path, _open_shapes(test.model, shapes))
     if network.quantized is None:
         network = api.quantize(network, [cast("Any", test.data)])
-    binary = api.compile(network)
+    binary = api.compile(network, search=1)
     got = dict(zip(network.integers().output_names, Session(binary).run(None, test.data), strict=True))
     integers = outputs(network.integers(), test.data)
     near = _on_quantized_values(network, test.data) if graph.stage is Stage.NN else _expected_codes(test)

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
-
-import pytest
 
 PLANTED = {
     "double product": (
@@ -58,27 +55,44 @@ PLANTED = {
 }
 
 
-def suite_of(source: str, repository: Path, folder: Path) -> int:
-    """The exit code of the arithmetic tests with this text as isa/arithmetic.py."""
-    for package in ("isa", "compiler", "runtime", "tests"):
-        shutil.copytree(repository / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
-    (folder / "isa" / "arithmetic.py").write_text(source, encoding="utf-8")
-    options = ["-q", "-x", "-p", "no:cacheprovider", "--import-mode=importlib"]
-    command = [sys.executable, "-m", "pytest", *options, "tests/differential/test_arithmetic.py"]
-    environment = {**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode in (0, 1), done.stdout + done.stderr
-    return done.returncode
+EACH = """
+import os, sys
+from pathlib import Path
+import pytest
+import isa.arithmetic
+import tests.differential.test_arithmetic
+
+codes = []
+for path in sys.argv[1:]:
+    child = os.fork()
+    if child == 0:
+        exec(compile(Path(path).read_text(), "isa/arithmetic.py", "exec"), isa.arithmetic.__dict__)
+        suite = "tests/differential/test_arithmetic.py"
+        os._exit(int(pytest.main(["-q", "-x", "-n0", "-p", "no:cacheprovider", "--no-header", suite])))
+    codes.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+print("exit codes", *codes)
+"""
+"""Run the arithmetic tests once for each text of isa/arithmetic.py; what all need is imported once."""
 
 
-def test_the_formulas_as_they_stand_pass(repository: Path, tmp_path: Path) -> None:
+def exit_codes(sources: list[str], repository: Path, folder: Path) -> list[int]:
+    """The exit code of the arithmetic tests with each text in place of isa/arithmetic.py."""
+    paths: list[str] = []
+    for number, source in enumerate(sources):
+        path = folder / f"{number}.py"
+        path.write_text(source, encoding="utf-8")
+        paths.append(str(path))
+    done = subprocess.run([sys.executable, "-c", EACH, *paths], cwd=repository, capture_output=True, text=True,
+                          env={**os.environ, "PYTHONPATH": str(repository)}, check=False)  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    return [int(code) for code in done.stdout.splitlines()[-1].split()[2:]]
+
+
+def test_wrong_formulas_make_the_suite_fail_and_the_right_ones_pass(repository: Path, tmp_path: Path) -> None:
     source = (repository / "isa" / "arithmetic.py").read_text(encoding="utf-8")
-    assert suite_of(source, repository, tmp_path) == 0
-
-
-@pytest.mark.parametrize("name", PLANTED)
-def test_a_wrong_formula_makes_the_suite_fail(name: str, repository: Path, tmp_path: Path) -> None:
-    source = (repository / "isa" / "arithmetic.py").read_text(encoding="utf-8")
-    right, wrong = PLANTED[name]
-    assert source.count(right) == 1, "the formula to be replaced must stand in the source once"
-    assert suite_of(source.replace(right, wrong), repository, tmp_path) == 1
+    sources = [source]
+    for right, wrong in PLANTED.values():
+        assert source.count(right) == 1, "the formula to be replaced must stand in the source once"
+        sources.append(source.replace(right, wrong))
+    found = dict(zip(("as it stands", *PLANTED), exit_codes(sources, repository, tmp_path), strict=True))
+    assert found == {"as it stands": 0, **dict.fromkeys(PLANTED, 1)}

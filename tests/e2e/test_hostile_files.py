@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -51,20 +50,40 @@ def test_flipped_and_truncated_binaries_are_refused(digits: tuple[Path, Path], f
 
 def test_the_sound_binary_runs(digits: tuple[Path, Path]) -> None:
     binary, digit = digits
-    code, _, _, _ = limited("run", str(binary), "--input", f"@{digit}", folder=binary.parent)
+    ((code, _, _, _),) = limited([["run", str(binary), "--input", f"@{digit}"]], binary.parent)
     assert code == 0
 
 
-def limited(*arguments: str, folder: Path) -> tuple[int, str, float, int]:
-    """Exit code, messages, CPU seconds and kibibytes of a command."""
+EACH = """
+import json, os, sys, tempfile
+from x1.cli.main import main
+from x1.cli.result import run_command
+import x1.cli.compile_command, x1.cli.run_command
+
+for arguments in json.loads(sys.stdin.read()):
     with tempfile.TemporaryFile() as messages:
-        process = subprocess.Popen([sys.executable, "-m", "x1", *arguments], cwd=folder, stdout=subprocess.DEVNULL,
-                                   stderr=messages)  # fmt: skip
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
+        child = os.fork()
+        if child == 0:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            os.dup2(messages.fileno(), 2)
+            code = run_command(main, arguments)
+            sys.stderr.flush()
+            os._exit(code)
+        _, status, usage = os.wait4(child, 0)
         messages.seek(0)
         text = messages.read().decode()
-    return process.returncode, text, usage.ru_utime + usage.ru_stime, usage.ru_maxrss
+    seconds = usage.ru_utime + usage.ru_stime
+    print(json.dumps([os.waitstatus_to_exitcode(status), text, seconds, usage.ru_maxrss]))
+"""
+"""Every command in a process of its own; what all need is imported once, and then they part."""
+
+
+def limited(commands: list[list[str]], folder: Path) -> list[tuple[int, str, float, int]]:
+    """Exit code, messages, CPU seconds and kibibytes of each command."""
+    done = subprocess.run([sys.executable, "-c", EACH], input=json.dumps(commands), cwd=folder, text=True,
+                          env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": str(FLIPS.parents[2])},
+                          capture_output=True, check=True)  # fmt: skip
+    return [tuple(json.loads(line)) for line in done.stdout.splitlines()]
 
 
 def test_every_malformed_model_is_refused_and_named(
@@ -73,14 +92,21 @@ def test_every_malformed_model_is_refused_and_named(
     folder = assets / "tools" / "mutated"
     manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_text())
     lines: list[str] = []
-    for name, wrong in sorted(manifest.items()):
-        code, text, seconds, memory = limited(
-            "compile", str(folder / name), "--calibrate", "random:1", "-o", "made.x1", folder=tmp_path
-        )
+    names = sorted(manifest)
+    commands = [
+        ["compile", str(folder / name), "--calibrate", "random:1", "-o", f"{number}.x1"]
+        for number, name in enumerate(names)
+    ]
+    for number, (name, result) in enumerate(zip(names, limited(commands, tmp_path), strict=True)):
+        code, text, seconds, memory = result
         assert code == (0 if name.startswith("control") else DOES_NOT_FIT), name
-        assert (tmp_path / "made.x1").exists() == (code == 0), name
+        assert (tmp_path / f"{number}.x1").exists() == (code == 0), name
         assert seconds < 5, name
         assert memory < GIB, name
-        (tmp_path / "made.x1").unlink(missing_ok=True)
-        lines += [f"{name}: {wrong}", text.replace(str(folder), "MUTATED")]
+        lines += [
+            f"{name}: {manifest[name]}",
+            text.replace(str(folder), "MUTATED").replace(f"{number}.x1", "made.x1"),
+        ]
+    made = {f"{n}.x1" for n, name in enumerate(names) if name.startswith("control")}
+    assert {p.name for p in tmp_path.iterdir()} == made, "something was left behind"
     golden("errors/mutated.txt", "\n".join(lines))

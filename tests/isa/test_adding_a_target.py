@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.copies import blocks, changed, copied, run
+from tests.copies import blocks, changed, commands, copied, run
 
 NETWORK = """model small
 input image: float32[1, 40, 70, 3]
@@ -24,10 +24,9 @@ def test_a_target_is_one_file_and_the_generated_page(tmp_path: Path) -> None:
     assert "| edge24 |" in (tmp_path / "docs" / "isa" / "targets.md").read_text(encoding="utf-8")
 
     (tmp_path / "net.net").write_text(NETWORK, encoding="utf-8")
-    run(tmp_path, "-c", "import numpy; numpy.save('x.npy', numpy.random.rand(1, 40, 70, 3).astype('f'))")
-    options = ["--calibrate", "random:2", "--target", "edge24", "--input", "@x.npy"]
-    assert "0 mismatches in every tensor of 1 samples" in run(
-        tmp_path, "-m", "x1", "verify", "net.net", *options
-    )
+    made = "import numpy; numpy.save('x.npy', numpy.random.rand(1, 40, 70, 3).astype('f'))"
+    verify = "verify net.net --calibrate random:2 --target edge24 --input @x.npy"
+    (shown,) = commands(tmp_path, verify, code=made)
+    assert "0 mismatches in every tensor of 1 samples" in shown
     tests = ("tests/isa/test_assembly.py", "tests/e2e/test_wrong_input.py")
     run(tmp_path, "-m", "pytest", "-q", "-n0", *tests, "-k", GOLDEN_WITH_LISTS)

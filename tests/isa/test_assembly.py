@@ -17,7 +17,7 @@ from isa.instructions.matrix import ArrayGemm, Conv
 from isa.instructions.vector import Pool, Pooling, VectorMove
 from isa.spec import Instruction
 from isa.support.diagnostics import AssemblyError
-from tests.strategies import instructions
+from tests.strategies import instructions, often
 
 HALT = "\nhalt\n"
 
@@ -28,7 +28,7 @@ def assembled(text: str) -> list[Instruction]:
 
 
 @given(instructions())
-@settings(max_examples=300)
+@settings(max_examples=often(100))
 def test_canonical_text_gives_the_instruction_back(instr: Instruction) -> None:
     assert read_instruction(format_instruction(instr)) == instr
 

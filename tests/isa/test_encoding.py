@@ -16,17 +16,17 @@ from isa.instructions.vector import Requant, Requantize
 from isa.manual import bit_map
 from isa.spec import INSTRUCTIONS, OPCODES, WORD_BITS, ElementType, Engine, Instruction, Trap
 from isa.support.records import replace
-from tests.strategies import instructions, words
+from tests.strategies import instructions, often, words
 
 
 @given(instructions())
-@settings(max_examples=500)
+@settings(max_examples=often(125))
 def test_decoding_undoes_encoding(instr: Instruction) -> None:
     assert decode(encode(instr)) == instr
 
 
 @given(words())
-@settings(max_examples=3000)
+@settings(max_examples=often(750))
 def test_every_word_encodes_back_to_itself_or_is_refused_with_a_reason(word: bytes) -> None:
     decoded, bad = decode_all(word)
     if bad:
@@ -61,7 +61,7 @@ def outcome(encoded: Callable[[], bytes]) -> bytes | list[str]:
 
 
 @given(alike())
-@settings(max_examples=500)
+@settings(max_examples=often(125))
 def test_a_stream_is_encoded_as_its_instructions_are_one_by_one(stream: list[Instruction]) -> None:
     expected = outcome(lambda: b"".join(map(encode, stream)))
     assert outcome(lambda: encode_all(stream)) == expected
