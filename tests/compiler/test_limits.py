@@ -131,7 +131,7 @@ def test_what_exceeds_a_field_is_cut(name: str, target: str) -> None:
     layers.graph.set_outputs([build(layers)], ["y"])
     samples = random_inputs(layers.graph, 1)
     model = api.quantize(api.Model("limits", driver.prepare(layers.graph)), samples)
-    result = verify(model, api.compile(model, WIDE if target == "wide" else target), samples)
+    result = verify(model, api.compile(model, WIDE if target == "wide" else target, search=1), samples)
     assert result.mismatches == 0
 
 
