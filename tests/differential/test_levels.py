@@ -43,7 +43,8 @@ def every_tensor(session: Session, sample: Inputs) -> dict[str, bytes]:
 def require_same_bits(model: api.Model, sample: Inputs, target: str) -> None:
     """Compile on both levels, and compare every tensor."""
     plain, best = (
-        every_tensor(Session(api.compile(model, target, opt_level=level)), sample) for level in (0, 3)
+        every_tensor(Session(api.compile(model, target, opt_level=level, search=1)), sample)
+        for level in (0, 3)
     )
     assert plain.keys() == best.keys()
     assert [name for name, value in plain.items() if best[name] != value] == []
@@ -51,7 +52,7 @@ def require_same_bits(model: api.Model, sample: Inputs, target: str) -> None:
 
 def require_same_interleaved(model: api.Model, sample: Inputs, target: str, runs: int) -> None:
     """Run in program order and in some interleavings of the engines, and compare the outputs."""
-    session = Session(api.compile(model, target))
+    session = Session(api.compile(model, target, search=1))
     outputs = {
         b"".join(y.tobytes() for y in session.execute(sample, executor=executor(seed)).outputs.values())
         for seed in (None, *range(runs))

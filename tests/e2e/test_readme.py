@@ -24,10 +24,11 @@ def sample(tmp_path: Path) -> Path:
 
 
 def keep(digits: int | None, sample: Path) -> None:
-    """Keep some of the digits alone."""
-    with np.load(sample / "digits.npz") as data:
-        fewer = {name: data[name][:digits] for name in data.files}
-    np.savez(sample / "digits.npz", **fewer)
+    """Keep some of the digits alone, of those for calibration too."""
+    for file in ("digits.npz", "calibration.npz"):
+        with np.load(sample / file) as data:
+            fewer = {name: data[name][:digits] for name in data.files}
+        np.savez(sample / file, **fewer)
 
 
 def readme_session(folder: Path) -> Path:
