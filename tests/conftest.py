@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import gc
 import os
 import re
 from collections.abc import Callable
@@ -15,11 +16,13 @@ from hypothesis import HealthCheck, settings
 from compiler.passes.pipeline import PASS_NAMES
 from isa.target import shipped_targets
 from tests.isa_coverage import IsaCoverage
+from x1.cli.main import GARBAGE
 
 GROWING: Final = {"<targets>": shipped_targets(), "<passes>": PASS_NAMES}
 REPOSITORY = Path(__file__).resolve().parent.parent
 GOLDEN = Path(__file__).resolve().parent / "golden"
 
+gc.set_threshold(GARBAGE)  # as the command line does
 settings.register_profile(
     "default", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow], database=None
 )

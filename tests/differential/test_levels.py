@@ -89,8 +89,8 @@ def test_another_bit_at_one_level_is_found(monkeypatch: pytest.MonkeyPatch) -> N
     (model,) = random_models(range(3, 4))
     compiled = api.compile
 
-    def wrong(model: api.Model, target: str, *, opt_level: int) -> api.Binary:
-        binary = compiled(model, target, opt_level=opt_level)
+    def wrong(model: api.Model, target: str, *, opt_level: int, search: int) -> api.Binary:
+        binary = compiled(model, target, opt_level=opt_level, search=search)
         weights = bytes(w ^ bool(opt_level) for w in binary.program.weights)
         return replace(binary, program=replace(binary.program, weights=weights))
 
