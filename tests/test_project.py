@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import importlib
+import pkgutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -91,3 +93,15 @@ def test_only_the_declarations_and_the_planner_name_instructions(repository: Pat
                 continue
             words = {n.value for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Constant)}
             assert words & set(INSTRUCTIONS) <= {"halt", "fence"}, path
+
+
+def test_no_module_takes_the_place_of_a_public_name() -> None:
+    """Importing a submodule sets an attribute of its package: every name is asked for before and after."""
+    import x1
+
+    first = {name: getattr(x1, name) for name in x1.__all__}
+    modules = [m.name for m in pkgutil.iter_modules(x1.__path__) if m.name != "__main__"]
+    for name in modules:
+        importlib.import_module(f"x1.{name}")
+    assert {name: getattr(x1, name) for name in x1.__all__} == first
+    assert not set(modules) & set(x1.__all__)

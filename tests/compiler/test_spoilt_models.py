@@ -56,7 +56,7 @@ def models(assets: Path, tmp_path: Path) -> dict[str, bytes]:
     }
 
 
-@pytest.mark.parametrize("count", [300, pytest.param(10_000, marks=pytest.mark.nightly)])
+@pytest.mark.parametrize("count", [200, pytest.param(10_000, marks=pytest.mark.nightly)])
 def test_damaged_models_raise_nothing_but_our_own_errors(
     models: dict[str, bytes], tmp_path: Path, count: int
 ) -> None:

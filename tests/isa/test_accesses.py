@@ -19,7 +19,7 @@ from isa.spec import INSTRUCTIONS, Access, ElementType, Instruction
 from isa.support.records import replace
 from isa.target import load_target
 from isa.validate import instruction_faults
-from tests.strategies import instructions
+from tests.strategies import instructions, often
 
 TARGET = load_target("edge32")
 
@@ -30,7 +30,7 @@ def moved(access: Access, operand: str, step: int) -> Access:
 
 
 @given(st.data())
-@settings(max_examples=600)
+@settings(max_examples=often(200))
 def test_an_address_moves_the_accesses_that_name_it_and_nothing_else(data: st.DataObject) -> None:
     instr = data.draw(instructions())
     for spec in addresses(type(instr)):
@@ -54,7 +54,7 @@ def test_every_operand_that_an_access_is_named_after_in_a_large_field_is_an_addr
 
 
 @given(st.lists(instructions(), max_size=12))
-@settings(max_examples=150)
+@settings(max_examples=often(60))
 def test_rows_are_the_accesses_of_the_sound_instructions(stream: list[Instruction]) -> None:
     table = tabulate(stream, TARGET)
     rows = iter(range(table.pc.size))
@@ -79,7 +79,7 @@ def nudged(instr: Instruction, data: st.DataObject) -> Instruction:
 
 
 @given(st.data())
-@settings(max_examples=200)
+@settings(max_examples=often(80))
 def test_no_illegal_instruction_escapes_the_columns(data: st.DataObject) -> None:
     stream: list[Instruction] = []
     for instr in data.draw(st.lists(instructions(), max_size=5)):

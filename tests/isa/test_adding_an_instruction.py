@@ -28,7 +28,7 @@ instr = program.instructions[1]
 assert decode(encode(instr)) == instr
 
 @given(instructions("vabs"))
-@settings(max_examples=100, derandomize=True, database=None)
+@settings(max_examples=40, derandomize=True, database=None)
 def both_ways(instr):
     assert decode(encode(instr)) == instr
     assert read_instruction(format_instruction(instr)) == instr

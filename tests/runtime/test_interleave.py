@@ -99,7 +99,9 @@ def test_fifty_interleavings_have_the_bytes_of_program_order(name: str) -> None:
     assert {sample.bytes(seed) for seed in range(50)} == {sample.expected}
 
 
-WITHOUT = [("edges", 30), ("digits on edge32", 30), ("digits on tiny8", 10),
+WITHOUT = [("edges", 15), ("digits on edge32", 15), ("digits on tiny8", 10),
+           pytest.param("edges", 30, marks=pytest.mark.nightly),
+           pytest.param("digits on edge32", 30, marks=pytest.mark.nightly),
            pytest.param("digits on tiny8", 25, marks=pytest.mark.nightly),
            pytest.param("stem", 40, marks=pytest.mark.nightly)]  # fmt: skip
 
