@@ -21,7 +21,7 @@ TABLE_BYTES: Final = 256
 REGION_SHIFT: Final = 40
 """An address across regions is region << 40 plus the byte within: in ELF files and in assembly."""
 REQUANT_RECORD: Final = np.dtype([("bias", "<i4"), ("m", "<f4")])
-"""One granule: what `vreq` adds to and multiplies a channel with."""
+"""One granule: what `vreq` and `vdwc` add to and multiply a channel with."""
 QUANT_RECORD: Final = np.dtype(
     [
         ("p", "<f4", (6,)),
@@ -34,7 +34,7 @@ QUANT_RECORD: Final = np.dtype(
         ("pad", "<i2"),
     ]
 )
-"""Record Q: what element-wise instructions, pooling and softmax compute with."""
+"""Record Q: what most other vector instructions compute with."""
 Q_GRANULES: Final = QUANT_RECORD.itemsize // GRANULE_BYTES
 """Granules of record Q."""
 

@@ -42,7 +42,7 @@ REGIONS: Final = {
     Region.ARENA: "tensors that do not fit on the chip",
     Region.INPUT: "graph inputs, written by the host",
     Region.OUTPUT: "graph outputs, read by the host",
-    Region.STATE: "what stays from run to run",
+    Region.STATE: "kept for what stays from run to run",
     Region.PARAMS: "records and tables, as the binary holds them",
     Region.TRACE: "kept for traces",
     Region.PEER: "kept for the memory of other devices",
