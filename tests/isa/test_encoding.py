@@ -16,6 +16,7 @@ from isa.instructions.vector import Requant, Requantize
 from isa.manual import bit_map
 from isa.spec import INSTRUCTIONS, OPCODES, WORD_BITS, ElementType, Engine, Instruction, Trap
 from isa.support.records import replace
+from isa.target import load_target
 from tests.strategies import instructions, often, words
 
 
@@ -146,3 +147,8 @@ def test_a_section_decodes_as_its_words_do(first: Instruction, second: Instructi
     decoded, bad = decode_all(encode_all([first, second, first]))
     assert not bad
     assert decoded == [first, second, first]
+
+
+@pytest.mark.parametrize("mnemonic", sorted(m for m in INSTRUCTIONS if m.startswith("xsig.")))
+def test_a_remote_signal_needs_a_machine_with_several_cores(mnemonic: str) -> None:
+    assert [f.trap for f in INSTRUCTIONS[mnemonic]().check(load_target("edge32"))] == [Trap.EXT_MISSING]
