@@ -62,10 +62,6 @@ class Op(Frozen):
                 )
         return self.infer_all(types)
 
-    def result(self, types: Sequence[TensorType]) -> TensorType:
-        """The type of the first result, and of most operations the only one; see `results`."""
-        return self.results(types)[0]
-
     def infer(self, types: Sequence[TensorType]) -> TensorType:
         """The rule of the first result; a quantized result gets its Quant from who adds the node.
 

@@ -15,7 +15,7 @@ from enum import StrEnum
 from typing import Any, Final
 
 from compiler.ir.work import LowerBound
-from isa.memory_map import Region
+from isa.memory_map import TABLE_BYTES, Region
 from isa.program import Box
 from isa.spec import Engine, Instruction
 from isa.support.locations import Loc
@@ -64,6 +64,11 @@ class Buffer(Struct, eq=False):
     def room(self) -> int:
         """The size, up to where another buffer can start."""
         return aligned(self.size, self.align)
+
+    @property
+    def lowest(self) -> int:
+        """The first address it may have: a table's number is its address / 256, and number 0 means none."""
+        return TABLE_BYTES if self.memory is Memory.PRM and self.align == TABLE_BYTES else 0
 
 
 KEPT: Final = 16

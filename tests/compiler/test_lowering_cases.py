@@ -23,7 +23,6 @@ from compiler import driver
 from compiler.errors import CompileError, FitError
 from compiler.frontend.ir_reader import parse_graph
 from compiler.ir.op import OPS, Op, StridedCopy
-from compiler.ir.printer import print_graph
 from compiler.ops.activation import ClampCodes, QTable
 from compiler.ops.add import QAdd
 from compiler.ops.binary import QMul, QReal
@@ -38,9 +37,9 @@ from compiler.schedule.printer import print_schedule
 from compiler.search import choose
 from isa.program import Note
 from isa.target import load_target
-from tests.compiler.test_pass_cases import Case, all_cases, rewritten
+from tests.cases import GOLDEN, Case, all_cases, require
 
-FOLDER: Final = Path(__file__).resolve().parents[1] / "golden" / "lowerings"
+FOLDER: Final = GOLDEN / "lowerings"
 CASES: Final = all_cases(FOLDER)
 
 
@@ -66,17 +65,11 @@ def verdicts(case: Case) -> tuple[tuple[str, str], ...]:
 def test_an_operation_is_lowered_as_its_file_says(
     path: Path, case: Case, pytestconfig: pytest.Config, golden: Callable[[str, str], None]
 ) -> None:
-    assert print_graph(parse_graph(case.given), blobs=True) == case.given, "the text is not as it is printed"
     device = driver.lower(parse_graph(case.given))
     assert any(n.op.name == path.stem and n.type.dtype.is_integer for n in device.nodes()), (
         "it is not lowered"
     )
-    got = verdicts(case)
-    assert [word for word, _ in got] == [word for word, _ in case.verdicts]
-    if pytestconfig.getoption("--update-golden"):
-        golden(f"lowerings/{path.name}", rewritten(path, verdicts))
-    else:
-        assert got == case.verdicts
+    require(path, case, verdicts, golden if pytestconfig.getoption("--update-golden") else None)
 
 
 NEVER_REFUSED: Final[dict[type[Op], str]] = {

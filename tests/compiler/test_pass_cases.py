@@ -10,9 +10,7 @@ A file tests/golden/passes/cases/PASS.txt holds the cases of a pass:
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -40,53 +38,17 @@ from compiler.passes.pipeline import PASS_NAMES, PREPARE, PREPARE_PREQUANTIZED, 
 from compiler.passes.quantize import QuantizeGraph
 from compiler.passes.to_device_layout import ToDeviceLayout
 from compiler.quantize.scheme import Scheme
-from isa.support.records import Frozen, replace
+from isa.support.records import replace
+from tests.cases import GOLDEN, Case, all_cases, cases_of, require
 from tests.networks import calibrated, random_graph, random_inputs
 
-FOLDER: Final = Path(__file__).resolve().parents[1] / "golden" / "passes" / "cases"
+FOLDER: Final = GOLDEN / "passes" / "cases"
 SCHEME: Final = Scheme({"image": Quant((2**-4,), 0), "y": Quant((2**-3,), -4)}, calibration="by hand")
 MADE: Final[dict[str, Pass]] = {"equalize-layers": EqualizeLayers(), "quantize": QuantizeGraph(SCHEME)}
 """The passes of no pipeline."""
 PASSES: Final[dict[str, Pass]] = {
     p.name: p for p in (*PREPARE, *PREPARE_PREQUANTIZED, *fuse_passes(SCHEME), *TO_DEVICE, *MADE.values())
 }
-
-
-class Case(Frozen):
-    """A text of a file, and what follows it: lines that begin with two dashes, each with its own text."""
-
-    title: str
-    given: str
-    verdicts: tuple[tuple[str, str], ...]
-
-    def text(self) -> str:
-        """The case as the file has it."""
-        parts = [f"== {self.title}\n{self.given}", *(f"-- {word}\n{text}" for word, text in self.verdicts)]
-        return "".join(parts)
-
-
-@cache
-def cases_of(path: Path) -> tuple[Case, ...]:
-    """The cases of a file."""
-    found: list[Case] = []
-    for part in re.split(r"^== ", path.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]:
-        given, *verdicts = re.split(r"^-- ", part, flags=re.MULTILINE)
-        title, _, text = given.partition("\n")
-        pairs = [(word, body.strip("\n")) for word, _, body in (v.partition("\n") for v in verdicts)]
-        ended = tuple((word, f"{body}\n" if body else "") for word, body in pairs)
-        found.append(Case(title, text.strip("\n") + "\n", ended))
-    return tuple(found)
-
-
-def all_cases(folder: Path) -> list[tuple[Path, Case]]:
-    """The cases of all files of a folder, at the time of collection: the files may be rewritten later."""
-    return [(path, case) for path in sorted(folder.glob("*.txt")) for case in cases_of(path)]
-
-
-def rewritten(path: Path, verdicts: Callable[[Case], tuple[tuple[str, str], ...]]) -> str:
-    """A file with what follows its cases now; the whole of it, so that workers do not get in each other's way."""
-    cases = cases_of(path)
-    return "\n".join(Case(c.title, c.given, verdicts(c)).text() for c in cases)
 
 
 def made(name: str, case: Case) -> tuple[tuple[str, str], ...]:
@@ -106,13 +68,12 @@ CASES: Final = all_cases(FOLDER)
 def test_a_pass_makes_of_a_graph_what_its_file_says(
     path: Path, case: Case, pytestconfig: pytest.Config, golden: Callable[[str, str], None]
 ) -> None:
-    assert print_graph(parse_graph(case.given), blobs=True) == case.given, "the text is not as it is printed"
-    got = made(path.stem, case)
-    assert [word for word, _ in got] == [word for word, _ in case.verdicts]
-    if pytestconfig.getoption("--update-golden"):
-        golden(f"passes/cases/{path.name}", rewritten(path, lambda c: made(path.stem, c)))
-    else:
-        assert got == case.verdicts
+    require(
+        path,
+        case,
+        lambda c: made(path.stem, c),
+        golden if pytestconfig.getoption("--update-golden") else None,
+    )
 
 
 @pytest.mark.parametrize("name", PASS_NAMES)

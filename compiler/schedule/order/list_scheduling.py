@@ -197,9 +197,8 @@ def _timed(
         if index % TIDY == 0:
             floor = max(floor, min(free[e] for e in range(ENGINES) if latest[e] > index - RECENT))
             room.forget(floor)
-    issue_order = sorted(
-        range(len(ops)), key=start.__getitem__
-    )  # stable: the plan's order where starts are equal
+    # Stable: the plan's order where starts are equal.
+    issue_order = sorted(range(len(ops)), key=start.__getitem__)
     return Timing(issue_order, start, done, room.addresses)
 
 

@@ -6,8 +6,7 @@ from bisect import insort
 from collections.abc import Iterator, Sequence
 from operator import attrgetter
 
-from compiler.schedule.tile_graph import Buffer, Memory, aligned
-from isa.memory_map import TABLE_BYTES
+from compiler.schedule.tile_graph import Buffer, aligned
 from isa.support.records import Struct
 
 
@@ -46,10 +45,7 @@ def pack(held: Sequence[Placed]) -> int:
     near: dict[int, list[tuple[int, int]]] = {p.number: [] for p in held}
     """(address, end) of what is placed already and held at the same time."""
     for placed in sorted(held, key=lambda p: (-p.buffer.room, p.first, p.last, p.number)):
-        # A table's number is its address / 256, and number 0 means none.
-        start = (
-            TABLE_BYTES if placed.buffer.memory is Memory.PRM and placed.buffer.align == TABLE_BYTES else 0
-        )
+        start = placed.buffer.lowest
         for address, end in near[placed.number]:
             if start + placed.buffer.room <= address:
                 break

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from compiler.schedule.order.packing import Placed, pack
 from compiler.schedule.tile_graph import ON_CHIP, Buffer, Memory, Touch, aligned
-from isa.memory_map import TABLE_BYTES
 from isa.support.records import Struct
 from isa.target import Target
 
@@ -68,21 +67,18 @@ class AddressMap:
         `last` is the last operation that needs the buffer: places kept for what comes before are not free.
         `tight` leaves the largest gaps, whatever the banks.
         """
-        # A table's number is its address / 256, and number 0 means none.
-        low = TABLE_BYTES if buffer.memory is Memory.PRM and buffer.align == TABLE_BYTES else 0
         others = list(takewhile(lambda k: k.first <= last, self.kept))
         while True:
-            address = self._gap(buffer.room, time, low, buffer.align, others, self.bank * (not tight))
+            address = self._gap(buffer, time, others, self.bank * (not tight))
             if address is not None:
                 return time, address
             time = self._next_end(time, [*self.held, *(k.held for k in others)])
             if time == FOREVER:
                 return None
 
-    def _gap(
-        self, size: int, time: int, low: int, align: int, others: Sequence[Reservation], bank: int
-    ) -> int | None:
+    def _gap(self, buffer: Buffer, time: int, others: Sequence[Reservation], bank: int) -> int | None:
         """A gap among what is held after a time: with the fewest banks in use, the tightest, the lowest."""
+        size = buffer.room
         taken = [h for h in self.held if h.until > time]
         if others:
             taken += [k.held for k in others if k.held.until > time]
@@ -95,7 +91,7 @@ class AddressMap:
                 used |= h.banks
         least = (FOREVER, 0)
         best: int | None = None
-        begin = low
+        begin = buffer.lowest
         for h in (*taken, self.wall):
             left = h.address - begin - size
             if left >= 0 and (0, left) < least:
@@ -104,7 +100,7 @@ class AddressMap:
                     if (shared, left) < least:
                         least, best = (shared, left), start
             if h.end > begin:
-                begin = -(-h.end // align) * align
+                begin = aligned(h.end, buffer.align)
         return best
 
     @staticmethod
