@@ -103,11 +103,15 @@ FURTHER: dict[str, dict[str, tuple[int, ...]]] = {
     "mtcnn_rnet.onnx": {"input_2": (1, 24, 24, 3)},
     "mtcnn_onet.onnx": {"input_3": (1, 48, 48, 3)},
 }
+LONG = "efficientnet_lite0_clean.onnx"
+"""By day its quantized form is compared."""
 LARGE = 200 * 200
 """Inputs of more pixels are left to the larger machine."""
 
 
-@pytest.mark.parametrize("name", FURTHER)
+@pytest.mark.parametrize(
+    "name", [*(name for name in FURTHER if name != LONG), pytest.param(LONG, marks=pytest.mark.nightly)]
+)
 def test_networks_of_others_have_onnx_runtimes_bits_in_every_tensor(assets: Path, name: str) -> None:
     loaded = api.load_network(assets / "models" / name, FURTHER[name])
     ((given, shape),) = loaded.input_shapes.items()
