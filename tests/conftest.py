@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before numpy is imported: test workers share the cores
+
 import difflib
 import gc
-import os
 import re
 from collections.abc import Callable
 from pathlib import Path
