@@ -21,12 +21,13 @@ from isa.support.records import Frozen, Struct
 from x1.files import write_atomic
 
 ONNX_FORMS: Final = ("qoperator", "qdq")
+ONNX_SUFFIX: Final = ".onnx"
 Shapes = Mapping[str, Sequence[int]]
 """Fixed shapes for inputs with open dimensions."""
 
 
 class Source(Frozen):
-    """A prequantized ONNX file, and the shapes that the user has given."""
+    """The ONNX file of a network, and the shapes that the user has given."""
 
     path: Path
     shapes: Shapes
@@ -41,11 +42,16 @@ class Model(Struct):
     scheme: Scheme | None = None
     """What a float network was quantized by."""
     source: Source | None = None
-    """The file of a prequantized network: what ONNX Runtime executes to judge us."""
+    """The file: what ONNX Runtime executes to judge us; a .net and a dump have none."""
     partial: Graph | None = None
     """A prequantized network that leaves some results open."""
     refusal: CompileError | None = None
     """What it lacks."""
+
+    @property
+    def is_prequantized(self) -> bool:
+        """Whether its file is quantized already."""
+        return self.float_graph is None and self.source is not None
 
     @property
     def calibration(self) -> str:
@@ -121,13 +127,12 @@ def load_network(path: str | Path, shapes: Shapes | None = None, log: PassLog | 
         CompileError: the file is not a valid or not a supported model.
     """
     graph = load_model(path, shapes)
+    source = Source(Path(path), dict(shapes or {})) if Path(path).suffix == ONNX_SUFFIX else None
     match graph.stage:
         case Stage.NN:
-            return Model(graph.name, driver.prepare(graph, log))
+            return Model(graph.name, driver.prepare(graph, log), source=source)
         case Stage.QDQ:
-            return _prequantized(
-                driver.prepare_prequantized(graph, log), Source(Path(path), dict(shapes or {})), log
-            )
+            return _prequantized(driver.prepare_prequantized(graph, log), source, log)
         case Stage.Q | Stage.DEVICE:
             return Model(graph.name, None, graph)
 
@@ -137,7 +142,7 @@ def as_model(model: str | Path | Model, shapes: Shapes | None = None, log: PassL
     return model if isinstance(model, Model) else load_network(model, shapes, log)
 
 
-def _prequantized(graph: Graph, source: Source, log: PassLog | None) -> Model:
+def _prequantized(graph: Graph, source: Source | None, log: PassLog | None) -> Model:
     """The integers of such a network; where only scales are missing, calibration can find them."""
     try:
         return Model(graph.name, None, driver.fuse_prequantized(graph.copy(), log=log), source=source)

@@ -194,7 +194,7 @@ def with_made_up_ranges(network: Model) -> Model:
 
 def _quantized(network: Model, graph: Graph, scheme: Scheme, log: PassLog | None) -> Model:
     """The network quantized by a scheme."""
-    return Model(network.name, graph, driver.quantize(graph, scheme, log), scheme)
+    return Model(network.name, graph, driver.quantize(graph, scheme, log), scheme, network.source)
 
 
 def calibration_samples(calibrate: Calibration, shapes: Shapes) -> tuple[Iterable[Sample], int | None, str]:

@@ -31,6 +31,7 @@ from compiler.ops.shape_arithmetic import ARITHMETIC, SIGNS, integer_arithmetic
 from compiler.rules.importing import MICROSOFT_DOMAIN, ONNX_OPERATORS, OnnxNode, OnnxRule, is_parameter
 from isa.support.diagnostics import Diagnostic, Findings, UsageError, did_you_mean, one_line
 from isa.support.locations import FileLoc, Loc, NodeLoc
+from isa.support.records import Frozen
 
 MAX_VALUE_RANK: Final = 4
 INTEGER_OPERATORS: Final = ("Div", *SIGNS, *ARITHMETIC)
@@ -38,15 +39,31 @@ INTEGER_OPERATORS: Final = ("Div", *SIGNS, *ARITHMETIC)
 DEFAULT_DOMAINS: Final = ("", "ai.onnx")
 
 
-def read_onnx(path: Path, shapes: Mapping[str, Sequence[int]] | None = None) -> Graph:
-    """The graph of an ONNX file; `shapes` fixes the dimensions of inputs that leave some open.
+class Imported(Frozen):
+    """A model as it is imported: its graph, of which nothing is left out yet, and the tensors of the file."""
+
+    graph: Graph
+    tensors: Mapping[str, Node]
+    """In order of computation."""
+
+
+def import_onnx(path: Path, shapes: Mapping[str, Sequence[int]] | None = None) -> Imported:
+    """An ONNX file, node by node; `shapes` fixes the dimensions of inputs that leave some open.
 
     Raises:
         CompileError: the file is no valid model, or uses what is not supported; all findings.
         UsageError: an input has open dimensions and no shape is given for it.
     """
-    proto = parse_onnx(path)
-    return _Importer(proto, path, shapes or {}).run()
+    return _Importer(parse_onnx(path), path, shapes or {}).run()
+
+
+def read_onnx(path: Path, shapes: Mapping[str, Sequence[int]] | None = None) -> Graph:
+    """The graph of an ONNX file, what its outputs need: see `import_onnx`."""
+    graph = import_onnx(path, shapes).graph
+    graph.erase_dead()
+    if any(isinstance(n.op, (Quantize, Dequantize)) or n.type.dtype.is_code for n in graph.nodes()):
+        graph.stage = Stage.QDQ
+    return graph
 
 
 class _Importer:
@@ -66,7 +83,7 @@ class _Importer:
         self.absent: dict[str, NodeLoc] = {}
         """Further outputs of nodes, which are not computed."""
 
-    def run(self) -> Graph:
+    def run(self) -> Imported:
         self._check_opset()
         graph = self.proto.graph
         if not graph.node or not graph.output:
@@ -78,10 +95,7 @@ class _Importer:
             self._node(node)
         self._outputs()
         self.findings.raise_if_any()
-        self.graph.erase_dead()
-        if any(isinstance(n.op, (Quantize, Dequantize)) or n.type.dtype.is_code for n in self.graph.nodes()):
-            self.graph.stage = Stage.QDQ
-        return self.graph
+        return Imported(self.graph, self.values)
 
     def _check_opset(self) -> None:
         imported = {d.domain: d.version for d in self.proto.opset_import}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,8 @@ from compiler.ir.graph import Graph, Input, Node, TupleElement
 
 Sample = Mapping[str, NDArray[Any]]
 """Inputs of a network, by name."""
+Correction = Callable[[Node, NDArray[Any]], NDArray[Any]]
+"""(node, its value) to another value of that shape and type."""
 
 
 def evaluate(graph: Graph, inputs: Sample) -> dict[int, NDArray[Any]]:
@@ -19,8 +21,13 @@ def evaluate(graph: Graph, inputs: Sample) -> dict[int, NDArray[Any]]:
     return {node.id: value for node, value in walk(graph, inputs)}
 
 
-def walk(graph: Graph, inputs: Sample) -> Iterator[tuple[Node, NDArray[Any]]]:
-    """Every node with its value, in order; a value is forgotten after its last user."""
+def walk(
+    graph: Graph, inputs: Sample, seen_as: Correction | None = None
+) -> Iterator[tuple[Node, NDArray[Any]]]:
+    """Every node with its value, in order; a value is forgotten after its last user.
+
+    `seen_as` says what the users of a value compute with in its place.
+    """
     nodes = graph.nodes()
     last = {operand.id: node.id for node in nodes for operand in node.inputs}
     values: dict[int, tuple[NDArray[Any], ...]] = {}
@@ -28,6 +35,9 @@ def walk(graph: Graph, inputs: Sample) -> Iterator[tuple[Node, NDArray[Any]]]:
         with np.errstate(all="ignore"):
             values[node.id] = _values(node, inputs, values)
         yield node, values[node.id][0]
+        if seen_as is not None:
+            first, *further = values[node.id]
+            values[node.id] = (seen_as(node, first), *further)
         for done in {i.id for i in node.inputs if last[i.id] == node.id}:
             del values[done]
         if node.id not in last:

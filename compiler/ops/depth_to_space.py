@@ -9,6 +9,7 @@ import numpy as np
 from compiler.ir.graph import Node
 from compiler.ir.op import Array, Op, ShapeError, op
 from compiler.ir.types import TensorType
+from compiler.ops.shapes import Reshape, Transpose
 from compiler.ops.sliding_window import Pair, from_nhwc, image_shape, nhwc, shape_in
 from compiler.rules.exporting import OnnxWriter, written_as_onnx
 from compiler.rules.importing import OnnxNode, onnx_operator
@@ -104,9 +105,19 @@ def import_depth_to_space(n: OnnxNode) -> Node:
 
 @onnx_operator("SpaceToDepth")
 def import_space_to_depth(n: OnnxNode) -> Node:
-    """Blocks to channels."""
-    block = n.integer("blocksize", 1)
-    return n.add(SpaceToDepth((block, block), "NCHW"), n.operand(0))
+    """Modes DCR and CRD."""
+    x, block, mode = n.operand(0), n.integer("blocksize", 1), n.text("mode", "DCR")
+    if mode not in ("DCR", "CRD"):
+        n.fail(f"mode={mode} is not allowed", "DCR, CRD")
+    blocks = SpaceToDepth((block, block), "NCHW")
+    if mode == "DCR":
+        return n.add(blocks, x)
+    moved = n.before(blocks, x, suffix="blocks")
+    batch, channels, rows, columns = moved.shape
+    area = block * block
+    split = n.before(Reshape((batch, area, channels // area, rows * columns)), moved, suffix="split")
+    turned = n.before(Transpose((0, 2, 1, 3)), split, suffix="turned")
+    return n.add(Reshape((batch, channels, rows, columns)), turned)
 
 
 @quantization_rule(DepthToSpace, SpaceToDepth, Take)

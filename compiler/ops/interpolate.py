@@ -46,19 +46,19 @@ class Interpolation(Frozen):
 
     def _coordinate(self, i: int, extent: int, size: int, scale: float, roi: tuple[float, float]) -> float:
         match self.transform:
-            case "align_corners":  # the length that the scale gives, whole or not
-                return i * (extent - 1) / (extent * scale - 1) if size > 1 else 0.0
+            case "align_corners":  # of the whole length, as ONNX Runtime and torch have it
+                return i * (extent - 1) / (size - 1) if size > 1 else 0.0
             case "asymmetric":
                 return i / scale
             case "pytorch_half_pixel" if size == 1:
-                return -0.5
+                return 0.0
             case "half_pixel_symmetric":
                 adjustment = size / (scale * extent)
                 return extent / 2 * (1 - adjustment) + (i + 0.5) / scale - 0.5
             case "tf_crop_and_resize":
                 start, end = roi
                 if size == 1:
-                    return (end - start) * (extent - 1) / 2
+                    return (start + end) * (extent - 1) / 2
                 return start * (extent - 1) + i * (end - start) * (extent - 1) / (size - 1)
             case _:
                 return (i + 0.5) / scale - 0.5

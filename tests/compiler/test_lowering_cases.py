@@ -37,7 +37,7 @@ from compiler.schedule.printer import print_schedule
 from compiler.search import choose
 from isa.program import Note
 from isa.target import load_target
-from tests.cases import GOLDEN, Case, all_cases, require
+from tests.golden_cases import GOLDEN, Case, all_cases, require
 
 FOLDER: Final = GOLDEN / "lowerings"
 CASES: Final = all_cases(FOLDER)

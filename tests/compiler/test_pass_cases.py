@@ -39,7 +39,7 @@ from compiler.passes.quantize import QuantizeGraph
 from compiler.passes.to_device_layout import ToDeviceLayout
 from compiler.quantize.scheme import Scheme
 from isa.support.records import replace
-from tests.cases import GOLDEN, Case, all_cases, cases_of, require
+from tests.golden_cases import GOLDEN, Case, all_cases, cases_of, require
 from tests.networks import calibrated, random_graph, random_inputs
 
 FOLDER: Final = GOLDEN / "passes" / "cases"

@@ -72,7 +72,7 @@ def command(target: str, as_json: bool) -> Result:
     body["verify"] = verification.as_json()
     echo(comparison_table(verification))
     echo(f"{time.perf_counter() - start:.1f} s")
-    return Result(body, ExitCode.MISMATCH if verification.mismatches else ExitCode.OK)
+    return Result(body, ExitCode.OK if verification.succeeded else ExitCode.MISMATCH)
 
 
 class _Echo:

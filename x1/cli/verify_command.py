@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import click
 
@@ -87,8 +87,21 @@ def command(
         )
         body |= {"suggestions": [s.as_json() for s in found]}
         text += "\n\n" + suggestion_table(found)
-    code = ExitCode.MISMATCH if result.mismatches else ExitCode.OK
-    return Result(body, code, text, random_warning(calibrate))
+    code = ExitCode.OK if result.succeeded else ExitCode.MISMATCH
+    return Result(body, code, text, [*random_warning(calibrate), *oracle_warnings(result)])
+
+
+def oracle_warnings(result: Verification) -> list[Diagnostic]:
+    """What ONNX Runtime refused or died of; what follows from it is not compared."""
+    failures = result.oracle["failures"]
+    assert isinstance(failures, list)
+    found = [str(f) for f in cast("list[object]", failures)] + (
+        result.imported.failures if result.imported is not None else []
+    )
+    return [
+        Diagnostic("oracle.failed", f"ONNX Runtime gave no values: {failure}", severity="warning")
+        for failure in dict.fromkeys(found)
+    ]
 
 
 def suggestion_table(found: Sequence[Suggestion]) -> str:
@@ -118,11 +131,33 @@ def comparison_table(result: Verification) -> str:
         )
     oracle = result.oracle
     lines.append(f"ONNX Runtime {oracle['version']}, {oracle['mode']}, {oracle['cpu']}")
-    if result.mismatches:
-        lines.append(f"{result.mismatches} mismatches, the first in '{result.first_divergence}'")
-    else:
+    lines.append(_import_line(result))
+    if not any(t.differs for t in result.tensors):
         comparable = sum(t.comparable for t in result.tensors)
         which = "tensor" if comparable == len(result.tensors) else "comparable tensor"
         of = "" if which == "tensor" else f" ({comparable} of {len(result.tensors)})"
         lines.append(f"0 mismatches in every {which}{of} of {result.samples} samples")
+        return "\n".join(lines)
+    first = next(t.name for t in result.tensors if t.differs)
+    if result.mismatches:
+        lines.append(f"{result.mismatches} mismatches, the first in '{one_line(first)}'")
+    if result.evaluator_mismatches:
+        lines.append(
+            f"{result.evaluator_mismatches} differences from the evaluator, the first in '{one_line(first)}'"
+        )
     return "\n".join(lines)
+
+
+def _import_line(result: Verification) -> str:
+    """How the imported graph compares with the file."""
+    found = result.imported
+    if found is None:
+        return "import not judged: the network is no float ONNX file"
+    if not found.differences:
+        return f"import: {found.compared} of {found.tensors} float tensors agree with the file"
+    first = found.differences[0]
+    return (
+        f"import: {len(found.differences)} of {found.tensors} float tensors differ from the file, the first "
+        f"in '{one_line(first.name)}' of node '{one_line(first.node)}' ({one_line(first.op)}): "
+        f"{first.max_abs:.3g} of {first.largest:.3g}"
+    )

@@ -10,10 +10,10 @@ from __future__ import annotations
 import platform
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import numpy as np
 import onnx
@@ -21,10 +21,18 @@ from numpy.typing import NDArray
 
 from compiler.export.qoperator import quantized_names, to_qoperator
 from compiler.ir.graph import Graph
-from isa.support.diagnostics import Diagnostic, UsageError
+from x1.lab.onnx_runtime import (
+    ENABLE_ALL,
+    ENABLE_EXTENDED,
+    INT8_QDQ,
+    Arrays,
+    OracleFailure,
+    OracleSession,
+    onnx_runtime,
+)
+from x1.lab.source_model import ToleratedModel, load_model
 
 CPU_FEATURES: Final = ("avx2", "fma", "avx_vnni", "avx512_vnni", "asimd", "asimddp")
-INT8_QDQ: Final = "session.qdqisint8allowed"
 ORDERED: Final = frozenset(
     {
         "AveragePool",
@@ -45,45 +53,75 @@ MOVING: Final = frozenset(
     | {"Unsqueeze"}
 )
 """Operators on real numbers that give the same codes whether they are fused or not."""
-Arrays = dict[str, NDArray[Any]]
 
 
 class Oracle(ABC):
     """A quantized network in ONNX Runtime, its tensors given out."""
 
-    version: str
     mode: str
-    inexact: frozenset[str] = frozenset()
-    """Tensors for which ONNX Runtime computes in real numbers, and what follows from them."""
+
+    def __init__(self) -> None:
+        self.version = onnx_runtime().version
+        self.broken = ""
+        """Why it gave nothing of some sample."""
 
     @abstractmethod
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
-        """Every source tensor that ONNX Runtime has in quantized form."""
+        """Every source tensor that ONNX Runtime has in quantized form.
+
+        Raises:
+            OracleFailure: ONNX Runtime refuses the model, or dies of it.
+        """
+
+    @property
+    @abstractmethod
+    def failures(self) -> Mapping[str, str]:
+        """The nodes that ONNX Runtime refused or died of on what it was run on, and why."""
+
+    @property
+    def inexact(self) -> frozenset[str]:
+        """Tensors for which ONNX Runtime computes in real numbers, and what follows from them."""
+        return frozenset()
 
     def describe(self) -> dict[str, object]:
-        """Version, mode and processor, as `verify` reports them."""
-        return {"version": self.version, "mode": self.mode, "cpu": " ".join(cpu_features())}
+        """Version, mode and processor, as `verify` reports them, and what it failed on."""
+        failures = [f"{node}: {why}" for node, why in self.failures.items()]
+        failures += [self.broken] if self.broken else []
+        return {
+            "version": self.version,
+            "mode": self.mode,
+            "cpu": " ".join(cpu_features()),
+            "failures": failures,
+        }
 
 
 class ExportOracle(Oracle):
     """A quantized graph of ours, written as QOperator nodes.
 
+    Args:
+        graph: of stage q.
+        instead: why the user's own file is not run.
+
     Raises:
         UsageError: ONNX Runtime is not installed.
     """
 
-    def __init__(self, graph: Graph) -> None:
-        runtime = _onnxruntime()
-        self.version = runtime.__version__
+    def __init__(self, graph: Graph, instead: str = "") -> None:
+        super().__init__()
         self.mode = "qoperator written by x1, ORT_DISABLE_ALL"
         self._names = quantized_names(graph)
-        model = to_qoperator(graph, self._names)
-        self._session = _Session(runtime, model.SerializeToString(), "ORT_DISABLE_ALL")
+        self._model = ToleratedModel(to_qoperator(graph, self._names), self._names.values())
+        self._instead = {"the model itself": instead} if instead else {}
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
         """Every source tensor that ONNX Runtime has in quantized form."""
-        given = self._session.run(inputs)
-        return {name: given[quantized] for name, quantized in self._names.items()}
+        given = self._model.run(inputs)
+        return {name: given[quantized] for name, quantized in self._names.items() if quantized in given}
+
+    @property
+    def failures(self) -> Mapping[str, str]:
+        """The nodes that ONNX Runtime refused or died of."""
+        return {**self._instead, **self._model.failures}
 
 
 class SourceOracle(Oracle):
@@ -94,41 +132,54 @@ class SourceOracle(Oracle):
         wanted: the tensors to give out.
 
     Raises:
-        UsageError: ONNX Runtime is not installed, or refuses the model.
+        UsageError: ONNX Runtime is not installed.
+        OracleFailure: it refuses the model, or dies of it.
     """
 
     def __init__(self, path: Path, wanted: Iterable[str]) -> None:
-        runtime = _onnxruntime()
-        self.version = runtime.__version__
-        model = _load(path)
-        whole = model.SerializeToString()
-        try:
-            self._whole: _Session | None = None
-            if is_qdq(model):
-                self.mode = f"the model itself (qdq), ORT_ENABLE_ALL, {INT8_QDQ}=1"
-                self._whole = _Session(runtime, whole, "ORT_ENABLE_ALL")
-                model = _fused(runtime, whole)
-                self.inexact = _inexact(model)
-            else:
-                self.mode = "the model itself (qoperator), ORT_DISABLE_ALL"
-            wanted = set(wanted)
-            computed = {o for node in model.graph.node for o in node.output}
-            further = wanted & computed - {o.name for o in model.graph.output}
-            model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in sorted(further))
-            self._session = _Session(runtime, model.SerializeToString(), "ORT_DISABLE_ALL")
-            self.inexact |= self._session.real & wanted
-        except runtime.OrtError as error:
-            raise UsageError(
-                Diagnostic("oracle.model", f"ONNX Runtime refuses the model: {str(error).splitlines()[0]}")
-            ) from None
+        super().__init__()
+        model = load_model(path)
+        self._wanted = frozenset(wanted)
+        self._sums: frozenset[str] = frozenset()
+        self._whole: OracleSession | None = None
+        self._failed_whole: dict[str, str] = {}
+        if is_qdq(model):
+            self.mode = f"the model itself (qdq), ORT_ENABLE_ALL, {INT8_QDQ}=1"
+            whole = model.SerializeToString()
+            self._whole = OracleSession(whole, ENABLE_ALL)
+            model = _fused(whole)
+            self._sums = _inexact(model)
+        else:
+            self.mode = "the model itself (qoperator), ORT_DISABLE_ALL"
+        self._outputs = [o.name for o in model.graph.output]
+        self._model = ToleratedModel(model, {*self._wanted, *self._outputs})
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
         """Every source tensor that ONNX Runtime has in quantized form."""
-        given = self._session.run(inputs)
+        given = self._model.run(inputs)
         if self._whole is not None:
-            for name, value in self._whole.run(inputs).items():
-                assert value.tobytes() == given[name].tobytes(), "the fused graph computes something else"
+            self._compare_whole(self._whole, inputs, given)
         return {name: value for name, value in given.items() if value.dtype != np.float32}
+
+    def _compare_whole(self, whole: OracleSession, inputs: Mapping[str, NDArray[Any]], given: Arrays) -> None:
+        try:
+            values = whole.run(inputs)
+        except OracleFailure as failure:
+            self._whole, self._failed_whole = None, {"the model itself": str(failure)}
+            return
+        for name, value in values.items():
+            same = name not in given or value.tobytes() == given[name].tobytes()
+            assert same, "the fused graph computes something else"
+
+    @property
+    def failures(self) -> Mapping[str, str]:
+        """The nodes that ONNX Runtime refused or died of."""
+        return {**self._failed_whole, **self._model.failures}
+
+    @property
+    def inexact(self) -> frozenset[str]:
+        """Tensors for which ONNX Runtime computes in real numbers, and what follows from them."""
+        return self._sums | (self._model.real & self._wanted)
 
 
 def is_qdq(model: onnx.ModelProto) -> bool:
@@ -151,73 +202,12 @@ def cpu_features() -> tuple[str, ...]:
     return (platform.machine(), *(f for f in CPU_FEATURES if f in words))
 
 
-class _Session:
-    """A session on one thread, its outputs by name."""
-
-    def __init__(self, runtime: Any, model: bytes, level: str, dump: str = "") -> None:
-        options = runtime.SessionOptions()
-        options.graph_optimization_level = getattr(runtime.GraphOptimizationLevel, level)
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        options.log_severity_level = 4
-        if level != "ORT_DISABLE_ALL":
-            options.add_session_config_entry(INT8_QDQ, "1")
-        if dump:
-            options.optimized_model_filepath = dump
-        self._session = runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        outputs = self._session.get_outputs()
-        self._names: list[str] = [o.name for o in outputs]
-        self.real = frozenset(o.name for o in outputs if o.type == "tensor(float)")
-        """The outputs that are real numbers."""
-
-    def run(self, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
-        values: Sequence[NDArray[Any]] = self._session.run(None, dict(inputs))
-        return dict(zip(self._names, values, strict=True))
-
-
-class _Runtime:
-    """onnxruntime, and the base of its errors."""
-
-    def __init__(self, module: Any) -> None:
-        self.__version__: str = module.__version__
-        self.SessionOptions = module.SessionOptions
-        self.GraphOptimizationLevel = module.GraphOptimizationLevel
-        self.InferenceSession = module.InferenceSession
-        state = module.capi.onnxruntime_pybind11_state
-        self.OrtError: tuple[type[Exception], ...] = (
-            state.Fail,
-            state.InvalidArgument,
-            state.InvalidGraph,
-            state.NotImplemented,
-            state.RuntimeException,
-        )
-
-
-def _onnxruntime() -> _Runtime:
-    try:
-        import onnxruntime  # noqa: PLC0415  # pyright: ignore[reportMissingTypeStubs]
-    except ImportError:
-        raise UsageError(
-            Diagnostic(
-                "oracle.missing",
-                "ONNX Runtime is not installed",
-                remedy="pip install 'x1-compiler[oracle]'",
-            )
-        ) from None
-    module: Any = onnxruntime
-    module.set_default_logger_severity(4)
-    return _Runtime(module)
-
-
-def _load(path: str | Path) -> onnx.ModelProto:
-    return cast("Any", onnx).load(path)
-
-
-def _fused(runtime: _Runtime, model: bytes) -> onnx.ModelProto:
+def _fused(model: bytes) -> onnx.ModelProto:
     """The graph to which ONNX Runtime fuses a QDQ model, in the layout of the source."""
     with tempfile.TemporaryDirectory() as folder:
         place = str(Path(folder) / "fused.onnx")
-        _Session(runtime, model, "ORT_ENABLE_EXTENDED", place)
-        return _load(place)
+        OracleSession(model, ENABLE_EXTENDED, place)
+        return load_model(Path(place))
 
 
 def _inexact(model: onnx.ModelProto) -> frozenset[str]:

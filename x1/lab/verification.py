@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,8 @@ from isa.support.diagnostics import Diagnostic, UsageError
 from isa.support.locations import NodeLoc, leaves
 from isa.support.records import Struct, field
 from x1.api import Binary, Model
+from x1.lab.import_check import ImportCheck, ImportJudge
+from x1.lab.onnx_runtime import OracleFailure
 from x1.lab.oracle import ExportOracle, Oracle, SourceOracle, cpu_features
 from x1.session import Session
 
@@ -48,7 +50,7 @@ class Noise(Struct):
 
 
 class TensorComparison(Struct):
-    """One tensor over all samples: the binary against ONNX Runtime, and against the float network."""
+    """One tensor over all samples: the binary against ONNX Runtime, the evaluator and the float network."""
 
     name: str
     node: str
@@ -56,19 +58,29 @@ class TensorComparison(Struct):
     comparable: bool
     elements: int = 0
     mismatches: int = 0
+    """Elements in which the binary differs from ONNX Runtime."""
     evaluator_mismatches: int = 0
+    """Elements in which the binary differs from the evaluator."""
     max_lsb: int = 0
     _noise: Noise = field(default_factory=Noise)
     _dot: float = 0.0
     _power: float = 0.0
 
-    def add(self, expected: NDArray[Any], got: NDArray[Any], evaluated: NDArray[Any]) -> None:
-        """Count what differs from the oracle."""
-        difference = np.abs(got.astype(np.int64) - expected.astype(np.int64))
+    def add(self, got: NDArray[Any], evaluated: NDArray[Any], expected: NDArray[Any] | None) -> None:
+        """Count what differs from the evaluator, and from the oracle where it has the tensor."""
         self.elements += int(got.size)
+        self.evaluator_mismatches += int(np.count_nonzero(got != evaluated))
+        if expected is None:
+            self.comparable = False
+            return
+        difference = np.abs(got.astype(np.int64) - expected.astype(np.int64))
         self.mismatches += int(np.count_nonzero(difference))
-        self.evaluator_mismatches += int(np.count_nonzero(evaluated != expected))
         self.max_lsb = max(self.max_lsb, int(difference.max(initial=0)))
+
+    @property
+    def differs(self) -> bool:
+        """Whether it shows that something is wrong."""
+        return bool(self.evaluator_mismatches or (self.comparable and self.mismatches))
 
     def add_real(self, real: NDArray[Any], got: NDArray[Any]) -> None:
         """Count the noise of quantization."""
@@ -106,70 +118,108 @@ class Verification(Struct):
     oracle: dict[str, object]
     samples: int
     tensors: list[TensorComparison] = field(default_factory=list[TensorComparison])
+    imported: ImportCheck | None = None
+    """The float tensors of the file; None without one, and of a quantized one, whose codes are compared."""
 
     @property
     def mismatches(self) -> int:
-        """Elements of comparable tensors in which the binary or the evaluator differs."""
-        return sum(t.mismatches + t.evaluator_mismatches for t in self.tensors if t.comparable)
+        """Elements of comparable tensors in which the binary differs from ONNX Runtime."""
+        return sum(t.mismatches for t in self.tensors if t.comparable)
+
+    @property
+    def evaluator_mismatches(self) -> int:
+        """Elements in which the binary differs from the evaluator."""
+        return sum(t.evaluator_mismatches for t in self.tensors)
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether nothing differs: no code of the binary, and no float tensor of the import."""
+        return not any(t.differs for t in self.tensors) and not (self.imported and self.imported.differences)
 
     @property
     def first_divergence(self) -> str | None:
-        """The first tensor, in order of computation, that differs."""
-        return next(
-            (t.name for t in self.tensors if t.comparable and t.mismatches + t.evaluator_mismatches), None
-        )
+        """The first tensor, in order of computation, that differs; those of the import come first."""
+        if self.imported and self.imported.differences:
+            return self.imported.differences[0].name
+        return next((t.name for t in self.tensors if t.differs), None)
 
     def as_json(self) -> dict[str, object]:
         """The body of `x1 verify --json`."""
         return {
             "oracle": self.oracle,
             "samples": self.samples,
+            "import": None if self.imported is None else self.imported.as_json(),
             "tensors": [t.as_json() for t in self.tensors],
             "first_divergence": self.first_divergence,
             "mismatches": self.mismatches,
+            "evaluator_mismatches": self.evaluator_mismatches,
         }
 
 
 def verify(model: Model, binary: Binary, samples: Iterable[Sample]) -> Verification:
     """Compare every tensor of every sample; the tensors come from the binary as it is shipped.
 
+    Of a float ONNX file, ONNX Runtime also runs the file itself, which judges the importer.
+
     Raises:
         UsageError: ONNX Runtime is not installed, or there is no sample.
     """
     graph = model.source_form()
-    names = [v.name for node in graph.nodes() for v in node.views]
-    oracle = ExportOracle(graph) if model.source is None else SourceOracle(model.source.path, names)
+    oracle = _oracle_for(model, graph)
+    judge = None if model.source is None or model.is_prequantized else ImportJudge(model.source)
     session = Session(binary)
-    promised = _promised(graph, oracle)
-    rows = {v.name: _row(v.name, node, node.id in promised) for node in graph.nodes() for v in node.views}
-    result = Verification(oracle.describe(), 0, list(rows.values()))
+    rows = {v.name: _row(v.name, node) for node in graph.nodes() for v in node.views}
     quants = {v.name: node.quant for node in graph.nodes() if node.type.quant for v in node.views}
+    count = 0
     for sample in samples:
-        result.samples += 1
+        count += 1
         got = session.execute(sample, tensors=True)  # first: it checks names, dtypes and shapes
-        expected = oracle.run(sample)
+        assert not got.incomplete, f"the binary does not show the whole of {got.incomplete}"
+        if judge is not None:
+            judge.compare(sample)
+        expected = _expected(oracle, sample)
         evaluated = source_tensors(graph, evaluate(graph, sample))
         real = real_tensors(model.float_graph, sample)
-        assert not got.incomplete, f"the binary does not show the whole of {got.incomplete}"
         for name, row in rows.items():
-            if name not in expected:
-                row.comparable = False
-                continue
-            row.add(expected[name], got.tensors[name], evaluated[name])
+            row.add(got.tensors[name], evaluated[name], expected.get(name))
             if name in real and name in quants:
                 quant = quants[name]
                 row.add_real(
                     real[name], arithmetic.dequantize(got.tensors[name], quant.scale, quant.zero_point)
                 )
-    if result.samples == 0:
+    if count == 0:
         raise UsageError(Diagnostic("verify.empty", "there are no samples to verify on"))
-    return result
+    promised = _promised(graph, oracle)
+    for node in graph.nodes():
+        for view in node.views:
+            rows[view.name].comparable &= node.id in promised
+    imported = None if judge is None else judge.verdict()
+    return Verification(oracle.describe(), count, list(rows.values()), imported)
 
 
-def _row(name: str, node: Node, comparable: bool) -> TensorComparison:
+def _oracle_for(model: Model, graph: Graph) -> Oracle:
+    """The user's own file where it is quantized and ONNX Runtime can load it, else the file that we write."""
+    if model.source is None or not model.is_prequantized:
+        return ExportOracle(graph)
+    try:
+        return SourceOracle(model.source.path, [v.name for node in graph.nodes() for v in node.views])
+    except OracleFailure as failure:
+        return ExportOracle(graph, instead=str(failure))
+
+
+def _expected(oracle: Oracle, sample: Sample) -> Mapping[str, NDArray[Any]]:
+    """What the oracle gives; nothing where it fails."""
+    try:
+        return oracle.run(sample)
+    except OracleFailure as failure:
+        oracle.broken = str(failure)
+        return {}
+
+
+def _row(name: str, node: Node) -> TensorComparison:
     nodes = [leaf for leaf in leaves(node.loc) if isinstance(leaf, NodeLoc)]
     label = " + ".join(n.node for n in nodes) or node.name
-    return TensorComparison(name, label, node.op.name, comparable)
+    return TensorComparison(name, label, node.op.name, comparable=True)
 
 
 def _promised(graph: Graph, oracle: Oracle) -> set[int]:
