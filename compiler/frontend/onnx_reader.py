@@ -28,7 +28,14 @@ from compiler.ir.stage import Stage
 from compiler.ir.types import MAX_ELEMENTS, DType
 from compiler.ops.quantize_linear import Dequantize, Quantize
 from compiler.ops.shape_arithmetic import ARITHMETIC, SIGNS, integer_arithmetic
-from compiler.rules.importing import MICROSOFT_DOMAIN, ONNX_OPERATORS, OnnxNode, OnnxRule, is_parameter
+from compiler.rules.importing import (
+    MICROSOFT_DOMAIN,
+    ONNX_OPERATORS,
+    OnnxNode,
+    OnnxRule,
+    is_parameter,
+    known_values,
+)
 from isa.support.diagnostics import Diagnostic, Findings, UsageError, did_you_mean, one_line
 from isa.support.locations import FileLoc, Loc, NodeLoc
 from isa.support.records import Frozen
@@ -61,9 +68,20 @@ def read_onnx(path: Path, shapes: Mapping[str, Sequence[int]] | None = None) -> 
     """The graph of an ONNX file, what its outputs need: see `import_onnx`."""
     graph = import_onnx(path, shapes).graph
     graph.erase_dead()
-    if any(isinstance(n.op, (Quantize, Dequantize)) or n.type.dtype.is_code for n in graph.nodes()):
+    if _computes_on_codes(graph):
         graph.stage = Stage.QDQ
+        return graph
+    for node in graph.nodes():  # weights alone are stored as codes
+        if isinstance(node.op, Dequantize):
+            graph.replace(node, graph.const(known_values(node), node.name, node.loc))
+    graph.erase_dead()
     return graph
+
+
+def _computes_on_codes(graph: Graph) -> bool:
+    """Whether some value that the network computes is quantized."""
+    computed = (n for n in graph.nodes() if not is_parameter(n))
+    return any(isinstance(n.op, (Quantize, Dequantize)) or n.type.dtype.is_code for n in computed)
 
 
 class _Importer:

@@ -41,6 +41,8 @@ class Op(Frozen):
     """Whether the last operand stands for any number of them, at least one."""
     foldable: ClassVar[bool] = True
     """Whether an operation on constants is replaced by its value."""
+    moves: ClassVar[bool] = False
+    """Whether it only moves, repeats or drops elements of its one operand, whatever they are."""
 
     def results(self, types: Sequence[TensorType]) -> tuple[TensorType, ...]:
         """The types of the results on operands of these types, their number and element types checked.
@@ -124,6 +126,8 @@ class StridedCopy(Op):
 
     What is taken says everything: shape rule, meaning and tiles derive from it.
     """
+
+    moves: ClassVar[bool] = True
 
     def taken(self, shape: Sequence[int]) -> Sequence[tuple[int, int, int]]:
         """For every axis of an operand of this shape: first element, number, distance (not 0) to the next.

@@ -68,8 +68,6 @@ def _with_rank(n: OnnxNode, x: Node, rank: int, index: int) -> Node:
     shape = (*(1,) * (rank - len(x.shape)), *x.shape)
     if shape == x.shape:
         return x
-    if x.is_constant:
-        return n.graph.const(x.constant.reshape(shape), x.name, x.loc, x.type.quant)
     return n.before(Reshape(shape), x, suffix=f"operand{index}")
 
 
@@ -88,8 +86,8 @@ def _legacy_operand(n: OnnxNode, a: Node, b: Node) -> Node:
             f"B of shape {list(b.shape)} along axis {axis} of {list(a.shape)} is not supported",
             "a constant of the extents of A from that axis on",
         )
-    spread = b.constant.reshape(*b.shape, *(1,) * (len(a.shape) - axis - len(b.shape)))
-    return n.graph.const(spread, b.name, b.loc)
+    spread = (*b.shape, *(1,) * (len(a.shape) - axis - len(b.shape)))
+    return n.before(Reshape(spread), b, suffix="operand1")
 
 
 def layer_operands(call: LayerCall) -> Sequence[Node]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from compiler.rules.quantizing import Quantizer, quantization_rule
 class DepthToSpace(Op):
     """Channels (g, bh, bw, c) of a pixel become a block of bh x bw pixels with channels (g, c)."""
 
+    moves: ClassVar[bool] = True
     block: Pair
     groups: int
     layout: str
@@ -46,6 +48,7 @@ class DepthToSpace(Op):
 class SpaceToDepth(Op):
     """A block of bh x bw pixels with channels c becomes one pixel with channels (bh, bw, c)."""
 
+    moves: ClassVar[bool] = True
     block: Pair
     layout: str
 
@@ -71,6 +74,7 @@ class SpaceToDepth(Op):
 class Take(Op):
     """Element i along an axis is element indices[i] of the operand."""
 
+    moves: ClassVar[bool] = True
     axis: int
     indices: tuple[int, ...]
 

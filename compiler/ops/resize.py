@@ -16,6 +16,7 @@ from compiler.ops.depth_to_space import Take
 from compiler.ops.gemm import Gemm
 from compiler.ops.interpolate import CROP, MODES, Interpolation
 from compiler.ops.matmul import MatMul
+from compiler.ops.quantize_linear import Dequantize, Quantize
 from compiler.ops.shapes import Identity, Reshape
 from compiler.rules.importing import LayerCall, OnnxNode, layer, onnx_operator
 
@@ -160,6 +161,7 @@ def _interpolated(n: OnnxNode, mode: str) -> Node:
         extent = x.shape[axis]
         if sizes[i] == extent and scales[i] == 1 and transform != CROP:
             continue
+        x = _quantized_like(n, x, n.operand(0), f"axis{axis}.given")
         matrix = how.matrix(extent, sizes[i], float(scales[i]), (roi[i], roi[i + len(axes)]))
         x = _product(n, x, axis, matrix.astype(np.float32))
         missing = (matrix == 0).all(axis=1).reshape([-1 if d == axis else 1 for d in range(rank)])
@@ -169,6 +171,15 @@ def _interpolated(n: OnnxNode, mode: str) -> Node:
         return n.add(Identity(), x)
     full = np.ascontiguousarray(np.broadcast_to(outside * np.float32(value), x.shape))
     return n.add(Add(), x, n.const(full, "outside"))
+
+
+def _quantized_like(n: OnnxNode, x: Node, given: Node, suffix: str) -> Node:
+    """A value between two products, quantized as the operand of a quantized model: its range is the same."""
+    if x is given or not isinstance(given.op, Dequantize):
+        return x
+    quant = given.inputs[0].type.quant
+    codes = n.graph.add(Quantize(), (x,), name=n.unused(f"{suffix}.codes"), loc=n.loc, quant=quant)
+    return n.before(Dequantize(), codes, suffix=suffix)
 
 
 def _product(n: OnnxNode, x: Node, axis: int, matrix: Array) -> Node:

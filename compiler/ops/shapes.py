@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Final
+from typing import ClassVar, Final
 
 import numpy as np
 
@@ -23,6 +23,7 @@ INFERENCE_OPSET: Final = 7
 class Reshape(Op):
     """The same elements in the same order under another shape."""
 
+    moves: ClassVar[bool] = True
     shape: tuple[int, ...]
 
     def infer(self, types: Sequence[TensorType]) -> TensorType:
@@ -41,6 +42,7 @@ class Reshape(Op):
 class Transpose(Op):
     """Dimension i of the result is dimension perm[i] of the operand."""
 
+    moves: ClassVar[bool] = True
     perm: tuple[int, ...]
 
     def infer(self, types: Sequence[TensorType]) -> TensorType:
@@ -62,6 +64,8 @@ def unreshaped(node: Node) -> Node:
 @op("nn.identity", "x")
 class Identity(Op):
     """The operand."""
+
+    moves: ClassVar[bool] = True
 
     def infer(self, types: Sequence[TensorType]) -> TensorType:
         return types[0]

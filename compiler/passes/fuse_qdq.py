@@ -43,7 +43,7 @@ def open_results(graph: Graph) -> list[str]:
         node.name
         for node in graph.nodes()
         if node.type.dtype is DType.F32
-        and not (is_parameter(node) or isinstance(node.op, (Input, Dequantize)))
+        and not (is_parameter(node) or isinstance(node.op, Dequantize))
         and (node in graph.outputs or not all(isinstance(u.op, Quantize) for u in graph.users(node)))
     ]
 
@@ -58,6 +58,8 @@ class _Fuser:
         self.made = Graph(graph.name, Stage.Q, graph.provenance or "scales of the model")
         self.codes: dict[int, Node] = {}
         """What nodes of the old graph have become: codes, or a float graph input."""
+        self.opened: dict[int, Node] = {}
+        """The codes of float graph inputs that something else than Quantize uses."""
         self.named: set[int] = set()
         self.refused: list[Diagnostic] = []
 
@@ -119,10 +121,16 @@ class _Fuser:
         if source.id not in self.codes:
             raise _Follows
         codes = self.codes[source.id]
-        if isinstance(codes.op, Input):
-            message = f"the graph input '{node.name}' is not quantized: no QuantizeLinear follows"
-            raise Unsupported(Diagnostic("model.scale", message, node.loc))
-        return codes
+        return self._opened(codes, source) if isinstance(codes.op, Input) else codes
+
+    def _opened(self, given: Node, source: Node) -> Node:
+        """The codes of a graph input that no Quantize takes, by the scale that the scheme has for it."""
+        if source.id not in self.opened:
+            quant = Quantizer(self.made, self.scheme).chosen(source)
+            made = self.made.add(Quantize(), (given,), name=source.name, loc=source.loc, quant=quant)
+            made.views = (SourceView(source.name, (), made.shape),)
+            self.opened[source.id] = made
+        return self.opened[source.id]
 
     def _quantized(self, node: Node) -> Node:
         (real,) = node.inputs

@@ -6,6 +6,7 @@ from typing import Final
 
 from compiler.passes.base import Pass
 from compiler.passes.cancel_transposes import CancelTransposes
+from compiler.passes.carry_quantize import CarryQuantize
 from compiler.passes.copy_returned_inputs import CopyReturnedInputs
 from compiler.passes.eliminate_dead import EliminateDead
 from compiler.passes.eliminate_identity import EliminateIdentity
@@ -14,6 +15,7 @@ from compiler.passes.fold_batch_norm import FoldBatchNorm
 from compiler.passes.fold_bias import FoldBias
 from compiler.passes.fold_constants import FoldConstants
 from compiler.passes.fuse_activation import FuseActivation
+from compiler.passes.fuse_affine import FuseAffine
 from compiler.passes.fuse_code_clamp import FuseCodeClamp
 from compiler.passes.fuse_qdq import FuseQdq
 from compiler.passes.infer_shapes import InferShapes
@@ -36,6 +38,8 @@ PREPARE_PREQUANTIZED: Final[tuple[Pass, ...]] = (
     InferShapes(),
     EliminateIdentity(),
     FoldConstants(),
+    FuseAffine(),  # the batch normalization that `to_qdq` writes: its product has no scale
+    CarryQuantize(),  # an operator that was imported as several keeps its scale
     FuseActivation(),  # a clamp between an operation and its Quantize becomes bounds
 )
 """For prequantized graphs."""

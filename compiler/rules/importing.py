@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compiler.errors import Unsupported
+from compiler.ir.evaluate import folded
 from compiler.ir.graph import Graph, Node
 from compiler.ir.op import Op
-from compiler.ir.types import DType, Quant, Shape, TensorType
+from compiler.ir.types import MAX_ELEMENTS, DType, Quant, Shape, TensorType
 from isa.support.diagnostics import Diagnostic, did_you_mean
 from isa.support.locations import Loc
 from isa.support.records import Frozen, Struct, replace
@@ -161,9 +162,9 @@ class OnnxNode(Frozen):
     def constant(self, index: int, what: str) -> NDArray[Any]:
         """The values of an operand that must be constant."""
         node = self.operand(index)
-        if node.value is None:
+        if not is_parameter(node):
             self.fail(f"{what} is computed by the network", "a constant or an initializer")
-        return node.value
+        return known_values(node)
 
     def scalar(self, index: int, what: str) -> float | int:
         """The value of a constant operand of one element."""
@@ -193,12 +194,14 @@ class OnnxNode(Frozen):
         return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
 
     def add(self, operation: Op, *operands: Node, quant: Quant | None = None) -> Node:
-        """The node's result: an operation under the name of its output."""
-        return self.graph.add(operation, operands, name=self.output, loc=self.loc, quant=quant)
+        """The node's result: an operation under the name of its output; on parameters, a parameter."""
+        made = self.graph.add(operation, operands, name=self.output, loc=self.loc, quant=quant)
+        return folded_parameter(made) or made
 
     def before(self, operation: Op, *operands: Node, suffix: str) -> Node:
         """A value on the way to the result, under a name that no tensor of the model has."""
-        return self.graph.add(operation, operands, name=self.unused(suffix), loc=self.loc)
+        made = self.graph.add(operation, operands, name=self.unused(suffix), loc=self.loc)
+        return folded_parameter(made) or made
 
     def unused(self, suffix: str) -> str:
         """A name that begins as the output's, and that no tensor of the model has."""
@@ -311,6 +314,53 @@ def known_values(node: Node) -> NDArray[Any]:
     if node.is_constant:
         return node.constant
     return node.op.evaluate([i.constant for i in node.inputs], [i.type for i in node.inputs], node.type)
+
+
+def folded_parameter(node: Node) -> Node | None:
+    """What a function of parameters alone is, added to the graph: a parameter; None for other nodes.
+
+    Codes that are only moved stay codes behind their Dequantize, and their scales move with them; of anything
+    else the real numbers are worked out.
+    """
+    operands, graph = node.inputs, node.graph
+    if not operands or node.further or not node.op.foldable or node.type.elements > MAX_ELEMENTS:
+        return None
+    if not all(is_parameter(o) for o in operands):
+        return None
+    if all(o.is_constant for o in operands):
+        return folded(node)
+    if node.op.moves and (moved := _moved_codes(node, operands[0])) is not None:
+        return moved
+    kinds = [replace(o.type, quant=None) for o in operands]
+    with np.errstate(all="ignore"):
+        value = node.op.evaluate([known_values(o) for o in operands], kinds, node.type)
+    return graph.const(value.astype(node.type.dtype.numpy), node.name, node.loc)
+
+
+def _moved_codes(node: Node, parameter: Node) -> Node | None:
+    """The codes of a parameter as an operation moves them; None where their scales lie along no axis."""
+    (codes,) = parameter.inputs
+    quant, graph = codes.type.quant, node.graph
+    assert quant is not None
+    if quant.axis is not None:
+        every = np.broadcast_to(quant.along(len(codes.shape)), codes.shape)
+        moved = node.op.evaluate([every], [node.inputs[0].type], node.type)
+        found = _scales_along(moved)
+        if found is None:
+            return None
+        quant = replace(quant, scales=found[1], axis=found[0])
+    value = np.ascontiguousarray(node.op.evaluate([codes.constant], [codes.type], node.type))
+    made = graph.const(value, codes.name, codes.loc, quant)
+    return graph.add(parameter.op, (made,), name=node.name, loc=node.loc)
+
+
+def _scales_along(scales: NDArray[np.float32]) -> tuple[int, tuple[float, ...]] | None:
+    """The axis along which the scales of all elements lie, and the scales; None where there is none."""
+    for axis in range(scales.ndim):
+        rows = np.moveaxis(scales, axis, 0).reshape(scales.shape[axis], -1)
+        if (rows == rows[:, :1]).all():
+            return axis, tuple(rows[:, 0].tolist())
+    return None
 
 
 OnnxRule = Callable[[OnnxNode], Node] | Callable[[OnnxNode], Node | list[Node]]

@@ -54,7 +54,7 @@ class Quantizer(Struct):
             self.fail(
                 node,
                 NO_SCALE,
-                f"the result '{node.name}' has no scale: neither a QuantizeLinear nor the scheme gives one",
+                f"'{node.name}' has no scale: neither a QuantizeLinear nor the scheme gives one",
                 remedy="quantize every operator of the model, or give --calibrate as well",
             )
         return found
