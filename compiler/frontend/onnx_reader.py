@@ -40,7 +40,7 @@ from isa.support.diagnostics import Diagnostic, Findings, UsageError, did_you_me
 from isa.support.locations import FileLoc, Loc, NodeLoc
 from isa.support.records import Frozen
 
-MAX_VALUE_RANK: Final = 4
+MAX_VALUE_RANK: Final = 8
 INTEGER_OPERATORS: Final = ("Div", *SIGNS, *ARITHMETIC)
 """Operators with which shapes are computed."""
 DEFAULT_DOMAINS: Final = ("", "ai.onnx")
@@ -198,12 +198,12 @@ class _Importer:
                 )
             )
         shape = tuple(int(d) for d in dims)
-        if not 1 <= len(shape) <= 4 or min(shape) < 1 or math.prod(shape) > MAX_ELEMENTS:
+        if len(shape) > MAX_VALUE_RANK or min(shape, default=1) < 1 or math.prod(shape) > MAX_ELEMENTS:
             self.findings.add(
                 "model.shape",
                 f"{what} has the shape {list(shape)}",
                 self.file,
-                allowed=f"1 to 4 dimensions of at least 1, {MAX_ELEMENTS} elements in all",
+                allowed=f"at most {MAX_VALUE_RANK} dimensions of at least 1, {MAX_ELEMENTS} elements in all",
             )
             return None
         return self.graph.input(value.name, dtype, shape, self.file)
@@ -360,14 +360,14 @@ class _Importer:
     def _fits(self, node: Node, loc: Loc) -> bool:
         """Whether a value has a shape that the machine and the host can hold."""
         folded = all(o.is_constant for o in node.inputs)  # such a value is no tensor of the device
-        rank_fits = 1 <= len(node.shape) <= MAX_VALUE_RANK or folded
+        rank_fits = len(node.shape) <= MAX_VALUE_RANK or folded
         if rank_fits and node.type.elements <= MAX_ELEMENTS:
             return True
         self.findings.add(
             "model.shape",
             f"the result has the shape {list(node.shape)}",
             loc,
-            allowed=f"1 to {MAX_VALUE_RANK} dimensions, {MAX_ELEMENTS} elements",
+            allowed=f"at most {MAX_VALUE_RANK} dimensions, {MAX_ELEMENTS} elements",
         )
         return False
 
@@ -453,12 +453,12 @@ class _Importer:
     def _output(self, value: onnx.ValueInfoProto, node: Node) -> None:
         """Check what the model declares of an output against what it computes."""
         returnable = node.type.dtype in (DType.F32, DType.I64) or node.type.dtype.is_code
-        if not returnable or is_parameter(node) or not 1 <= len(node.shape) <= 4:
+        if not returnable or is_parameter(node) or len(node.shape) > MAX_VALUE_RANK:
             self.findings.add(
                 "model.output",
                 f"the graph output '{value.name}' is {node.type}",
                 self.file,
-                allowed="a tensor of float32, int8 or uint8, of rank 1 to 4, that depends on an input",
+                allowed=f"float32, int8 or uint8, {MAX_VALUE_RANK} dimensions; what depends on an input",
             )
         tensor = value.type.tensor_type
         computed = helper.np_dtype_to_tensor_dtype(node.type.dtype.numpy)

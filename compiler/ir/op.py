@@ -14,9 +14,11 @@ from numpy.typing import NDArray
 
 from compiler.ir.types import DType, TensorType
 from compiler.ir.work import Work
-from isa.support.records import Frozen
+from isa.support.records import Frozen, replace
 
 Array = NDArray[Any]
+Groups = tuple[tuple[int, ...], ...]
+"""The axes of an operand in groups of neighbours."""
 
 
 class ShapeError(Exception):
@@ -83,6 +85,20 @@ class Op(Frozen):
         del perm
         return None
 
+    def axis_roles(self, types: Sequence[TensorType], out: TensorType) -> Sequence[object] | None:
+        """What is done along every axis: neighbours of one role may become one axis.
+
+        A role None is left alone by the operation; a number is the role of one axis alone. Without an answer
+        the operation has no form of fewer dimensions.
+        """
+        del types, out
+        return None
+
+    def with_axes(self, groups: Groups) -> Op:
+        """The operation on operands whose axes were merged: old axes, in order, for every new one."""
+        del groups
+        return self
+
     def constants(self, types: Sequence[TensorType], out: TensorType) -> Array:
         """The float32 constants that the device computes with, derived from the scales; none by default."""
         del types, out
@@ -115,10 +131,35 @@ class ElementWise(Op):
         del perm
         return self
 
+    def axis_roles(self, types: Sequence[TensorType], out: TensorType) -> Sequence[object]:
+        """Which operands are repeated along an axis."""
+        repeated = [tuple(t.shape[i] != n for t in types) for i, n in enumerate(out.shape)]
+        return [r if any(r) else None for r in repeated]
+
     def work(self, types: Sequence[TensorType], out: TensorType) -> Work:
         """Every element once."""
         del types
         return Work(out.elements)
+
+
+def group_of(axis: int, groups: Groups) -> int:
+    """The group that an axis is in."""
+    return next(i for i, group in enumerate(groups) if axis in group)
+
+
+class AlongAxis(Op):
+    """The base of operations along one axis, `axis`, whatever the others are."""
+
+    axis: int
+
+    def axis_roles(self, types: Sequence[TensorType], out: TensorType) -> Sequence[object]:
+        """The axis, and the others."""
+        del types
+        return [i if i == self.axis else None for i in range(len(out.shape))]
+
+    def with_axes(self, groups: Groups) -> Op:
+        """Along the group that the axis is in, alone."""
+        return replace(self, axis=group_of(self.axis, groups))
 
 
 class StridedCopy(Op):

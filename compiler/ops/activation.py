@@ -206,6 +206,16 @@ def import_gelu(n: OnnxNode) -> Node:
     return n.add(Unary("gelu" if mode == "none" else "gelu_tanh"), n.operand(0))
 
 
+@onnx_operator("Gelu", "FastGelu", "QuickGelu", domains=(MICROSOFT,))
+def import_microsoft_gelu(n: OnnxNode) -> Node:
+    """Exact, approximated by tanh, or x * sigmoid(alpha * x); without a bias."""
+    if n.maybe(1) is not None:
+        n.fail("a bias is not supported", "one operand")
+    if n.op_type == "QuickGelu":
+        return n.add(Unary("swish", (float(np.float32(n.real("alpha", 1.702))),)), n.operand(0))
+    return n.add(Unary("gelu" if n.op_type == "Gelu" else "gelu_tanh"), n.operand(0))
+
+
 qlinear("QLinearSigmoid", QLinear("Sigmoid", [(0, 1, 2)], (3, 4)), MICROSOFT)
 qlinear("QLinearLeakyRelu", QLinear("LeakyRelu", [(0, 1, 2)], (3, 4)), MICROSOFT)
 

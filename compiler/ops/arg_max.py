@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from compiler.ir.graph import Node
-from compiler.ir.op import Array, Op, ShapeError, op
+from compiler.ir.op import AlongAxis, Array, ShapeError, op
 from compiler.ir.types import DType, TensorType
 from compiler.ops.activation import QTable
 from compiler.ops.shapes import Reshape
@@ -20,12 +20,11 @@ RANK = 4
 
 
 @op("arg_max", "x:f32|i8|u8")
-class ArgMax(Op):
+class ArgMax(AlongAxis):
     """The index of the greatest (or least) value along an axis, which stays with extent 1; of equal ones
     the first, or the last.
     """
 
-    axis: int
     last: bool = False
     least: bool = False
 

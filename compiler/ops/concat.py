@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from compiler.ir.graph import Node
-from compiler.ir.op import Array, Op, ShapeError, op
+from compiler.ir.op import AlongAxis, Array, Op, ShapeError, op
 from compiler.ir.types import DType, TensorType
 from compiler.ops.activation import requantizing_table
 from compiler.ops.quantize_linear import QLinear, qlinear
@@ -47,10 +47,8 @@ class Concat(Op):
 
 
 @op("q.concat", "x*:i8|u8")
-class QConcat(Op):
+class QConcat(AlongAxis):
     """QLinearConcat: codes of other scales through tables."""
-
-    axis: int
 
     def infer(self, types: Sequence[TensorType]) -> TensorType:
         return TensorType(DType.I8, _joined(types, self.axis))

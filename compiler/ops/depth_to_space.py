@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from compiler.ir.graph import Node
-from compiler.ir.op import Array, Op, ShapeError, op
+from compiler.ir.op import AlongAxis, Array, Op, ShapeError, op
 from compiler.ir.types import TensorType
 from compiler.ops.shapes import Reshape, Transpose
 from compiler.ops.sliding_window import Pair, from_nhwc, image_shape, nhwc, shape_in
@@ -71,11 +71,10 @@ class SpaceToDepth(Op):
 
 
 @op("take", "x")
-class Take(Op):
+class Take(AlongAxis):
     """Element i along an axis is element indices[i] of the operand."""
 
     moves: ClassVar[bool] = True
-    axis: int
     indices: tuple[int, ...]
 
     def infer(self, types: Sequence[TensorType]) -> TensorType:

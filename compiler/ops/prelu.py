@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from compiler.ir.graph import Node
-from compiler.ir.op import Array, Op, ShapeError, op
+from compiler.ir.op import AlongAxis, Array, Op, ShapeError, op
 from compiler.ir.types import DType, TensorType
 from compiler.ir.work import Work
 from compiler.ops.activation import Unary
@@ -45,10 +45,8 @@ class PRelu(Op):
 
 
 @op("q.prelu", "x:i8|u8", "slope:f32")
-class QPRelu(Op):
+class QPRelu(AlongAxis):
     """DQ, PRelu with float32 slopes, Q."""
-
-    axis: int
 
     def infer(self, types: Sequence[TensorType]) -> TensorType:
         _require_rows(types[0], self.axis, types[1])
@@ -73,10 +71,8 @@ class QPRelu(Op):
 
 
 @op("q.affine", "x:i8|u8", "gain:f32", "offset:f32")
-class QAffine(Op):
+class QAffine(AlongAxis):
     """DQ, x * gain + offset of its channel in two roundings, Q."""
-
-    axis: int
 
     def infer(self, types: Sequence[TensorType]) -> TensorType:
         _require_rows(types[0], self.axis, *types[1:])

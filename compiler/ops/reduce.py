@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 
 from compiler.ir.graph import Node
-from compiler.ir.op import Array, Op, ShapeError, op
+from compiler.ir.op import Array, Groups, Op, ShapeError, group_of, op
 from compiler.ir.types import DType, Shape, TensorType
 from compiler.ir.work import Work
 from compiler.ops.activation import QTable
@@ -99,6 +99,12 @@ class QReduce(Op):
         """Whether one instruction reduces these axes: rows, columns, channels, or neighbours of these."""
         first, last = (a + RANK - rank for a in (self.axes[0], self.axes[-1]))
         return first >= 1 and last - first == len(self.axes) - 1
+
+    def axis_roles(self, types: Sequence[TensorType], out: TensorType) -> Sequence[object]:
+        return ["reduced" if i in self.axes else None for i in range(len(out.shape))]
+
+    def with_axes(self, groups: Groups) -> Op:
+        return QReduce(self.function, tuple(sorted({group_of(a, groups) for a in self.axes})))
 
     def commute_transpose(self, perm: Sequence[int]) -> Op:
         return QReduce(self.function, tuple(sorted(perm[a] for a in self.axes)))

@@ -9,7 +9,7 @@ from typing import Any, Final, cast
 import numpy as np
 
 from compiler.ir.graph import Node
-from compiler.ir.op import Array, Op, ShapeError, StridedCopy, op
+from compiler.ir.op import Array, Groups, Op, ShapeError, StridedCopy, op
 from compiler.ir.types import MAX_ELEMENTS, TensorType
 from compiler.ops.concat import Concat
 from compiler.ops.depth_to_space import Take
@@ -45,8 +45,26 @@ class Slice(StridedCopy):
             raise ShapeError(f"a slice of {len(self.starts)} axes of {list(shape)}", f"{len(shape)}")
         return tuple(zip(self.starts, self.counts, self.steps, strict=True))
 
+    def axis_roles(self, types: Sequence[TensorType], out: TensorType) -> Sequence[object]:
+        taken = self.taken(types[0].shape)
+        return [
+            None if t == (0, n, 1) else i for i, (t, n) in enumerate(zip(taken, types[0].shape, strict=True))
+        ]
+
+    def with_axes(self, groups: Groups) -> Op:
+        starts, counts, steps = zip(*(_merged_taken(self, group) for group in groups), strict=True)
+        return Slice(starts, counts, steps)
+
     def commute_transpose(self, perm: Sequence[int]) -> Op:
         return Slice(*(turned_back(v, perm) for v in (self.starts, self.counts, self.steps)))
+
+
+def _merged_taken(operation: Slice, group: Sequence[int]) -> tuple[int, int, int]:
+    """What is taken along axes that become one: all of every one, where there are several."""
+    if len(group) == 1:
+        (axis,) = group
+        return operation.starts[axis], operation.counts[axis], operation.steps[axis]
+    return 0, math.prod(operation.counts[i] for i in group), 1
 
 
 @onnx_operator("Slice")
@@ -162,6 +180,13 @@ class QPad(Op):
         return TensorType(
             types[0].dtype, padded_shape(types[0], self.before, self.after, self.mode), types[0].quant
         )
+
+    def axis_roles(self, types: Sequence[TensorType], out: TensorType) -> Sequence[object]:
+        return [i if self.before[i] or self.after[i] else None for i in range(len(out.shape))]
+
+    def with_axes(self, groups: Groups) -> Op:
+        before, after = (tuple(sum(v[i] for i in g) for g in groups) for v in (self.before, self.after))
+        return QPad(before, after, self.mode, self.value)
 
     def commute_transpose(self, perm: Sequence[int]) -> Op:
         before, after = (turned_back(v, perm) for v in (self.before, self.after))

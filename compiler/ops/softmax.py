@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 
 from compiler.ir.graph import Node
-from compiler.ir.op import Array, Op, ShapeError, op
+from compiler.ir.op import AlongAxis, Array, Op, ShapeError, op
 from compiler.ir.types import DType, Quant, TensorType
 from compiler.ops.quantize_linear import QLinear, qlinear
 from compiler.ops.shapes import Reshape
@@ -47,10 +47,8 @@ class Softmax(Op):
 
 
 @op("q.softmax", "x:i8|u8")
-class QSoftmax(Op):
+class QSoftmax(AlongAxis):
     """QLinearSoftmax of opset 13 over one axis."""
-
-    axis: int
 
     def infer(self, types: Sequence[TensorType]) -> TensorType:
         _require_axis(self.axis, types[0])

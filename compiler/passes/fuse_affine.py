@@ -21,7 +21,7 @@ PRODUCT = BinaryFunction("mul")
 
 
 class FuseAffine(Pass):
-    """Where both constants are float32, one value or one for each channel; the sum alone takes the product."""
+    """Where both constants are float32, one value or one a channel, and the sum alone uses the product."""
 
     name: ClassVar[str] = "fuse-affine"
 

@@ -11,6 +11,7 @@ from compiler.passes.copy_returned_inputs import CopyReturnedInputs
 from compiler.passes.eliminate_dead import EliminateDead
 from compiler.passes.eliminate_identity import EliminateIdentity
 from compiler.passes.equalize import EqualizeLayers
+from compiler.passes.fit_rank import FitRank
 from compiler.passes.fold_batch_norm import FoldBatchNorm
 from compiler.passes.fold_bias import FoldBias
 from compiler.passes.fold_constants import FoldConstants
@@ -51,6 +52,7 @@ def fuse_passes(scheme: Scheme) -> tuple[Pass, ...]:
 
 
 TO_DEVICE: Final[tuple[Pass, ...]] = (
+    FitRank(),  # before the layout: instructions know four dimensions
     ToDeviceLayout(),  # puts the transposes in
     SplitWindows(),
     CancelTransposes(),  # takes them out

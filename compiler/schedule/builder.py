@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final, TypeVar
 
@@ -33,6 +34,7 @@ from isa.spec import ElementType, Instruction, greatest
 from isa.support.records import Frozen, Struct, field
 from isa.target import Target
 
+RANK: Final = 4
 MAX_RUN: Final = greatest(Load, "n0")
 MAX_ROWS: Final = greatest(Load, "n1")
 COPY_LEVELS: Final = tuple(
@@ -405,8 +407,10 @@ def same_rows(node: Node, index: int) -> Window | None:
 
 
 def device_shape(shape: Shape) -> Shape4:
-    """A shape of rank up to 4 as (n, h, w, c), ones in front."""
-    n, h, w, c = (*(1,) * (4 - len(shape)), *shape)
+    """A shape as (n, h, w, c): ones in front, or the first dimensions as one."""
+    if len(shape) > RANK:
+        shape = (math.prod(shape[: 1 - RANK]), *shape[1 - RANK :])
+    n, h, w, c = (*(1,) * (RANK - len(shape)), *shape)
     return n, h, w, c
 
 

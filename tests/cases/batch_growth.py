@@ -1,13 +1,17 @@
 """Writes batch.onnx: four small residual 1x1 convolutions on [batch, 5, 2, 1]. Usage: python batch_growth.py BATCH OUT.onnx."""
 
 import sys
+from typing import Any, cast
 
 import numpy as np
-from onnx import TensorProto, helper, numpy_helper, save
+import onnx
+from onnx import TensorProto, helper, numpy_helper
 
 batch, out = int(sys.argv[1]), sys.argv[2]
 rng = np.random.default_rng(0)
-nodes, weights, x = [], [], "x"
+nodes: list[Any] = []
+weights: list[Any] = []
+x = "x"
 for i in range(4):
     weights.append(numpy_helper.from_array(rng.standard_normal((5, 5, 1, 1)).astype(np.float32), f"w{i}"))
     nodes += [
@@ -23,4 +27,6 @@ graph = helper.make_graph(
     [helper.make_tensor_value_info(x, TensorProto.FLOAT, shape)],
     weights,
 )
-save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), out)
+cast("Any", onnx).save(
+    helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), out
+)

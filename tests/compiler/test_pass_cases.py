@@ -80,7 +80,7 @@ def test_a_pass_makes_of_a_graph_what_its_file_says(
 def test_every_pass_has_a_case_that_it_changes_and_one_that_it_leaves_alone(name: str) -> None:
     """Passes that make a graph of another stage leave none alone; they refuse one."""
     words = {word for case in cases_of(FOLDER / f"{name}.txt") for word, _ in case.verdicts}
-    assert words == {"becomes", "refuses" if PASSES[name].changes_values else "stays"}
+    assert words >= {"becomes", "refuses" if PASSES[name].changes_values else "stays"}
 
 
 def test_every_file_of_cases_is_that_of_a_pass() -> None:
