@@ -92,7 +92,7 @@ def compile(
     timed("check", driver.prove, best.program)
     content = timed("write", save, best.program)
     peak = best.schedule.used[Memory.SPM]
-    return Binary(best.program, content, opt_level, timed.seconds, peak, best.tried)
+    return Binary(best.program, content, opt_level, timed.seconds, peak, best.tried, network.remarks)
 
 
 def _quantized(

@@ -10,6 +10,7 @@ from pathlib import Path
 from isa.container import load
 from isa.program import Program
 from isa.spec import WORD_BYTES
+from isa.support.diagnostics import Diagnostic
 from isa.support.paths import read_file
 from isa.support.records import Frozen, field
 from x1.files import write_atomic
@@ -25,6 +26,8 @@ class Binary(Frozen, dict=True):
     spm_peak_bytes: int = 0
     tried: int = 1
     """Schedules that the cycle model compared."""
+    remarks: tuple[Diagnostic, ...] = ()
+    """What was left out of the network, as warnings."""
 
     @staticmethod
     def load(path: str | Path) -> Binary:

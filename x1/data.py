@@ -12,6 +12,7 @@ from typing import Final, NoReturn
 
 import numpy as np
 
+from compiler.ir.types import DType, TensorType
 from isa.support.arrays import Array, Member, members
 from isa.support.diagnostics import Diagnostic, UsageError, did_you_mean
 from isa.support.numerals import whole_number
@@ -128,47 +129,53 @@ def samples(arrays: Mapping[str, Member], shapes: Mapping[str, Sequence[int]]) -
             return
 
 
-def calibration(spec: str, shapes: Mapping[str, Sequence[int]]) -> tuple[Iterator[dict[str, Array]], int]:
+def calibration(spec: str, inputs: Mapping[str, TensorType]) -> tuple[Iterator[dict[str, Array]], int]:
     """Samples from `D.npz`, from a folder of such files, or `random:N`, and their number.
 
     Raises:
         UsageError: not such data.
     """
     if spec.startswith("random:"):
-        return _random(spec.removeprefix("random:"), shapes)
+        return _random(spec.removeprefix("random:"), inputs)
     path = Path(spec)
     files = [path]
     if path.is_dir():
         files = sorted(p for p in path.iterdir() if p.suffix in (".npz", ".npy"))
         if not files:
             _fail("calibrate.empty", f"the folder '{spec}' has no .npz or .npy files")
-    arrays = [_calibration_arrays(file, shapes) for file in files]
+    shapes = {name: kind.shape for name, kind in inputs.items()}
+    arrays = [_calibration_arrays(file, inputs) for file in files]
     count = sum(sample_count(a, shapes) for a in arrays)
     return (s for a in arrays for s in samples(a, shapes)), count
 
 
-def _calibration_arrays(path: Path, shapes: Mapping[str, Sequence[int]]) -> dict[str, Member]:
-    arrays = {name: input_member(path, name) for name in shapes}
+def _calibration_arrays(path: Path, inputs: Mapping[str, TensorType]) -> dict[str, Member]:
+    arrays = {name: input_member(path, name) for name in inputs}
     for name, member in arrays.items():
-        if member.dtype != np.float32:
+        if member.dtype != inputs[name].dtype.numpy:
             _fail(
                 "calibrate.dtype",
                 f"the calibration data for '{name}' is {member.dtype}",
-                "float32",
+                inputs[name].dtype.host_name,
                 "preprocess it as the network expects",
             )
     return arrays
 
 
-def _random(text: str, shapes: Mapping[str, Sequence[int]]) -> tuple[Iterator[dict[str, Array]], int]:
+def _random(text: str, inputs: Mapping[str, TensorType]) -> tuple[Iterator[dict[str, Array]], int]:
     count = whole_number(text)
     if count is None or not 1 <= count <= MAX_RANDOM:
         _fail("calibrate.random", f"random:{text} is not allowed", f"random:1 to random:{MAX_RANDOM}")
     generator = np.random.default_rng(SEED)
-    drawn = (
-        {n: generator.standard_normal(tuple(s), np.float32) for n, s in shapes.items()} for _ in range(count)
-    )
-    return drawn, count
+    return ({n: _drawn(generator, kind) for n, kind in inputs.items()} for _ in range(count)), count
+
+
+def _drawn(generator: np.random.Generator, kind: TensorType) -> Array:
+    """Normal numbers, or codes that are equally likely."""
+    if kind.dtype is DType.F32:
+        return generator.standard_normal(kind.shape, np.float32)
+    low, high = kind.dtype.bounds
+    return generator.integers(low, high, kind.shape, kind.dtype.numpy.type, endpoint=True)
 
 
 def _fail(code: str, message: str, allowed: str = "", remedy: str = "") -> NoReturn:

@@ -13,10 +13,12 @@ from compiler.export.qoperator import to_qoperator
 from compiler.frontend.load import load_model
 from compiler.ir.graph import Graph
 from compiler.ir.stage import Stage
+from compiler.ir.types import TensorType
 from compiler.passes.base import PassLog
 from compiler.quantize.scheme import Scheme
 from compiler.rules.quantizing import NO_SCALE
 from isa.support.diagnostics import Diagnostic, UsageError, not_among
+from isa.support.locations import FileLoc
 from isa.support.records import Frozen, Struct
 from x1.files import write_atomic
 
@@ -47,6 +49,8 @@ class Model(Struct):
     """A prequantized network that leaves some results open."""
     refusal: CompileError | None = None
     """What it lacks."""
+    remarks: tuple[Diagnostic, ...] = ()
+    """What was left out of the file, as warnings."""
 
     @property
     def is_prequantized(self) -> bool:
@@ -61,9 +65,14 @@ class Model(Struct):
     @property
     def input_shapes(self) -> dict[str, tuple[int, ...]]:
         """The shapes of the graph inputs."""
+        return {name: kind.shape for name, kind in self.input_types.items()}
+
+    @property
+    def input_types(self) -> dict[str, TensorType]:
+        """Element types and shapes of the graph inputs."""
         graph = self.float_graph or self.quantized or self.partial
         assert graph is not None
-        return {n.name: n.shape for n in graph.inputs}
+        return {n.name: n.type for n in graph.inputs}
 
     def save_onnx(self, path: str | Path, format: str = "qoperator") -> None:  # noqa: A002
         """Write the quantized network as ONNX, of operators on integers or in QDQ form.
@@ -128,11 +137,12 @@ def load_network(path: str | Path, shapes: Shapes | None = None, log: PassLog | 
     """
     graph = load_model(path, shapes)
     source = Source(Path(path), dict(shapes or {})) if Path(path).suffix == ONNX_SUFFIX else None
+    remarks = tuple(_left_out(name, path) for name in graph.unused_inputs)
     match graph.stage:
         case Stage.NN:
-            return Model(graph.name, driver.prepare(graph, log), source=source)
+            return Model(graph.name, driver.prepare(graph, log), source=source, remarks=remarks)
         case Stage.QDQ:
-            return _prequantized(driver.prepare_prequantized(graph, log), source, log)
+            return _prequantized(driver.prepare_prequantized(graph, log), source, log, remarks)
         case Stage.Q | Stage.DEVICE:
             return Model(graph.name, None, graph)
 
@@ -142,11 +152,19 @@ def as_model(model: str | Path | Model, shapes: Shapes | None = None, log: PassL
     return model if isinstance(model, Model) else load_network(model, shapes, log)
 
 
-def _prequantized(graph: Graph, source: Source | None, log: PassLog | None) -> Model:
+def _left_out(name: str, path: str | Path) -> Diagnostic:
+    message = f"the input '{name}' is left out: nothing reads it"
+    return Diagnostic("model.unused", message, FileLoc(str(path)), severity="warning")
+
+
+def _prequantized(
+    graph: Graph, source: Source | None, log: PassLog | None, remarks: tuple[Diagnostic, ...]
+) -> Model:
     """The integers of such a network; where only scales are missing, calibration can find them."""
     try:
-        return Model(graph.name, None, driver.fuse_prequantized(graph.copy(), log=log), source=source)
+        integers = driver.fuse_prequantized(graph.copy(), log=log)
+        return Model(graph.name, None, integers, source=source, remarks=remarks)
     except CompileError as error:
         if any(d.code != NO_SCALE for d in error.diagnostics):
             raise
-        return Model(graph.name, None, source=source, partial=graph, refusal=error)
+        return Model(graph.name, None, source=source, partial=graph, refusal=error, remarks=remarks)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Final, TypedDict, Unpack
 
 from compiler import driver
 from compiler.ir.evaluate import Sample
 from compiler.ir.graph import Graph
+from compiler.ir.types import TensorType
 from compiler.passes.base import PassLog
 from compiler.passes.calibrate import completed, made_up, observe
 from compiler.passes.fuse_qdq import open_results
@@ -113,7 +114,7 @@ def _scheme(
 
 def _tracked(network: Model, calibrate: Calibration, options: Quantization) -> tuple[Iterable[Sample], str]:
     """The samples, shown as they pass, and how a binary describes them if not by number."""
-    samples, count, described = calibration_samples(calibrate, network.input_shapes)
+    samples, count, described = calibration_samples(calibrate, network.input_types)
     return options.get("progress", untracked)(samples, count), described
 
 
@@ -179,14 +180,14 @@ def _completed(
         return network
     scheme = Scheme(tensors, network=network.name, calibration="scales of the model")
     integers = driver.fuse_prequantized(graph.copy(), scheme, log)
-    return Model(network.name, None, integers, scheme, network.source)
+    return Model(network.name, None, integers, scheme, network.source, remarks=network.remarks)
 
 
 def with_made_up_ranges(network: Model) -> Model:
     """The network quantized with ranges that come from nowhere, to see what the compiler makes of it."""
     if network.partial is not None:
         integers = driver.fuse_prequantized(network.partial.copy(), made_up(network.partial))
-        return Model(network.name, None, integers, source=network.source)
+        return Model(network.name, None, integers, source=network.source, remarks=network.remarks)
     assert network.float_graph is not None
     scheme = replace(made_up(network.float_graph), calibration="made-up ranges")
     return _quantized(network, network.float_graph, scheme, None)
@@ -194,16 +195,19 @@ def with_made_up_ranges(network: Model) -> Model:
 
 def _quantized(network: Model, graph: Graph, scheme: Scheme, log: PassLog | None) -> Model:
     """The network quantized by a scheme."""
-    return Model(network.name, graph, driver.quantize(graph, scheme, log), scheme, network.source)
+    integers = driver.quantize(graph, scheme, log)
+    return Model(network.name, graph, integers, scheme, network.source, remarks=network.remarks)
 
 
-def calibration_samples(calibrate: Calibration, shapes: Shapes) -> tuple[Iterable[Sample], int | None, str]:
+def calibration_samples(
+    calibrate: Calibration, inputs: Mapping[str, TensorType]
+) -> tuple[Iterable[Sample], int | None, str]:
     """The samples, how many they are if that is known, and how a binary describes them if not by number.
 
     A binary says nothing of files: what they are called must not change its bytes.
     """
     if isinstance(calibrate, (str, Path)):
         text = str(calibrate)
-        samples, count = data.calibration(text, shapes)
+        samples, count = data.calibration(text, inputs)
         return samples, count, text if text.startswith("random:") else ""
     return calibrate, None, ""

@@ -45,8 +45,8 @@ def as_model(
 ) -> onnx.ModelProto:
     """The ONNX model of what was written of a graph."""
     outputs = [
-        helper.make_tensor_value_info(name, ELEMENT_TYPES[node.type.dtype], node.shape)
-        for name, node in zip(graph.output_names, graph.outputs, strict=True)
+        helper.make_tensor_value_info(writer.names[node.id], ELEMENT_TYPES[node.type.dtype], node.shape)
+        for node in graph.outputs
     ]
     wanted = set(extra_outputs)
     outputs += [
@@ -75,9 +75,11 @@ def quantized_names(graph: Graph) -> dict[str, str]:
 
 
 def _names(graph: Graph) -> dict[int, str]:
-    """A unique ONNX name for every value: inputs and outputs keep theirs."""
+    """A unique ONNX name for every value: inputs and outputs keep theirs, where they have others."""
     names: dict[int, str] = {n.id: n.name for n in graph.inputs}
-    names |= {n.id: name for name, n in zip(graph.output_names, graph.outputs, strict=True)}
+    given = set(names.values())
+    for name, node in zip(graph.output_names, graph.outputs, strict=True):
+        names[node.id] = f"{name}_returned" if name in given else name  # an input that is an output too
     taken = set(names.values())
     for node in graph.nodes():
         if node.id in names:

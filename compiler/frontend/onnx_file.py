@@ -74,16 +74,32 @@ def _is_text(proto: onnx.ModelProto) -> bool:
 
 
 def _texts(proto: onnx.ModelProto) -> Iterator[str]:
-    graph = proto.graph
-    yield from (graph.name, *(d.domain for d in proto.opset_import))
+    yield from (d.domain for d in proto.opset_import)
+    yield from _graph_texts(proto.graph)
+    for function in proto.functions:
+        yield from (function.name, function.domain, function.overload, *function.input, *function.output)
+        for node in function.node:
+            yield from _node_texts(node)
+
+
+def _graph_texts(graph: onnx.GraphProto) -> Iterator[str]:
+    yield graph.name
     for node in graph.node:
-        yield from (node.name, node.op_type, node.domain, *node.input, *node.output)
-        for attribute in node.attribute:
-            yield from (attribute.name, attribute.ref_attr_name, *_tensor_texts(attribute.t))
+        yield from _node_texts(node)
     for tensor in graph.initializer:
         yield from _tensor_texts(tensor)
+    for sparse in graph.sparse_initializer:
+        yield from _tensor_texts(sparse.values)
     for value in (*graph.input, *graph.output):
         yield from (value.name, *(d.dim_param for d in value.type.tensor_type.shape.dim))
+
+
+def _node_texts(node: onnx.NodeProto) -> Iterator[str]:
+    yield from (node.name, node.op_type, node.domain, node.overload, *node.input, *node.output)
+    for attribute in node.attribute:
+        yield from (attribute.name, attribute.ref_attr_name, *_tensor_texts(attribute.t))
+        for graph in (attribute.g, *attribute.graphs):
+            yield from _graph_texts(graph)
 
 
 def _tensor_texts(tensor: onnx.TensorProto) -> Iterator[str]:

@@ -7,27 +7,31 @@ only from the model's own folder, and nothing is left to the protobuf's good man
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, cast
 
 import networkx as nx
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import helper
 
 import compiler.ops  # noqa: F401  # pyright: ignore[reportUnusedImport]  (declares)
 from compiler.errors import CompileError, Unsupported
 from compiler.frontend.onnx_file import parse_onnx
+from compiler.frontend.onnx_functions import inlined, names_defined, names_read
 from compiler.frontend.onnx_schema import scale_faults, signature_faults
-from compiler.frontend.onnx_tensors import read_tensor
+from compiler.frontend.onnx_tensors import OTHER_FLOATS, read_sparse_tensor, read_tensor
 from compiler.ir.evaluate import folded
-from compiler.ir.graph import Graph, Node
+from compiler.ir.graph import Graph, Input, Node
 from compiler.ir.op import ShapeError
 from compiler.ir.stage import Stage
 from compiler.ir.types import MAX_ELEMENTS, DType
 from compiler.ops.quantize_linear import Dequantize, Quantize
+from compiler.ops.real import Real
 from compiler.ops.shape_arithmetic import ARITHMETIC, SIGNS, integer_arithmetic
+from compiler.ops.shapes import Identity
 from compiler.rules.importing import (
     MICROSOFT_DOMAIN,
     ONNX_OPERATORS,
@@ -61,7 +65,8 @@ def import_onnx(path: Path, shapes: Mapping[str, Sequence[int]] | None = None) -
         CompileError: the file is no valid model, or uses what is not supported; all findings.
         UsageError: an input has open dimensions and no shape is given for it.
     """
-    return _Importer(parse_onnx(path), path, shapes or {}).run()
+    proto = inlined(parse_onnx(path), FileLoc(one_line(str(path))))
+    return _Importer(proto, path, shapes or {}).run()
 
 
 def read_onnx(path: Path, shapes: Mapping[str, Sequence[int]] | None = None) -> Graph:
@@ -79,8 +84,12 @@ def read_onnx(path: Path, shapes: Mapping[str, Sequence[int]] | None = None) -> 
 
 
 def _computes_on_codes(graph: Graph) -> bool:
-    """Whether some value that the network computes is quantized."""
-    computed = (n for n in graph.nodes() if not is_parameter(n))
+    """Whether some value that the network computes is quantized, other than bytes cast to numbers."""
+
+    def is_picture(node: Node) -> bool:
+        return isinstance(node.op, Input) and all(isinstance(u.op, Real) for u in graph.users(node))
+
+    computed = (n for n in graph.nodes() if not is_parameter(n) and not is_picture(n))
     return any(isinstance(n.op, (Quantize, Dequantize)) or n.type.dtype.is_code for n in computed)
 
 
@@ -91,9 +100,10 @@ class _Importer:
         self.folder = path.resolve().parent
         self.findings = Findings(CompileError)
         self.graph = Graph(one_line(path.stem))
-        self.names = {o for node in proto.graph.node for o in node.output} | {
-            i.name for i in proto.graph.input
-        }
+        self.names = names_defined(proto.graph)
+        outputs = (value.name for value in proto.graph.output)
+        self.read = {name for node in proto.graph.node for name in names_read(node)}.union(outputs)
+        """The names that something reads."""
         self.values: dict[str, Node] = {}
         self.opset = 0
         self.failed: set[str] = set()
@@ -109,7 +119,7 @@ class _Importer:
         self.findings.raise_if_any()
         self._initializers()
         self._inputs()
-        for node in self._ordered():
+        for node in self._ordered(graph.node):
             self._node(node)
         self._outputs()
         self.findings.raise_if_any()
@@ -141,15 +151,25 @@ class _Importer:
 
     def _initializers(self) -> None:
         """The constants that something uses; others may be of any kind."""
-        used = {name for node in self.proto.graph.node for name in node.input}
-        used |= {value.name for value in self.proto.graph.output}
-        for tensor in self.proto.graph.initializer:
-            if tensor.name in used:
-                array = read_tensor(
-                    tensor, f"initializer '{tensor.name}'", self.file, self.folder, self.findings
+        self._constants_of(self.proto.graph)
+
+    def _constants_of(self, graph: onnx.GraphProto) -> None:
+        """The constants of a graph that something reads."""
+        for tensor in graph.initializer:
+            if tensor.name in self.read:
+                what = f"initializer '{tensor.name}'"
+                self._define_constant(
+                    tensor.name, read_tensor(tensor, what, self.file, self.folder, self.findings)
                 )
-                node = None if array is None else self.graph.const(array, tensor.name, self.file)
-                self._define(tensor.name, node)
+        for sparse in graph.sparse_initializer:
+            if (name := sparse.values.name) in self.read:
+                what = f"sparse initializer '{name}'"
+                self._define_constant(
+                    name, read_sparse_tensor(sparse, what, self.file, self.folder, self.findings)
+                )
+
+    def _define_constant(self, name: str, array: NDArray[Any] | None) -> None:
+        self._define(name, None if array is None else self.graph.const(array, name, self.file))
 
     def _inputs(self) -> None:
         initialized = {t.name for t in self.proto.graph.initializer}
@@ -168,8 +188,10 @@ class _Importer:
         for value in self.proto.graph.input:
             if not value.name or "\0" in value.name:
                 self.findings.add("model.format", "a graph input has no name, or NUL in it", self.file)
-            elif value.name not in initialized:
+            elif value.name in self.read and value.name not in initialized:
                 self._define(value.name, self._input(value))
+            elif value.name not in initialized:
+                self.graph.unused_inputs += (value.name,)
 
     def _input(self, value: onnx.ValueInfoProto) -> Node | None:
         tensor = value.type.tensor_type
@@ -178,15 +200,21 @@ class _Importer:
             dtype = DType.of(np.dtype(helper.tensor_dtype_to_np_dtype(tensor.elem_type)))
         except (KeyError, TypeError, ValueError):
             dtype = None
+        if tensor.elem_type in OTHER_FLOATS:
+            dtype = DType.F32
         if dtype is None or not (dtype is DType.F32 or dtype.is_code):
-            allowed = "float32, or int8 and uint8 in quantized models"
+            allowed = "float32, float16, bfloat16, float64; int8 and uint8"
             self.findings.add(
                 "model.dtype", f"{what} has data_type {tensor.elem_type}", self.file, allowed=allowed
             )
             return None
-        dims = [d.dim_value if d.HasField("dim_value") else (d.dim_param or "?") for d in tensor.shape.dim]
+        dims: list[int | str] = [
+            d.dim_value if d.dim_value > 0 else d.dim_param or "?" for d in tensor.shape.dim
+        ]
         if value.name in self.shapes:
-            dims = self._given_shape(value.name, dims)
+            dims = self._given_shape(value.name, dims if tensor.HasField("shape") else None)
+        elif not tensor.HasField("shape"):
+            dims = ["?"]
         if any(isinstance(d, str) for d in dims):
             example = ",".join("1" if isinstance(d, str) else str(d) for d in dims)
             raise UsageError(
@@ -208,10 +236,12 @@ class _Importer:
             return None
         return self.graph.input(value.name, dtype, shape, self.file)
 
-    def _given_shape(self, name: str, dims: list[Any]) -> list[Any]:
+    def _given_shape(self, name: str, dims: Sequence[int | str] | None) -> list[int | str]:
+        """The shape that the user gives an input; it fits what the model says, if that says anything."""
         given = list(self.shapes[name])
-        if len(given) != len(dims) or any(
-            not isinstance(d, str) and d != g for d, g in zip(dims, given, strict=False)
+        if dims is not None and (
+            len(given) != len(dims)
+            or any(not isinstance(d, str) and d != g for d, g in zip(dims, given, strict=False))
         ):
             raise UsageError(
                 Diagnostic(
@@ -221,19 +251,19 @@ class _Importer:
                     allowed=str(dims),
                 )
             )
-        return given
+        return [*given]
 
     # --- nodes -----------------------------------------------------------------------------------
 
-    def _ordered(self) -> list[onnx.NodeProto]:
+    def _ordered(self, given: Iterable[onnx.NodeProto]) -> list[onnx.NodeProto]:
         """The nodes, producers first; a cycle is reported with its nodes."""
-        nodes = list(self.proto.graph.node)
+        nodes = list(given)
         self._check_single_assignment(nodes)
         producer = {o: i for i, n in enumerate(nodes) for o in n.output if o}
         net: Any = cast("Any", nx).DiGraph()
         net.add_nodes_from(range(len(nodes)))
         net.add_edges_from(
-            (producer[name], i) for i, n in enumerate(nodes) for name in n.input if name in producer
+            (producer[name], i) for i, n in enumerate(nodes) for name in names_read(n) if name in producer
         )
         try:
             return [
@@ -276,6 +306,8 @@ class _Importer:
             return None
         if node.op_type == "Constant":
             return self._constant(node, loc)
+        if node.op_type == "If":
+            return self._branch(node, loc)
         if self._has_wrong_scales(node, loc):
             return None
         rule = self._rule(node, loc)
@@ -290,7 +322,7 @@ class _Importer:
             attributes={a.name: helper.get_attribute_value(a) for a in node.attribute},
             output=node.output[0],
             loc=loc,
-            outputs=sum(1 for o in node.output if o),
+            outputs=1 + sum(1 for o in node.output[1:] if o in self.read),
             output_names=[o or f"{node.output[0]}.output{i}" for i, o in enumerate(node.output)],
             taken=self.names,
         )
@@ -406,6 +438,29 @@ class _Importer:
             remedy=did_you_mean(name, self.values),
         )
 
+    def _branch(self, node: onnx.NodeProto, loc: NodeLoc) -> list[Node] | None:
+        """What the branch of an If on a constant gives."""
+        operands = None if self._breaks_signature(node, loc) else self._operands(node, loc)
+        if operands is None or (condition := operands[0]) is None:
+            return None
+        if condition.value is None or condition.value.size != 1:
+            message = "the condition is computed by the network"
+            self.findings.add("model.unsupported", message, loc, allowed="a constant")
+            return None
+        chosen = "then_branch" if condition.value.any() else "else_branch"
+        branch = next(a.g for a in node.attribute if a.name == chosen)
+        self._constants_of(branch)
+        for inner in self._ordered(branch.node):
+            self._node(inner)
+        made: list[Node] = []
+        for value, name in zip(branch.output, node.output, strict=False):
+            if value.name not in self.values:
+                self._missing(value.name, f"the branch gives '{value.name}', which nothing defines", loc)
+                return None
+            given = self.values[value.name]
+            made.append(self.graph.add(Identity(), (given,), name=name, loc=loc))
+        return [folded(m) or m for m in made]
+
     def _constant(self, node: onnx.NodeProto, loc: Loc) -> Node | None:
         for attribute in node.attribute:
             if attribute.name == "value":
@@ -470,7 +525,7 @@ class _Importer:
                 allowed=node.type.dtype.host_name,
             )
         dims = tensor.shape.dim
-        declared = [d.dim_value if d.HasField("dim_value") else None for d in dims]
+        declared = [d.dim_value if d.dim_value > 0 else None for d in dims]
         if tensor.HasField("shape") and (
             len(declared) != len(node.shape)
             or any(d is not None and d != s for d, s in zip(declared, node.shape, strict=True))

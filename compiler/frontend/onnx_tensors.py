@@ -18,6 +18,8 @@ from isa.support.numerals import whole_number
 from isa.support.paths import is_file, resolved
 
 MAX_RANK: Final = 8
+OTHER_FLOATS: Final = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE)
+"""Types of real numbers that are read as float32."""
 
 
 def read_tensor(
@@ -36,12 +38,12 @@ def read_tensor(
     if dtype is None:
         findings.add("model.dtype", f"{what} has the undefined data_type {tensor.data_type}", loc)
         return None
-    if DType.of(dtype) is None and dtype != np.bool_:
+    if DType.of(dtype) is None and dtype != np.bool_ and tensor.data_type not in OTHER_FLOATS:
         findings.add(
             "model.dtype",
             f"{what} has the dtype {dtype}, which is not supported",
             loc,
-            allowed=", ".join(d.host_name for d in DType),
+            allowed=", ".join([*(d.host_name for d in DType), "bool", "float16, bfloat16, float64"]),
         )
         return None
     shape = tuple(tensor.dims)
@@ -57,7 +59,43 @@ def read_tensor(
         values = _external(tensor, what, loc, folder, findings, dtype, shape)
     else:
         values = _held(tensor, what, loc, findings, dtype, shape)
-    return values.astype(np.uint8) if values is not None and values.dtype == np.bool_ else values
+    return None if values is None else readable(values, tensor.data_type)
+
+
+def read_sparse_tensor(
+    sparse: onnx.SparseTensorProto, what: str, loc: Loc, folder: Path, findings: Findings
+) -> NDArray[Any] | None:
+    """The whole of a sparse tensor, zero where it says nothing; as `read_tensor` where it is not sound."""
+    shape = tuple(sparse.dims)
+    values = read_tensor(sparse.values, f"{what}, its values", loc, folder, findings)
+    indices = read_tensor(sparse.indices, f"{what}, its indices", loc, folder, findings)
+    if values is None or indices is None:
+        return None
+    sound = 0 < len(shape) <= MAX_RANK and min(shape) >= 0 and math.prod(shape) <= MAX_ELEMENTS
+    many = indices.ndim == 2
+    wanted = (values.size, len(shape)) if many else (values.size,)
+    if not sound or values.ndim != 1 or indices.dtype != np.int64 or indices.shape != wanted:
+        findings.add("model.sparse", f"{what} of shape {list(shape)} does not hold what it declares", loc)
+        return None
+    most = np.array(shape if many else math.prod(shape))
+    if ((indices < 0) | (indices >= most)).any():
+        findings.add("model.sparse", f"{what} of shape {list(shape)} has an index outside of it", loc)
+        return None
+    whole = np.zeros(shape, values.dtype)
+    whole[tuple(indices.T) if many else np.unravel_index(indices, shape)] = values
+    return whole
+
+
+def readable(values: NDArray[Any], data_type: int) -> NDArray[Any]:
+    """Values in a type of the IR: other floats as float32, truth values as uint8."""
+    if values.dtype == np.bool_:
+        return values.astype(np.uint8)
+    if data_type == onnx.TensorProto.BFLOAT16 and values.dtype == np.uint16:
+        return (values.astype(np.uint32) << 16).view(np.float32)
+    if data_type in OTHER_FLOATS:
+        with np.errstate(over="ignore"):  # what becomes infinite is refused as such
+            return values.astype(np.float32)
+    return values
 
 
 def _held(
@@ -85,8 +123,9 @@ def _held(
 
 
 def _of_bytes(content: bytes, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:
-    """An array of bytes as ONNX stores them, the lowest first."""
-    return np.frombuffer(content, f"<{dtype.str[1:]}").astype(dtype, copy=False).reshape(shape)
+    """An array of bytes as ONNX stores them, the lowest first; bfloat16 as what its bits are."""
+    kind = "<u2" if dtype.kind not in "biuf" or dtype.name == "bfloat16" else f"<{dtype.str[1:]}"
+    return np.frombuffer(content, kind).reshape(shape)
 
 
 def _dtype(data_type: int) -> np.dtype[Any] | None:

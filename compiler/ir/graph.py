@@ -138,6 +138,8 @@ class Graph(Struct, eq=False):
     """How an integer graph got its scales; a binary says so too."""
     scheme: str = ""
     """The text of the scheme that a float network was quantized by; a binary holds it too."""
+    unused_inputs: tuple[str, ...] = ()
+    """Inputs of the source that nothing reads: they are left out."""
     outputs: list[Node] = field(default_factory=list[Node])
     output_names: list[str] = field(default_factory=list[str])
     revision: int = 0

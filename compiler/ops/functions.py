@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
+from onnx import TensorProto
 
 from compiler.ir.op import Array
 from compiler.rules.exporting import MICROSOFT, OnnxWriter
@@ -136,6 +137,30 @@ def _write_mish(w: OnnxWriter, x: str, output: str, parameters: Sequence[float])
     return w.add("Mul", [x, w.add("Tanh", [w.add("Softplus", [x], f"{output}_sp")], f"{output}_th")], output)
 
 
+def _write_square(w: OnnxWriter, x: str, output: str, parameters: Sequence[float]) -> str:
+    del parameters
+    return w.add("Mul", [x, x], output)
+
+
+def _write_inverse_root(w: OnnxWriter, x: str, output: str, parameters: Sequence[float]) -> str:
+    epsilon = w.initializer(np.array(parameters[0], np.float32), f"{output}_epsilon")
+    root = w.add("Sqrt", [w.add("Add", [x, epsilon], f"{output}_more")], f"{output}_root")
+    return w.add("Reciprocal", [root], output)
+
+
+def _compared(op_type: str, compare: Callable[..., Array], *, negated: bool = False) -> Function:
+    """1 where a number compares so with the parameter, else 0."""
+
+    def write(w: OnnxWriter, x: str, output: str, parameters: Sequence[float]) -> str:
+        limit = w.initializer(np.array(parameters[0], np.float32), f"{output}_limit")
+        truth = w.add(op_type, [x, limit], f"{output}_truth")
+        if negated:
+            truth = w.add("Not", [truth], f"{output}_negated")
+        return w.add("Cast", [truth], output, to=TensorProto.FLOAT)
+
+    return Function({"limit": 0.0}, steps=lambda x, p: compare(x, p[0]).astype(np.float32), write=write)
+
+
 FUNCTIONS: Final[dict[str, Function]] = {
     "identity": _steps("", lambda x: x),
     "clamp": Function(
@@ -150,6 +175,16 @@ FUNCTIONS: Final[dict[str, Function]] = {
     "round": _steps("Round", np.rint),
     "sign": _steps("Sign", np.sign),
     "sqrt": _steps("Sqrt", np.sqrt),
+    "square": _steps("", lambda x: x * x, write=_write_square),
+    "inverse_root": Function(
+        {"epsilon": 0.0}, steps=lambda x, p: _f(1) / np.sqrt(x + p[0]), write=_write_inverse_root
+    ),
+    "above": _compared("Greater", np.greater),
+    "at_least": _compared("GreaterOrEqual", np.greater_equal),
+    "below": _compared("Less", np.less),
+    "at_most": _compared("LessOrEqual", np.less_equal),
+    "equals": _compared("Equal", np.equal),
+    "differs": _compared("Equal", np.not_equal, negated=True),
     "reciprocal": _steps("Reciprocal", lambda x: _f(1) / x),
     "sigmoid": Function(
         wide=lambda x, _: 1 / (1 + np.exp(-x)),

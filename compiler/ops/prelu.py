@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,11 +11,14 @@ from compiler.ir.graph import Node
 from compiler.ir.op import AlongAxis, Array, Op, ShapeError, op
 from compiler.ir.types import DType, TensorType
 from compiler.ir.work import Work
-from compiler.ops.activation import Unary
+from compiler.ops.activation import Clamp, Unary
+from compiler.ops.add import Add
 from compiler.ops.batch_norm import BatchNorm
+from compiler.ops.binary import BinaryFunction
+from compiler.ops.broadcasting import same_rank
 from compiler.ops.sliding_window import scale_of, zero_of
 from compiler.rules.exporting import OnnxWriter, written_as_onnx
-from compiler.rules.importing import LayerCall, OnnxNode, layer, onnx_operator
+from compiler.rules.importing import LayerCall, OnnxNode, is_parameter, layer, onnx_operator
 from compiler.rules.quantizing import Quantizer, quantization_rule
 from isa import arithmetic
 
@@ -99,8 +103,11 @@ class QAffine(AlongAxis):
 
 @onnx_operator("PRelu")
 def import_prelu(n: OnnxNode) -> Node:
-    """A constant slope for all, or one per channel."""
-    x, slope = n.operand(0), n.constant(1, "the slope")
+    """A slope for all, or one per channel, constant; any others as max(x, 0) + slope * min(x, 0)."""
+    x = n.operand(0)
+    if not is_parameter(n.operand(1)):
+        return _of_parts(n, x, n.operand(1))
+    slope = n.constant(1, "the slope")
     if slope.size == 1:
         return n.add(Unary("leaky_relu", (float(slope.item()),)), x)
     rank = len(x.shape)
@@ -110,10 +117,15 @@ def import_prelu(n: OnnxNode) -> Node:
         shape = [1] * (rank - slope.ndim) + list(slope.shape)
     longer = [i for i, extent in enumerate(shape) if extent > 1]
     if len(shape) != rank or len(longer) != 1 or shape[longer[0]] != x.shape[longer[0]]:
-        n.fail(
-            f"slopes of shape {list(slope.shape)} for {list(x.shape)} are not supported", "one per channel"
-        )
+        return _of_parts(n, x, n.const(slope.reshape(shape), "slopes"))
     return n.add(PRelu(longer[0]), x, n.const(slope.ravel().astype(np.float32), "slope"))
+
+
+def _of_parts(n: OnnxNode, x: Node, slope: Node) -> Node:
+    positive = n.before(Clamp(0.0, math.inf), x, suffix="positive")
+    negative = n.before(Clamp(-math.inf, 0.0), x, suffix="negative")
+    scaled = n.before(BinaryFunction("mul"), *same_rank(n, [negative, slope]), suffix="scaled")
+    return n.add(Add(), *same_rank(n, [positive, scaled]))
 
 
 @layer("PReLU")

@@ -113,22 +113,29 @@ class QReduce(Op):
 @onnx_operator("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin")
 def import_reduce(n: OnnxNode) -> Node:
     """Constant axes: an attribute, or an operand in later operator sets."""
-    x, rank = n.operand(0), len(n.operand(0).shape)
+    x, axes = n.operand(0), reduction_axes(n)
+    if axes is None:
+        return n.add(Reshape(x.shape), x)
+    function = n.op_type.removeprefix("Reduce").lower()
+    return reduced(n, x, function, axes, keep=bool(n.integer("keepdims", 1)))
+
+
+def reduction_axes(n: OnnxNode) -> tuple[int, ...] | None:
+    """The axes that a node reduces, ascending; None where it says that none are."""
+    rank = len(n.operand(0).shape)
     given = n.attributes.get("axes")
     if given is None and n.maybe(1) is not None:
         given = n.constant(1, "the axes").ravel()
     axes = [int(a) for a in given] if given is not None else []
     if not axes and n.integer("noop_with_empty_axes", 0):
-        return n.add(Reshape(x.shape), x)
+        return None
     if not all(-rank <= a < rank for a in axes):
         n.fail(f"axes={axes} are not allowed for rank {rank}", f"{-rank} to {rank - 1}")
-    chosen = tuple(sorted({a % rank for a in axes} or range(rank)))
-    return reduced(n, n.op_type.removeprefix("Reduce").lower(), chosen, keep=bool(n.integer("keepdims", 1)))
+    return tuple(sorted({a % rank for a in axes} or range(rank)))
 
 
-def reduced(n: OnnxNode, function: str, axes: tuple[int, ...], *, keep: bool) -> Node:
+def reduced(n: OnnxNode, x: Node, function: str, axes: tuple[int, ...], *, keep: bool) -> Node:
     """A reduction, and a reshape where the axes are not kept."""
-    x = n.operand(0)
     left = tuple(d for i, d in enumerate(x.shape) if i not in axes)
     if len(axes) == len(x.shape) == RANK:  # the device keeps its first dimension
         x = n.before(Reshape((1, x.shape[0] * x.shape[1], *x.shape[2:])), x, suffix="one")

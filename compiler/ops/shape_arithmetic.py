@@ -17,10 +17,14 @@ from onnx import helper, numpy_helper
 from compiler.ir.graph import Node
 from compiler.ir.op import Array
 from compiler.ir.types import MAX_ELEMENTS, DType
+from compiler.ops.activation import Unary
+from compiler.ops.real import Real
 from compiler.ops.shapes import Identity
-from compiler.rules.importing import OnnxNode, onnx_operator
+from compiler.rules.importing import OnnxNode, is_parameter, onnx_operator
 
 MAX_RANK: Final = 8
+OTHER_FLOATS: Final = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE)
+"""Types of real numbers that are float32 here."""
 
 
 @onnx_operator("Shape")
@@ -67,15 +71,30 @@ def import_range(n: OnnxNode) -> Node:
 
 @onnx_operator("Cast")
 def import_cast(n: OnnxNode) -> Node:
-    """Of constants to a number type; of computed values to their own type."""
-    x = n.operand(0)
+    """Of constants to a number type; of real numbers to real or bool, of int8 and uint8 to real."""
+    return _cast(n, n.operand(0), n.integer("to", 0))
+
+
+@onnx_operator("CastLike")
+def import_cast_like(n: OnnxNode) -> Node:
+    """As Cast, to the type of the second operand."""
+    return _cast(n, n.operand(0), helper.np_dtype_to_tensor_dtype(n.operand(1).type.dtype.numpy))
+
+
+def _cast(n: OnnxNode, x: Node, to: int) -> Node:
     try:
-        wanted = np.dtype(helper.tensor_dtype_to_np_dtype(n.integer("to", 0)))
+        wanted = np.dtype(helper.tensor_dtype_to_np_dtype(to))
     except (KeyError, TypeError, ValueError):
-        n.fail(f"to={n.integer('to', 0)} is no type")
+        n.fail(f"to={to} is no type")
+    if to in OTHER_FLOATS:
+        wanted = np.dtype(np.float32)
     if x.is_constant:
         with np.errstate(all="ignore"):
             return known(n, x.constant.astype(wanted))
+    if wanted == np.bool_ and x.type.dtype is DType.F32:
+        return n.add(Unary("differs", (0.0,)), x)
+    if wanted == np.float32 and x.type.dtype.is_code and x.type.quant is None:
+        return n.add(Real(), x)
     if DType.of(wanted) is not x.type.dtype:
         n.fail(f"a cast from {x.type.dtype.host_name} to {wanted} is not supported", x.type.dtype.host_name)
     return n.add(Identity(), x)
@@ -93,15 +112,26 @@ COMPARISONS: Final[dict[str, Callable[..., Any]]] = {
     "GreaterOrEqual": np.greater_equal,
     "And": np.logical_and,
     "Or": np.logical_or,
+    "Xor": np.logical_xor,
     "Not": np.logical_not,
     "Where": _where,
     "Mod": np.mod,
 }
 
 
-@onnx_operator(*COMPARISONS)
-def import_comparison(n: OnnxNode) -> Node:
+@onnx_operator("Mod")
+def import_mod(n: OnnxNode) -> Node:
     """Of constants alone."""
+    made = constant_comparison(n)
+    if made is None:
+        n.fail("an operand is computed by the network", "constants")
+    return made
+
+
+def constant_comparison(n: OnnxNode) -> Node | None:
+    """The result on constants; None where an operand is computed."""
+    if not all(o is not None and is_parameter(o) for o in n.operands):
+        return None
     values = [n.constant(i, f"operand {i}") for i in range(len(n.operands))]
     try:
         with np.errstate(all="ignore"):
@@ -145,6 +175,8 @@ def known(n: OnnxNode, value: Any) -> Node:
     array = np.asarray(value)
     if array.dtype == np.bool_:
         array = array.astype(np.uint8)
+    if array.dtype.kind == "f" or array.dtype.name == "bfloat16":
+        array = array.astype(np.float32)
     if DType.of(array.dtype) is None or array.ndim > MAX_RANK or array.size > MAX_ELEMENTS:
         n.fail(f"the result is {array.dtype}{list(array.shape)}", ", ".join(d.host_name for d in DType))
     return n.graph.const(np.ascontiguousarray(array).reshape(array.shape), n.output, n.loc)

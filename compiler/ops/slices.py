@@ -135,10 +135,10 @@ def import_split(n: OnnxNode) -> Node | list[Node]:
     if not sizes and n.maybe(1) is not None:
         sizes = _numbers(n, 1, "the sizes")
     if not sizes:
-        parts = n.integer("num_outputs", n.outputs)
+        parts = n.integer("num_outputs", len(n.output_names))
         size = -(-x.shape[axis] // parts)
         sizes = [min(size, x.shape[axis] - i * size) for i in range(parts)]
-    if min(sizes) < 1 or sum(sizes) != x.shape[axis] or len(sizes) < n.outputs:
+    if min(sizes) < 1 or sum(sizes) != x.shape[axis] or len(sizes) < len(n.output_names):
         n.fail(
             f"split={sizes} of axis {axis} of {list(x.shape)}",
             f"sizes of at least 1, {x.shape[axis]} together",
@@ -243,8 +243,8 @@ def import_pad(n: OnnxNode) -> Node:
     value = n.real("value", 0.0)
     if n.maybe(2) is not None:
         value = float(n.scalar(2, "the value"))
-    if not math.isfinite(value):
-        n.fail(f"the value {value} is not allowed", "a finite number")
+    if math.isnan(value):
+        n.fail("the value is NaN", "a number")
     if (
         math.prod(d + max(b, 0) + max(a, 0) for d, b, a in zip(x.shape, before, after, strict=True))
         > MAX_ELEMENTS

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Final
 
@@ -15,6 +16,7 @@ from compiler.ir.types import DType
 from compiler.ops.activation import QTable
 from compiler.ops.conv2d import QConv2d
 from compiler.ops.gemm import QGemm
+from compiler.ops.slices import Pad
 from compiler.passes.quantize import to_integers
 from compiler.quantize.histogram import Histogram
 from compiler.quantize.methods import Observed, Recipe, chosen, parameters
@@ -56,7 +58,7 @@ def observe(graph: Graph, samples: Iterable[Sample], *, ranges_alone: bool = Fal
     for sample in samples:
         count += 1
         for node, value in walk(graph, sample):
-            if node.id in activations:
+            if node.id in activations and not _is_endless(node):
                 if node.name not in seen:
                     seen[node.name] = Observed(histogram=None if ranges_alone else Histogram())
                 seen[node.name].include(value, sums=node.id in averaged)
@@ -132,6 +134,11 @@ def completed(
 def made_up(graph: Graph) -> Scheme:
     """A scheme that no sample has been looked at for: enough to see what the compiler makes of a network."""
     return Scheme({n.name: parameters(-4.0, 4.0) for n in graph.nodes() if _is_activation(n)})
+
+
+def _is_endless(node: Node) -> bool:
+    """Whether a value holds infinities on purpose: padding that a maximum never takes."""
+    return isinstance(node.op, Pad) and math.isinf(node.op.value)
 
 
 def _is_activation(node: Node) -> bool:

@@ -15,6 +15,7 @@ from compiler.ir.graph import Graph, Input, Node, SourceView
 from compiler.ir.stage import Stage
 from compiler.ir.types import DType
 from compiler.ops.quantize_linear import Dequantize, Quantize, Returned
+from compiler.ops.real import whole_numbers
 from compiler.passes.base import Pass
 from compiler.quantize.scheme import Scheme
 from compiler.rules.quantizing import Quantizer, quantize_node
@@ -67,10 +68,10 @@ def to_integers(graph: Graph, scheme: Scheme) -> tuple[Graph, set[str]]:
 
 def _quantized(quantizer: Quantizer, node: Node, values: dict[int, Node]) -> Node:
     if isinstance(node.op, Input):
-        given = quantizer.graph.input(node.name, node.type.dtype, node.shape, node.loc)
-        quantized = quantizer.graph.add(
-            Quantize(), (given,), name=node.name, loc=node.loc, quant=quantizer.chosen(node)
-        )
+        codes = whole_numbers(node.type.dtype) if node.type.dtype.is_code else None
+        given = quantizer.graph.input(node.name, node.type.dtype, node.shape, node.loc, codes)
+        quant = codes or quantizer.chosen(node)
+        quantized = quantizer.graph.add(Quantize(), (given,), name=node.name, loc=node.loc, quant=quant)
         quantized.views = (SourceView(node.name, (), node.shape), *node.views)
         return quantized
     inputs = [values[i.id] for i in node.inputs if not i.is_constant]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NoReturn, TypeVar
 
 import numpy as np
@@ -21,7 +21,7 @@ from compiler.ir.op import Op
 from compiler.ir.types import MAX_ELEMENTS, DType, Quant, Shape, TensorType
 from isa.support.diagnostics import Diagnostic, did_you_mean
 from isa.support.locations import Loc
-from isa.support.records import Frozen, Struct, replace
+from isa.support.records import Frozen, Struct, field, replace
 
 
 class OnnxNode(Frozen):
@@ -36,8 +36,8 @@ class OnnxNode(Frozen):
     loc: Loc
     outputs: int = 1
     output_names: Sequence[str] = ()
-    taken: Set[str] = frozenset()
-    """The names of all tensors of the model."""
+    taken: set[str] = field(default_factory=set[str])
+    """The names of all tensors of the model, and of values made on the way to them."""
 
     def fail(self, message: str, allowed: str = "", remedy: str = "") -> NoReturn:
         """Refuse the node."""
@@ -204,11 +204,12 @@ class OnnxNode(Frozen):
         return folded_parameter(made) or made
 
     def unused(self, suffix: str) -> str:
-        """A name that begins as the output's, and that no tensor of the model has."""
+        """A name that begins as the output's, and that nothing has; it is taken then."""
         name, number = f"{self.output}.{suffix}", 0
         while name in self.taken:
             number += 1
             name = f"{self.output}.{suffix}.{number}"
+        self.taken.add(name)
         return name
 
     def const(self, value: NDArray[Any], suffix: str) -> Node:

@@ -107,7 +107,7 @@ def command(
         _report(binary, place)
         say(summary(found))
     body = {"output": place, **binary.summary(), "schedules": binary.tried, "profile": short(found)}
-    return Result(body, diagnostics=warnings)
+    return Result(body, diagnostics=[*warnings, *binary.remarks])
 
 
 class Scheduling(TypedDict):

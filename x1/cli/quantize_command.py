@@ -69,4 +69,5 @@ def command(
     if not as_json:
         say(f"{output or save_scheme}: {tensors} tensors quantized, {network.calibration}")
     body = {"output": output, "scheme": save_scheme, "format": form, "tensors": tensors}
-    return Result({**body, "calibration": network.calibration}, diagnostics=random_warning(calibrate))
+    warnings = [*random_warning(calibrate), *network.remarks]
+    return Result({**body, "calibration": network.calibration}, diagnostics=warnings)

@@ -88,7 +88,7 @@ def command(
         body |= {"suggestions": [s.as_json() for s in found]}
         text += "\n\n" + suggestion_table(found)
     code = ExitCode.OK if result.succeeded else ExitCode.MISMATCH
-    return Result(body, code, text, [*random_warning(calibrate), *oracle_warnings(result)])
+    return Result(body, code, text, [*random_warning(calibrate), *network.remarks, *oracle_warnings(result)])
 
 
 def oracle_warnings(result: Verification) -> list[Diagnostic]:

@@ -117,8 +117,8 @@ def _graph(graph: Graph, *, equalized: bool) -> Graph:
 
 
 def _observed(graph: Graph, calibrate: api.Calibration) -> Observations:
-    shapes = {n.name: n.shape for n in graph.inputs}
-    return observe(graph, api.calibration_samples(calibrate, shapes)[0])
+    inputs = {n.name: n.type for n in graph.inputs}
+    return observe(graph, api.calibration_samples(calibrate, inputs)[0])
 
 
 def _noise(graph: Graph, scheme: Scheme, data: Sequence[Sample]) -> dict[str, float]:

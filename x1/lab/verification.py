@@ -37,7 +37,8 @@ class Noise(Struct):
 
     def add(self, real: NDArray[Any], got: NDArray[Any]) -> None:
         """Count a sample."""
-        r, g = real.astype(np.float64).ravel(), got.astype(np.float64).ravel()
+        finite = np.isfinite(real)  # padding that a maximum never takes is infinite
+        r, g = real[finite].astype(np.float64), got[finite].astype(np.float64)
         self.signal += float(r @ r)
         self.noise += float((r - g) @ (r - g))
 
@@ -84,7 +85,8 @@ class TensorComparison(Struct):
 
     def add_real(self, real: NDArray[Any], got: NDArray[Any]) -> None:
         """Count the noise of quantization."""
-        r, g = real.astype(np.float64).ravel(), got.astype(np.float64).ravel()
+        finite = np.isfinite(real)
+        r, g = real[finite].astype(np.float64), got[finite].astype(np.float64)
         self._noise.add(real, got)
         self._dot += float(r @ g)
         self._power += float(g @ g)
