@@ -10,6 +10,7 @@ from compiler import driver
 from compiler.ir.graph import Graph
 from compiler.schedule.options import ScheduleOptions
 from compiler.schedule.scheduler import Schedule
+from isa.faults import MachineTrap
 from isa.program import Note, Program
 from isa.support.progress import untracked
 from isa.support.records import Frozen
@@ -69,13 +70,21 @@ def choose(
         enough = search is None and spent + len(program.instructions) > EFFORT
         if enough and best is None:
             return Choice(schedule, program, tried)
-        cycles = timed("measure", simulate, program).cycles
+        cycles = timed("measure", _cycles, program)
         if best is None or cycles < fewest:
             best, fewest = Choice(schedule, program, tried), cycles
         if enough:
             break
     assert best is not None, "there is a schedule, or an error says why not"
     return Choice(best.schedule, best.program, tried)
+
+
+def _cycles(program: Program) -> int:
+    """What the cycle model says; a trap of our own program is a mistake of ours, not of the user."""
+    try:
+        return simulate(program).cycles
+    except MachineTrap as trap:
+        raise AssertionError(f"the compiler made a program that traps: {trap}") from trap
 
 
 def _timed(proposed: Iterator[Schedule], timed: driver.StageTimes) -> Iterator[Schedule]:

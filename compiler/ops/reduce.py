@@ -24,12 +24,17 @@ from compiler.rules.exporting import MICROSOFT, OnnxWriter, written_as_onnx
 from compiler.rules.importing import LayerCall, OnnxNode, layer, onnx_operator
 from compiler.rules.quantizing import Quantizer, quantization_rule
 from isa import arithmetic
+from isa.instructions.vector_reduce import VectorReduce
+from isa.spec import greatest
 from isa.support.records import replace
 
 AXES_OPERAND: Final = {"ReduceSum": 13}
 """Since this opset the axes are an operand; of the others since 18."""
 REAL: Final[dict[str, Callable[..., Array]]] = {"mean": np.mean, "sum": np.sum, "max": np.max, "min": np.min}
 RANK: Final = 4
+MOST_ROWS: Final = greatest(VectorReduce, "h")
+MOST_CHANNELS: Final = greatest(VectorReduce, "ips")
+"""Elements of a float32 sum: those that one instruction takes."""
 IMAGE_AXES: Final = (1, 2)
 
 
@@ -137,9 +142,6 @@ def reduction_axes(n: OnnxNode) -> tuple[int, ...] | None:
 def reduced(n: OnnxNode, x: Node, function: str, axes: tuple[int, ...], *, keep: bool) -> Node:
     """A reduction, and a reshape where the axes are not kept."""
     left = tuple(d for i, d in enumerate(x.shape) if i not in axes)
-    if len(axes) == len(x.shape) == RANK:  # the device keeps its first dimension
-        x = n.before(Reshape((1, x.shape[0] * x.shape[1], *x.shape[2:])), x, suffix="one")
-        axes = axes[1:]
     operation = Reduce(function, axes)
     if keep:
         return n.add(operation, x)
@@ -186,14 +188,15 @@ def _global_layer(call: LayerCall, function: str) -> Node:
 def quantize_reduce(q: Quantizer, node: Node, operation: Reduce, inputs: list[Node]) -> Node:
     """Maxima are codes of the operand; other results have a scale of their own.
 
-    Over two or more axes a mean is an integer sum, over one a float32 sum.
+    Over two or more axes, or a long one, a mean is an integer sum, over one a float32 sum.
     """
     if operation.function == "max":
         return q.add(QReduce("max", operation.axes), inputs, node, inputs[0].type.quant)
     if operation.function == "min":
         return _minimum(q, node, inputs[0], operation.axes)
     extents = [inputs[0].shape[a] for a in operation.axes]
-    several = sum(e > 1 for e in extents) != 1 or len(operation.axes) > 1
+    most = MOST_CHANNELS if operation.axes[-1] == len(inputs[0].shape) - 1 else MOST_ROWS
+    several = sum(e > 1 for e in extents) != 1 or len(operation.axes) > 1 or max(extents) > most
     function = "meanf" if operation.function == "mean" and not several else operation.function
     return q.add(QReduce(function, operation.axes), inputs, node, q.chosen(node))
 

@@ -27,6 +27,7 @@ from compiler.ops.activation import ClampCodes, QTable
 from compiler.ops.add import QAdd
 from compiler.ops.binary import QMul, QReal
 from compiler.ops.concat import QConcat
+from compiler.ops.depth_to_space import Take
 from compiler.ops.matmul import QMatMul
 from compiler.ops.prelu import QAffine, QPRelu
 from compiler.ops.shapes import Transpose
@@ -74,7 +75,7 @@ def test_an_operation_is_lowered_as_its_file_says(
 
 NEVER_REFUSED: Final[dict[type[Op], str]] = {
     **dict.fromkeys(
-        (QTable, ClampCodes, QConcat, StridedCopy, QPad), "a copy of one element fits everywhere"
+        (QTable, ClampCodes, QConcat, StridedCopy, QPad, Take), "a copy of one element fits everywhere"
     ),
     **dict.fromkeys((QAdd, QMul, QReal, QPRelu, QAffine), "a tile may be one element of each operand"),
     Transpose: "a tile may be one element",

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from compiler.ir.graph import Node
 from compiler.ops.depth_to_space import DepthToSpace, SpaceToDepth, Take
 from compiler.schedule.builder import Builder, Span, View, Views, spans, stored, tiles_of
 from compiler.schedule.tile_graph import Piece, Tensor
-from compiler.schedule.tiles.boxes import SLACK, fit_box, tiles
+from compiler.schedule.tiles.boxes import SLACK, tiles
 from compiler.schedule.tiles.limits import does_not_fit
 from compiler.schedule.tiles.moves import MAX_MOVE, MAX_MOVE_PITCH, move
 from isa.instructions.vector import VectorMove
@@ -191,7 +191,17 @@ def _plan_run(b: Builder, node: Node, x: View, out: Tensor, axis: int, run: Run,
             and tc <= MAX_MOVE_PITCH
         )
 
-    size = fit_box(node, (extents[1], extents[2], extents[3]), needed, allowed, budget)
+    def fits(th: int, tw: int, tc: int) -> bool:
+        return allowed(th, tw, tc) and needed(th, tw, tc) + SLACK <= budget
+
+    size = _fitting(extents, axis, fits)
+    if size is None:
+        halves = _halves(run)
+        if len(halves) == 1:
+            raise does_not_fit(node, needed(1, 1, 1) + SLACK, budget)
+        for half in halves:
+            _plan_run(b, node, x, out, axis, half, budget)
+        return
     for n, rs, cs, ch in tiles(b, (extents[0], extents[1], extents[2], extents[3]), size):
         boxes = [Span(n, n + 1), rs, cs, ch]
         box_in = [taken if i == axis else s for i, s in enumerate(boxes)]
@@ -206,6 +216,36 @@ def _plan_run(b: Builder, node: Node, x: View, out: Tensor, axis: int, run: Run,
         bind = {"src": source.ref.shifted(first), "dst": target.ref}
         b.emit(instr, bind, stored=stored(out, *place, "dst"))
         b.deliver(out, target, *place)
+
+
+def _fitting(
+    extents: Sequence[int], axis: int, fits: Callable[[int, int, int], bool]
+) -> tuple[int, int, int] | None:
+    """The largest (rows, columns, channels) that fits, whole along the axis; None where none does."""
+    size = list(extents[1:])
+    for free in (i for i in range(3) if i + 1 != axis):
+        for pieces in range(1, size[free] + 1):
+            part = -(-extents[free + 1] // pieces)
+            if pieces == 1 or part < size[free]:
+                size[free] = part
+                if fits(*size):
+                    return size[0], size[1], size[2]
+        size[free] = 1
+    return (size[0], size[1], size[2]) if fits(*size) else None
+
+
+def _halves(run: Run) -> list[Run]:
+    """A run in two; the run itself where it is of one element."""
+    if run.count > 1:
+        first = run.count // 2
+        at, start = run.at + first * run.repeat, run.start + first * run.step
+        rest = Run(at, start, run.count - first, run.step, run.repeat)
+        return [Run(run.at, run.start, first, run.step, run.repeat), rest]
+    if run.repeat > 1:
+        first = run.repeat // 2
+        rest = Run(run.at + first, run.start, 1, run.step, run.repeat - first)
+        return [Run(run.at, run.start, 1, run.step, first), rest]
+    return [run]
 
 
 def _gather(run: Run, axis: int, box: Sequence[Span], source: Piece, target: Piece) -> tuple[VectorMove, int]:

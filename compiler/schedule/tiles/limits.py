@@ -41,7 +41,15 @@ def require_expressible(node: Node, kind: type[Instruction], **geometry: Sequenc
 
 
 def does_not_fit(node: Node, needed: int, budget: int) -> FitError:
-    """The error of a layer whose smallest tile needs more than there is."""
+    """The error of a layer whose smallest tile needs more than there is, or is beyond every instruction."""
+    if needed <= budget:
+        extents = " x ".join(map(str, node.inputs[0].shape if node.inputs else node.shape))
+        message = f"no instruction can express a tile of '{node.name}' on {extents}"
+        return FitError(
+            Diagnostic(
+                "fit.instruction", message, node.loc, "extents and pitches within the operands of docs/isa"
+            )
+        )
     return FitError(
         Diagnostic(
             "fit.scratchpad",

@@ -178,8 +178,10 @@ def move(run: int, levels: list[tuple[int, int, int]]) -> VectorMove:
     return VectorMove(n0=run, n1=n1, n2=n2, n3=n3, ss1=ss1, ss2=ss2, ss3=ss3, dd1=dd1, dd2=dd2, dd3=dd3)
 
 
-def _move_limits(th: int, tw: int, tc: int) -> bool:
-    return tc <= MAX_RUN and tw <= MAX_MOVE[0] and th <= MAX_MOVE[1] and tw * tc <= MAX_MOVE_PITCH
+def _fill_limits(th: int, tw: int, tc: int) -> bool:
+    """Every level repeats one byte: channels are a level too."""
+    fits = all(t <= most for t, most in zip((tc, tw, th), MAX_MOVE, strict=True))
+    return fits and tw * tc <= MAX_MOVE_PITCH
 
 
 def _transpose_limits(th: int, tw: int, tc: int) -> bool:
@@ -238,7 +240,7 @@ def _fill(b: Builder, node: Node, out: Tensor, to: Sequence[Span], value: int, b
     content = bytes([value & 0xFF])
     extents = [s.extent for s in to]
     size = fit_box(
-        node, (extents[1], extents[2], extents[3]), dense(0 if out.resident else 1), _move_limits, budget
+        node, (extents[1], extents[2], extents[3]), dense(0 if out.resident else 1), _fill_limits, budget
     )
     byte = b.buffer("constant", Memory.SPM, 1)
     b.load(Ref(b.image(Memory.WEIGHTS, content, f"{node.name}.value")), Ref(byte), 1, [])
