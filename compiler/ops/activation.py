@@ -29,6 +29,8 @@ TABLES: Final = 512
 """Tables kept, 256 bytes each: every schedule that is tried asks for those of the network again."""
 TIE: Final = 2.0**-13
 """Steps: what float32 approximations, some units in the last place off, can make of 256 steps, and more."""
+ABSOLUTE: Final = 2.0**-23
+"""What ONNX Runtime's exp, tanh and erf may be off around 1, however small the result."""
 ACTIVATIONS: Final = ("linear", *REAL_BOUNDS, "softmax", *BY_KERAS)
 
 
@@ -134,7 +136,8 @@ class QTable(ElementWise):
         steps = real.astype(np.float64) / y.scale
         low, high = y.dtype.bounds[0] - y.zero_point, y.dtype.bounds[1] - y.zero_point
         inside = steps[(steps > low - 1) & (steps < high + 1)]
-        return bool((np.abs(inside - np.floor(inside) - 0.5) < TIE).any())
+        near = TIE + ABSOLUTE / y.scale
+        return bool((np.abs(inside - np.floor(inside) - 0.5) < near).any())
 
 
 @lru_cache(maxsize=TABLES)

@@ -87,6 +87,6 @@ def quantize_add(q: Quantizer, node: Node, operation: Add, inputs: list[Node]) -
 
 @written_as_onnx(QAdd)
 def write_add(w: OnnxWriter, node: Node, operation: QAdd) -> None:
-    """QLinearAdd of com.microsoft."""
-    write = w.pair("QLinearAdd", node, MICROSOFT)
+    """QLinearAdd of com.microsoft, whose kernel lets the operands of one element change places."""
+    write = w.pair("QLinearAdd", node, MICROSOFT, turned=node.type.elements == 1)
     write_clamped(w, w.tensor(node), operation.bounds, node.type.dtype.numpy, write)

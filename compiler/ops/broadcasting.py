@@ -38,9 +38,12 @@ def broadcast(types: Sequence[TensorType]) -> Shape:
 
 
 def is_innermost_broadcast(operand: Shape, result: Shape) -> bool:
-    """Whether an operand has one value for the whole of the innermost dimension of a result that is not 1."""
+    """Whether an operand has one value for the whole of the innermost dimension of a result that is not 1.
+
+    Of a result of one element every operand has.
+    """
     longer = [i for i, extent in enumerate(result) if extent > 1]
-    return bool(longer) and operand[longer[-1]] == 1
+    return not longer or operand[longer[-1]] == 1
 
 
 def broadcast_operands(n: OnnxNode) -> list[Node]:

@@ -110,6 +110,8 @@ def import_gemm(n: OnnxNode) -> Node:
     if b.is_constant and alpha != 1:
         with np.errstate(all="ignore"):  # constants that are not finite are refused later, all at once
             b, alpha = n.const(b.constant * np.float32(alpha), "weight"), 1.0
+    if alpha < 0:
+        b, alpha = _negated(n, b), -alpha
     rows, columns = a.shape[0], b.shape[1]
     c, beta = n.maybe(2), n.real("beta", 1.0)
     if c is None:
@@ -122,6 +124,17 @@ def import_gemm(n: OnnxNode) -> Node:
     zero = n.const(np.zeros(columns, np.float32), "bias")
     product = n.before(Gemm(alpha), a, b, zero, suffix="product")
     return n.add(Add(), product, n.const(np.array(spread), "c"))
+
+
+def _negated(n: OnnxNode, parameter: Node) -> Node:
+    """-B for dequantized codes: mirrored under the mirrored zero point, so that no code is lost."""
+    (codes,) = parameter.inputs
+    quant = codes.type.quant
+    assert quant is not None
+    both = sum(quant.dtype.bounds)
+    values = (both - codes.constant.astype(np.int32)).astype(codes.constant.dtype)
+    mirrored = replace(quant, zero_point=both - quant.zero_point)
+    return n.before(parameter.op, n.graph.const(values, codes.name, codes.loc, mirrored), suffix="negated")
 
 
 def _row_of_codes(n: OnnxNode, c: Node, columns: int) -> Node:

@@ -183,9 +183,11 @@ def _real_operand(n: OnnxNode, triple: Triple, axis: int) -> Node:
 def _bias_codes(n: OnnxNode, codes: Node, reals: Sequence[Node | None]) -> Node:
     quants = [r.inputs[0].type.quant for r in reals if r is not None][:2]
     x, w = (q.array for q in quants if q is not None)
-    scales = np.float32(n.real("alpha", 1.0)) * x * w
+    alpha = np.float32(n.real("alpha", 1.0))
+    scales = np.abs(alpha) * x * w
     values = tuple(np.broadcast_to(scales, codes.shape).tolist())
-    return n.graph.const(codes.constant, codes.name, codes.loc, Quant(values, 0, 0, DType.I32))
+    signed = -codes.constant if alpha < 0 else codes.constant  # scales are positive
+    return n.graph.const(signed, codes.name, codes.loc, Quant(values, 0, 0, DType.I32))
 
 
 @written_as_onnx(Quantize)

@@ -13,7 +13,7 @@ from compiler.ir.evaluate import Sample, walk
 from compiler.ir.graph import Graph, Node
 from compiler.ir.op import Product
 from compiler.ir.types import DType
-from compiler.ops.activation import QTable
+from compiler.ops.activation import ABSOLUTE, QTable
 from compiler.ops.conv2d import QConv2d
 from compiler.ops.gemm import QGemm
 from compiler.ops.slices import Pad
@@ -29,6 +29,8 @@ Integers = tuple[Graph, set[str]]
 """An integer graph, and the tensors whose scale was asked for."""
 ROUNDS: Final = 16
 LARGER: Final = 1 + 2.0**-10
+LEAST_SCALE: Final = 64 * ABSOLUTE
+"""Of a function that is approximated: its error is a small part of a step then."""
 GRID: Final = 8
 """Corrections of a bias are multiples of this part of the result's scale: BLAS noise does not reach them."""
 
@@ -98,7 +100,8 @@ def _without_ties(graph: Graph, scheme: Scheme, fixed: set[str]) -> tuple[Scheme
     """The scheme, with slightly larger scales where a table has an entry next to a tie, and what it makes.
 
     There the last bits of a float32 approximation decide, and other implementations of the function, ONNX
-    Runtime's among them, may give another code.
+    Runtime's among them, may give another code. A scale below the error of such an approximation is raised
+    to where a code is more than that.
     """
     integers = to_integers(graph, scheme)
     for _ in range(ROUNDS):
@@ -112,7 +115,10 @@ def _without_ties(graph: Graph, scheme: Scheme, fixed: set[str]) -> tuple[Scheme
         }
         if not tied:
             break
-        larger = {name: replace(q, scales=(float(np.float32(q.scale * LARGER)),)) for name, q in tied.items()}
+        larger = {
+            name: replace(q, scales=(float(np.float32(max(q.scale * LARGER, LEAST_SCALE))),))
+            for name, q in tied.items()
+        }
         scheme = replace(scheme, tensors={**scheme.tensors, **larger})
         integers = to_integers(graph, scheme)
     return scheme, integers

@@ -65,9 +65,11 @@ class OnnxWriter(Struct):
         self.nodes.append((op_type, domain, list(inputs), [output], attributes))
         return output
 
-    def pair(self, op_type: str, node: Node, domain: str = "") -> Callable[[str], str]:
-        """What writes a QLinear operator of two operands, given the name of its output."""
-        a, b = node.inputs
+    def pair(
+        self, op_type: str, node: Node, domain: str = "", *, turned: bool = False
+    ) -> Callable[[str], str]:
+        """What writes a QLinear operator of two operands, or of these in the other order."""
+        a, b = reversed(node.inputs) if turned else node.inputs
         inputs = [*self.quantized(a), *self.quantized(b), self.scale(node), self.zero_point(node)]
         return lambda output: self.add(op_type, inputs, output, domain=domain)
 

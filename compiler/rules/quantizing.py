@@ -160,6 +160,7 @@ class Quantizer(Struct):
                 "is infinite in float32",
                 remedy="scale the input or the weights of the network down",
             )
+        scales = np.maximum(scales, TINY)  # a product that underflows multiplies the sum by 0, whatever it is
         quant = Quant(tuple(scales.tolist()), 0, 0, DType.I32)
         given = _codes(source)
         if given is not None and given.type.dtype is DType.I32 and _about(given.type.quant, scales):
