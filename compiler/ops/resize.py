@@ -19,6 +19,7 @@ from compiler.ops.matmul import MatMul
 from compiler.ops.quantize_linear import Dequantize, Quantize
 from compiler.ops.shapes import Identity, Reshape
 from compiler.rules.importing import LayerCall, OnnxNode, layer, onnx_operator
+from isa.support.records import replace
 
 MAX_SCALE: Final = 1024
 
@@ -29,7 +30,7 @@ def import_resize(n: OnnxNode) -> Node:
     x, rank = n.operand(0), len(n.operand(0).shape)
     mode = n.text("mode", "nearest")
     if mode != "nearest":
-        return _interpolated(n, mode)
+        return _interpolated_codes(n, mode) if x.type.dtype.is_code else _interpolated(n, mode)
     axes = [a % rank for a in n.integers("axes", range(rank))]
     sizes, scales = _target(n, axes)
     coordinates = _coordinates(n)
@@ -129,6 +130,16 @@ def _rounded(rounding: str, value: np.float32) -> int:
             return math.ceil(value - np.float32(0.5))
         case _:
             return math.floor(value + np.float32(0.5))
+
+
+def _interpolated_codes(n: OnnxNode, mode: str) -> Node:
+    """Codes of a known scale, as numbers; the result has the same scale."""
+    x, (_, *others) = n.operand(0), n.operands
+    if (quant := x.type.quant) is None:
+        n.fail("codes of no known scale are interpolated", "a result of QuantizeLinear")
+    real = n.before(Dequantize(), x, suffix="real")
+    inner = replace(n, operands=[real, *others], output=n.unused("resized"))
+    return n.add(Quantize(), _interpolated(inner, mode), quant=quant)
 
 
 def _interpolated(n: OnnxNode, mode: str) -> Node:

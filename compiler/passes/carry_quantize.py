@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from compiler.ir.graph import Graph, Input, Node
+from compiler.ir.graph import Graph, Node
 from compiler.ops.quantize_linear import Dequantize, Quantize
 from compiler.passes.base import Pass
 from compiler.rules.importing import is_parameter
@@ -41,9 +41,9 @@ class CarryQuantize(Pass):
 
 
 def _movements(node: Node) -> list[Node]:
-    """The nodes that move what an operation computes, the last first; none where nothing computes it."""
+    """The nodes that move what is computed or given, the last first; none where it is codes already."""
     found: list[Node] = []
     while node.op.moves:
         found.append(node)
         (node,) = node.inputs
-    return [] if isinstance(node.op, (Dequantize, Input)) or is_parameter(node) else found
+    return [] if isinstance(node.op, Dequantize) or is_parameter(node) else found

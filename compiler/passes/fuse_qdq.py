@@ -44,8 +44,19 @@ def open_results(graph: Graph) -> list[str]:
         for node in graph.nodes()
         if node.type.dtype is DType.F32
         and not (is_parameter(node) or isinstance(node.op, Dequantize))
-        and (node in graph.outputs or not all(isinstance(u.op, Quantize) for u in graph.users(node)))
+        and _is_used_as_it_is(graph, node)
+        and _said(graph, node) is None
     ]
+
+
+def _is_used_as_it_is(graph: Graph, node: Node) -> bool:
+    """Whether something else than Quantize uses a float result."""
+    return node in graph.outputs or not all(isinstance(u.op, Quantize) for u in graph.users(node))
+
+
+def _said(graph: Graph, node: Node) -> Quant | None:
+    """How the model quantizes a float value for one of its users; the others may take it so too."""
+    return next((u.type.quant for u in graph.users(node) if isinstance(u.op, Quantize)), None)
 
 
 class _Follows(Exception):
@@ -95,8 +106,8 @@ class _Fuser:
                     ),
                     node,
                 )
-            case _ if self._is_used_as_it_is(node):
-                self.codes[node.id] = self._named(self._computed(node, None), node)
+            case _ if _is_used_as_it_is(self.graph, node):
+                self.codes[node.id] = self._named(self._computed(node, _said(self.graph, node)), node)
             case _:
                 pass  # the Quantize nodes that follow compute it
 
@@ -109,12 +120,6 @@ class _Fuser:
             given = self._named(self.made.add(Quantize(), (given,), loc=node.loc, quant=quant), node)
         self.codes[node.id] = given
 
-    def _is_used_as_it_is(self, node: Node) -> bool:
-        """Whether something else than Quantize uses a float result."""
-        return node in self.graph.outputs or not all(
-            isinstance(u.op, Quantize) for u in self.graph.users(node)
-        )
-
     def _codes(self, node: Node) -> Node:
         """The codes of an operand."""
         source = node.inputs[0] if isinstance(node.op, Dequantize) else node
@@ -126,7 +131,7 @@ class _Fuser:
     def _opened(self, given: Node, source: Node) -> Node:
         """The codes of a graph input that no Quantize takes, by the scale that the scheme has for it."""
         if source.id not in self.opened:
-            quant = Quantizer(self.made, self.scheme).chosen(source)
+            quant = _said(self.graph, source) or Quantizer(self.made, self.scheme).chosen(source)
             made = self.made.add(Quantize(), (given,), name=source.name, loc=source.loc, quant=quant)
             made.views = (SourceView(source.name, (), made.shape),)
             self.opened[source.id] = made

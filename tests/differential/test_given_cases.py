@@ -11,6 +11,7 @@ import pytest
 
 from tests.models import assert_equal_to_onnx_runtime, samples, verified
 
+library: Any = onnx
 CASES: Final = Path(__file__).resolve().parents[1] / "cases"
 SHAPES: Final[Mapping[str, Mapping[str, Sequence[int]]]] = {"paddle_minus_one": {"x": (2, 2, 4, 4)}}
 OPEN: Final = ("ortq_convt.qop_u8s8_pc", "ortq_gelu_div.qdq_u8s8_pc", "weight_only_int8")
@@ -25,7 +26,7 @@ NOT_COMPARED: Final = {
 @pytest.mark.parametrize("name", sorted(p.stem for p in CASES.glob("*.onnx")))
 def test_a_case_equals_onnx_runtime(name: str, tmp_path: Path) -> None:
     path = CASES / f"{name}.onnx"
-    loaded: Any = onnx.load(str(path))
+    loaded: Any = library.load(str(path))
     shapes = SHAPES.get(name, {})
     options = [word for key, s in shapes.items() for word in ("--shape", f"{key}={','.join(map(str, s))}")]
     recorded = CASES / f"{name}.npz"

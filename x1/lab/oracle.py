@@ -148,10 +148,13 @@ class SourceOracle(Oracle):
             whole = model.SerializeToString()
             self._whole = OracleSession(whole, ENABLE_ALL)
             model = _fused(whole)
-            self._sums = _inexact(model)
         else:
             self.mode = "the model itself (qoperator), ORT_DISABLE_ALL"
         self._outputs = [o.name for o in model.graph.output]
+        self._sums = _inexact(model)
+        floats = (i for i in model.graph.input if i.type.tensor_type.elem_type == onnx.TensorProto.FLOAT)
+        self._opened = frozenset(i.name for i in floats) & self._wanted
+        """Graph inputs that a scheme quantizes, and ONNX Runtime does not."""
         self._model = ToleratedModel(model, {*self._wanted, *self._outputs})
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
@@ -179,7 +182,7 @@ class SourceOracle(Oracle):
     @property
     def inexact(self) -> frozenset[str]:
         """Tensors for which ONNX Runtime computes in real numbers, and what follows from them."""
-        return self._sums | (self._model.real & self._wanted)
+        return self._sums | (self._model.real & self._wanted) | self._opened
 
 
 def is_qdq(model: onnx.ModelProto) -> bool:
@@ -214,7 +217,13 @@ def _inexact(model: onnx.ModelProto) -> frozenset[str]:
     """Tensors of a fused graph that come from sums of real numbers."""
     found: set[str] = set()
     for node in model.graph.node:  # in order of computation, as ONNX Runtime writes it
-        sums = node.op_type.removeprefix("Fused") in ORDERED
+        sums = node.op_type.removeprefix("Fused") in ORDERED and not _is_nearest(node)
         if sums or any(name in found for name in node.input):
             found.update(node.output)
     return frozenset(found)
+
+
+def _is_nearest(node: onnx.NodeProto) -> bool:
+    """Whether a Resize only repeats elements."""
+    mode = next((a.s for a in node.attribute if a.name == "mode"), b"nearest")
+    return node.op_type in ("Resize", "Upsample") and mode == b"nearest"
