@@ -12,6 +12,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from compiler.frontend.onnx_functions import names_read
 from tests.command_line import x1
 
 Array = NDArray[Any]
@@ -56,12 +57,13 @@ def save(made: onnx.ModelProto, folder: Path, name: str = "m.onnx") -> Path:
 
 def samples(made: onnx.ModelProto, count: int = 2, seed: int = 0, shapes: Mapping[str, Sequence[int]] | None = None
             ) -> dict[str, Array]:  # fmt: skip
-    """Random values for every input, `count` batches of them one after another."""
+    """Random values for every input that is read, `count` batches one after another; other floats as float32."""
     generator = np.random.default_rng(seed)
     initialized = {t.name for t in made.graph.initializer}
+    read = {name for n in made.graph.node for name in names_read(n)} | {o.name for o in made.graph.output}
     found: dict[str, Array] = {}
     for value in made.graph.input:
-        if value.name in initialized:
+        if value.name in initialized or value.name not in read:
             continue
         kind = value.type.tensor_type
         dims = list((shapes or {}).get(value.name, [d.dim_value for d in kind.shape.dim]))
@@ -71,7 +73,7 @@ def samples(made: onnx.ModelProto, count: int = 2, seed: int = 0, shapes: Mappin
             low, high = (0, 8) if dtype.itemsize > 2 else (np.iinfo(dtype).min, np.iinfo(dtype).max + 1)
             found[value.name] = generator.integers(low, high, shape).astype(dtype)
         else:
-            found[value.name] = generator.standard_normal(shape).astype(dtype)
+            found[value.name] = generator.standard_normal(shape).astype(np.float32)
     return found
 
 

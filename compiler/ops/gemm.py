@@ -13,11 +13,21 @@ from compiler.ir.types import DType, TensorType
 from compiler.ir.work import ProductWork, Work
 from compiler.ops.activation import ACTIVATIONS, apply_activation
 from compiler.ops.add import Add
+from compiler.ops.binary import BinaryFunction
+from compiler.ops.broadcasting import same_rank
 from compiler.ops.quantize_linear import QLinear, qlinear
-from compiler.ops.shapes import Transpose
+from compiler.ops.shapes import Identity, Transpose
 from compiler.ops.sliding_window import Pair, require_codes, scale_of, scales_of, write_clamped, zero_of
 from compiler.rules.exporting import MICROSOFT, OnnxWriter, written_as_onnx
-from compiler.rules.importing import LayerCall, OnnxNode, is_parameter, known_values, layer, onnx_operator
+from compiler.rules.importing import (
+    ONNX_OPERATORS,
+    LayerCall,
+    OnnxNode,
+    is_parameter,
+    known_values,
+    layer,
+    onnx_operator,
+)
 from compiler.rules.quantizing import Quantizer, quantization_rule
 from isa import arithmetic
 from isa.memory_map import GRANULE_BYTES
@@ -94,10 +104,12 @@ class QGemm(Op):
 
 @onnx_operator("Gemm")
 def import_gemm(n: OnnxNode) -> Node:
-    """alpha * A * B + beta * C with constant B and C; of float constants alpha and beta become part.
+    """alpha * A * B + beta * C; of float constants alpha and beta become part.
 
-    A C with one value per column is the bias, any other is added afterwards.
+    A constant C with one value per column is the bias of a constant B, any other is added afterwards.
     """
+    if not is_parameter(n.operand(1)) or (n.maybe(2) is not None and not is_parameter(n.operand(2))):
+        return _of_computed(n)
     a, b, alpha = n.operand(0), n.parameter(1, "B"), n.real("alpha", 1.0)
     if n.integer("transA", 0) and len(a.shape) == RANK:
         a = n.before(Transpose((1, 0)), a, suffix="turned")
@@ -112,6 +124,11 @@ def import_gemm(n: OnnxNode) -> Node:
             b, alpha = n.const(b.constant * np.float32(alpha), "weight"), 1.0
     if alpha < 0:
         b, alpha = _negated(n, b), -alpha
+    return _with_bias(n, a, b, alpha)
+
+
+def _with_bias(n: OnnxNode, a: Node, b: Node, alpha: float) -> Node:
+    """alpha * a * b + beta * C with constant b and C."""
     rows, columns = a.shape[0], b.shape[1]
     c, beta = n.maybe(2), n.real("beta", 1.0)
     if c is None:
@@ -124,6 +141,35 @@ def import_gemm(n: OnnxNode) -> Node:
     zero = n.const(np.zeros(columns, np.float32), "bias")
     product = n.before(Gemm(alpha), a, b, zero, suffix="product")
     return n.add(Add(), product, n.const(np.array(spread), "c"))
+
+
+def _of_computed(n: OnnxNode) -> Node:
+    """A product of matrices that the network computes, and what is added to it."""
+    a, b = (
+        n.before(Transpose((1, 0)), n.operand(i), suffix=f"turned{i}") if n.integer(name, 0) else n.operand(i)
+        for i, name in enumerate(("transA", "transB"))
+    )
+    if len(a.shape) != RANK or len(b.shape) != RANK:
+        n.fail(f"A and B have the shapes {list(a.shape)} and {list(b.shape)}", "matrices")
+    product = _times(n, _matrix_product(n, a, b), n.real("alpha", 1.0), "scaled")
+    if (c := n.maybe(2)) is None:
+        return n.add(Identity(), product)
+    return n.add(Add(), *same_rank(n, [product, _times(n, c, n.real("beta", 1.0), "more")]))
+
+
+def _matrix_product(n: OnnxNode, a: Node, b: Node) -> Node:
+    inner = replace(n, op_type="MatMul", operands=[a, b], attributes={}, output=n.unused("product"))
+    made = ONNX_OPERATORS["", "MatMul"](inner)
+    assert not isinstance(made, list)
+    return made
+
+
+def _times(n: OnnxNode, x: Node, factor: float, suffix: str) -> Node:
+    """A value times a number."""
+    if factor == 1:
+        return x
+    number = n.const(np.full((1,) * len(x.shape), factor, np.float32), f"{suffix}.factor")
+    return n.before(BinaryFunction("mul"), x, number, suffix=suffix)
 
 
 def _negated(n: OnnxNode, parameter: Node) -> Node:

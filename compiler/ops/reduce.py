@@ -1,7 +1,7 @@
 """Reductions: ONNX ReduceMean, ReduceSum, ReduceMax, GlobalAveragePool, GlobalMaxPool and their like.
 
-On integers a mean over rows and columns is the integer sum of QLinearGlobalAveragePool; a mean over
-channels, or over rows or columns alone, is a float32 sum in ascending order.
+On integers a mean is the integer sum of QLinearGlobalAveragePool, over whatever axes: ONNX Runtime adds real
+numbers in an order of its own.
 """
 
 from __future__ import annotations
@@ -24,17 +24,12 @@ from compiler.rules.exporting import MICROSOFT, OnnxWriter, written_as_onnx
 from compiler.rules.importing import LayerCall, OnnxNode, layer, onnx_operator
 from compiler.rules.quantizing import Quantizer, quantization_rule
 from isa import arithmetic
-from isa.instructions.vector_reduce import VectorReduce
-from isa.spec import greatest
 from isa.support.records import replace
 
 AXES_OPERAND: Final = {"ReduceSum": 13}
 """Since this opset the axes are an operand; of the others since 18."""
 REAL: Final[dict[str, Callable[..., Array]]] = {"mean": np.mean, "sum": np.sum, "max": np.max, "min": np.min}
 RANK: Final = 4
-MOST_ROWS: Final = greatest(VectorReduce, "h")
-MOST_CHANNELS: Final = greatest(VectorReduce, "ips")
-"""Elements of a float32 sum: those that one instruction takes."""
 IMAGE_AXES: Final = (1, 2)
 
 
@@ -186,19 +181,12 @@ def _global_layer(call: LayerCall, function: str) -> Node:
 
 @quantization_rule(Reduce)
 def quantize_reduce(q: Quantizer, node: Node, operation: Reduce, inputs: list[Node]) -> Node:
-    """Maxima are codes of the operand; other results have a scale of their own.
-
-    Over two or more axes, or a long one, a mean is an integer sum, over one a float32 sum.
-    """
+    """Maxima are codes of the operand; means and sums are integer sums, and have a scale of their own."""
     if operation.function == "max":
         return q.add(QReduce("max", operation.axes), inputs, node, inputs[0].type.quant)
     if operation.function == "min":
         return _minimum(q, node, inputs[0], operation.axes)
-    extents = [inputs[0].shape[a] for a in operation.axes]
-    most = MOST_CHANNELS if operation.axes[-1] == len(inputs[0].shape) - 1 else MOST_ROWS
-    several = sum(e > 1 for e in extents) != 1 or len(operation.axes) > 1 or max(extents) > most
-    function = "meanf" if operation.function == "mean" and not several else operation.function
-    return q.add(QReduce(function, operation.axes), inputs, node, q.chosen(node))
+    return q.add(QReduce(operation.function, operation.axes), inputs, node, q.chosen(node))
 
 
 def _minimum(q: Quantizer, node: Node, x: Node, axes: tuple[int, ...]) -> Node:
@@ -213,19 +201,42 @@ def _minimum(q: Quantizer, node: Node, x: Node, axes: tuple[int, ...]) -> Node:
 
 @written_as_onnx(QReduce)
 def write_reduce(w: OnnxWriter, node: Node, operation: QReduce) -> None:
-    """QLinearGlobalAveragePool, or the reduction in real numbers where the bits are the same."""
+    """Integer sums as QLinearGlobalAveragePool or QLinearConv, others in real numbers."""
     if operation.function == "mean":
         _write_global(w, node, operation.axes)
         return
+    if operation.function == "sum":
+        _write_sum(w, node, operation.axes)
+        return
 
     def compute(reals: Sequence[str], output: str) -> str:
-        if operation.function == "sum":
-            axes = w.initializer(np.array(operation.axes, np.int64), f"{output}_axes")
-            return w.add("ReduceSum", [*reals, axes], output, keepdims=1)
         op_type = {"meanf": "ReduceMean", "max": "ReduceMax"}[operation.function]
         return w.add(op_type, reals, output, axes=list(operation.axes), keepdims=1)
 
     w.in_reals(node, compute)
+
+
+def _write_sum(w: OnnxWriter, node: Node, axes: tuple[int, ...]) -> None:
+    """A convolution with ones: what is reduced are the channels of images of one pixel."""
+    (x,) = node.inputs
+    name = w.tensor(node)
+    rows, terms = _turned_rows(w, x, axes, name)
+    image = w.reshaped(rows, (node.type.elements, terms, 1, 1), f"{name}_image")
+    ones = w.initializer(np.ones((1, terms, 1, 1), np.int8), f"{name}_ones")
+    one = [
+        w.initializer(np.array(1, np.float32), f"{name}_one"),
+        w.initializer(np.array(0, np.int8), f"{name}_zero"),
+    ]
+    inputs = [image, w.scale(x), w.zero_point(x), ones, *one, w.scale(node), w.zero_point(node)]
+    w.add("QLinearConv", inputs, f"{name}_summed", kernel_shape=[1, 1])
+    w.reshaped(f"{name}_summed", node.shape, name)
+
+
+def _turned_rows(w: OnnxWriter, x: Node, axes: tuple[int, ...], name: str) -> tuple[str, int]:
+    """The operand with what is reduced behind all else, and how many terms a sum has."""
+    kept = [i for i in range(len(x.shape)) if i not in axes]
+    turned = w.transposed(w.tensor(x), (*kept, *axes), f"{name}_turned")
+    return turned, math.prod(x.shape[a] for a in axes)
 
 
 def _write_global(w: OnnxWriter, node: Node, axes: tuple[int, ...]) -> None:
@@ -241,9 +252,7 @@ def _write_global(w: OnnxWriter, node: Node, axes: tuple[int, ...]) -> None:
         if nhwc:
             w.transposed(output, TO_NHWC, name)
         return
-    kept = [i for i in range(len(x.shape)) if i not in axes]
-    turned = w.transposed(w.tensor(x), (*kept, *axes), f"{name}_turned")
-    rows = math.prod(x.shape[i] for i in kept)
-    image = w.reshaped(turned, (rows, 1, math.prod(x.shape[a] for a in axes), 1), f"{name}_image")
+    turned, terms = _turned_rows(w, x, axes, name)
+    image = w.reshaped(turned, (node.type.elements, 1, terms, 1), f"{name}_image")
     w.add("QLinearGlobalAveragePool", [image, *scales], f"{name}_pooled", domain=MICROSOFT, channels_last=0)
     w.reshaped(f"{name}_pooled", node.shape, name)

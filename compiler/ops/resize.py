@@ -12,6 +12,7 @@ from compiler.ir.graph import Node
 from compiler.ir.op import Array
 from compiler.ir.types import MAX_ELEMENTS
 from compiler.ops.add import Add
+from compiler.ops.binary import BinaryFunction
 from compiler.ops.depth_to_space import Take
 from compiler.ops.gemm import Gemm
 from compiler.ops.interpolate import CROP, MODES, Interpolation
@@ -33,6 +34,8 @@ def import_resize(n: OnnxNode) -> Node:
         return _interpolated_codes(n, mode) if x.type.dtype.is_code else _interpolated(n, mode)
     axes = [a % rank for a in n.integers("axes", range(rank))]
     sizes, scales = _target(n, axes)
+    if n.opset >= 11 and n.text("coordinate_transformation_mode", "") == CROP:
+        return _cropped(n, axes, sizes, scales)
     coordinates = _coordinates(n)
     for axis, size, scale in zip(axes, sizes, scales, strict=True):
         extent = x.shape[axis]
@@ -41,6 +44,35 @@ def import_resize(n: OnnxNode) -> Node:
         indices = tuple(coordinates(i, extent, size, scale) for i in range(size))
         x = n.before(Take(axis, indices), x, suffix=f"axis{axis}")
     return n.add(Identity(), x)
+
+
+def _cropped(n: OnnxNode, axes: Sequence[int], sizes: Sequence[int], scales: Sequence[np.float32]) -> Node:
+    """The nearest elements of a region; what lies outside of the operand has the value that is given."""
+    x, rank = n.operand(0), len(n.operand(0).shape)
+    roi = [float(v) for v in n.constant(1, "the region").ravel()]
+    if len(roi) != 2 * len(axes):
+        n.fail(f"roi={roi} for axes {list(axes)}", "two numbers for each axis")
+    rounding = n.text("nearest_mode", "round_prefer_floor")
+    outside = np.zeros([1] * rank, np.float32)
+    for k, (axis, size) in enumerate(zip(axes, sizes, strict=True)):
+        if scales[k] == 1:
+            continue
+        extent, start, end = x.shape[axis], np.float32(roi[k]), np.float32(roi[k + len(axes)])
+        reach = np.float32(extent - 1)
+        step = (end - start) * reach / np.float32(size - 1) if size > 1 else np.float32(0)
+        first = start * reach if size > 1 else np.float32(0.5) * (start + end) * reach
+        places = [first + np.float32(i) * step for i in range(size)]
+        indices = tuple(min(max(_rounded(rounding, at), 0), extent - 1) for at in places)
+        if indices != tuple(range(extent)):
+            x = n.before(Take(axis, indices), x, suffix=f"axis{axis}")
+        missing = np.array([not 0 <= at <= reach for at in places], np.float32)
+        outside = np.maximum(outside, missing.reshape([-1 if d == axis else 1 for d in range(rank)]))
+    if not outside.any():
+        return n.add(Identity(), x)
+    inside = n.const(1 - np.broadcast_to(outside, x.shape), "inside")
+    kept = n.before(BinaryFunction("mul"), x, inside, suffix="kept")
+    value = outside * np.float32(n.real("extrapolation_value", 0.0))
+    return n.add(Add(), kept, n.const(np.ascontiguousarray(np.broadcast_to(value, x.shape)), "outside"))
 
 
 def _target(n: OnnxNode, axes: Sequence[int]) -> tuple[list[int], list[np.float32]]:
@@ -170,7 +202,7 @@ def _interpolated(n: OnnxNode, mode: str) -> Node:
     outside = np.zeros([1] * rank, np.float32)
     for i, axis in enumerate(axes):
         extent = x.shape[axis]
-        if sizes[i] == extent and scales[i] == 1 and transform != CROP:
+        if scales[i] == 1:  # whatever the region: ONNX Runtime looks no further
             continue
         x = _quantized_like(n, x, n.operand(0), f"axis{axis}.given")
         matrix = how.matrix(extent, sizes[i], float(scales[i]), (roi[i], roi[i + len(axes)]))

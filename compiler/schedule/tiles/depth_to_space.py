@@ -189,6 +189,7 @@ def _plan_run(b: Builder, node: Node, x: View, out: Tensor, axis: int, run: Run,
             and max(th, tw) <= MAX_PLANES
             and tw * tc * max(share, 1) <= MAX_MOVE_PITCH
             and tc <= MAX_MOVE_PITCH
+            and (run.count == 1 or abs(run.step) * _pitch(x, axis, taken, tw, tc) <= MAX_MOVE_PITCH)
         )
 
     def fits(th: int, tw: int, tc: int) -> bool:
@@ -216,6 +217,14 @@ def _plan_run(b: Builder, node: Node, x: View, out: Tensor, axis: int, run: Run,
         bind = {"src": source.ref.shifted(first), "dst": target.ref}
         b.emit(instr, bind, stored=stored(out, *place, "dst"))
         b.deliver(out, target, *place)
+
+
+def _pitch(x: View, axis: int, taken: Span, tw: int, tc: int) -> int:
+    """Bytes of the operand from one element along an axis to the next."""
+    _, _, width, depth = x.shape
+    if not x.tensor.resident:
+        width, depth = (taken.extent if i == axis else n for i, n in ((2, tw), (CHANNELS, tc)))
+    return {0: 0, 1: width * depth, 2: depth}.get(axis, 1)
 
 
 def _fitting(
