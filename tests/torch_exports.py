@@ -1,4 +1,4 @@
-"""Networks as PyTorch exports them, with random weights: python -m tests.torch_exports FOLDER
+"""Networks as PyTorch exports them, with random weights: python -m tests.torch_exports FOLDER.
 
 Each is written by the old exporter and by the new one. It needs torch and onnxscript, which nothing else here
 does: the files are made once, then compiled and verified by tests/differential/test_torch_exports.py.
@@ -22,8 +22,8 @@ SHAPE: Final = (1, 3, 32, 32)
 class Of(nn.Module):  # pyright: ignore[reportUntypedBaseClass]
     """A module made of parts and of what it does with them."""
 
-    def __init__(self, forward: Callable[..., Any], **parts: Any) -> None:
-        super().__init__()
+    def __init__(self, forward: Callable[[Any, Any], Any], **parts: Any) -> None:
+        nn.Module.__init__(self)
         for name, part in parts.items():
             setattr(self, name, part)
         self.does = forward
