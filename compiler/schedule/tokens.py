@@ -3,7 +3,8 @@
 Works from the declared `accesses` on any order of instructions. An instruction must come after
 the last conflicting one of every other engine; because engines are in order, one per engine is
 enough, and one that is implied by others is left out (transitive reduction by vector clocks).
-A semaphore serves one pair of engines, and its k-th signal belongs to its k-th wait.
+A semaphore serves one pair of engines, and its k-th signal belongs to its k-th wait. A pair that gets none,
+because the target has few, is kept in order by fences.
 """
 
 from __future__ import annotations
@@ -12,12 +13,11 @@ from collections import defaultdict, deque
 from collections.abc import Sequence
 from typing import Final
 
-from compiler.errors import FitError
 from compiler.schedule.order.history import History, Part
 from isa.accesses import AccessTable, tabulate
+from isa.instructions.control import Fence
 from isa.program import is_read_only
 from isa.spec import INSTRUCTIONS, MAX_SIGNALS, MAX_WAITS, Engine, Instruction
-from isa.support.diagnostics import Diagnostic
 from isa.support.records import Frozen, Struct, field, replace
 from isa.target import Target
 
@@ -45,12 +45,9 @@ class Synchronized(Frozen):
 
 
 def insert_tokens(stream: Sequence[Instruction], target: Target) -> Synchronized:
-    """The stream with the waits and signals that it needs.
-
-    Raises:
-        FitError: the target has too few semaphores.
-    """
-    edges = assign_semaphores(required_edges(stream, target), stream, target)
+    """The stream with the waits, signals and fences that it needs."""
+    edges, loose = assign_semaphores(required_edges(stream, target), stream, target)
+    fences = fences_for(loose)
     waits: dict[int, list[int]] = defaultdict(list)
     signals: dict[int, list[int]] = defaultdict(list)
     for edge in edges:
@@ -58,7 +55,8 @@ def insert_tokens(stream: Sequence[Instruction], target: Target) -> Synchronized
         waits[edge.user].append(edge.semaphore)
     result = Synchronized([], [])
     for index, instr in enumerate(stream):
-        for made in _carried(instr, sorted(waits[index]), sorted(signals[index])):
+        fence = [Fence()] if index in fences else []
+        for made in (*fence, *_carried(instr, sorted(waits[index]), sorted(signals[index]))):
             result.instructions.append(made)
             result.origin.append(index)
     return result
@@ -117,8 +115,21 @@ class _Pair(Struct):
     outstanding: deque[Edge] = field(default_factory=deque[Edge])
 
 
-def assign_semaphores(edges: list[Edge], stream: Sequence[Instruction], target: Target) -> list[Edge]:
-    """A semaphore for every edge, none ever above its capacity in program order.
+def fences_for(edges: Sequence[Edge]) -> set[int]:
+    """The instructions before which a fence is put, so that every edge has one between its ends."""
+    found: set[int] = set()
+    last = -1
+    for edge in sorted(edges, key=lambda e: e.user):
+        if last <= edge.producer:
+            last = edge.user
+            found.add(last)
+    return found
+
+
+def assign_semaphores(
+    edges: list[Edge], stream: Sequence[Instruction], target: Target
+) -> tuple[list[Edge], list[Edge]]:
+    """The edges with a semaphore each, none ever above its capacity in program order, and those without one.
 
     Where a pair of engines has no room for another token, its newest outstanding one is signalled
     later instead: the earlier wait then stands for both.
@@ -130,6 +141,7 @@ def assign_semaphores(edges: list[Edge], stream: Sequence[Instruction], target: 
         ending[edge.user].append(edge)
     pairs: dict[tuple[Engine, Engine], _Pair] = defaultdict(_Pair)
     kept: list[Edge] = []
+    loose: list[Edge] = []
     used = 0
     for index, instr in enumerate(stream):
         for edge in ending[index]:
@@ -146,22 +158,16 @@ def assign_semaphores(edges: list[Edge], stream: Sequence[Instruction], target: 
                 pair.semaphores[free] = 0
                 used += 1
             if free is None:
-                if not pair.outstanding:
-                    raise FitError(
-                        Diagnostic(
-                            "fit.semaphores",
-                            f"the target has {target.ctl.sems} semaphores, too few "
-                            "for every pair of engines that wait for one another",
-                            allowed=f"ctl.sems of at least {PAIRS}",
-                        )
-                    )
-                pair.outstanding[-1].producer = index
+                if pair.outstanding:
+                    pair.outstanding[-1].producer = index
+                else:
+                    loose.append(edge)
                 continue
             edge.semaphore = free
             pair.semaphores[free] += 1
             pair.outstanding.append(edge)
             kept.append(edge)
-    return kept
+    return kept, loose
 
 
 def _share(target: Target) -> int:

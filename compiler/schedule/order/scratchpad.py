@@ -132,10 +132,10 @@ class AddressMap:
 
 
 def _starts(first: int, last: int, bank: int) -> list[int]:
-    """Where to look within a gap: at its begin, and at the first bank that begins there."""
+    """Where to look within a gap: at its begin, and in the first bank that begins there."""
     if not bank or first % bank == 0:
         return [first]
-    following = aligned(first, bank)
+    following = aligned(aligned(first, bank))  # a bank may begin anywhere
     return [first, following] if following <= last else [first]
 
 
