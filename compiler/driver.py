@@ -14,8 +14,7 @@ from compiler.ir.stage import Stage
 from compiler.passes.base import PassLog, run_passes
 from compiler.passes.calibrate import observe, scheme_of
 from compiler.passes.equalize import EqualizeLayers
-from compiler.passes.pipeline import PREPARE, PREPARE_PREQUANTIZED, TO_DEVICE, fuse_passes
-from compiler.passes.quantize import QuantizeGraph
+from compiler.passes.pipeline import PREPARE, PREPARE_PREQUANTIZED, TO_DEVICE, fuse_passes, quantize_passes
 from compiler.quantize.methods import Recipe
 from compiler.quantize.representable import require_finite_constants, require_finite_scales
 from compiler.quantize.scheme import Scheme
@@ -101,7 +100,7 @@ def quantize(graph: Graph, scheme: Scheme, log: PassLog | None = None) -> Graph:
     Raises:
         CompileError: operations that the device does not have, or scales that it cannot compute with.
     """
-    quantized = run_passes(graph, [QuantizeGraph(scheme)], log)
+    quantized = run_passes(graph, quantize_passes(scheme), log)
     require_finite_scales(quantized)
     return quantized
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Final
 
 import numpy as np
@@ -20,7 +21,7 @@ LIMITS: Final[dict[str, tuple[int, int]]] = {
 
 def _number(r: np.random.Generator, low: int, high: int, *, power: bool) -> int:
     """A size, as likely in every octave; a power of two, or just about any number."""
-    value = int(np.exp(r.uniform(np.log(max(low, 1)), np.log(high + 1))))
+    value = int(math.exp(r.uniform(math.log(max(low, 1)), math.log(high + 1))))
     value = min(max(value, low), high)
     if power or r.random() < 0.5:
         rounded = 1 << max(value.bit_length() - 1, 0)

@@ -15,6 +15,7 @@ from compiler.passes.fit_rank import FitRank
 from compiler.passes.fold_batch_norm import FoldBatchNorm
 from compiler.passes.fold_bias import FoldBias
 from compiler.passes.fold_constants import FoldConstants
+from compiler.passes.fold_pads import FoldPads
 from compiler.passes.fuse_activation import FuseActivation
 from compiler.passes.fuse_affine import FuseAffine
 from compiler.passes.fuse_code_clamp import FuseCodeClamp
@@ -48,7 +49,12 @@ PREPARE_PREQUANTIZED: Final[tuple[Pass, ...]] = (
 
 def fuse_passes(scheme: Scheme) -> tuple[Pass, ...]:
     """For such graphs, prepared; the scheme is for results that they leave open."""
-    return (FuseQdq(scheme), FuseCodeClamp(), EliminateDead())
+    return (FuseQdq(scheme), FuseCodeClamp(), FoldPads(), EliminateDead())
+
+
+def quantize_passes(scheme: Scheme) -> tuple[Pass, ...]:
+    """For float graphs, prepared."""
+    return (QuantizeGraph(scheme), FoldPads())
 
 
 TO_DEVICE: Final[tuple[Pass, ...]] = (
@@ -64,7 +70,7 @@ TO_DEVICE: Final[tuple[Pass, ...]] = (
 _ALL: Final = (
     *PREPARE,
     EqualizeLayers(),
-    QuantizeGraph(),
+    *quantize_passes(Scheme()),
     *PREPARE_PREQUANTIZED,
     *fuse_passes(Scheme()),
     *TO_DEVICE,

@@ -9,7 +9,7 @@ from compiler.errors import FitError
 from compiler.ir.graph import Graph
 from compiler.schedule.options import ScheduleOptions
 from compiler.schedule.order.allocate import AllocationError, allocate
-from compiler.schedule.order.list_scheduling import overlapped, serial, touches
+from compiler.schedule.order.list_scheduling import is_long, overlapped, serial, touches
 from compiler.schedule.order.scratchpad import NoRoomError
 from compiler.schedule.segments.plan import Plan, plan
 from compiler.schedule.tile_graph import Memory, TileOp
@@ -69,9 +69,13 @@ def _fitting(
 ) -> Iterator[Schedule]:
     """The schedules that may do so much and hold so much in the scratchpad; none for what does not fit."""
     for options, fill in proposals:
+        planned: Plan | None = None
         try:
-            schedule = _placed(plan(graph, target, options, fill), target, options)
+            planned = plan(graph, target, options, fill)
+            schedule = _placed(planned, target, options)
         except (AllocationError, FitError, NoRoomError):
+            if planned is not None and is_long(planned.tiles.ops):
+                return  # each proposal takes long, and the next ones hold hardly less
             continue
         yield schedule
 

@@ -34,6 +34,9 @@ ATTEMPTS: Final = 12
 
 A compromise: each takes the time of an order, and a plan that holds less may find one at once.
 """
+MOST_TRIED: Final = 400_000
+"""Operations in all attempts: of a long plan there are fewer, and each leaves less room everywhere."""
+LEAST_ATTEMPTS: Final = 4
 AROUND: Final = 150
 """Operations before one that finds no room, which then run ahead less.
 
@@ -144,17 +147,28 @@ def overlapped(
     ahead = np.full(len(ops) + 1, limits[Memory.SPM], np.int64)
     tight = np.zeros(len(ops) + 1, np.bool_)
     bank = 0 if target.spm.interleave or not options.banks else target.spm.bytes // target.spm.banks
-    for _ in range(ATTEMPTS):
+    attempts, failed = LEAST_ATTEMPTS if is_long(ops) else ATTEMPTS, -1
+    for _ in range(attempts):
         try:
             return _timed(
                 ops, needed, ScratchpadAllocator(touched, limits, ahead, lasting, bank, tight), target
             )
         except NoRoomError as error:
             around = slice(max(error.index - AROUND, 0), error.index + 1)
+            if is_long(ops):
+                if error.index == failed:  # half the room for running ahead did not help
+                    break
+                around, failed = slice(None), error.index
+                ahead //= 2
             if tight[around].all() or not bank:
                 ahead[around] = ahead[around] * LESS // WHOLE
             tight[around] = True
     raise NoRoomError(len(ops))
+
+
+def is_long(ops: Sequence[TileOp]) -> bool:
+    """Whether a plan has so many operations that few orders of it are tried."""
+    return len(ops) * ATTEMPTS > MOST_TRIED
 
 
 def _hold_constants_back(ops: Sequence[TileOp], needed: list[list[int]]) -> None:
