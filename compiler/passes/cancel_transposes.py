@@ -15,6 +15,7 @@ import numpy as np
 from compiler.ir.graph import Graph, Node
 from compiler.ops.gemm import QGemm
 from compiler.ops.shapes import Reshape, Transpose
+from compiler.ops.sliding_window import TO_NHWC
 from compiler.passes.base import Pass
 from compiler.passes.to_device_layout import is_on_device
 from compiler.passes.views import erase_dead_keeping_views, turned_views
@@ -79,21 +80,28 @@ def _free(graph: Graph, node: Node) -> Node | None:
 
 
 def _push(graph: Graph, node: Node) -> Node | None:
-    """op(transpose(a), transpose(b)) becomes transpose(op'(a, b)) where most operands are turned alike."""
+    """op(transpose(a), transpose(b)) becomes transpose(op'(a, b)) where most operands are turned alike.
+
+    An operand that is turned to the device's layout for another user is at hand as it is wanted, and counts
+    too: in one direction alone, so that nothing is turned to and fro.
+    """
     turned = [i.op.perm for i in node.inputs if isinstance(i.op, Transpose)]
     if not turned:
         return None
     perm = max(turned, key=turned.count)
+    back = tuple(int(p) for p in np.argsort(perm))
     computed = sum(not i.is_constant for i in node.inputs)
+    at_hand = turned.count(perm)
+    if back == TO_NHWC:
+        at_hand += sum(_turned_user(graph, i, back) is not None for i in node.inputs)
     operation = node.op.commute_transpose(perm)
     if (
         operation is None
         or not is_on_device(operation, len(perm))
-        or 2 * turned.count(perm) <= computed
+        or 2 * at_hand <= computed
         or any(len(i.shape) != len(perm) for i in node.inputs)
     ):
         return None
-    back = tuple(int(p) for p in np.argsort(perm))
     operands = [_turned_back(graph, i, perm, back) for i in node.inputs]
     made = graph.add(operation, operands, name=node.name, loc=node.loc, quant=node.type.quant)
     made.views = turned_views(node, made, perm)
@@ -109,7 +117,16 @@ def _turned_back(graph: Graph, operand: Node, perm: tuple[int, ...], back: tuple
     if operand.is_constant:
         values = np.ascontiguousarray(operand.constant.transpose(back))
         return graph.const(values, operand.name, operand.loc, operand.type.quant)
+    if (known := _turned_user(graph, operand, back)) is not None:
+        return known
     return graph.add(Transpose(back), (operand,), name=f"{operand.name}/turned", loc=operand.loc)
+
+
+def _turned_user(graph: Graph, operand: Node, perm: tuple[int, ...]) -> Node | None:
+    """The transpose of a computed value by `perm` that some other user has, if there is one."""
+    if operand.is_constant:
+        return None
+    return next((u for u in graph.users(operand) if u.op == Transpose(perm) and graph.users(u)), None)
 
 
 def _permute_weights(graph: Graph, node: Node) -> Node | None:

@@ -21,6 +21,7 @@ from compiler.passes.fuse_affine import FuseAffine
 from compiler.passes.fuse_code_clamp import FuseCodeClamp
 from compiler.passes.fuse_qdq import FuseQdq
 from compiler.passes.infer_shapes import InferShapes
+from compiler.passes.merge_images import MergeImages
 from compiler.passes.permute_on_host import PermuteOnHost
 from compiler.passes.quantize import QuantizeGraph
 from compiler.passes.split_windows import SplitWindows
@@ -62,6 +63,7 @@ TO_DEVICE: Final[tuple[Pass, ...]] = (
     ToDeviceLayout(),  # puts the transposes in
     SplitWindows(),
     CancelTransposes(),  # takes them out
+    MergeImages(),  # when the layout is settled
     PermuteOnHost(),  # what is left at the edges costs nothing there
     EliminateIdentity(),
     CopyReturnedInputs(),  # when nothing moves values to the edges any more

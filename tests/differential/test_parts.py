@@ -232,7 +232,9 @@ def joined_after_pools() -> Graph:
     ]
     joined = graph.add(Concat(3), (*pools, y), name="joined")
     part_of = graph.add(part(joined, 3, range(32, 64)), (joined,), name="part")
-    padded = graph.add(Pad((0, 1, 1, 0), (0, 1, 1, 0), "constant", 0.0), (part_of,), name="padded")
+    padded = graph.add(
+        Pad((0, 1, 1, 0), (0, 1, 1, 0), "constant", 0.5), (part_of,), name="padded"
+    )  # zeros would be folded
     outputs = graph.add(Conv2d((1, 1), (0, 0, 0, 0), (1, 1), "NHWC"), (padded, w, bias), name="last")
     graph.set_outputs([outputs, graph.add(same, (y, w, bias), name="other")], ["y", "z"])
     return graph
