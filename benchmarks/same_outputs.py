@@ -153,7 +153,10 @@ class Recorder:
 
 
 def _entry() -> None:
-    from x1.cli.main import entry  # noqa: PLC0415  (of whichever tree is measured)
+    try:  # of whichever tree is measured
+        from x1.cli.entry import entry  # noqa: PLC0415
+    except ImportError:
+        from x1.cli.main import entry  # noqa: PLC0415  # pyright: ignore[reportAttributeAccessIssue, reportUnknownVariableType]
 
     entry()
 

@@ -10,11 +10,14 @@ from typing import Any, Final
 from isa.assembly.text import format_instruction
 from isa.program import Program
 from isa.spec import Engine
+from isa.support.diagnostics import one_line
 from isa.support.records import asdict, names_of
 from isa.timing.profile import LayerProfile, Profile
 
 UNIT: Final = "1 us = 1 cycle"
 PROCESS: Final = 0
+FORMULA: Final = ("=", "+", "-", "@", "\t")
+"""What a formula of a spreadsheet begins with."""
 
 
 def as_csv(profile: Profile) -> str:
@@ -25,8 +28,15 @@ def as_csv(profile: Profile) -> str:
     for layer in profile.per_layer:
         values = asdict(layer)
         values["op_types"] = " ".join(layer.op_types)
-        writer.writerow(list(values.values()))
+        writer.writerow([cell(v) for v in values.values()])
     return out.getvalue()
+
+
+def cell(value: object) -> object:
+    """A value as a cell: of a name no control character, and none that a spreadsheet takes for a formula."""
+    if not isinstance(value, str):
+        return value
+    return f"'{one_line(value)}" if value.startswith(FORMULA) else one_line(value)
 
 
 def as_trace(program: Program, profile: Profile) -> str:

@@ -1,6 +1,6 @@
 """`python -m x1` is the command line."""
 
-from x1.cli.main import entry
+from x1.cli.entry import entry
 
 if __name__ == "__main__":
     entry()

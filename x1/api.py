@@ -28,6 +28,7 @@ from x1.quantization import (
     calibration_samples,
     quantize,
     recipe_of,
+    require_known,
     scheme_given,
     with_made_up_ranges,
 )
@@ -52,6 +53,8 @@ __all__ = [
 ]
 
 OPT_LEVELS: Final = (0, 1, 2, 3)
+OWN: Final = ("calibrate", "opt_level", "without", "search", "overrides", "shapes", "log")
+"""Keywords of `compile` besides those of `Quantization`."""
 
 
 def compile(
@@ -80,6 +83,7 @@ def compile(
         CompileError: the network is not valid or not supported.
         FitError: the network does not fit the target.
     """
+    require_known(options, OWN)
     allowed = allowed_options(opt_level, without, search)
     machine = target if isinstance(target, Target) else load_target(target, overrides)
     said = _options(opt_level, without, search)

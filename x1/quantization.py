@@ -49,6 +49,18 @@ class Quantization(TypedDict, total=False):
     progress: Progress
 
 
+def require_known(options: Mapping[str, object], further: Iterable[str] = ()) -> None:
+    """Every keyword is an option of quantization, or one of the function's own.
+
+    Raises:
+        UsageError: some are not.
+    """
+    known = [*further, *Quantization.__annotations__]
+    unknown = [name for name in options if name not in Quantization.__annotations__]
+    if unknown:
+        raise UsageError([not_among("usage.keyword", f"there is no option '{n}'", n, known) for n in unknown])
+
+
 def quantize(
     model: str | Path | Model,
     calibrate: Calibration | None = None,
@@ -70,6 +82,7 @@ def quantize(
         UsageError: options, a scheme or calibration data that do not fit the network.
         CompileError: the network is not valid or not supported.
     """
+    require_known(options, ("shapes", "log"))
     network = as_model(model, shapes, log)
     recipe = recipe_of(options)
     graph = network.float_graph

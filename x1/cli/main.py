@@ -105,14 +105,14 @@ def _open_streams() -> None:
             setattr(sys, name, nowhere)
 
 
-def entry() -> None:
-    """The console script."""
+def run(arguments: list[str]) -> None:
+    """The command line as a process: it ends with the exit code."""
     from x1.cli.result import run_command  # noqa: PLC0415
 
     _open_streams()
     gc.set_threshold(GARBAGE)
     os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", IDLE)
-    code = run_command(main, sys.argv[1:])
+    code = run_command(main, arguments)
     if sys.gettrace() is not None or sys.getprofile() is not None:
         sys.exit(code)  # whoever watches wants to see the end
     sys.stdout.flush()

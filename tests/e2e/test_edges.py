@@ -1,0 +1,93 @@
+"""Edges of the tool: keywords that do not exist, cells of spreadsheets, an interrupt while it is loaded, batches."""
+
+from __future__ import annotations
+
+import csv
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from isa.support.diagnostics import UsageError
+from runtime.trace import as_csv, cell
+from tests.models import model, node, save
+from x1 import api
+
+BATCHES = Path(__file__).resolve().parents[1] / "cases" / "batch_growth.py"
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"), [("overides", "overrides"), ("symetric", "symmetric"), ("methd", "method")]
+)
+def test_a_keyword_that_does_not_exist_is_refused_with_a_guess(name: str, meant: str, tmp_path: Path) -> None:
+    path = save(model([node("Relu", "x", "y")], {"x": (1, 4)}, "y"), tmp_path)
+    compile_: Any = api.compile
+    with pytest.raises(UsageError, match=f"no option '{name}'(.|\n)*did you mean '{meant}'"):
+        compile_(path, calibrate="random:1", **{name: True})
+
+
+def test_quantize_refuses_unknown_keywords_too(tmp_path: Path) -> None:
+    path = save(model([node("Relu", "x", "y")], {"x": (1, 4)}, "y"), tmp_path)
+    quantize: Any = api.quantize
+    with pytest.raises(UsageError, match="did you mean 'percentile'"):
+        quantize(path, "random:1", percentil=99)
+
+
+@pytest.mark.parametrize("name", ["=1+1", "+a", "-b", "@c", "\td"])
+def test_a_name_is_no_formula_of_a_spreadsheet(name: str, tmp_path: Path) -> None:
+    made = model([node("Relu", "x", "y")], {"x": (1, 4)}, "y")
+    made.graph.node[0].output[0] = made.graph.output[0].name = name
+    binary = api.compile(save(made, tmp_path), calibrate="random:1")
+    rows = list(csv.DictReader(as_csv(api.profile(binary)).splitlines()))
+    assert rows[0]["name"][0] == "'"
+    assert cell(-3) == -3, "numbers stay numbers"
+
+
+def test_a_name_brings_no_control_character_into_a_cell() -> None:
+    assert cell("a\u202eb\x1b[31m\u2028") == "a\\u202eb\\x1b[31m\\u2028"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+@pytest.mark.parametrize("wait", [0.03, 0.1, 0.2])
+def test_an_interrupt_while_the_tool_is_loaded_ends_with_130(wait: float) -> None:
+    """From the first line of the entry point on; before it Python itself ends with the signal."""
+    code = "from x1.cli.entry import entry; print('begun', flush=True); entry()"
+    arguments = ["profile", "there-is-no-such-file.x1"]
+    done = subprocess.Popen(
+        [sys.executable, "-c", code, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    with done:
+        assert done.stdout is not None
+        assert done.stdout.readline() == b"begun\n"
+        time.sleep(wait)
+        done.send_signal(signal.SIGINT)
+        _, said = done.communicate()
+    assert done.returncode in ((130, 2) if wait > 0.05 else (130,)), said  # it may have ended by itself
+    assert b"Traceback" not in said
+
+
+def test_a_sample_of_a_large_batch_takes_few_instructions(tmp_path: Path) -> None:
+    counts: list[int] = []
+    for batch in (128, 2048):
+        path = tmp_path / f"{batch}.onnx"
+        subprocess.run([sys.executable, str(BATCHES), str(batch), str(path)], check=True)
+        counts.append(len(api.compile(path, calibrate="random:1").program.instructions))
+    assert counts[0] <= 6 * 128
+    assert counts[1] / 2048 <= 1.3 * counts[0] / 128
+
+
+def test_pads_before_a_convolution_cost_nothing(tmp_path: Path) -> None:
+    weights = np.random.default_rng(0).standard_normal((8, 3, 3, 3)).astype(np.float32)
+    apart = [node("Pad", "x p", "a"), node("Conv", "a w", "y")]
+    inside = [node("Conv", "x w", "y", pads=[1, 1, 1, 1])]
+    cycles: list[int] = []
+    for nodes in (apart, inside):
+        constants = {"w": weights, "p": np.array([0, 0, 1, 1, 0, 0, 1, 1])}
+        path = save(model(nodes, {"x": (1, 3, 300, 300)}, "y", constants), tmp_path)
+        cycles.append(api.profile(api.compile(path, calibrate="random:1")).cycles)
+    assert cycles[0] <= 1.01 * cycles[1]
