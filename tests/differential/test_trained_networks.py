@@ -105,7 +105,7 @@ FURTHER: dict[str, dict[str, tuple[int, ...]]] = {
 }
 LONG = "efficientnet_lite0_clean.onnx"
 """By day its quantized form is compared."""
-LARGE = 200 * 200
+LARGE = 100 * 100
 """Inputs of more pixels are left to the larger machine."""
 
 

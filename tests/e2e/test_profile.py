@@ -58,7 +58,10 @@ def test_compile_ends_with_the_short_profile(work: Path) -> None:
 @needs_assets
 @pytest.mark.parametrize(
     ("network", "settings"),
-    [("squeezenet1_1", []), ("mobilenetv2", ["mx.rows=16", "mx.cols=8", "vx.lanes=32"])],
+    [
+        ("squeezenet1_1", []),
+        pytest.param("mobilenetv2", ["mx.rows=16", "mx.cols=8", "vx.lanes=32"], marks=pytest.mark.nightly),
+    ],
 )
 def test_lower_bound_is_that_of_the_independent_script(
     network: str, settings: list[str], tmp_path: Path

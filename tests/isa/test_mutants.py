@@ -23,10 +23,10 @@ from tests.networks import compiled_and_verified, random_graph, random_inputs
 
 LOG = logging.getLogger(__name__)
 INPUTS = 8
-SEEDS = {120: 12, 500: 30}
+SEEDS = {80: 12, 500: 30}
 """Random networks for so many mutants of each kind."""
 LEAST_VALUES = 16
-COUNTS = pytest.mark.parametrize("count", [120, pytest.param(500, marks=pytest.mark.nightly)])
+COUNTS = pytest.mark.parametrize("count", [80, pytest.param(500, marks=pytest.mark.nightly)])
 Inputs = list[dict[str, np.ndarray]]
 
 
@@ -128,7 +128,7 @@ def test_no_original_is_rejected(count: int) -> None:
 def test_the_decision_of_equivalence_is_not_always_yes() -> None:
     """A dropped token that the checker finds must not count as equivalent either."""
     random = np.random.default_rng(1)
-    for original in originals(SEEDS[120]):
+    for original in originals(SEEDS[80]):
         mutant = MUTATIONS["dropped pair"](original.program, random)
         if mutant is not None and check(mutant.program).violations:
             assert not keeps_order(original.program, original.conflicts, mutant)
