@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from isa.support.diagnostics import Diagnostic, Findings, UsageError
 from isa.support.paths import is_file, read_file, resolved
+
+WEIGHTS: Final = re.compile(r'^\s*weights\s+"([^"\n]+)"', re.MULTILINE)
+"""How a network of the layer language names its weights."""
 
 
 def write_atomic(path: str | Path, content: bytes | str) -> None:
@@ -39,7 +43,7 @@ def write_with(path: str | Path, write: Callable[[IO[bytes]], object]) -> None:
         _write_into(target, path, write)
         return
     try:
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=".x1-")  # names may be as long as can be
     except (OSError, ValueError) as error:
         raise _unwritable(path, error, remedy="choose a folder that exists and can be written") from None
     temporary = Path(name)
@@ -79,7 +83,7 @@ def _write_into(target: Path, path: str | Path, write: Callable[[IO[bytes]], obj
 
 
 def require_another(output: str | Path | None, *inputs: str | Path | None) -> None:
-    """An output must not be one of the files that it is made from.
+    """An output must not be one of the files that it is made from: nor the data beside a model, nor samples.
 
     Raises:
         UsageError: it is.
@@ -87,11 +91,38 @@ def require_another(output: str | Path | None, *inputs: str | Path | None) -> No
     if output is None:
         return
     place = resolved(Path(output))
+    if place is None or not is_file(place):
+        return  # nothing can be lost
     for given in inputs:
-        if given is not None and is_file(Path(given)) and place == resolved(Path(given)):
-            raise UsageError(
-                Diagnostic("file.same", f"'{output}' is the input itself", remedy="give another name with -o")
-            )
+        if given is None:
+            continue
+        path = Path(given)
+        if place == resolved(path):
+            what = "is the input itself"
+        elif place in {resolved(part) for part in parts_of(path, place)}:
+            what = f"is part of '{given}'"
+        else:
+            continue
+        raise UsageError(Diagnostic("file.same", f"'{output}' {what}", remedy="give another name with -o"))
+
+
+def parts_of(path: Path, place: Path) -> Iterator[Path]:
+    """Files that an input is made of besides itself, those that `place` may be among them.
+
+    The samples of a folder, the weights that a network names, the external data of an ONNX model.
+    """
+    if path.is_dir():
+        yield path / place.name
+    elif is_file(path) and path.suffix == ".net":
+        yield from (path.parent / name for name in WEIGHTS.findall(read_file(path).decode(errors="replace")))
+    elif (
+        is_file(path)
+        and path.suffix == ".onnx"
+        and place.is_relative_to(resolved(path.parent) or path.parent)
+    ):
+        from compiler.frontend.onnx_file import external_files  # noqa: PLC0415  (few commands ask)
+
+        yield from (path.parent / name for name in external_files(path))
 
 
 def require_unchanged(files: Mapping[Path, bytes]) -> None:

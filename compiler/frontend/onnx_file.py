@@ -10,7 +10,7 @@ import onnx
 from google.protobuf.message import DecodeError
 
 from compiler.errors import CompileError
-from isa.support.diagnostics import Diagnostic
+from isa.support.diagnostics import Diagnostic, X1Error
 from isa.support.locations import FileLoc
 from isa.support.paths import read_file
 
@@ -57,6 +57,16 @@ def parse_onnx(path: Path) -> onnx.ModelProto:
             Diagnostic("model.format", "the file is not an ONNX model: it has no graph", FileLoc(str(path)))
         )
     return proto
+
+
+def external_files(path: Path) -> set[str]:
+    """The names of the files beside a model that hold its tensors; none of what is no model."""
+    try:
+        proto = parse_onnx(path)
+    except X1Error:
+        return set()
+    entries = (e for tensor in proto.graph.initializer for e in tensor.external_data)
+    return {e.value for e in entries if e.key == "location"}
 
 
 def _is_plain_text(content: bytes) -> bool:

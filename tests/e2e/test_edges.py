@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 from isa.support.diagnostics import UsageError
 from runtime.trace import as_csv, cell
-from tests.models import model, node, save
+from tests.models import model, node, save, save_samples
 from x1 import api
 
 BATCHES = Path(__file__).resolve().parents[1] / "cases" / "batch_growth.py"
@@ -91,3 +92,57 @@ def test_pads_before_a_convolution_cost_nothing(tmp_path: Path) -> None:
         path = save(model(nodes, {"x": (1, 3, 300, 300)}, "y", constants), tmp_path)
         cycles.append(api.profile(api.compile(path, calibrate="random:1")).cycles)
     assert cycles[0] <= 1.01 * cycles[1]
+
+
+def test_no_output_names_a_file_that_the_model_is_made_from(tmp_path: Path) -> None:
+    from tests.command_line import x1
+
+    library: Any = onnx
+    made = model([node("Gemm", "x w", "y")], {"x": (1, 8)}, "y", {"w": np.ones((8, 64), np.float32)})
+    library.save(
+        made, str(tmp_path / "m.onnx"), save_as_external_data=True, location="m.data", size_threshold=0
+    )
+    (tmp_path / "n.net").write_text(
+        'model n\nweights "w.npz"\ninput x: float32[1, 8]\ny = Dense(4)(x)\noutput y\n'
+    )
+    generator = np.random.default_rng(0)
+    save_samples(
+        tmp_path / "w.npz",
+        {"dense/kernel": np.ones((8, 4), np.float32), "dense/bias": np.ones(4, np.float32)},
+    )
+    (tmp_path / "samples").mkdir()
+    save_samples(tmp_path / "samples" / "d.npz", {"x": generator.standard_normal((2, 8)).astype(np.float32)})
+    (tmp_path / "link.x1").symlink_to("m.data")
+    for network, output in (("m.onnx", "m.data"), ("m.onnx", "link.x1"), ("n.net", "w.npz"),
+                            ("m.onnx", "samples/d.npz"), ("m.onnx", "m.onnx")):  # fmt: skip
+        before = (tmp_path / output).read_bytes()
+        done = x1(["compile", network, "--calibrate", "samples", "-o", output], tmp_path)
+        assert done.returncode == 2, (output, done.stderr)
+        assert (tmp_path / output).read_bytes() == before
+    assert x1(["compile", "m.onnx", "--calibrate", "samples", "-o", "m.x1"], tmp_path).returncode == 0
+
+
+def test_a_file_may_have_a_name_of_253_bytes(tmp_path: Path) -> None:
+    from tests.command_line import x1
+
+    path = save(model([node("Relu", "x", "y")], {"x": (1, 4)}, "y"), tmp_path)
+    name = "n" * 250 + ".x1"
+    assert x1(["compile", str(path), "--calibrate", "random:1", "-o", name], tmp_path).returncode == 0
+    assert (tmp_path / name).is_file()
+
+
+def test_verify_takes_a_file_alone(tmp_path: Path) -> None:
+    import x1
+
+    made = model([node("Relu", "x", "y")], {"x": (1, 4)}, "y")
+    path = save(made, tmp_path)
+    sample = {"x": np.ones((1, 4), np.float32)}
+    save_samples(tmp_path / "d.npz", {"x": np.ones((3, 4), np.float32)})
+    for inputs, count in ((sample, 1), ([sample, sample], 2), (tmp_path / "d.npz", 3)):
+        result = x1.verify(path, calibrate="random:2", inputs=inputs, target="tiny8")
+        assert (result.succeeded, result.samples) == (True, count)
+    quantized = x1.quantize(path, "random:2")
+    assert x1.verify(quantized, x1.compile(quantized), [sample]).succeeded
+    verify: Any = x1.verify
+    with pytest.raises(UsageError, match="did you mean 'inputs'"):
+        verify(path, calibrate="random:2", input=sample)

@@ -7,6 +7,7 @@ from typing import Final
 
 import click
 
+from isa.support.diagnostics import one_line
 from isa.support.records import asdict
 from isa.timing.profile import LayerProfile, Profile
 from runtime.trace import as_csv, as_trace
@@ -111,7 +112,8 @@ def table(found: Profile) -> str:
 
 
 def _row(layer: LayerProfile, width: int, most: int) -> str:
-    name = layer.name if len(layer.name) <= width else layer.name[: width - 1] + "…"
+    name = one_line(layer.name)
+    name = name if len(name) <= width else name[: width - 1] + "…"
     bar = "█" * round(BAR * layer.cycles / most) if most else ""
     figures = (layer.mx_busy_cycles, layer.vx_busy_cycles, layer.dram_busy_cycles)
     moved = f"{layer.dram_read_bytes:11,} {layer.dram_write_bytes:11,}"

@@ -22,7 +22,7 @@ from x1.cli.options import (
 from x1.cli.result import Result, json_option, reported
 from x1.lab import suggestions
 from x1.lab.suggestions import Suggestion
-from x1.lab.verification import Verification, verify
+from x1.lab.verification import Verification, compare
 
 EPILOG: Final = """\b
 Examples:
@@ -78,7 +78,7 @@ def command(
     count = data.sample_count(members, network.input_shapes)
     binary = api.compile(network, machine)
     samples = with_progress(data.samples(members, network.input_shapes), "verifying", count)
-    result = verify(network, binary, samples)
+    result = compare(network, binary, samples)
     body, text = result.as_json(), comparison_table(result)
     if suggest and calibrate is not None:
         recipe, given = api.recipe_of(how), api.scheme_given(how)

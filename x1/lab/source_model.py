@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -12,6 +12,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper, inliner, numpy_helper
 
+from compiler.frontend.onnx_functions import names_read
 from x1.lab.onnx_runtime import DISABLE_ALL, Arrays, OracleFailure, OracleSession
 
 OTHER_FLOATS: Final = (TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
@@ -133,7 +134,7 @@ class ToleratedModel:
 
 def part_of(model: ModelProto, nodes: Sequence[NodeProto], outputs: Collection[str]) -> ModelProto:
     """A model of some nodes, with every wanted tensor that they give as an output."""
-    used = {name for node in nodes for name in _names_read(node)}
+    used = {name for node in nodes for name in names_read(node)}
     made = [o for node in nodes for o in node.output if o in outputs]
     declared = {o.name: o for o in model.graph.output}
     part = ModelProto(ir_version=model.ir_version)
@@ -148,20 +149,12 @@ def part_of(model: ModelProto, nodes: Sequence[NodeProto], outputs: Collection[s
     return part
 
 
-def _names_read(node: NodeProto) -> Iterator[str]:
-    """The operands of a node, and what its subgraphs read."""
-    yield from node.input
-    for attribute in node.attribute:
-        for inner in attribute.g.node:
-            yield from _names_read(inner)
-
-
 def _in_order(graph: GraphProto) -> list[NodeProto]:
     """The nodes, producers first."""
     nodes = list(graph.node)
     producer = {o: i for i, node in enumerate(nodes) for o in node.output if o}
     net: Any = cast("Any", nx).DiGraph()
     net.add_nodes_from(range(len(nodes)))
-    reads = ((name, i) for i, node in enumerate(nodes) for name in _names_read(node))
+    reads = ((name, i) for i, node in enumerate(nodes) for name in names_read(node))
     net.add_edges_from((producer[name], i) for name, i in reads if name in producer)
     return [nodes[i] for i in cast("list[int]", list(nx.lexicographical_topological_sort(net, key=int)))]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Unpack, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,10 +18,14 @@ from isa import arithmetic
 from isa.support.diagnostics import Diagnostic, UsageError
 from isa.support.locations import NodeLoc, leaves
 from isa.support.records import Struct, field
-from x1.api import Binary, Model
+from isa.target import Target
+from x1 import api, data
+from x1.api import Binary, Model, Quantization
+from x1.binary import as_binary
 from x1.lab.import_check import ImportCheck, ImportJudge
 from x1.lab.onnx_runtime import OracleFailure
 from x1.lab.oracle import ExportOracle, Oracle, SourceOracle, cpu_features
+from x1.model import Shapes, as_model
 from x1.session import Session
 
 SATURATING_SOFTMAX = (1, 32)
@@ -158,10 +163,64 @@ class Verification(Struct):
         }
 
 
-def verify(model: Model, binary: Binary, samples: Iterable[Sample]) -> Verification:
+Inputs = str | Path | Sample | Iterable[Sample]
+"""An .npz or .npy file of samples along axis 0, one sample, or several."""
+
+
+def verify(
+    model: str | Path | Model,
+    binary: str | Path | Binary | None = None,
+    samples: Inputs | None = None,
+    *,
+    calibrate: api.Calibration | None = None,
+    inputs: Inputs | None = None,
+    target: str | Target = "edge32",
+    overrides: Sequence[str] = (),
+    shapes: Shapes | None = None,
+    **options: Unpack[Quantization],
+) -> Verification:
     """Compare every tensor of every sample; the tensors come from the binary as it is shipped.
 
     Of a float ONNX file, ONNX Runtime also runs the file itself, which judges the importer.
+
+    Args:
+        model: a file, or a network that `load_network` or `quantize` gave.
+        binary: what was compiled from it; it is compiled for `target` where there is none.
+        samples: what it is run on; `inputs` is another name for it.
+        calibrate: how a float network is quantized, with `options`: see `quantize`.
+        inputs: see samples.
+        target: a machine, changed by `overrides`.
+        overrides: `section.key=value`.
+        shapes: fixed shapes for inputs with open dimensions.
+        options: see `Quantization`.
+
+    Raises:
+        UsageError: options that do not go together, ONNX Runtime is not installed, or there is no sample.
+        CompileError: the network is not valid or not supported.
+    """
+    api.require_known(options, ("binary", "samples", "calibrate", "inputs", "target", "overrides", "shapes"))
+    network = as_model(model, shapes)
+    if calibrate is not None or options.get("scheme") is not None:
+        network = api.quantize(network, calibrate, **options)
+    network.integers()
+    made = api.compile(network, target, overrides=overrides) if binary is None else as_binary(binary)
+    given = samples if samples is not None else inputs
+    if given is None:
+        raise UsageError(
+            Diagnostic("verify.empty", "there are no samples to verify on", remedy="give inputs=")
+        )
+    return compare(network, made, _samples(network, given))
+
+
+def _samples(network: Model, given: Inputs) -> Iterable[Sample]:
+    if isinstance(given, (str, Path)):
+        members = data.input_members([f"@{given}"], list(network.input_shapes))
+        return data.samples(members, network.input_shapes)
+    return [cast("Sample", given)] if isinstance(given, Mapping) else given
+
+
+def compare(model: Model, binary: Binary, samples: Iterable[Sample]) -> Verification:
+    """The comparison of a quantized network, its binary and ONNX Runtime on some samples: see `verify`.
 
     Raises:
         UsageError: ONNX Runtime is not installed, or there is no sample.
