@@ -335,7 +335,7 @@ def folded_parameter(node: Node) -> Node | None:
     kinds = [replace(o.type, quant=None) for o in operands]
     with np.errstate(all="ignore"):
         value = node.op.evaluate([known_values(o) for o in operands], kinds, node.type)
-    return graph.const(value.astype(node.type.dtype.numpy), node.name, node.loc)
+    return graph.const(value.astype(node.type.dtype.numpy), node.name, node.loc, node.type.quant)
 
 
 def _moved_codes(node: Node, parameter: Node) -> Node | None:

@@ -420,3 +420,27 @@ def test_a_dump_that_returns_a_constant_is_refused() -> None:
     graph.set_outputs([graph.input("x", DType.F32, (1, 2)), constant], ["x", "k"])
     with pytest.raises(CompileError, match="the output 'k' is constant"):
         parse_graph(print_graph(graph, blobs=True))
+
+
+def test_constants_that_are_quantized_twice_are_codes_of_the_second_scale(tmp_path: Path) -> None:
+    from tests import models
+
+    nodes = [
+        models.node("DequantizeLinear", "w s z", "f"),
+        models.node("QuantizeLinear", "f t z", "q"),
+        models.node("DequantizeLinear", "q t z", "g"),
+        models.node("QuantizeLinear", "x s z", "xq"),
+        models.node("DequantizeLinear", "xq s z", "xd"),
+        models.node("Add", "xd g", "a"),
+        models.node("QuantizeLinear", "a t z", "aq"),
+        models.node("DequantizeLinear", "aq t z", "y"),
+    ]
+    constants = {
+        "w": np.array([4, -8, 100], np.int8),
+        "s": np.float32(0.05),
+        "t": np.float32(0.1),
+        "z": np.int8(0),
+    }
+    path = models.save(models.model(nodes, {"x": (1, 3)}, "y", constants), tmp_path)
+    body = models.verified(path, tmp_path)
+    models.assert_equal_to_onnx_runtime(body)
