@@ -118,6 +118,8 @@ def import_instance_norm(n: OnnxNode) -> Node:
 def import_group_norm(n: OnnxNode) -> Node:
     """Of every group of channels; scale and bias for each group, since opset 21 for each channel."""
     x, rank, groups = n.operand(0), len(n.operand(0).shape), n.integer("num_groups", 1)
+    if rank < 3:
+        n.fail(f"groups of channels of the shape {list(x.shape)} are not supported", "images")
     batch, channels = x.shape[:2]
     if groups < 1 or channels % groups:
         n.fail(f"num_groups={groups} of {channels} channels", "a divisor")

@@ -49,7 +49,7 @@ def import_resize(n: OnnxNode) -> Node:
 def _cropped(n: OnnxNode, axes: Sequence[int], sizes: Sequence[int], scales: Sequence[np.float32]) -> Node:
     """The nearest elements of a region; what lies outside of the operand has the value that is given."""
     x, rank = n.operand(0), len(n.operand(0).shape)
-    roi = [float(v) for v in n.constant(1, "the region").ravel()]
+    roi = _region(n)
     if len(roi) != 2 * len(axes):
         n.fail(f"roi={roi} for axes {list(axes)}", "two numbers for each axis")
     rounding = n.text("nearest_mode", "round_prefer_floor")
@@ -189,7 +189,7 @@ def _interpolated(n: OnnxNode, mode: str) -> Node:
     sizes, scales = _target(n, axes)
     roi = [0.0] * len(axes) + [1.0] * len(axes)
     if transform == CROP:
-        roi = [float(v) for v in n.constant(1, "the region").ravel()]
+        roi = _region(n)
     if len(roi) != 2 * len(axes):
         n.fail(f"roi={roi} for axes {axes}", "two numbers for each axis")
     how = Interpolation(
@@ -214,6 +214,14 @@ def _interpolated(n: OnnxNode, mode: str) -> Node:
         return n.add(Identity(), x)
     full = np.ascontiguousarray(np.broadcast_to(outside * np.float32(value), x.shape))
     return n.add(Add(), x, n.const(full, "outside"))
+
+
+def _region(n: OnnxNode) -> list[float]:
+    """Begin and end along every axis, as shares of the operand."""
+    region = [float(v) for v in n.constant(1, "the region").ravel()]
+    if not all(math.isfinite(v) and abs(v) <= MAX_SCALE for v in region):
+        n.fail(f"roi={region} is not allowed", f"finite numbers of at most {MAX_SCALE}")
+    return region
 
 
 def _quantized_like(n: OnnxNode, x: Node, given: Node, suffix: str) -> Node:
