@@ -58,7 +58,7 @@ WRONG: dict[str, tuple[Nodes, Constants, str, str]] = {
     "a region that is no number": (
         [node("Resize", "x roi s", "y", mode="nearest", coordinate_transformation_mode="tf_crop_and_resize")],
         {"roi": np.full(8, np.nan, np.float32), "s": np.array([1, 1, 0.5, 0.5], np.float32)}, "y", "roi=[nan",
-    ),  # fmt: skip
+    ),
     "attribute of another type": ([with_type("strides", "two")], {"w": ONES}, "y", "'strides' is not of type INTS"),
     "attribute list of another type": ([with_type("pads", [0.5])], {"w": ONES}, "y", "'pads' is not of type INTS"),
     "unknown attribute": ([node("Relu", "x", "y", alpha=1.0)], {}, "y", "there is no attribute 'alpha'"),
