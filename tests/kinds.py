@@ -453,6 +453,21 @@ def normalizations_of_channels(r: Random) -> Sort:
 
 
 @kind
+def variances_made_one(r: Random) -> Sort:
+    made = node("MeanVarianceNormalization", "x", "y", axes=pick(r, [0, 2, 3], [2, 3], [1]))
+    return Sort(model([made], {"x": (1, 4, 3, 5)}, "y"))
+
+
+@kind
+def logical_combinations(r: Random) -> Sort:
+    nodes = [node("Greater", "x k", "a"), node("Less", "x l", "b"), node(pick(r, "And", "Or", "Xor"), "a b", "c"),
+             node("Not", "c", "d"), node("Where", "d x k", "y")]  # fmt: skip
+    return Sort(
+        model(nodes, {"x": (1, 3, 4, 5)}, "y", {"k": np.float32(-0.2), "l": np.float32(r.uniform(0, 1))})
+    )
+
+
+@kind
 def norms_and_their_quotients(r: Random) -> Sort:
     if flip(r):
         made = node("LpNormalization", "x", "y", p=pick(r, 1, 2), axis=int(r.integers(1, 4)))
