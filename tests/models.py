@@ -17,7 +17,6 @@ from tests.command_line import x1
 
 Array = NDArray[Any]
 OPSET = 20
-QUANTIZED = ("QuantizeLinear", "DequantizeLinear")
 
 
 def node(op: str, inputs: str, outputs: str, domain: str = "", **attributes: Any) -> onnx.NodeProto:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Final
+from typing import Any, Final, cast
 
+import networkx as nx
 import onnx
 from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, inliner
 
@@ -17,6 +18,14 @@ MAX_NODES: Final = 200_000
 MAX_DEPTH: Final = 64
 """Functions that call one another, and graphs within graphs."""
 Key = tuple[str, str, str]
+
+
+class Cycle(Exception):
+    """Nodes that read one another's results, in a ring."""
+
+    def __init__(self, nodes: list[NodeProto]) -> None:
+        super().__init__()
+        self.nodes = nodes
 
 
 def subgraphs(node: NodeProto) -> Iterator[GraphProto]:
@@ -34,6 +43,25 @@ def names_read(node: NodeProto) -> Iterator[str]:
         yield from (value.name for value in graph.output)
         for inner in graph.node:
             yield from names_read(inner)
+
+
+def in_order(given: Iterable[NodeProto]) -> list[NodeProto]:
+    """The nodes, producers first, otherwise as they stand.
+
+    Raises:
+        Cycle: there is no such order.
+    """
+    nodes = list(given)
+    producer = {o: i for i, node in enumerate(nodes) for o in node.output if o}
+    net: Any = cast("Any", nx).DiGraph()
+    net.add_nodes_from(range(len(nodes)))
+    reads = ((name, i) for i, node in enumerate(nodes) for name in names_read(node))
+    net.add_edges_from((producer[name], i) for name, i in reads if name in producer)
+    try:
+        return [nodes[i] for i in cast("list[int]", list(nx.lexicographical_topological_sort(net, key=int)))]
+    except nx.NetworkXUnfeasible:
+        edges: list[tuple[int, int]] = cast("Any", nx).find_cycle(net)
+        raise Cycle([nodes[a] for a, _ in edges]) from None
 
 
 def names_defined(graph: GraphProto) -> set[str]:

@@ -9,9 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final
 
-import networkx as nx
 import numpy as np
 import onnx
 from numpy.typing import NDArray
@@ -20,9 +19,9 @@ from onnx import helper
 import compiler.ops  # noqa: F401  # pyright: ignore[reportUnusedImport]  (declares)
 from compiler.errors import CompileError, Unsupported
 from compiler.frontend.onnx_file import parse_onnx
-from compiler.frontend.onnx_functions import inlined, names_defined, names_read
+from compiler.frontend.onnx_functions import Cycle, in_order, inlined, names_defined, names_read
 from compiler.frontend.onnx_schema import scale_faults, signature_faults
-from compiler.frontend.onnx_tensors import OTHER_FLOATS, read_sparse_tensor, read_tensor
+from compiler.frontend.onnx_tensors import read_sparse_tensor, read_tensor
 from compiler.ir.evaluate import folded
 from compiler.ir.graph import Graph, Input, Node
 from compiler.ir.op import ShapeError
@@ -35,6 +34,7 @@ from compiler.ops.shapes import Identity
 from compiler.rules.importing import (
     MICROSOFT_DOMAIN,
     ONNX_OPERATORS,
+    OTHER_FLOATS,
     OnnxNode,
     OnnxRule,
     is_parameter,
@@ -259,20 +259,11 @@ class _Importer:
         """The nodes, producers first; a cycle is reported with its nodes."""
         nodes = list(given)
         self._check_single_assignment(nodes)
-        producer = {o: i for i, n in enumerate(nodes) for o in n.output if o}
-        net: Any = cast("Any", nx).DiGraph()
-        net.add_nodes_from(range(len(nodes)))
-        net.add_edges_from(
-            (producer[name], i) for i, n in enumerate(nodes) for name in names_read(n) if name in producer
-        )
         try:
-            return [
-                nodes[i] for i in cast("list[int]", list(nx.lexicographical_topological_sort(net, key=int)))
-            ]
-        except nx.NetworkXUnfeasible:
-            edges: list[tuple[int, int]] = cast("Any", nx).find_cycle(net)
-            cycle = [nodes[a].name or nodes[a].op_type for a, _ in edges]
-            self.findings.add("model.cycle", f"the nodes {', '.join(sorted(cycle))} form a cycle", self.file)
+            return in_order(nodes)
+        except Cycle as cycle:
+            names = sorted(node.name or node.op_type for node in cycle.nodes)
+            self.findings.add("model.cycle", f"the nodes {', '.join(names)} form a cycle", self.file)
         self.findings.raise_if_any()
         return []
 

@@ -12,14 +12,13 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from compiler.ir.types import MAX_ELEMENTS, DType
+from compiler.rules.importing import OTHER_FLOATS
 from isa.support.diagnostics import Findings
 from isa.support.locations import Loc
 from isa.support.numerals import whole_number
 from isa.support.paths import is_file, resolved
 
 MAX_RANK: Final = 8
-OTHER_FLOATS: Final = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE)
-"""Types of real numbers that are read as float32."""
 
 
 def read_tensor(

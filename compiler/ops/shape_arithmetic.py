@@ -20,11 +20,9 @@ from compiler.ir.types import MAX_ELEMENTS, DType
 from compiler.ops.activation import Unary
 from compiler.ops.real import Real
 from compiler.ops.shapes import Identity
-from compiler.rules.importing import OnnxNode, is_parameter, onnx_operator
+from compiler.rules.importing import OTHER_FLOATS, OnnxNode, is_parameter, onnx_operator
 
 MAX_RANK: Final = 8
-OTHER_FLOATS: Final = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE)
-"""Types of real numbers that are float32 here."""
 
 
 @onnx_operator("Shape")

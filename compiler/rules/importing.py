@@ -13,6 +13,7 @@ from typing import Any, Final, NoReturn, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from onnx import TensorProto
 
 from compiler.errors import Unsupported
 from compiler.ir.evaluate import folded
@@ -22,6 +23,9 @@ from compiler.ir.types import MAX_ELEMENTS, DType, Quant, Shape, TensorType
 from isa.support.diagnostics import Diagnostic, did_you_mean
 from isa.support.locations import Loc
 from isa.support.records import Frozen, Struct, field, replace
+
+OTHER_FLOATS: Final = (TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
+"""ONNX types of real numbers that are float32 here."""
 
 
 class OnnxNode(Frozen):

@@ -6,16 +6,15 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, cast
 
-import networkx as nx
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper, inliner, numpy_helper
 
-from compiler.frontend.onnx_functions import names_read
+from compiler.frontend.onnx_functions import in_order, names_read
+from compiler.rules.importing import OTHER_FLOATS
 from x1.lab.onnx_runtime import DISABLE_ALL, Arrays, OracleFailure, OracleSession
 
-OTHER_FLOATS: Final = (TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 TYPE_ATTRIBUTES: Final = ("to", "dtype")
 """Attributes that hold the type of a result."""
 MOST_EXCLUDED: Final = 32
@@ -70,7 +69,7 @@ class ToleratedModel:
 
     def __init__(self, model: ModelProto, wanted: Collection[str]) -> None:
         self._model = model
-        self._nodes = _in_order(model.graph)
+        self._nodes = in_order(model.graph.node)
         self._wanted = {o for node in self._nodes for o in node.output if o} & set(wanted)
         self._left = list(range(len(self._nodes)))
         self._session: OracleSession | None = None
@@ -147,14 +146,3 @@ def part_of(model: ModelProto, nodes: Sequence[NodeProto], outputs: Collection[s
     graph.sparse_initializer.extend(t for t in model.graph.sparse_initializer if t.values.name in used)
     graph.output.extend(declared.get(name, helper.make_empty_tensor_value_info(name)) for name in made)
     return part
-
-
-def _in_order(graph: GraphProto) -> list[NodeProto]:
-    """The nodes, producers first."""
-    nodes = list(graph.node)
-    producer = {o: i for i, node in enumerate(nodes) for o in node.output if o}
-    net: Any = cast("Any", nx).DiGraph()
-    net.add_nodes_from(range(len(nodes)))
-    reads = ((name, i) for i, node in enumerate(nodes) for name in names_read(node))
-    net.add_edges_from((producer[name], i) for name, i in reads if name in producer)
-    return [nodes[i] for i in cast("list[int]", list(nx.lexicographical_topological_sort(net, key=int)))]

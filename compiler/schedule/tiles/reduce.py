@@ -248,6 +248,8 @@ def _plan_maximum_in_parts(b: Builder, node: Node, operation: QReduce, parts: _P
     for n, column, c in parts.results():
         boxes = parts.boxes(column)
         found = b.buffer("maxima", Memory.SPM, len(boxes) * c.extent)
+        if len(boxes) > MAX_EXTENT:
+            raise does_not_fit(node, len(boxes) * c.extent, 0)
         for index, (h, w) in enumerate(boxes):
             b.tile = (n, h.start, w.start, c.start)
             source = b.fetch(parts.x, n, h, w, c, "input")
@@ -265,8 +267,6 @@ def _plan_maximum_in_parts(b: Builder, node: Node, operation: QReduce, parts: _P
                 ot=kind,
             )
             b.emit(of_part, {"inp": source.ref, "out": Ref(found, index * c.extent)})
-        if len(boxes) > MAX_EXTENT:
-            raise does_not_fit(node, len(boxes) * c.extent, 0)
         place = _place(n * parts.left + column, c, out)
         target = b.result(out, *place, "output")
         of_parts = VectorReduce(
