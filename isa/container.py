@@ -346,7 +346,9 @@ def _check_interface(program: Program) -> None:
         if len(set(names)) != len(names):
             raise RecordError(f"two {writer}s have the same name")
         for tensor in tensors:
-            _check_tensor(tensor, region, sizes.get(region, 0), writer)
+            constant = writer == "output" and tensor.region == Region.WEIGHTS
+            allowed = Region.WEIGHTS if constant else region
+            _check_tensor(tensor, allowed, sizes.get(allowed, 0), writer)
     if pair := first_overlap(program.abi.inputs):
         raise RecordError(f"the inputs '{pair[0].name}' and '{pair[1].name}' share bytes")
 
@@ -355,9 +357,10 @@ def _check_tensor(tensor: Interface, region: Region, limit: int, writer: str) ->
     what = f"{writer} '{tensor.name}'"
     if tensor.dtype not in HOST_DTYPES:
         raise RecordError(f"{what} has the dtype {tensor.dtype!r}; allowed: {', '.join(HOST_DTYPES)}")
-    if tensor.device_dtype not in DEVICE_DTYPES:
+    stored = HOST_DTYPES if region is Region.WEIGHTS else DEVICE_DTYPES
+    if tensor.device_dtype not in stored:
         raise RecordError(
-            f"{what} has the device dtype {tensor.device_dtype!r}; allowed: {', '.join(DEVICE_DTYPES)}"
+            f"{what} has the device dtype {tensor.device_dtype!r}; allowed: {', '.join(stored)}"
         )
     _check_layout(tensor, what)
     if tensor.region != region or tensor.offset < 0 or tensor.offset + tensor.bytes > limit:

@@ -56,7 +56,7 @@ def from_bytes(tensor: Interface, content: NDArray[np.uint8]) -> NDArray[Any]:
     pixels = content.reshape(-1, tensor.pixel_stride)[:, :width]
     permuted_shape = tuple(tensor.shape[p] for p in tensor.perm)
     values = np.ascontiguousarray(pixels).view(dtype).reshape(permuted_shape)
-    return np.ascontiguousarray(values.transpose(np.argsort(tensor.perm)))
+    return np.ascontiguousarray(values.transpose(np.argsort(tensor.perm))).reshape(tensor.shape)
 
 
 def host_values(tensor: Interface, values: NDArray[Any]) -> NDArray[Any]:

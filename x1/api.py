@@ -21,7 +21,7 @@ from isa.target import Target, load_target
 from isa.timing.profile import Profile
 from isa.timing.profile import profile as profile_of
 from x1.binary import Binary, as_binary
-from x1.model import ONNX_FORMS, Model, Shapes, as_model, load_network
+from x1.model import ONNX_FORMS, Loadable, Model, Shapes, as_model, load_network
 from x1.quantization import (
     Calibration,
     Quantization,
@@ -58,7 +58,7 @@ OWN: Final = ("calibrate", "opt_level", "without", "search", "overrides", "shape
 
 
 def compile(
-    model: str | Path | Model,
+    model: Loadable | Model,
     target: str | Target = "edge32",
     *,
     calibrate: Calibration | None = None,

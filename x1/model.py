@@ -6,11 +6,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+from onnx import ModelProto
+
 from compiler import driver
 from compiler.errors import CompileError
 from compiler.export.qdq import to_qdq
 from compiler.export.qoperator import to_qoperator
 from compiler.frontend.load import load_model
+from compiler.frontend.onnx_file import IN_MEMORY, OnnxModel
 from compiler.ir.graph import Graph
 from compiler.ir.stage import Stage
 from compiler.ir.types import TensorType
@@ -24,14 +27,16 @@ from x1.files import write_atomic
 
 ONNX_FORMS: Final = ("qoperator", "qdq")
 ONNX_SUFFIX: Final = ".onnx"
+Loadable = str | Path | bytes | ModelProto
+"""A file, or an ONNX model in memory."""
 Shapes = Mapping[str, Sequence[int]]
 """Fixed shapes for inputs with open dimensions."""
 
 
 class Source(Frozen):
-    """The ONNX file of a network, and the shapes that the user has given."""
+    """The ONNX model of a network, a file or its content, and the shapes that the user has given."""
 
-    path: Path
+    model: OnnxModel
     shapes: Shapes
 
 
@@ -44,7 +49,7 @@ class Model(Struct):
     scheme: Scheme | None = None
     """What a float network was quantized by."""
     source: Source | None = None
-    """The file: what ONNX Runtime executes to judge us; a .net and a dump have none."""
+    """The ONNX model: what ONNX Runtime executes to judge us; a .net and a dump have none."""
     partial: Graph | None = None
     """A prequantized network that leaves some results open."""
     refusal: CompileError | None = None
@@ -128,16 +133,20 @@ class Model(Struct):
         )
 
 
-def load_network(path: str | Path, shapes: Shapes | None = None, log: PassLog | None = None) -> Model:
-    """A network from an .onnx, .net or .x1ir file, simplified.
+def load_network(model: Loadable, shapes: Shapes | None = None, log: PassLog | None = None) -> Model:
+    """A network from an .onnx, .net or .x1ir file, or from an ONNX model in memory, simplified.
 
     Raises:
         UsageError: no such file, or of no known kind.
         CompileError: the file is not a valid or not a supported model.
+        TypeError: what is given is no model.
     """
-    graph = load_model(path, shapes)
-    source = Source(Path(path), dict(shapes or {})) if Path(path).suffix == ONNX_SUFFIX else None
-    remarks = tuple(_left_out(name, path) for name in graph.unused_inputs)
+    given = _loadable(model)
+    graph = load_model(given, shapes)
+    is_onnx = isinstance(given, bytes) or given.suffix == ONNX_SUFFIX
+    source = Source(given, dict(shapes or {})) if is_onnx else None
+    place = IN_MEMORY if isinstance(given, bytes) else str(given)
+    remarks = tuple(_left_out(name, place) for name in graph.unused_inputs)
     match graph.stage:
         case Stage.NN:
             return Model(graph.name, driver.prepare(graph, log), source=source, remarks=remarks)
@@ -147,14 +156,31 @@ def load_network(path: str | Path, shapes: Shapes | None = None, log: PassLog | 
             return Model(graph.name, None, graph)
 
 
-def as_model(model: str | Path | Model, shapes: Shapes | None = None, log: PassLog | None = None) -> Model:
-    """The network itself, or that of a file."""
+def as_model(model: Loadable | Model, shapes: Shapes | None = None, log: PassLog | None = None) -> Model:
+    """The network itself, or that of a file or of an ONNX model in memory: see `load_network`."""
     return model if isinstance(model, Model) else load_network(model, shapes, log)
 
 
-def _left_out(name: str, path: str | Path) -> Diagnostic:
+def _loadable(model: object) -> Path | bytes:
+    """A path, or the content of an ONNX file.
+
+    Raises:
+        TypeError: it is something else.
+    """
+    if isinstance(model, (str, Path)):
+        return Path(model)
+    if isinstance(model, (bytes, bytearray)):
+        return bytes(model)
+    if isinstance(model, ModelProto):
+        return model.SerializeToString(deterministic=True)
+    raise TypeError(
+        f"a model is a path, an onnx.ModelProto, its bytes or an x1.Model, not {type(model).__name__}"
+    )
+
+
+def _left_out(name: str, place: str) -> Diagnostic:
     message = f"the input '{name}' is left out: nothing reads it"
-    return Diagnostic("model.unused", message, FileLoc(str(path)), severity="warning")
+    return Diagnostic("model.unused", message, FileLoc(place), severity="warning")
 
 
 def _prequantized(

@@ -19,7 +19,7 @@ from isa.support.diagnostics import Diagnostic, UsageError, not_among
 from isa.support.progress import untracked
 from isa.support.records import names_of, replace
 from x1 import data
-from x1.model import Model, Shapes, as_model
+from x1.model import Loadable, Model, Shapes, as_model
 
 Calibration = str | Path | Iterable[Sample]
 Progress = Callable[[Iterable[Sample], int | None], Iterable[Sample]]
@@ -62,7 +62,7 @@ def require_known(options: Mapping[str, object], further: Iterable[str] = ()) ->
 
 
 def quantize(
-    model: str | Path | Model,
+    model: Loadable | Model,
     calibrate: Calibration | None = None,
     *,
     shapes: Shapes | None = None,
@@ -72,7 +72,7 @@ def quantize(
     """A quantized network: int8 activations and weights, int32 biases.
 
     Args:
-        model: a file, or a network that `load_network` gave.
+        model: a file, an ONNX model in memory, or a network that `load_network` gave.
         calibrate: `D.npz`, a folder, `random:N`, or samples as mappings from input names to arrays.
         shapes: fixed shapes for inputs with open dimensions.
         log: an observer of the passes.

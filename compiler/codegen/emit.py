@@ -92,13 +92,25 @@ def _input(node: Node, tensor: Tensor) -> Interface:
     return _interface(source.inputs[0].name, source.inputs[0], node, tensor, source.op.perm)
 
 
-def _output(graph: Graph, node: Node, tensor: Tensor) -> Interface:
-    """`node` gives out the result of a layer, or is a transpose of that which the host makes."""
+def _output(graph: Graph, node: Node, given: Tensor | Buffer) -> Interface:
+    """`node` gives out the result of a layer, is a transpose of that which the host makes, or a constant."""
     name = graph.output_names[graph.outputs.index(node)]
+    if isinstance(given, Buffer):
+        return _constant(name, node, given)
     if not isinstance(node.op, Transpose):
-        return _interface(name, node, node.inputs[0], tensor, tuple(range(len(node.shape))))
+        return _interface(name, node, node.inputs[0], given, tuple(range(len(node.shape))))
     back = tuple(int(p) for p in np.argsort(node.op.perm))
-    return _interface(name, node, node.inputs[0].inputs[0], tensor, back)
+    return _interface(name, node, node.inputs[0].inputs[0], given, back)
+
+
+def _constant(name: str, node: Node, home: Buffer) -> Interface:
+    """An array of the host's that lies among the weights as it is."""
+    assert home.address is not None
+    dtype, region = node.type.dtype.host_name, REGION[home.memory]
+    perm, shape = tuple(range(len(node.shape))), (1, 1, 1, node.type.elements)
+    return Interface(
+        name, dtype, node.shape, dtype, shape, perm, home.size, None, 0, region, home.address, home.size
+    )
 
 
 def _interface(name: str, host: Node, device: Node, tensor: Tensor, perm: tuple[int, ...]) -> Interface:

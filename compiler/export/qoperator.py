@@ -37,6 +37,9 @@ def written(graph: Graph) -> OnnxWriter:
     for node in graph.nodes():
         if not node.is_constant and not isinstance(node.op, Input):
             WRITERS[type(node.op)](writer, node, node.op)
+    for node in graph.outputs:
+        if node.is_constant:
+            writer.add("Constant", [], writer.names[node.id], value=numpy_helper.from_array(node.constant))
     return writer
 
 

@@ -75,9 +75,6 @@ class _Reader:
             self._node(graph, node)
         results = [c.children for r in trees(tree, "results") for c in trees(r, "result")]
         graph.set_outputs([self._use(tree, str(v)) for v, _ in results], [_string(n) for _, n in results])
-        for node, name in zip(graph.outputs, graph.output_names, strict=True):
-            if node.is_constant:
-                self._fail(tree, f"the output '{name}' is constant", "a tensor that depends on an input")
         try:
             verify(graph)
         except VerifyError as error:

@@ -17,14 +17,16 @@ KINDS: Final = (".onnx", ".net", ".x1ir")
 MAX_DUMP: Final = 1 << 31
 
 
-def load_model(path: str | Path, shapes: Mapping[str, Sequence[int]] | None = None) -> Graph:
-    """The graph of an .onnx, .net or .x1ir file.
+def load_model(model: str | Path | bytes, shapes: Mapping[str, Sequence[int]] | None = None) -> Graph:
+    """The graph of an .onnx, .net or .x1ir file, or of an ONNX model in memory.
 
     Raises:
         UsageError: no such file, or a file of no known kind.
         CompileError: the file is not a valid model.
     """
-    place = Path(path)
+    if isinstance(model, bytes):
+        return read_onnx(model, shapes)
+    path, place = model, Path(model)
     require_file(place)
     match place.suffix:
         case ".onnx":

@@ -16,26 +16,25 @@ from isa.support.paths import read_file
 
 MAX_FILE: Final = (1 << 31) - 1
 PLAIN_TEXT_BYTES: Final = 512
+OnnxModel = Path | bytes
+"""A file, or the content of one; that has no folder for external data."""
+IN_MEMORY: Final = "model"
+"""What a model is called that is no file."""
 
 
-def parse_onnx(path: Path) -> onnx.ModelProto:
-    """The model of a file, nothing of it looked at but that its names are text.
+def parse_onnx(model: OnnxModel) -> onnx.ModelProto:
+    """The model of a file or its content, nothing of it looked at but that its names are text.
 
     Raises:
         CompileError: the file is no ONNX model.
         UsageError: the file cannot be read.
     """
-    if path.stat().st_size > MAX_FILE:
-        raise CompileError(
-            Diagnostic(
-                "model.size",
-                "the file is too large for an ONNX model",
-                FileLoc(str(path)),
-                f"at most {MAX_FILE} bytes",
-            )
-        )
+    place = FileLoc(IN_MEMORY if isinstance(model, bytes) else str(model))
+    if (len(model) if isinstance(model, bytes) else model.stat().st_size) > MAX_FILE:
+        text = "the file is too large for an ONNX model"
+        raise CompileError(Diagnostic("model.size", text, place, f"at most {MAX_FILE} bytes"))
     proto = onnx.ModelProto()
-    content = read_file(path)
+    content = model if isinstance(model, bytes) else read_file(model)
     try:
         proto.ParseFromString(content)
     except DecodeError:
@@ -44,17 +43,15 @@ def parse_onnx(path: Path) -> onnx.ModelProto:
             Diagnostic(
                 "model.format",
                 f"the file is not an ONNX model: {why}",
-                FileLoc(str(path)),
+                place,
                 remedy="export the model again, or copy it in binary mode",
             )
         ) from None
     if not _is_text(proto):
-        raise CompileError(
-            Diagnostic("model.format", "a name in the model is not UTF-8 text", FileLoc(str(path)))
-        )
+        raise CompileError(Diagnostic("model.format", "a name in the model is not UTF-8 text", place))
     if not proto.HasField("graph") or proto.ir_version < 1:
         raise CompileError(
-            Diagnostic("model.format", "the file is not an ONNX model: it has no graph", FileLoc(str(path)))
+            Diagnostic("model.format", "the file is not an ONNX model: it has no graph", place)
         )
     return proto
 

@@ -6,7 +6,6 @@ only from the model's own folder, and nothing is left to the protobuf's good man
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -18,15 +17,16 @@ from onnx import helper
 
 import compiler.ops  # noqa: F401  # pyright: ignore[reportUnusedImport]  (declares)
 from compiler.errors import CompileError, Unsupported
-from compiler.frontend.onnx_file import parse_onnx
+from compiler.frontend.onnx_file import IN_MEMORY, OnnxModel, parse_onnx
 from compiler.frontend.onnx_functions import Cycle, in_order, inlined, names_defined, names_read
+from compiler.frontend.onnx_interface import MAX_VALUE_RANK, check_output, input_type
 from compiler.frontend.onnx_schema import scale_faults, signature_faults
 from compiler.frontend.onnx_tensors import read_sparse_tensor, read_tensor
 from compiler.ir.evaluate import folded
 from compiler.ir.graph import Graph, Input, Node
 from compiler.ir.op import ShapeError
 from compiler.ir.stage import Stage
-from compiler.ir.types import MAX_ELEMENTS, DType
+from compiler.ir.types import MAX_ELEMENTS
 from compiler.ops.quantize_linear import Dequantize, Quantize
 from compiler.ops.real import Real
 from compiler.ops.shape_arithmetic import ARITHMETIC, SIGNS, integer_arithmetic
@@ -34,7 +34,6 @@ from compiler.ops.shapes import Identity
 from compiler.rules.importing import (
     MICROSOFT_DOMAIN,
     ONNX_OPERATORS,
-    OTHER_FLOATS,
     OnnxNode,
     OnnxRule,
     is_parameter,
@@ -44,7 +43,6 @@ from isa.support.diagnostics import Diagnostic, Findings, UsageError, did_you_me
 from isa.support.locations import FileLoc, Loc, NodeLoc
 from isa.support.records import Frozen
 
-MAX_VALUE_RANK: Final = 8
 INTEGER_OPERATORS: Final = ("Div", *SIGNS, *ARITHMETIC)
 """Operators with which shapes are computed."""
 DEFAULT_DOMAINS: Final = ("", "ai.onnx")
@@ -58,20 +56,22 @@ class Imported(Frozen):
     """In order of computation."""
 
 
-def import_onnx(path: Path, shapes: Mapping[str, Sequence[int]] | None = None) -> Imported:
-    """An ONNX file, node by node; `shapes` fixes the dimensions of inputs that leave some open.
+def import_onnx(model: OnnxModel, shapes: Mapping[str, Sequence[int]] | None = None) -> Imported:
+    """An ONNX model, node by node; `shapes` fixes the dimensions of inputs that leave some open.
 
     Raises:
         CompileError: the file is no valid model, or uses what is not supported; all findings.
         UsageError: an input has open dimensions and no shape is given for it.
     """
-    proto = inlined(parse_onnx(path), FileLoc(one_line(str(path))))
-    return _Importer(proto, path, shapes or {}).run()
+    path = Path(IN_MEMORY) if isinstance(model, bytes) else model
+    proto = inlined(parse_onnx(model), FileLoc(one_line(str(path))))
+    folder = None if isinstance(model, bytes) else path.resolve().parent
+    return _Importer(proto, path, folder, shapes or {}).run()
 
 
-def read_onnx(path: Path, shapes: Mapping[str, Sequence[int]] | None = None) -> Graph:
-    """The graph of an ONNX file, what its outputs need: see `import_onnx`."""
-    graph = import_onnx(path, shapes).graph
+def read_onnx(model: OnnxModel, shapes: Mapping[str, Sequence[int]] | None = None) -> Graph:
+    """The graph of an ONNX model, what its outputs need: see `import_onnx`."""
+    graph = import_onnx(model, shapes).graph
     graph.erase_dead()
     if _computes_on_codes(graph):
         graph.stage = Stage.QDQ
@@ -94,10 +94,11 @@ def _computes_on_codes(graph: Graph) -> bool:
 
 
 class _Importer:
-    def __init__(self, proto: onnx.ModelProto, path: Path, shapes: Mapping[str, Sequence[int]]) -> None:
-        self.proto, self.path, self.shapes = proto, path, shapes
+    def __init__(
+        self, proto: onnx.ModelProto, path: Path, folder: Path | None, shapes: Mapping[str, Sequence[int]]
+    ) -> None:
+        self.proto, self.folder, self.shapes = proto, folder, shapes
         self.file = FileLoc(one_line(str(path)))
-        self.folder = path.resolve().parent
         self.findings = Findings(CompileError)
         self.graph = Graph(one_line(path.stem))
         self.names = names_defined(proto.graph)
@@ -194,64 +195,8 @@ class _Importer:
                 self.graph.unused_inputs += (value.name,)
 
     def _input(self, value: onnx.ValueInfoProto) -> Node | None:
-        tensor = value.type.tensor_type
-        what = f"input '{value.name}'"
-        try:
-            dtype = DType.of(np.dtype(helper.tensor_dtype_to_np_dtype(tensor.elem_type)))
-        except (KeyError, TypeError, ValueError):
-            dtype = None
-        if tensor.elem_type in OTHER_FLOATS:
-            dtype = DType.F32
-        if dtype is None or not (dtype is DType.F32 or dtype.is_code):
-            allowed = "float32, float16, bfloat16, float64; int8 and uint8"
-            self.findings.add(
-                "model.dtype", f"{what} has data_type {tensor.elem_type}", self.file, allowed=allowed
-            )
-            return None
-        dims: list[int | str] = [
-            d.dim_value if d.dim_value > 0 else d.dim_param or "?" for d in tensor.shape.dim
-        ]
-        if value.name in self.shapes:
-            dims = self._given_shape(value.name, dims if tensor.HasField("shape") else None)
-        elif not tensor.HasField("shape"):
-            dims = ["?"]
-        if any(isinstance(d, str) for d in dims):
-            example = ",".join("1" if isinstance(d, str) else str(d) for d in dims)
-            raise UsageError(
-                Diagnostic(
-                    "usage.shape",
-                    f"{what} has open dimensions: {dims}",
-                    self.file,
-                    remedy=f"give them: --shape {value.name}={example}",
-                )
-            )
-        shape = tuple(int(d) for d in dims)
-        if len(shape) > MAX_VALUE_RANK or min(shape, default=1) < 1 or math.prod(shape) > MAX_ELEMENTS:
-            self.findings.add(
-                "model.shape",
-                f"{what} has the shape {list(shape)}",
-                self.file,
-                allowed=f"at most {MAX_VALUE_RANK} dimensions of at least 1, {MAX_ELEMENTS} elements in all",
-            )
-            return None
-        return self.graph.input(value.name, dtype, shape, self.file)
-
-    def _given_shape(self, name: str, dims: Sequence[int | str] | None) -> list[int | str]:
-        """The shape that the user gives an input; it fits what the model says, if that says anything."""
-        given = list(self.shapes[name])
-        if dims is not None and (
-            len(given) != len(dims)
-            or any(not isinstance(d, str) and d != g for d, g in zip(dims, given, strict=False))
-        ):
-            raise UsageError(
-                Diagnostic(
-                    "usage.shape",
-                    f"--shape {name}={','.join(map(str, given))} does not fit",
-                    self.file,
-                    allowed=str(dims),
-                )
-            )
-        return [*given]
+        kind = input_type(value, self.shapes.get(value.name), self.file, self.findings)
+        return None if kind is None else self.graph.input(value.name, kind.dtype, kind.shape, self.file)
 
     # --- nodes -----------------------------------------------------------------------------------
 
@@ -491,42 +436,10 @@ class _Importer:
                     value.name, f"the graph output '{value.name}' is computed by nothing", self.file
                 )
                 continue
-            self._output(value, node)
+            check_output(value, node, self.file, self.findings)
             nodes.append(node)
             names.append(value.name)
         self.graph.set_outputs(nodes, names)
-
-    def _output(self, value: onnx.ValueInfoProto, node: Node) -> None:
-        """Check what the model declares of an output against what it computes."""
-        returnable = node.type.dtype in (DType.F32, DType.I64) or node.type.dtype.is_code
-        if not returnable or is_parameter(node) or len(node.shape) > MAX_VALUE_RANK:
-            self.findings.add(
-                "model.output",
-                f"the graph output '{value.name}' is {node.type}",
-                self.file,
-                allowed=f"float32, int8 or uint8, {MAX_VALUE_RANK} dimensions; what depends on an input",
-            )
-        tensor = value.type.tensor_type
-        computed = helper.np_dtype_to_tensor_dtype(node.type.dtype.numpy)
-        if tensor.elem_type not in (onnx.TensorProto.UNDEFINED, computed):
-            self.findings.add(
-                "model.dtype",
-                f"the output '{value.name}' is declared with data_type {tensor.elem_type}",
-                self.file,
-                allowed=node.type.dtype.host_name,
-            )
-        dims = tensor.shape.dim
-        declared = [d.dim_value if d.dim_value > 0 else None for d in dims]
-        if tensor.HasField("shape") and (
-            len(declared) != len(node.shape)
-            or any(d is not None and d != s for d, s in zip(declared, node.shape, strict=True))
-        ):
-            self.findings.add(
-                "model.shape",
-                f"the output '{value.name}' is declared as {declared}; the network "
-                f"computes {list(node.shape)}",
-                self.file,
-            )
 
 
 def _domain(node: onnx.NodeProto) -> str:

@@ -22,7 +22,7 @@ MAX_RANK: Final = 8
 
 
 def read_tensor(
-    tensor: onnx.TensorProto, what: str, loc: Loc, folder: Path, findings: Findings
+    tensor: onnx.TensorProto, what: str, loc: Loc, folder: Path | None, findings: Findings
 ) -> NDArray[Any] | None:
     """The values of a tensor; None where it is not sound, with the finding recorded.
 
@@ -30,7 +30,7 @@ def read_tensor(
         tensor: from a model that is not trusted.
         what: how messages call it.
         loc: where it stands.
-        folder: the only place from which external data is read.
+        folder: the only place from which external data is read; a model in memory has none.
         findings: the collector.
     """
     dtype = _dtype(tensor.data_type)
@@ -62,7 +62,7 @@ def read_tensor(
 
 
 def read_sparse_tensor(
-    sparse: onnx.SparseTensorProto, what: str, loc: Loc, folder: Path, findings: Findings
+    sparse: onnx.SparseTensorProto, what: str, loc: Loc, folder: Path | None, findings: Findings
 ) -> NDArray[Any] | None:
     """The whole of a sparse tensor, zero where it says nothing; as `read_tensor` where it is not sound."""
     shape = tuple(sparse.dims)
@@ -138,7 +138,7 @@ def _external(
     tensor: onnx.TensorProto,
     what: str,
     loc: Loc,
-    folder: Path,
+    folder: Path | None,
     findings: Findings,
     dtype: np.dtype[Any],
     shape: tuple[int, ...],
@@ -146,6 +146,10 @@ def _external(
     """Data beside the model: only a plain file inside its folder."""
     entries = {e.key: e.value for e in tensor.external_data}
     name = entries.get("location", "")
+    if folder is None:
+        text = f"{what} is external data at '{name}', and a model in memory has no folder"
+        findings.add("model.external", text, loc, remedy="give the path of the file, or load the data first")
+        return None
     place = resolved(folder / name)
     if not name or place is None or not place.is_relative_to(folder):
         findings.add(

@@ -63,6 +63,12 @@ class Returned(Op):
         return args[0]
 
 
+def returned(value: Node, codes: Node, name: str) -> Node:
+    """What the host is given of a value: its codes, in real numbers where the value is real."""
+    operation = Dequantize() if value.type.dtype is DType.F32 else Returned()
+    return codes.graph.add(operation, (codes,), name=name, loc=value.loc)
+
+
 def host_nodes(graph: Graph) -> set[int]:
     """The nodes of an integer graph outside of the device: what comes before Quantize and what ends it."""
     found: set[int] = set()

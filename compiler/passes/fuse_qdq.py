@@ -14,10 +14,10 @@ from compiler.ir.graph import Graph, Input, Node, SourceView
 from compiler.ir.stage import Stage
 from compiler.ir.types import DType, Quant
 from compiler.ops.activation import QTable
-from compiler.ops.quantize_linear import Dequantize, Quantize, Returned
+from compiler.ops.quantize_linear import Dequantize, Quantize, returned
 from compiler.passes.base import Pass
 from compiler.quantize.scheme import Scheme
-from compiler.rules.importing import is_parameter
+from compiler.rules.importing import is_parameter, known_values
 from compiler.rules.quantizing import Quantizer, quantize_node
 from isa.support.diagnostics import Diagnostic
 from isa.support.records import field
@@ -172,5 +172,6 @@ class _Fuser:
         return made
 
     def _output(self, node: Node, name: str) -> Node:
-        operation = Dequantize() if node.type.dtype is DType.F32 else Returned()
-        return self.made.add(operation, (self._codes(node),), name=name, loc=node.loc)
+        if is_parameter(node):
+            return self.made.const(known_values(node), name, node.loc)
+        return returned(node, self._codes(node), name)

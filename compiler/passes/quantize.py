@@ -13,8 +13,7 @@ from typing import ClassVar
 from compiler.errors import CompileError, Unsupported
 from compiler.ir.graph import Graph, Input, Node, SourceView
 from compiler.ir.stage import Stage
-from compiler.ir.types import DType
-from compiler.ops.quantize_linear import Dequantize, Quantize, Returned
+from compiler.ops.quantize_linear import Quantize, returned
 from compiler.ops.real import whole_numbers
 from compiler.passes.base import Pass
 from compiler.quantize.scheme import Scheme
@@ -56,9 +55,7 @@ def to_integers(graph: Graph, scheme: Scheme) -> tuple[Graph, set[str]]:
     if refused:
         raise CompileError(refused)
     outputs = [
-        made.add(
-            Dequantize() if n.type.dtype is DType.F32 else Returned(), (values[n.id],), name=name, loc=n.loc
-        )
+        made.const(n.constant, name, n.loc) if n.is_constant else returned(n, values[n.id], name)
         for n, name in zip(graph.outputs, graph.output_names, strict=True)
     ]
     made.set_outputs(outputs, graph.output_names)

@@ -13,14 +13,14 @@ from isa.support.diagnostics import Findings
 
 
 def require_finite_constants(graph: Graph) -> None:
-    """Check the weights of a float graph.
+    """Check the constants that a float graph computes with.
 
     Raises:
         CompileError: some hold NaN or infinity.
     """
     findings = Findings(CompileError)
     for node in graph.nodes():
-        if node.is_constant and not np.isfinite(node.constant).all():
+        if node.is_constant and graph.users(node) and not np.isfinite(node.constant).all():
             count = int(np.count_nonzero(~np.isfinite(node.constant)))
             findings.add(
                 "model.values",

@@ -120,5 +120,5 @@ def _placed(planned: Plan, target: Target, options: ScheduleOptions) -> Schedule
     homes = frozenset(id(t.home) for t in planned.tiles.tensors if t.home.memory is Memory.SPM)
     timing = overlapped(ops, touched, target, homes, options) if options.overlap else serial(ops)
     names = {layer.id: layer.name for layer in planned.tiles.layers}
-    used = allocate(ops, touched, timing, planned.tiles.tensors, names, target)
+    used = allocate(ops, touched, timing, planned.tiles.homes(), names, target)
     return Schedule(planned, [ops[i] for i in timing.issue_order], used)

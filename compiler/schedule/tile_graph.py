@@ -216,6 +216,12 @@ class TileGraph(Struct):
     ops: list[TileOp] = field(default_factory=list[TileOp])
     layers: list[Layer] = field(default_factory=list[Layer])
     tensors: list[Tensor] = field(default_factory=list[Tensor])
+    constants: list[Buffer] = field(default_factory=list[Buffer])
+    """What the host is given as it is."""
+
+    def homes(self) -> list[Buffer]:
+        """Where tensors lie, and what the host is given as it is."""
+        return [*(t.home for t in self.tensors), *self.constants]
 
     def buffers(self) -> list[Buffer]:
         """Every buffer, in order of first touch; homes that no operation touches come last."""
@@ -223,8 +229,8 @@ class TileGraph(Struct):
         for op in self.ops:
             for ref in op.bind.values():
                 seen.setdefault(id(ref.buffer), ref.buffer)
-        for tensor in self.tensors:
-            seen.setdefault(id(tensor.home), tensor.home)
+        for home in self.homes():
+            seen.setdefault(id(home), home)
         return list(seen.values())
 
 

@@ -16,7 +16,7 @@ from isa.accesses import DRAM_MEMORIES, AccessTable, Ints, distinct, row_offsets
 from isa.checker.tokens import Clocks
 from isa.footprint import GRAIN, box, coarse, overlaps
 from isa.memory_map import INITIALIZED_REGIONS, Region, Space, memory_size
-from isa.program import Program
+from isa.program import Interface, Program
 from isa.spec import Engine
 from isa.support.records import Frozen, replace
 
@@ -82,7 +82,7 @@ def unwritten(program: Program, table: AccessTable) -> list[str]:
         if table.memory[table.prototype[row]] == DRAM_MEMORIES + Region.OUTPUT:
             box(written, table.access(row))[...] = True
     missing: list[str] = []
-    for tensor in program.abi.outputs:
+    for tensor in _computed_outputs(program):
         pixels = written[tensor.offset : tensor.offset + tensor.bytes].reshape(-1, tensor.pixel_stride)
         if not pixels[:, : tensor.device_shape[3] * tensor.element_bytes].all():
             missing.append(tensor.name)
@@ -98,7 +98,12 @@ def rewritten(program: Program, table: AccessTable) -> list[str]:
     ).tolist():
         bytes_written = box(times, table.access(row))
         bytes_written[...] = np.minimum(bytes_written, 1) + 1
-    return [t.name for t in program.abi.outputs if (times[t.offset : t.offset + t.bytes] > 1).any()]
+    return [t.name for t in _computed_outputs(program) if (times[t.offset : t.offset + t.bytes] > 1).any()]
+
+
+def _computed_outputs(program: Program) -> list[Interface]:
+    """The graph outputs that the program writes; the others are constants among the weights."""
+    return [t for t in program.abi.outputs if t.region == Region.OUTPUT]
 
 
 class _Group(Frozen):

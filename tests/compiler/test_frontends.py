@@ -16,9 +16,7 @@ from compiler.frontend.ir_reader import parse_graph
 from compiler.frontend.load import load_model
 from compiler.frontend.onnx_tensors import read_tensor
 from compiler.ir.evaluate import outputs
-from compiler.ir.graph import Graph
 from compiler.ir.printer import print_graph
-from compiler.ir.types import DType
 from isa.support.diagnostics import Findings, UsageError
 from isa.support.locations import FileLoc
 from tests.networks import calibrated, random_graph
@@ -412,14 +410,6 @@ def test_nan_in_calibration_is_refused(tmp_path: Path) -> None:
     sample[0, 0, 0, 0] = np.nan
     with pytest.raises(UsageError, match="not finite"):
         api.quantize(network, [{"x": sample}])
-
-
-def test_a_dump_that_returns_a_constant_is_refused() -> None:
-    graph = Graph("constant")
-    constant = graph.const(np.zeros((1, 2), np.float32), "k")
-    graph.set_outputs([graph.input("x", DType.F32, (1, 2)), constant], ["x", "k"])
-    with pytest.raises(CompileError, match="the output 'k' is constant"):
-        parse_graph(print_graph(graph, blobs=True))
 
 
 def test_constants_that_are_quantized_twice_are_codes_of_the_second_scale(tmp_path: Path) -> None:

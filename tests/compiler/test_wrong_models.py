@@ -83,7 +83,6 @@ WRONG: dict[str, tuple[Nodes, Constants, str, str]] = {
     "output that is not computed": ([node("Dropout", "x", "y mask")], {}, "y mask", "only the first output of Dropout"),
     "operand that is not computed": ([node("MaxPool", "x", "p i", kernel_shape=[2, 2]), node("Relu", "i", "y")], {}, "y",
                                      "the Indices output is not supported"),
-    "constant output": ([node("Relu", "x", "y")], {"c": np.ones(3, np.float32)}, "y c", "depends on an input"),
     "huge sum": ([node("Add", "a b", "c"), node("Relu", "x", "y")], {"a": np.ones((1 << 15, 1), np.float32),
                                                                    "b": np.ones((1, 1 << 15), np.float32)}, "y c", "elements"),
     "dropout in training": ([node("Dropout", "x r t", "y")], {"r": np.array(0.5, np.float32), "t": np.ones((), np.bool_)}, "y",

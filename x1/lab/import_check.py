@@ -82,8 +82,8 @@ class ImportJudge:
     """
 
     def __init__(self, source: Source) -> None:
-        self._imported = import_onnx(source.path, source.shapes)
-        model = in_float32(load_model(source.path))
+        self._imported = import_onnx(source.model, source.shapes)
+        model = in_float32(load_model(source.model))
         given = {o for node in model.graph.node for o in node.output if o}
         self._model = ToleratedModel(model, given)
         self._compared: set[str] = set()

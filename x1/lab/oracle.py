@@ -20,6 +20,7 @@ import onnx
 from numpy.typing import NDArray
 
 from compiler.export.qoperator import quantized_names, to_qoperator
+from compiler.frontend.onnx_file import OnnxModel
 from compiler.ir.graph import Graph
 from x1.lab.onnx_runtime import (
     ENABLE_ALL,
@@ -128,7 +129,7 @@ class SourceOracle(Oracle):
     """A quantized model of the user's, as it is.
 
     Args:
-        path: the file.
+        given: the file, or its content.
         wanted: the tensors to give out.
 
     Raises:
@@ -136,9 +137,9 @@ class SourceOracle(Oracle):
         OracleFailure: it refuses the model, or dies of it.
     """
 
-    def __init__(self, path: Path, wanted: Iterable[str]) -> None:
+    def __init__(self, given: OnnxModel, wanted: Iterable[str]) -> None:
         super().__init__()
-        model = load_model(path)
+        model = load_model(given)
         self._wanted = frozenset(wanted)
         self._sums: frozenset[str] = frozenset()
         self._whole: OracleSession | None = None

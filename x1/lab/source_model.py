@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Final, cast
 
 import numpy as np
@@ -11,6 +10,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper, inliner, numpy_helper
 
+from compiler.frontend.onnx_file import OnnxModel
 from compiler.frontend.onnx_functions import in_order, names_read
 from compiler.rules.importing import OTHER_FLOATS
 from x1.lab.onnx_runtime import DISABLE_ALL, Arrays, OracleFailure, OracleSession
@@ -21,9 +21,10 @@ MOST_EXCLUDED: Final = 32
 """Nodes left out of a model before it is given up."""
 
 
-def load_model(path: Path) -> ModelProto:
-    """The model of a file that the importer has taken, with its external data, its functions inlined."""
-    model = cast("Any", onnx).load(path)
+def load_model(given: OnnxModel) -> ModelProto:
+    """A model that the importer has taken, with its external data, its functions inlined."""
+    library = cast("Any", onnx)
+    model = library.load_from_string(given) if isinstance(given, bytes) else library.load(given)
     return inliner.inline_local_functions(model) if model.functions else model
 
 

@@ -25,7 +25,7 @@ from x1.binary import as_binary
 from x1.lab.import_check import ImportCheck, ImportJudge
 from x1.lab.onnx_runtime import OracleFailure
 from x1.lab.oracle import ExportOracle, Oracle, SourceOracle, cpu_features
-from x1.model import Shapes, as_model
+from x1.model import Loadable, Shapes, as_model
 from x1.session import Session
 
 SATURATING_SOFTMAX = (1, 32)
@@ -168,7 +168,7 @@ Inputs = str | Path | Sample | Iterable[Sample]
 
 
 def verify(
-    model: str | Path | Model,
+    model: Loadable | Model,
     binary: str | Path | Binary | None = None,
     samples: Inputs | None = None,
     *,
@@ -184,7 +184,7 @@ def verify(
     Of a float ONNX file, ONNX Runtime also runs the file itself, which judges the importer.
 
     Args:
-        model: a file, or a network that `load_network` or `quantize` gave.
+        model: a file, an ONNX model in memory, or a network that `load_network` or `quantize` gave.
         binary: what was compiled from it; it is compiled for `target` where there is none.
         samples: what it is run on; `inputs` is another name for it.
         calibrate: how a float network is quantized, with `options`: see `quantize`.
@@ -263,7 +263,7 @@ def _oracle_for(model: Model, graph: Graph) -> Oracle:
     if model.source is None or not model.is_prequantized:
         return ExportOracle(graph)
     try:
-        return SourceOracle(model.source.path, [v.name for node in graph.nodes() for v in node.views])
+        return SourceOracle(model.source.model, [v.name for node in graph.nodes() for v in node.views])
     except OracleFailure as failure:
         return ExportOracle(graph, instead=str(failure))
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from compiler.schedule.order.list_scheduling import Timing
 from compiler.schedule.order.packing import Placed, pack, together
 from compiler.schedule.order.scratchpad import limits_of
-from compiler.schedule.tile_graph import Memory, Tensor, TileOp, Touch, aligned
+from compiler.schedule.tile_graph import Buffer, Memory, TileOp, Touch, aligned
 from isa.support.records import Frozen
 from isa.target import Target
 
@@ -43,7 +43,7 @@ def allocate(
     ops: Sequence[TileOp],
     touched: Sequence[Sequence[Touch]],
     timing: Timing,
-    tensors: Sequence[Tensor],
+    homes: Sequence[Buffer],
     layers: Mapping[int, str],
     target: Target,
 ) -> dict[Memory, int]:
@@ -55,7 +55,7 @@ def allocate(
         AllocationError: a memory on the chip is too small.
     """
     limits = limits_of(target)
-    held = _lifetimes(ops, touched, timing, tensors)
+    held = _lifetimes(ops, touched, timing, homes)
     used: dict[Memory, int] = {}
     shortages: list[Shortage] = []
     for memory in Memory:
@@ -80,9 +80,9 @@ def allocate(
 
 
 def _lifetimes(
-    ops: Sequence[TileOp], touched: Sequence[Sequence[Touch]], timing: Timing, tensors: Sequence[Tensor]
+    ops: Sequence[TileOp], touched: Sequence[Sequence[Touch]], timing: Timing, homes: Sequence[Buffer]
 ) -> list[Placed]:
-    """All buffers in order of first touch in the plan; tensors that nothing touches come last."""
+    """All buffers in order of first touch in the plan; homes that nothing touches come last."""
     found: dict[int, Placed] = {}
     for index, op in enumerate(ops):
         first, last = timing.start[index], timing.done[index]
@@ -98,9 +98,9 @@ def _lifetimes(
         for ref in op.bind.values():
             if ref.buffer.content is not None and id(ref.buffer) not in found:
                 found[id(ref.buffer)] = Placed(ref.buffer, 0, 0, op.layer, len(found))
-    for tensor in tensors:
-        if id(tensor.home) not in found:
-            found[id(tensor.home)] = Placed(tensor.home, timing.cycles, timing.cycles, -1, len(found))
+    for home in homes:
+        if id(home) not in found:
+            found[id(home)] = Placed(home, timing.cycles, timing.cycles, -1, len(found))
     return list(found.values())
 
 

@@ -50,7 +50,8 @@ class Plan(Struct):
     tiles: TileGraph
     views: dict[int, View] = field(default_factory=dict[int, View])
     inputs: list[tuple[Node, Tensor]] = field(default_factory=list[tuple[Node, Tensor]])
-    outputs: list[tuple[Node, Tensor]] = field(default_factory=list[tuple[Node, Tensor]])
+    outputs: list[tuple[Node, Tensor | Buffer]] = field(default_factory=list[tuple[Node, Tensor | Buffer]])
+    """A constant is a buffer among the weights."""
 
 
 def plan(graph: Graph, target: Target, options: ScheduleOptions, fill: float = 1.0) -> Plan:
@@ -95,7 +96,7 @@ class _Planner:
             n for n in self.nodes if not isinstance(n.op, (Quantize, Reshape)) and n.id not in self.subtensors
         ]
         self.index = {n.id: i for i, n in enumerate(self.layers)}
-        self.returned = {unreshaped(self._returned_value(n)).id for n in graph.outputs}
+        self.returned = {unreshaped(self._returned_value(n)).id for n in graph.outputs if not n.is_constant}
         self.users = {
             n.id: self._layers_using(n)
             for n in self.nodes
@@ -132,6 +133,11 @@ class _Planner:
         for node in self.nodes:
             self._view(node)
         for node in self.graph.outputs:
+            if node.is_constant:
+                image = self.builder.image(Memory.WEIGHTS, packed_bytes(node.constant), node.name)
+                self.plan.tiles.constants.append(image)
+                self.plan.outputs.append((node, image))
+                continue
             tensor = self._view(self._returned_value(node)).tensor
             if tensor.home.memory is not Memory.OUTPUT:
                 raise CompileError(
