@@ -362,22 +362,25 @@ def _check_tensor(tensor: Interface, region: Region, limit: int, writer: str) ->
         raise RecordError(
             f"{what} has the device dtype {tensor.device_dtype!r}; allowed: {', '.join(stored)}"
         )
-    _check_layout(tensor, what)
+    _check_layout(tensor, what, 0 if region is Region.WEIGHTS else 1)
     if tensor.region != region or tensor.offset < 0 or tensor.offset + tensor.bytes > limit:
         raise RecordError(f"{what} lies outside its region")
     _check_conversion(tensor, what)
 
 
-def _check_layout(tensor: Interface, what: str) -> None:
-    """Host and device have the same elements, the device's in pixels that are a stride apart."""
+def _check_layout(tensor: Interface, what: str, least: int) -> None:
+    """Host and device have the same elements, the device's in pixels that are a stride apart.
+
+    `least` is the least extent of a dimension: a constant may be empty.
+    """
     if len(tensor.device_shape) != DEVICE_RANK:
         raise RecordError(f"{what} has a shape that no device tensor has")
-    _size(tensor.device_shape, what)
+    _size(tensor.device_shape, what, least)
     if sorted(tensor.perm) != list(range(len(tensor.perm))) or len(tensor.perm) != len(tensor.shape):
         raise RecordError(f"{what} has a permutation that is none")
     pixels, channels = volume(tensor.device_shape[:3]), tensor.device_shape[3]
     too_narrow = tensor.pixel_stride < channels * tensor.element_bytes
-    if _size(tensor.shape, what) != pixels * channels or too_narrow:
+    if _size(tensor.shape, what, least) != pixels * channels or too_narrow:
         raise RecordError(f"{what} has different sizes on host and device")
     if tensor.bytes != pixels * tensor.pixel_stride:
         raise RecordError(f"{what} has a byte count that its shape does not give")
@@ -471,11 +474,11 @@ def _lies_in(box: Box, shape: Sequence[int]) -> bool:
     return len(box) == len(shape) and all(0 <= a < b <= n for (a, b), n in zip(box, shape, strict=True))
 
 
-def _size(shape: Sequence[int], what: str) -> int:
+def _size(shape: Sequence[int], what: str, least: int = 1) -> int:
     """The number of elements of a shape that may be allocated."""
-    if len(shape) > MAX_RANK or any(d < 1 for d in shape) or volume(shape) > HOST_CAP:
+    if len(shape) > MAX_RANK or any(d < least for d in shape) or volume(shape) > HOST_CAP:
         raise RecordError(
             f"{what} has the shape {list(shape[:MAX_RANK])}; allowed: at most {MAX_RANK} dimensions of at "
-            f"least 1, {HOST_CAP} elements"
+            f"least {least}, {HOST_CAP} elements"
         )
     return volume(shape)

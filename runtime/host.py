@@ -52,6 +52,8 @@ def to_bytes(tensor: Interface, values: NDArray[Any]) -> NDArray[np.uint8]:
 def from_bytes(tensor: Interface, content: NDArray[np.uint8]) -> NDArray[Any]:
     """The device tensor that the bytes hold, in the host's order of dimensions."""
     dtype = np.dtype(tensor.device_dtype)
+    if not content.size:
+        return np.zeros(tensor.shape, dtype)
     width = tensor.device_shape[3] * tensor.element_bytes
     pixels = content.reshape(-1, tensor.pixel_stride)[:, :width]
     permuted_shape = tuple(tensor.shape[p] for p in tensor.perm)

@@ -69,6 +69,8 @@ class CoreState:
 
     def fetch(self, region: Region, offset: int, size: int) -> NDArray[np.uint8]:
         """Output bytes of a DRAM region, as a copy."""
+        if not size:
+            return np.zeros(0, np.uint8)
         return self.dram[region].bytes[offset : offset + size].copy()
 
     def accumulators_overflow(self) -> None:

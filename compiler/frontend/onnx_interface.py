@@ -96,17 +96,18 @@ def _fits(given: Sequence[int], dims: Sequence[int | str]) -> bool:
 
 def check_output(value: onnx.ValueInfoProto, node: Node, file: FileLoc, findings: Findings) -> None:
     """Find what a model declares of an output that is not what it computes."""
-    returnable = node.type.dtype in (DType.F32, DType.I64) or node.type.dtype.is_code
-    if not returnable or len(node.shape) > MAX_VALUE_RANK or 0 in node.shape:
+    returnable = node.type.dtype in (DType.F32, DType.I32, DType.I64) or node.type.dtype.is_code
+    if not returnable or len(node.shape) > MAX_VALUE_RANK:
         findings.add(
             "model.output",
             f"the graph output '{value.name}' is {node.type}",
             file,
-            allowed=f"float32, int8 or uint8, {MAX_VALUE_RANK} dimensions of at least 1",
+            allowed=f"float32, int8 or uint8, {MAX_VALUE_RANK} dimensions",
         )
     tensor = value.type.tensor_type
     computed = helper.np_dtype_to_tensor_dtype(node.type.dtype.numpy)
-    if tensor.elem_type not in (onnx.TensorProto.UNDEFINED, computed):
+    as_float32 = node.type.dtype is DType.F32 and tensor.elem_type in OTHER_FLOATS
+    if tensor.elem_type not in (onnx.TensorProto.UNDEFINED, computed) and not as_float32:
         findings.add(
             "model.dtype",
             f"the output '{value.name}' is declared with data_type {tensor.elem_type}",

@@ -250,6 +250,9 @@ class _Importer:
         operands = self._operands(node, loc) if rule is not None else None
         if rule is None or self._breaks_signature(node, loc) or operands is None:
             return None
+        if not node.output or not node.output[0]:
+            self.findings.add("model.format", "the node has no output", loc)
+            return None
         request = OnnxNode(
             graph=self.graph,
             op_type=node.op_type,
@@ -272,7 +275,7 @@ class _Importer:
         return None
 
     def _is_known(self, node: onnx.NodeProto, loc: NodeLoc) -> bool:
-        """Whether a node is of a domain that is imported, and gives something."""
+        """Whether a node is of a domain that is imported."""
         domain = _domain(node)
         if domain not in ("", MICROSOFT_DOMAIN) or (domain and domain not in self.domains):
             known = (
@@ -286,9 +289,6 @@ class _Importer:
                 loc,
                 allowed=f"the default domain, {MICROSOFT_DOMAIN}",
             )
-            return False
-        if not node.output or not node.output[0]:
-            self.findings.add("model.format", "the node has no output", loc)
             return False
         return True
 
@@ -314,9 +314,17 @@ class _Importer:
 
     def _made(self, made: Node | list[Node], loc: Loc) -> Node | list[Node] | None:
         """Results as they enter the graph: constants folded; None where one is too large."""
-        if isinstance(made, list):
-            return [folded(m) or m for m in made] if all(self._fits(m, loc) for m in made) else None
-        return (folded(made) or made) if self._fits(made, loc) else None
+        results = made if isinstance(made, list) else [made]
+        if not all(self._fits(m, loc) for m in results):
+            return None
+        known = [self._known(m) or m for m in results]
+        return known if isinstance(made, list) else known[0]
+
+    def _known(self, node: Node) -> Node | None:
+        """The constant that a node is: computed from constants, or of no elements."""
+        if node.type.elements == 0 and not node.is_constant:
+            return self.graph.const(np.zeros(node.shape, node.type.dtype.numpy), node.name, node.loc)
+        return folded(node)
 
     def _has_wrong_scales(self, node: onnx.NodeProto, loc: Loc) -> bool:
         constants = {n: v.constant for n in node.input if (v := self.values.get(n)) and v.is_constant}

@@ -12,6 +12,7 @@ from compiler.ir.types import DType, TensorType
 from compiler.ops.broadcasting import broadcast, broadcast_operands, is_innermost_broadcast, layer_operands
 from compiler.ops.quantize_linear import QLinear, qlinear
 from compiler.ops.sliding_window import Pair, require_codes, write_clamped
+from compiler.quantize.masks import lowered, masks_of
 from compiler.rules.exporting import MICROSOFT, OnnxWriter, written_as_onnx
 from compiler.rules.importing import LayerCall, OnnxNode, layer, onnx_operator
 from compiler.rules.quantizing import Quantizer, quantization_rule
@@ -79,7 +80,9 @@ def add_layer(call: LayerCall) -> Node:
 def quantize_add(q: Quantizer, node: Node, operation: Add, inputs: list[Node]) -> Node:
     """The sum has a scale of its own."""
     quant = q.chosen(node)
-    operands = q.operands(node, inputs)
+    low, high = quant.dtype.bounds
+    masks = {m.id: lowered(m.constant, quant.scale * (high - low)) for m in masks_of(node)}
+    operands = q.operands(node, inputs, masks)
     if is_innermost_broadcast(operands[0].shape, node.shape):
         operands.reverse()  # ONNX Runtime's kernel lets the operands change places then
     return q.add(QAdd(q.clamp_codes(quant, operation.clamp)), operands, node, quant)

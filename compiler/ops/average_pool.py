@@ -10,6 +10,8 @@ from compiler.ir.graph import Node
 from compiler.ir.op import Array, Op, op
 from compiler.ir.types import DType, TensorType
 from compiler.ir.work import WindowWork, Work
+from compiler.ops import volume
+from compiler.ops.binary import BinaryFunction
 from compiler.ops.conv2d import Conv2d
 from compiler.ops.max_pool import ceil_pads, reaches
 from compiler.ops.quantize_linear import QLinear, qlinear
@@ -103,12 +105,14 @@ class QAveragePool(Op):
 
 @onnx_operator("AveragePool")
 def import_average_pool(n: OnnxNode) -> Node:
-    """Over one or two dimensions; dilated only where every window has as many taps."""
-    if len(n.operand(0).shape) == 3:
-        return one_dimensional(n, import_average_pool)
+    """Over one to three dimensions."""
     x = n.operand(0)
+    if len(x.shape) == 3:
+        return one_dimensional(n, import_average_pool)
+    if len(x.shape) == volume.RANK:
+        return volume.pooled(n, import_average_pool)
     if len(x.shape) != 4:
-        n.fail(f"AveragePool on the shape {list(x.shape)} is not supported", "rank 4")
+        n.fail(f"AveragePool on the shape {list(x.shape)} is not supported", "rank 3 to 5")
     kernel, strides, dilations = onnx_window(n, n.integers("kernel_shape", ()))
     extents = (x.shape[2], x.shape[3])
     pads, include = onnx_pads(n, extents, kernel, strides, dilations), bool(n.integer("count_include_pad", 0))
@@ -116,7 +120,7 @@ def import_average_pool(n: OnnxNode) -> Node:
         ceil_pads(extents, reaches(kernel, dilations), strides, pads) if n.integer("ceil_mode", 0) else pads
     )
     if dilations != (1, 1):
-        return _dilated(n, x, kernel, strides, dilations, pads if whole == pads else None, include=include)
+        return _dilated(n, x, AveragePool(kernel, strides, whole, include, "NCHW"), dilations, pads)
     if include and whole != pads:  # the pads count, what the last windows reach beyond them does not
         top, left, bottom, right = pads
         x = n.before(Pad((0, 0, top, left), (0, 0, bottom, right), "constant", 0.0), x, suffix="padded")
@@ -124,19 +128,32 @@ def import_average_pool(n: OnnxNode) -> Node:
     return n.add(AveragePool(kernel, strides, whole, include, "NCHW"), x)
 
 
-def _dilated(
-    n: OnnxNode, x: Node, kernel: Pair, strides: Pair, dilations: Pair, pads: Pads | None, *, include: bool
-) -> Node:
-    """A depthwise convolution with equal weights."""
-    if pads is None or (any(pads) and not include):
-        n.fail(
-            "a dilated average whose windows have different numbers of taps is not supported",
-            "no pads or count_include_pad=1, and whole windows",
-        )
-    channels = x.shape[1]
-    weights = np.full((channels, 1, *kernel), 1 / (kernel[0] * kernel[1]), np.float32)
-    conv = Conv2d(strides, pads, dilations, "NCHW", groups=channels)
-    return n.add(conv, x, n.const(weights, "share"), n.const(np.zeros(channels, np.float32), "none"))
+def _dilated(n: OnnxNode, x: Node, pool: AveragePool, dilations: Pair, pads: Pads) -> Node:
+    """A depthwise convolution with equal weights; windows of fewer taps weigh more.
+
+    Args:
+        n: the node.
+        x: the images.
+        pool: the pooling without its dilations, with the pads of all its windows.
+        dilations: how far the taps are apart.
+        pads: those that count as taps with count_include_pad.
+    """
+    channels, extents = x.shape[1], (x.shape[2], x.shape[3])
+    taps = pool.kernel[0] * pool.kernel[1]
+    weights = n.const(np.full((channels, 1, *pool.kernel), 1 / taps, np.float32), "share")
+    conv = Conv2d(pool.strides, pool.pads, dilations, "NCHW", groups=channels)
+    none = n.const(np.zeros(channels, np.float32), "none")
+    before, after = pool.pads[:2], pool.pads[2:]
+    counted = np.zeros((1, *(e + b + a for e, b, a in zip(extents, before, after, strict=True)), 1))
+    top, left, bottom, right = pads if pool.count_include_pad else (0, 0, 0, 0)
+    rows = slice(pool.pads[0] - top, pool.pads[0] + extents[0] + bottom)
+    columns = slice(pool.pads[1] - left, pool.pads[1] + extents[1] + right)
+    counted[:, rows, columns] = 1
+    counts = windows(counted, pool.kernel, pool.strides, dilations, (0, 0, 0, 0), 0).sum(axis=(-2, -1))
+    if (counts == taps).all():
+        return n.add(conv, x, weights, none)
+    more = n.const(np.moveaxis(taps / counts, 3, 1).astype(np.float32), "weight")
+    return n.add(BinaryFunction("mul"), n.before(conv, x, weights, none, suffix="mean"), more)
 
 
 qlinear("QLinearAveragePool", QLinear("AveragePool", [(0, 1, 2)], (3, 4)), MICROSOFT)

@@ -9,8 +9,7 @@ import numpy as np
 from compiler.ir.graph import Node
 from compiler.ir.op import Array, Op, ShapeError, op
 from compiler.ir.types import DType, TensorType
-from compiler.ops.shapes import INFERENCE_OPSET
-from compiler.rules.importing import LayerCall, OnnxNode, layer, onnx_operator
+from compiler.rules.importing import LayerCall, layer
 
 SPATIAL_OPSET = 9
 """Since this opset statistics are per channel."""
@@ -37,30 +36,12 @@ class BatchNorm(Op):
         return x * gain.reshape(spread) + offset.reshape(spread)
 
 
-def _affine(statistics: Sequence[Array], epsilon: float) -> tuple[Array, Array]:
+def affine(statistics: Sequence[Array], epsilon: float) -> tuple[Array, Array]:
+    """Gain and offset of scale, offset, mean and variance."""
     scale, offset, mean, variance = statistics
     with np.errstate(all="ignore"):  # constants that are not finite are refused later, all at once
         gain = scale / np.sqrt(variance + np.float32(epsilon))
         return gain.astype(np.float32), (offset - mean * gain).astype(np.float32)
-
-
-@onnx_operator("BatchNormalization")
-def import_batch_norm(n: OnnxNode) -> Node:
-    """Inference with constant statistics."""
-    if n.integer("training_mode", 0) or n.outputs > 1:
-        n.fail("training_mode=1 is not supported", "training_mode=0 and one output")
-    if n.opset < INFERENCE_OPSET and not n.integer("is_test", 0):
-        n.fail("is_test=0 is not supported", "is_test=1")
-    if n.opset < SPATIAL_OPSET and not n.integer("spatial", 1):
-        n.fail("spatial=0 is not supported", "spatial=1")
-    constants = [n.constant(i, what) for i, what in enumerate(("scale", "B", "mean", "var"), 1)]
-    channels = n.operand(0).shape[1:2]
-    if any(c.shape != channels for c in constants):
-        n.fail(
-            f"the statistics have the shapes {[list(c.shape) for c in constants]}", f"{list(channels)} each"
-        )
-    gain, offset = _affine(constants, n.real("epsilon", 1e-5))
-    return n.add(BatchNorm(1), n.operand(0), n.const(gain, "gain"), n.const(offset, "offset"))
 
 
 @layer("BatchNormalization")
@@ -71,5 +52,5 @@ def batch_norm_layer(call: LayerCall) -> Node:
     x = call.value()
     channels = (x.shape[-1],)
     names = ("gamma", "beta", "moving_mean", "moving_variance")
-    gain, offset = _affine([call.weights(name, channels) for name in names], epsilon)
+    gain, offset = affine([call.weights(name, channels) for name in names], epsilon)
     return call.add(BatchNorm(len(x.shape) - 1), x, call.const(gain, "gain"), call.const(offset, "offset"))

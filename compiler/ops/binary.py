@@ -17,10 +17,14 @@ from compiler.ir.types import DType, TensorType
 from compiler.ops.activation import Unary
 from compiler.ops.add import Add
 from compiler.ops.broadcasting import broadcast, broadcast_operands, layer_operands, same_rank
+from compiler.ops.concat import Concat
+from compiler.ops.depth_to_space import Take
 from compiler.ops.quantize_linear import QLinear, qlinear
+from compiler.ops.shape_arithmetic import on_constants
+from compiler.ops.shapes import Reshape
 from compiler.ops.sliding_window import Pair, require_codes, scale_of, write_clamped, zero_of
 from compiler.rules.exporting import MICROSOFT, OnnxWriter, written_as_onnx
-from compiler.rules.importing import LayerCall, OnnxNode, known_values, layer, onnx_operator
+from compiler.rules.importing import LayerCall, OnnxNode, is_parameter, known_values, layer, onnx_operator
 from compiler.rules.quantizing import Quantizer, quantization_rule
 from isa import arithmetic
 
@@ -31,6 +35,8 @@ REAL: Final[dict[str, Callable[..., Array]]] = {
     "max": np.maximum,
     "min": np.minimum,
 }
+MOST_EXPONENTS: Final = 64
+"""So many different exponents have a table each."""
 LITERAL: Final = ("sub", "div", "max", "min")
 OPERATORS: Final = {"Sub": "sub", "Mul": "mul", "Div": "div", "Max": "max", "Min": "min"}
 
@@ -130,12 +136,58 @@ def import_variadic(n: OnnxNode) -> Node:
 
 @onnx_operator("Pow")
 def import_power(n: OnnxNode) -> Node:
-    """A constant exponent, one for all elements."""
-    exponent = n.parameter(1, "the exponent")
-    values = known_values(exponent)
-    if values.size != 1:
-        n.fail(f"an exponent of shape {list(values.shape)} is not supported", "one number")
-    return n.add(Unary("power", (float(values.item()),)), n.operand(0))
+    """Constant exponents, the elements of each together; or computed ones: exp(e log(x)), of x above 0."""
+    x, exponent = n.operand(0), n.operand(1)
+    if not is_parameter(exponent):
+        return _power_of_any(n, x, exponent)
+    values = known_values(exponent).astype(np.float32)
+    if values.size == 1 and len(values.shape) <= len(x.shape):
+        return n.add(Unary("power", (float(values.item()),)), x)
+    x, exponent = same_rank(n, [x, n.const(values, "exponents")])
+    shape = np.broadcast_shapes(x.shape, exponent.shape)
+    exponents = np.broadcast_to(exponent.constant, shape).ravel()
+    distinct: list[float] = np.unique(exponents).tolist()
+    if not 0 < len(distinct) <= MOST_EXPONENTS:
+        return _power_of_any(n, x, exponent)
+    if x.shape != shape:
+        x = n.before(BinaryFunction("mul"), x, n.const(np.ones(shape, np.float32), "ones"), suffix="spread")
+    flat = n.before(Reshape((exponents.size,)), x, suffix="flat")
+    places = [np.flatnonzero(exponents == one) for one in distinct]
+    powers: list[Node] = []
+    for i, (one, taken) in enumerate(zip(distinct, places, strict=True)):
+        chosen = n.before(Take(0, tuple(taken.tolist())), flat, suffix=f"taken{i}")
+        powers.append(n.before(Unary("power", (one,)), chosen, suffix=f"power{i}"))
+    joined = n.before(Concat(0), *powers, suffix="powers")
+    back = tuple(np.argsort(np.concatenate(places)).tolist())
+    return n.add(Reshape(shape), n.before(Take(0, back), joined, suffix="in_order"))
+
+
+def _power_of_any(n: OnnxNode, x: Node, exponent: Node) -> Node:
+    """exp(e log(x))."""
+    if exponent.type.dtype is not DType.F32:
+        n.fail(f"the exponent is {exponent.type.dtype.host_name}", "float32, or a constant")
+    logarithm = n.before(Unary("log"), x, suffix="log")
+    product = n.before(BinaryFunction("mul"), *same_rank(n, [logarithm, exponent]), suffix="product")
+    return n.add(Unary("exp"), product)
+
+
+@onnx_operator("Mod")
+def import_mod(n: OnnxNode) -> Node:
+    """The sign of the divisor, with fmod=1 of the dividend; of real numbers, and of constants of any type."""
+    by_dividend = bool(n.integer("fmod", 0))
+    if (made := on_constants(n, np.fmod if by_dividend else np.mod)) is not None:
+        return made
+    x, divisor = n.operand(0), n.operand(1)
+    if x.type.dtype is not DType.F32 or divisor.type.dtype is not DType.F32:
+        n.fail(f"Mod of {x.type.dtype.host_name} and {divisor.type.dtype.host_name}", "float32")
+    if divisor.is_constant and divisor.type.elements == 1 and len(divisor.shape) <= len(x.shape):
+        name = "remainder" if by_dividend else "modulo"
+        return n.add(Unary(name, (float(divisor.constant.item()),)), x)
+    x, divisor = same_rank(n, [x, divisor])
+    ratio = n.before(BinaryFunction("div"), x, divisor, suffix="ratio")
+    whole = n.before(Unary("trunc" if by_dividend else "floor"), ratio, suffix="whole")
+    below = n.before(BinaryFunction("mul"), whole, divisor, suffix="below")
+    return n.add(BinaryFunction("sub"), x, below)
 
 
 qlinear("QLinearMul", QLinear("Mul", [(0, 1, 2), (3, 4, 5)], (6, 7)), MICROSOFT)

@@ -84,10 +84,15 @@ def _legacy_operand(n: OnnxNode, a: Node, b: Node) -> Node:
         return b
     axis = n.integer("axis", len(a.shape) - len(b.shape))
     axis += len(a.shape) if axis < 0 else 0
-    if not b.is_constant or axis < 0 or a.shape[axis : axis + len(b.shape)] != b.shape:
+    along = a.shape[axis : axis + len(b.shape)]
+    if (
+        axis < 0
+        or len(along) != len(b.shape)
+        or any(e not in (1, d) for e, d in zip(b.shape, along, strict=True))
+    ):
         n.fail(
             f"B of shape {list(b.shape)} along axis {axis} of {list(a.shape)} is not supported",
-            "a constant of the extents of A from that axis on",
+            "the extents of A from that axis on, or 1",
         )
     spread = (*b.shape, *(1,) * (len(a.shape) - axis - len(b.shape)))
     return n.before(Reshape(spread), b, suffix="operand1")

@@ -74,6 +74,10 @@ def import_where(n: OnnxNode) -> Node:
         if part.is_constant and not known_values(part).any():
             continue
         operands = same_rank(n, [part, mask])
+        if part.is_constant and mask.is_constant:  # what is not chosen may be infinite
+            kept = np.where(operands[1].constant != 0, operands[0].constant, np.float32(0))
+            parts.append(n.const(kept, suffix))
+            continue
         parts.append(n.before(BinaryFunction("mul"), *operands, suffix=suffix))
     if len(parts) == 2:
         return n.add(Add(), *same_rank(n, parts))

@@ -69,10 +69,11 @@ class QConcat(AlongAxis):
 
 @onnx_operator("Concat")
 def import_concat(n: OnnxNode) -> Node:
-    """Any number of operands."""
+    """Any number of operands; what has no elements adds nothing."""
     operands = [n.operand(i) for i in range(len(n.operands))]
-    rank = len(operands[0].shape)
-    return n.add(Concat(n.axis(rank, 1)), *operands)
+    axis = n.axis(len(operands[0].shape), 1)
+    filled = [o for o in operands if o.type.elements] or operands[:1]
+    return n.add(Concat(axis), *filled)
 
 
 qlinear("QLinearConcat", QLinear("Concat", (), (0, 1)), MICROSOFT)

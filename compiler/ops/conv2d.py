@@ -11,6 +11,7 @@ from compiler.ir.graph import Node
 from compiler.ir.op import Array, Op, Product, ShapeError, op
 from compiler.ir.types import DType, TensorType
 from compiler.ir.work import ProductWork, WindowWork, Work
+from compiler.ops import volume
 from compiler.ops.activation import ACTIVATIONS, apply_activation
 from compiler.ops.quantize_linear import QLinear, qlinear
 from compiler.ops.sliding_window import (
@@ -156,14 +157,14 @@ def _grouped_product(taken: Array, w: Array, groups: int) -> Array:
 
 @onnx_operator("Conv")
 def import_conv(n: OnnxNode) -> Node:
-    """Convolution over one or two dimensions with constant weights, in groups or not."""
+    """Convolution over one to three dimensions with constant weights, in groups or not."""
     if len(n.operand(0).shape) == 3:
         return one_dimensional(n, import_conv)
+    if len(n.operand(0).shape) == volume.RANK:
+        return volume.convolution(n, import_conv)
     x, weights = n.operand(0), n.parameter(1, "the weight")
     if len(x.shape) != 4 or len(weights.shape) != 4:
-        n.fail(
-            f"Conv on shapes {list(x.shape)} and {list(weights.shape)} is not supported", "2-D convolution"
-        )
+        n.fail(f"Conv on shapes {list(x.shape)} and {list(weights.shape)} is not supported", "rank 3 to 5")
     kernel, strides, dilations = onnx_window(n, n.integers("kernel_shape", weights.shape[2:]))
     if kernel != weights.shape[2:]:
         n.fail(f"kernel_shape={list(kernel)} is not that of the weights", str(list(weights.shape[2:])))

@@ -12,13 +12,14 @@ import numpy as np
 from compiler.ir.graph import Node
 from compiler.ir.op import Array
 from compiler.ir.types import MAX_ELEMENTS
+from compiler.ops import volume
 from compiler.ops.activation import ACTIVATIONS, activated
 from compiler.ops.conv2d import Conv2d
 from compiler.ops.depth_to_space import DepthToSpace
 from compiler.ops.slices import Slice
 from compiler.ops.sliding_window import Pair, one_dimensional
 from compiler.rules.importing import LayerCall, OnnxNode, layer, onnx_operator
-from isa.support.records import Frozen
+from isa.support.records import Frozen, replace
 
 WEIGHT_RANK = 4
 
@@ -50,12 +51,14 @@ class Phases(Frozen):
 
 @onnx_operator("ConvTranspose")
 def import_conv_transpose(n: OnnxNode) -> Node:
-    """Over one or two dimensions, constant weights (in, out / groups, kh, kw)."""
+    """Over one to three dimensions, constant weights (in, out / groups, kh, kw)."""
     if len(n.operand(0).shape) == 3:
         return one_dimensional(n, import_conv_transpose)
+    if len(n.operand(0).shape) == volume.RANK:
+        return _of_volumes(n)
     x, w, groups = n.operand(0), n.parameter(1, "the weight"), n.integer("group", 1)
     if len(x.shape) != WEIGHT_RANK or len(w.shape) != WEIGHT_RANK or w.shape[0] != x.shape[1]:
-        n.fail(f"ConvTranspose on shapes {list(x.shape)} and {list(w.shape)} is not supported", "rank 3 or 4")
+        n.fail(f"ConvTranspose on shapes {list(x.shape)} and {list(w.shape)} is not supported", "rank 3 to 5")
     if groups < 1 or x.shape[1] % groups:
         n.fail(f"group={groups} of {x.shape[1]} channels", "a divisor")
     dimensions = _dimensions(n, (x.shape[2], x.shape[3]), (w.shape[2], w.shape[3]))
@@ -75,6 +78,25 @@ def import_conv_transpose(n: OnnxNode) -> Node:
             n.fail(f"the bias has the shape {list(bias.shape)}", f"[{groups * rows}]")
         values = n.mapped(n.parameter(2, "the bias"), lambda v, _: _phase_bias(v, groups, area), 0, "bias")
     return _transposed(n, x, weights, values, groups, dimensions)
+
+
+def _of_volumes(n: OnnxNode) -> Node:
+    """Every slice of the result from the slices that reach it, each under its tap."""
+    x, w = n.operand(0), n.parameter(1, "the weight")
+    if len(w.shape) != volume.RANK:
+        n.fail(f"weights of shape {list(w.shape)} for an input of rank {volume.RANK}", f"rank {volume.RANK}")
+    depth, taps = x.shape[2], w.shape[2]
+    of_depth = replace(n, attributes=volume.of_images(n, (0, 0)))
+    phases, _ = _dimensions(of_depth, (depth, depth), (taps, taps))
+
+    def source(slice_: int, tap: int) -> int | None:
+        index, rest = divmod(slice_ + phases.begin - tap * phases.dilation, phases.stride)
+        return index if rest == 0 and 0 <= index < depth else None
+
+    seen = [[source(o, k) for k in range(taps)] for o in range(phases.size)]
+    turned = n.transposed(w, (0, 2, 1, 3, 4), "weight.turned")
+    weights = n.mapped(turned, lambda v, _: v.reshape(-1, *v.shape[2:]), 1, "weight.images")
+    return volume.through_images(n, import_conv_transpose, seen, weights)
 
 
 def _transposed(
@@ -109,7 +131,7 @@ def _dimensions(n: OnnxNode, extents: Pair, kernel: Pair) -> tuple[Phases, Phase
         full = strides[i] * (extents[i] - 1) + extra[i] + (kernel[i] - 1) * dilations[i] + 1
         before, after = pads[i], pads[i + 2]
         if wanted or mode.startswith("SAME"):
-            size = wanted[i] if wanted else extents[i] * strides[i]
+            size = wanted[i] if wanted else min(extents[i] * strides[i], full)  # as ONNX Runtime
             total = max(full - size, 0)
             small, large = total // 2, total - total // 2
             before, after = (small, large) if mode == "SAME_UPPER" else (large, small)

@@ -131,6 +131,23 @@ def _write_power(w: OnnxWriter, x: str, output: str, parameters: Sequence[float]
     return w.add("Pow", [x, exponent], output)
 
 
+def _write_remainder(w: OnnxWriter, x: str, output: str, parameters: Sequence[float]) -> str:
+    divisor = w.initializer(np.array(parameters[0], np.float32), f"{output}_divisor")
+    return w.add("Mod", [x, divisor], output, fmod=1)
+
+
+def _write_modulo(w: OnnxWriter, x: str, output: str, parameters: Sequence[float]) -> str:
+    divisor = w.initializer(np.array(parameters[0], np.float32), f"{output}_divisor")
+    whole = w.add("Floor", [w.add("Div", [x, divisor], f"{output}_ratio")], f"{output}_whole")
+    return w.add("Sub", [x, w.add("Mul", [divisor, whole], f"{output}_below")], output)
+
+
+def _write_trunc(w: OnnxWriter, x: str, output: str, parameters: Sequence[float]) -> str:
+    del parameters
+    size = w.add("Floor", [w.add("Abs", [x], f"{output}_abs")], f"{output}_size")
+    return w.add("Mul", [w.add("Sign", [x], f"{output}_sign"), size], output)
+
+
 def _write_mish(w: OnnxWriter, x: str, output: str, parameters: Sequence[float]) -> str:
     """x * tanh(softplus(x)): Mish is newer than the operator set that is written."""
     del parameters
@@ -173,6 +190,11 @@ FUNCTIONS: Final[dict[str, Function]] = {
     "floor": _steps("Floor", np.floor),
     "ceil": _steps("Ceil", np.ceil),
     "round": _steps("Round", np.rint),
+    "trunc": _steps("", lambda x: np.sign(x) * np.floor(np.abs(x)), write=_write_trunc),
+    "remainder": Function({"divisor": 1.0}, steps=lambda x, p: np.fmod(x, p[0]), write=_write_remainder),
+    "modulo": Function(
+        {"divisor": 1.0}, steps=lambda x, p: x - p[0] * np.floor(x / p[0]), write=_write_modulo
+    ),
     "sign": _steps("Sign", np.sign),
     "sqrt": _steps("Sqrt", np.sqrt),
     "square": _steps("", lambda x: x * x, write=_write_square),

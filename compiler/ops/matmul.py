@@ -92,7 +92,7 @@ def import_matmul(n: OnnxNode) -> Node:
         if len(a.shape) == MATRIX:
             return n.add(Gemm(), a, b, bias)
         rows = n.before(Reshape((a.type.elements // a.shape[-1], a.shape[-1])), a, suffix="rows")
-        return n.add(Reshape(result or (1,)), n.before(Gemm(), rows, b, bias, suffix="product"))
+        return n.add(Reshape(result), n.before(Gemm(), rows, b, bias, suffix="product"))
     rank = max(len(a.shape), len(b.shape), MATRIX)
     left = (1,) * (rank - max(len(a.shape), MATRIX)) + (a.shape if len(a.shape) > 1 else (1, *a.shape))
     right = (1,) * (rank - max(len(b.shape), MATRIX)) + (b.shape if len(b.shape) > 1 else (*b.shape, 1))
@@ -100,7 +100,7 @@ def import_matmul(n: OnnxNode) -> Node:
     full = _product([o.type for o in operands])
     if full == result:
         return n.add(MatMul(), *operands)
-    return n.add(Reshape(result or (1,)), n.before(MatMul(), *operands, suffix="product"))
+    return n.add(Reshape(result), n.before(MatMul(), *operands, suffix="product"))
 
 
 def _result_shape(a: Shape, b: Shape) -> Shape:

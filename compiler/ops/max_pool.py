@@ -10,6 +10,7 @@ from compiler.ir.graph import Node
 from compiler.ir.op import Array, Op, op
 from compiler.ir.types import DType, TensorType
 from compiler.ir.work import WindowWork, Work
+from compiler.ops import volume
 from compiler.ops.sliding_window import (
     Pads,
     Pair,
@@ -60,14 +61,16 @@ class MaxPool(Op):
 
 @onnx_operator("MaxPool")
 def import_max_pool(n: OnnxNode) -> Node:
-    """Over one or two dimensions, without the indices output."""
-    if len(n.operand(0).shape) == 3:
-        return one_dimensional(n, import_max_pool)
+    """Over one to three dimensions, without the indices output."""
     x = n.operand(0)
-    if len(x.shape) != 4:
-        n.fail(f"MaxPool on the shape {list(x.shape)} is not supported", "rank 4")
     if n.outputs > 1:
         n.fail("the Indices output is not supported", "one output")
+    if len(x.shape) == 3:
+        return one_dimensional(n, import_max_pool)
+    if len(x.shape) == volume.RANK:
+        return volume.pooled(n, import_max_pool)
+    if len(x.shape) != 4:
+        n.fail(f"MaxPool on the shape {list(x.shape)} is not supported", "rank 3 to 5")
     kernel, strides, dilations = onnx_window(n, n.integers("kernel_shape", ()))
     extents = (x.shape[2], x.shape[3])
     pads = onnx_pads(n, extents, kernel, strides, dilations)

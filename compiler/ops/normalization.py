@@ -15,13 +15,13 @@ from compiler.ir.graph import Node
 from compiler.ir.op import Array, Op
 from compiler.ops.activation import Clamp, Unary
 from compiler.ops.add import Add
-from compiler.ops.batch_norm import BatchNorm
+from compiler.ops.batch_norm import SPATIAL_OPSET, BatchNorm, affine
 from compiler.ops.binary import BinaryFunction
 from compiler.ops.broadcasting import same_rank
 from compiler.ops.conv2d import Conv2d
 from compiler.ops.depth_to_space import Take
 from compiler.ops.reduce import Reduce, reduced, reduction_axes
-from compiler.ops.shapes import Identity, Reshape
+from compiler.ops.shapes import INFERENCE_OPSET, Identity, Reshape
 from compiler.rules.importing import OnnxNode, is_parameter, known_values, onnx_operator
 from isa.support.records import Frozen
 
@@ -46,6 +46,7 @@ class Normalized(Frozen):
 
     value: Node
     mean: Node
+    variance: Node
     factor: Node
 
 
@@ -58,7 +59,7 @@ def normalized(n: OnnxNode, x: Node, axes: Sequence[int], epsilon: float) -> Nor
     variance = n.before(Reduce("mean", over), squared, suffix="variance")
     factor = n.before(Unary("inverse_root", (epsilon,)), variance, suffix="factor")
     value = n.before(BinaryFunction("mul"), centred, factor, suffix="normalized")
-    return Normalized(value, mean, factor)
+    return Normalized(value, mean, variance, factor)
 
 
 def _epsilon(n: OnnxNode) -> float:
@@ -86,6 +87,46 @@ def _along(n: OnnxNode, row: Node, rank: int, suffix: str) -> Node:
     if is_parameter(row):
         return row
     return n.before(Reshape((*row.shape, *(1,) * (rank - 2))), row, suffix=suffix)
+
+
+@onnx_operator("BatchNormalization")
+def import_batch_norm(n: OnnxNode) -> Node | list[Node]:
+    """With constant statistics; with training_mode=1 with those of the batch, and running ones as results."""
+    if n.opset < INFERENCE_OPSET and not n.integer("is_test", 0):
+        n.fail("is_test=0 is not supported", "is_test=1")
+    if n.opset < SPATIAL_OPSET and not n.integer("spatial", 1):
+        n.fail("spatial=0 is not supported", "spatial=1")
+    if n.integer("training_mode", 0):
+        return _of_batch(n)
+    if n.outputs > 1:
+        n.fail("further results without training_mode=1 are not supported", "one output")
+    constants = [n.constant(i, what) for i, what in enumerate(("scale", "B", "mean", "var"), 1)]
+    channels = n.operand(0).shape[1:2]
+    if any(c.shape != channels for c in constants):
+        n.fail(
+            f"the statistics have the shapes {[list(c.shape) for c in constants]}", f"{list(channels)} each"
+        )
+    gain, offset = affine(constants, n.real("epsilon", 1e-5))
+    return n.add(BatchNorm(1), n.operand(0), n.const(gain, "gain"), n.const(offset, "offset"))
+
+
+def _of_batch(n: OnnxNode) -> list[Node]:
+    """By the statistics of the batch; then the running mean and variance."""
+    x, rank = n.operand(0), len(n.operand(0).shape)
+    made = normalized(n, x, [i for i in range(rank) if i != 1], _epsilon(n))
+    gain, offset = (_along(n, n.operand(i), rank, f"row{i}") for i in (1, 2))
+    results = [_scaled(n, made.value, gain, offset, 1)]
+    momentum = np.float32(n.real("momentum", 0.9))
+    running = zip(n.output_names[1:3], (3, 4), (made.mean, made.variance), strict=False)
+    for name, index, found in running:
+        before = n.constant(index, "the running statistics").astype(np.float32)
+        row = n.before(Reshape(before.shape), found, suffix=f"row{index}")
+        share = n.const(np.full(before.shape, 1 - momentum, np.float32), f"share{index}")
+        new = n.before(BinaryFunction("mul"), row, share, suffix=f"new{index}")
+        results.append(
+            n.graph.add(Add(), (new, n.const(before * momentum, f"old{index}")), name=name, loc=n.loc)
+        )
+    return results
 
 
 @onnx_operator("LayerNormalization")

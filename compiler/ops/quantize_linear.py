@@ -17,6 +17,7 @@ from compiler.ir.types import DType, Quant, TensorType
 from compiler.rules.exporting import OnnxWriter, written_as_onnx
 from compiler.rules.importing import MICROSOFT_DOMAIN, ONNX_OPERATORS, OnnxNode, onnx_operator
 from isa import arithmetic
+from isa.support.locations import Loc
 from isa.support.records import Frozen, replace
 
 
@@ -61,6 +62,13 @@ class Returned(Op):
 
     def evaluate(self, args: Sequence[Array], types: Sequence[TensorType], out: TensorType) -> Array:
         return args[0]
+
+
+def returned_constant(graph: Graph, value: Array, name: str, loc: Loc) -> Node:
+    """A graph output that is known; codes in it are numbers as they are."""
+    dtype = DType.of(value.dtype)
+    assert dtype is not None
+    return graph.const(value, name, loc, Quant((1.0,), 0, None, dtype) if dtype.is_code else None)
 
 
 def returned(value: Node, codes: Node, name: str) -> Node:

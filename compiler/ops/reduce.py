@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final
 
 import numpy as np
@@ -28,7 +29,12 @@ from isa.support.records import replace
 
 AXES_OPERAND: Final = {"ReduceSum": 13}
 """Since this opset the axes are an operand; of the others since 18."""
-REAL: Final[dict[str, Callable[..., Array]]] = {"mean": np.mean, "sum": np.sum, "max": np.max, "min": np.min}
+REAL: Final[dict[str, Callable[..., Array]]] = {
+    "mean": np.mean,
+    "sum": np.sum,
+    "max": partial(np.max, initial=-np.inf),
+    "min": partial(np.min, initial=np.inf),
+}
 RANK: Final = 4
 IMAGE_AXES: Final = (1, 2)
 

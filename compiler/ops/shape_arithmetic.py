@@ -113,27 +113,22 @@ COMPARISONS: Final[dict[str, Callable[..., Any]]] = {
     "Xor": np.logical_xor,
     "Not": np.logical_not,
     "Where": _where,
-    "Mod": np.mod,
 }
 
 
-@onnx_operator("Mod")
-def import_mod(n: OnnxNode) -> Node:
-    """Of constants alone."""
-    made = constant_comparison(n)
-    if made is None:
-        n.fail("an operand is computed by the network", "constants")
-    return made
-
-
 def constant_comparison(n: OnnxNode) -> Node | None:
-    """The result on constants; None where an operand is computed."""
+    """The result of a comparison on constants; None where an operand is computed."""
+    return on_constants(n, COMPARISONS[n.op_type])
+
+
+def on_constants(n: OnnxNode, function: Callable[..., Any]) -> Node | None:
+    """The result of a function on constants; None where an operand is computed."""
     if not all(o is not None and is_parameter(o) for o in n.operands):
         return None
     values = [n.constant(i, f"operand {i}") for i in range(len(n.operands))]
     try:
         with np.errstate(all="ignore"):
-            return known(n, np.asarray(COMPARISONS[n.op_type](*values)))
+            return known(n, np.asarray(function(*values)))
     except (TypeError, ValueError):
         n.fail(f"the operands {[list(v.shape) for v in values]} do not go together")
 

@@ -17,6 +17,8 @@ from compiler.rules.quantizing import Quantizer, quantization_rule
 
 INFERENCE_OPSET: Final = 7
 """Since this opset Dropout and BatchNormalization mean inference unless they say otherwise."""
+DROPOUT_RATIO: Final = 0.5
+"""Of Dropout that says none."""
 
 
 @op("reshape", "x")
@@ -27,7 +29,7 @@ class Reshape(Op):
     shape: tuple[int, ...]
 
     def infer(self, types: Sequence[TensorType]) -> TensorType:
-        if math.prod(self.shape) != types[0].elements or min(self.shape, default=1) < 1:
+        if math.prod(self.shape) != types[0].elements or min(self.shape, default=0) < 0:
             raise ShapeError(
                 f"{list(types[0].shape)} cannot be reshaped to {list(self.shape)}",
                 "the same number of elements",
@@ -76,11 +78,13 @@ class Identity(Op):
 
 @onnx_operator("Identity", "Dropout")
 def import_identity(n: OnnxNode) -> Node:
-    """Identity, and Dropout at inference."""
+    """Identity, and Dropout where nothing is dropped."""
     if n.op_type == "Dropout":
         training = n.maybe(2)
-        if training is not None and n.constant(2, "training_mode").any():
-            n.fail("training_mode=true is not supported", "training_mode=false")
+        trains = training is not None and bool(n.constant(2, "training_mode").any())
+        ratio = n.scalar(1, "the ratio") if n.maybe(1) is not None else DROPOUT_RATIO
+        if trains and ratio:
+            n.fail("training_mode=true drops values at random", "training_mode=false, or ratio=0")
         if n.opset < INFERENCE_OPSET and not n.integer("is_test", 0):
             n.fail("is_test=0 is not supported", "is_test=1")
     return n.add(Identity(), n.operand(0))
@@ -110,7 +114,7 @@ def import_reshape(n: OnnxNode) -> Node:
     if shape.count(-1) == 1:
         known = -math.prod(shape)
         shape = [x.type.elements // known if v == -1 and known > 0 else v for v in shape]
-    if min(shape, default=1) < 1:
+    if min(shape, default=1) < (1 if x.type.elements else 0):
         n.fail(f"shape={shape} is not allowed", "dimensions of at least 1, one -1")
     return n.add(Reshape(tuple(shape)), x)
 

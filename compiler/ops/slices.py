@@ -85,12 +85,16 @@ def import_slice(n: OnnxNode) -> Node:
         if stride == 0:
             n.fail("a step is 0", "another number")
         chosen = range(x.shape[axis])[slice(start, end, stride)]
-        if not chosen and x.is_constant:
-            return known(n, np.take(x.constant, [], axis))
         if not chosen:
-            n.fail(f"nothing is left of axis {axis} of {list(x.shape)}", "at least one element")
+            return nothing(n, x, axis)
         begin[axis], count[axis], step[axis] = chosen[0], len(chosen), stride if len(chosen) > 1 else 1
     return n.add(Slice(tuple(begin), tuple(count), tuple(step)), x)
+
+
+def nothing(n: OnnxNode, x: Node, axis: int) -> Node:
+    """Of a value no element of one axis: a constant, whatever the value is."""
+    shape = tuple(0 if i == axis % len(x.shape) else e for i, e in enumerate(x.shape))
+    return n.graph.const(np.zeros(shape, x.type.dtype.numpy), n.output, n.loc)
 
 
 def _numbers(n: OnnxNode, index: int, what: str) -> list[int]:
@@ -118,7 +122,7 @@ def import_gather(n: OnnxNode) -> Node:
         return known(n, np.take(x.constant, indices, axis))
     row: list[int] = indices.ravel().tolist()
     if not row:
-        n.fail("there are no indices", "at least one")
+        return nothing(n, x, axis)
     span = range(row[0], row[0] + len(row))
     operation = part(x, axis, span) if row == list(span) else Take(axis, tuple(row))
     if indices.ndim == 1:
@@ -138,15 +142,17 @@ def import_split(n: OnnxNode) -> Node | list[Node]:
         parts = n.integer("num_outputs", len(n.output_names))
         size = -(-x.shape[axis] // parts)
         sizes = [min(size, x.shape[axis] - i * size) for i in range(parts)]
-    if min(sizes) < 1 or sum(sizes) != x.shape[axis] or len(sizes) < len(n.output_names):
+    if min(sizes) < 0 or sum(sizes) != x.shape[axis] or len(sizes) < len(n.output_names):
         n.fail(
             f"split={sizes} of axis {axis} of {list(x.shape)}",
-            f"sizes of at least 1, {x.shape[axis]} together",
+            f"sizes of at least 0, {x.shape[axis]} together",
         )
     ends = np.cumsum(sizes)
-    slices = [part(x, axis, range(int(e) - s, int(e))) for s, e in zip(sizes, ends, strict=True)]
     return [
-        n.graph.add(s, (x,), name=name, loc=n.loc) for s, name in zip(slices, n.output_names, strict=False)
+        n.graph.add(part(x, axis, range(int(e) - size, int(e))), (x,), name=name, loc=n.loc)
+        if size
+        else nothing(n, x, axis)
+        for size, e, name in zip(sizes, ends, n.output_names, strict=False)
     ]
 
 

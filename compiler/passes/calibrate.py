@@ -19,6 +19,7 @@ from compiler.ops.gemm import QGemm
 from compiler.ops.slices import Pad
 from compiler.passes.quantize import to_integers
 from compiler.quantize.histogram import Histogram
+from compiler.quantize.masks import is_masked, without_left_out
 from compiler.quantize.methods import Observed, Recipe, chosen, parameters
 from compiler.quantize.scheme import Scheme
 from isa import arithmetic
@@ -54,6 +55,7 @@ def observe(graph: Graph, samples: Iterable[Sample], *, ranges_alone: bool = Fal
         UsageError: there is no sample, or a tensor was not finite.
     """
     activations = {n.id for n in graph.nodes() if _is_activation(n)}
+    masked = {n.id for n in graph.nodes() if is_masked(n)}
     averaged = {n.inputs[0].id for n in graph.nodes() if isinstance(n.op, Product)}
     seen: dict[str, Observed] = {}
     count = 0
@@ -63,7 +65,8 @@ def observe(graph: Graph, samples: Iterable[Sample], *, ranges_alone: bool = Fal
             if node.id in activations and not _is_endless(node):
                 if node.name not in seen:
                     seen[node.name] = Observed(histogram=None if ranges_alone else Histogram())
-                seen[node.name].include(value, sums=node.id in averaged)
+                values = without_left_out(value) if node.id in masked else value
+                seen[node.name].include(values, sums=node.id in averaged)
     if count == 0:
         raise UsageError(Diagnostic("calibrate.empty", "there are no calibration samples"))
     for name, found in seen.items():

@@ -14,7 +14,7 @@ from compiler.ir.graph import Graph, Input, Node, SourceView
 from compiler.ir.stage import Stage
 from compiler.ir.types import DType, Quant
 from compiler.ops.activation import QTable
-from compiler.ops.quantize_linear import Dequantize, Quantize, returned
+from compiler.ops.quantize_linear import Dequantize, Quantize, returned, returned_constant
 from compiler.passes.base import Pass
 from compiler.quantize.scheme import Scheme
 from compiler.rules.importing import is_parameter, known_values
@@ -173,5 +173,5 @@ class _Fuser:
 
     def _output(self, node: Node, name: str) -> Node:
         if is_parameter(node):
-            return self.made.const(known_values(node), name, node.loc)
+            return returned_constant(self.made, known_values(node), name, node.loc)
         return returned(node, self._codes(node), name)

@@ -13,7 +13,7 @@ from typing import ClassVar
 from compiler.errors import CompileError, Unsupported
 from compiler.ir.graph import Graph, Input, Node, SourceView
 from compiler.ir.stage import Stage
-from compiler.ops.quantize_linear import Quantize, returned
+from compiler.ops.quantize_linear import Quantize, returned, returned_constant
 from compiler.ops.real import whole_numbers
 from compiler.passes.base import Pass
 from compiler.quantize.scheme import Scheme
@@ -55,7 +55,7 @@ def to_integers(graph: Graph, scheme: Scheme) -> tuple[Graph, set[str]]:
     if refused:
         raise CompileError(refused)
     outputs = [
-        made.const(n.constant, name, n.loc) if n.is_constant else returned(n, values[n.id], name)
+        returned_constant(made, n.constant, name, n.loc) if n.is_constant else returned(n, values[n.id], name)
         for n, name in zip(graph.outputs, graph.output_names, strict=True)
     ]
     made.set_outputs(outputs, graph.output_names)

@@ -9,6 +9,7 @@ import numpy as np
 
 from compiler.errors import CompileError
 from compiler.ir.graph import Graph
+from compiler.quantize.masks import is_mask
 from isa.support.diagnostics import Findings
 
 
@@ -20,7 +21,9 @@ def require_finite_constants(graph: Graph) -> None:
     """
     findings = Findings(CompileError)
     for node in graph.nodes():
-        if node.is_constant and graph.users(node) and not np.isfinite(node.constant).all():
+        if not node.is_constant or not graph.users(node) or is_mask(node):
+            continue
+        if not np.isfinite(node.constant).all():
             count = int(np.count_nonzero(~np.isfinite(node.constant)))
             findings.add(
                 "model.values",

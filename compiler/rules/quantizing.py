@@ -79,20 +79,28 @@ class Quantizer(Struct):
         """A constant that comes from a float constant."""
         return self.graph.const(value, source.name, source.loc, quant)
 
-    def activation(self, source: Node) -> Node:
-        """A constant that is used as an activation is: its scale depends on it alone."""
+    def activation(self, source: Node, values: NDArray[Any] | None = None) -> Node:
+        """A constant, or `values` in its place, as an activation: the scale depends on it alone."""
         if (codes := _codes(source)) is not None:
             return self.const(codes.constant, source, codes.type.quant)
         self.asked.add(source.name)
-        quant = self.scheme.tensors.get(source.name) or constant_parameters(source.constant)
+        values = source.constant if values is None else values
+        quant = self.scheme.tensors.get(source.name) or constant_parameters(values)
         low, high = DType.I8.bounds
-        codes = arithmetic.quantize(source.constant, quant.scale, quant.zero_point, low, high)
+        codes = arithmetic.quantize(values, quant.scale, quant.zero_point, low, high)
         return self.const(codes.astype(np.int8), source, quant)
 
-    def operands(self, node: Node, inputs: Sequence[Node]) -> list[Node]:
-        """All operands of a node as codes, its parameters among those that are computed."""
-        computed = iter(inputs)
-        return [self.activation(i) if is_parameter(i) else next(computed) for i in node.inputs]
+    def operands(
+        self, node: Node, inputs: Sequence[Node], instead: Mapping[int, NDArray[Any]] | None = None
+    ) -> list[Node]:
+        """All operands of a node as codes, its parameters among those that are computed.
+
+        `instead` has other values for some constants, by their ids.
+        """
+        computed, values = iter(inputs), instead or {}
+        return [
+            self.activation(i, values.get(i.id)) if is_parameter(i) else next(computed) for i in node.inputs
+        ]
 
     def weights_and_bias(self, node: Node, x: Node, alpha: float = 1.0) -> list[Node]:
         """The operands of a product: x, its weights, its bias at the scale alpha * sx * sw.

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import tests.kinds_of_windows  # noqa: F401  # pyright: ignore[reportUnusedImport]  (declares)
 from tests.kinds import KINDS
 from tests.models import assert_equal_to_onnx_runtime, samples, save, verified
 
