@@ -58,7 +58,7 @@ ORDER: Final = (
         "x1/quantization.py",
         "x1/api.py",
     ),
-    *("x1/session.py", "x1/lab/", "x1/__init__.py", "x1/cli/", "x1/__main__.py"),
+    *("x1/session.py", "x1/onnx_backend.py", "x1/lab/", "x1/__init__.py", "x1/cli/", "x1/__main__.py"),
 )
 """The rooms, each a file or a folder: a file imports from its own room and from those before it."""
 FRONT_DOOR: Final = "x1/__init__.py"
