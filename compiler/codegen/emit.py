@@ -11,7 +11,7 @@ from compiler.ir.graph import Graph, Node
 from compiler.ir.types import DType
 from compiler.ops.shapes import Transpose
 from compiler.schedule.segments.plan import Plan
-from compiler.schedule.tile_graph import REGION, Buffer, Memory, Tensor, TileOp
+from compiler.schedule.tile_graph import REGION, Buffer, Layer, Memory, Tensor, TileOp
 from compiler.schedule.tokens import Synchronized
 from isa.container import TEXT
 from isa.instructions.control import Halt
@@ -178,7 +178,7 @@ def _operators(graph: Graph, plan: Plan) -> Operators:
         OpRow(
             layer.id,
             layer.name,
-            *_source(layer.loc),
+            *_source(layer),
             layer.outputs,
             _places(layer.loc),
             layer.bound.mx_cycles,
@@ -190,10 +190,10 @@ def _operators(graph: Graph, plan: Plan) -> Operators:
     return Operators(ops, tuple(_tensor_rows(graph, plan)))
 
 
-def _source(loc: Loc) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Names and operators of the source nodes."""
-    nodes = [leaf for leaf in leaves(loc) if isinstance(leaf, NodeLoc)]
-    return tuple(n.node for n in nodes), tuple(n.op_type for n in nodes)
+def _source(layer: Layer) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Names and operators of the source nodes; where the source has none, the operation."""
+    nodes = [leaf for leaf in leaves(layer.loc) if isinstance(leaf, NodeLoc)]
+    return tuple(n.node for n in nodes), tuple(n.op_type for n in nodes) or (layer.kind,)
 
 
 def _places(loc: Loc) -> tuple[str, ...]:

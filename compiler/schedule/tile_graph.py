@@ -162,6 +162,8 @@ class Layer(Frozen):
 
     id: int
     name: str
+    kind: str
+    """The operation, as the compiler calls it."""
     loc: Loc
     outputs: tuple[str, ...]
     bound: LowerBound

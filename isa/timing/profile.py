@@ -7,19 +7,19 @@ needs fewer cycles than the greatest of the three, for the whole program or for 
 
 from __future__ import annotations
 
-import itertools
-from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from isa.program import OpRow, Program
 from isa.spec import WORD_BYTES, Engine
 from isa.support.records import Frozen
 from isa.target import Target
-from isa.timing.model import PRIORITY, Timeline, simulate
+from isa.timing.model import Timeline, simulate
+from isa.timing.shares import NO_LAYER, Share, shares
 
 RESOURCES: Final = ("MX", "VX", "DRAM")
-NO_LAYER: Final = -1
+CYCLES_PER_MS: Final = 1000
+"""Of a clock of 1 MHz."""
 
 
 class Bound(Frozen):
@@ -30,18 +30,24 @@ class Bound(Frozen):
 
 
 class LayerProfile(Frozen):
-    """The share of one layer.
+    """The share of one layer: see `isa.timing.shares` for whose a cycle is.
 
-    Every cycle belongs to one layer: that of the instruction that executes on the first of MX, VX, LD, ST
-    that is busy, or, where none is, of the next to start. `mac_utilization` is of these cycles.
+    `mac_utilization` is the share of the array's multipliers that work in these cycles, `vx_utilization` that
+    of the lanes in the cycles of the vector unit. `hidden` are cycles in which it executes under others, most
+    of them under the layer `hidden_under`: so a layer may have fewer cycles of its own than its bound.
     """
 
     id: int
     name: str
     op_types: tuple[str, ...]
     cycles: int
+    begin: int
+    end: int
+    hidden: int
+    hidden_under: str
     macs: int
     mac_utilization: float
+    vx_utilization: float
     mx_busy_cycles: int
     vx_busy_cycles: int
     dram_busy_cycles: int
@@ -58,9 +64,16 @@ class Profile(Frozen):
     target: str
     opt_level: int | None
     cycles: int
+    milliseconds: float
+    """At the target's clock."""
+    inferences_per_second: float
+    """Runs of the program, one after another."""
+    devices: int
+    cycles_per_image: int
+    """Of a stream of runs; on one device all cycles of a run."""
     macs: int
     mac_utilization: float
-    """Share of the array's multipliers that work, over all cycles."""
+    """Share of the array's multipliers that work, over all cycles; the vector unit's products left out."""
     mx_busy_cycles: int
     vx_busy_cycles: int
     dram_busy_cycles: int
@@ -91,13 +104,16 @@ def profile(program: Program) -> Profile:
     options = dict(program.note.options)
     level = options.get("opt_level", "")
     everything = range(len(program.instructions))
-    macs = _macs(timeline, everything)
     return Profile(
         program.target.name,
         int(level) if level.isdecimal() else None,
         timeline.cycles,
-        macs,
-        _utilization(macs, timeline.cycles, program.target),
+        round(timeline.cycles / (program.target.clock_mhz * CYCLES_PER_MS), 6),
+        round(program.target.clock_mhz * 1e6 / timeline.cycles, 3) if timeline.cycles else 0.0,
+        1,
+        timeline.cycles,
+        _macs(timeline, everything),
+        _array_utilization(timeline, everything, timeline.cycles, program.target),
         timeline.busy(Engine.MX),
         timeline.busy(Engine.VX),
         timeline.bus_busy(everything),
@@ -125,24 +141,38 @@ def _layers(program: Program, timeline: Timeline) -> tuple[LayerProfile, ...]:
     for pc, layer in enumerate(owner):
         if layer in members:
             members[layer].append(pc)
-    cycles = _shares(timeline, owner)
+    found = shares(timeline, owner)
+    names = {op.id: op.name for op in program.operators.ops}
     return tuple(
-        _layer(program, timeline, op, members[op.id], cycles.get(op.id, 0)) for op in program.operators.ops
+        _layer(program, timeline, op, members[op.id], found.get(op.id, Share()), names)
+        for op in program.operators.ops
     )
 
 
-def _layer(program: Program, timeline: Timeline, op: OpRow, members: list[int], cycles: int) -> LayerProfile:
-    macs = _macs(timeline, members)
-    bound = _bound([op], program.target)
+def _layer(
+    program: Program,
+    timeline: Timeline,
+    op: OpRow,
+    members: list[int],
+    share: Share,
+    names: Mapping[int, str],
+) -> LayerProfile:
+    bound, busy = _bound([op], program.target), timeline.busy(Engine.VX, members)
+    lanes = busy * program.target.vx.lanes
     return LayerProfile(
         op.id,
         op.name,
         op.op_types,
-        cycles,
-        macs,
-        _utilization(macs, cycles, program.target),
+        share.cycles,
+        share.begin,
+        share.end,
+        share.hidden,
+        names.get(share.under, ""),
+        _macs(timeline, members),
+        _array_utilization(timeline, members, share.cycles, program.target),
+        round(op.vx_lanes / lanes, 4) if lanes else 0.0,
         timeline.busy(Engine.MX, members),
-        timeline.busy(Engine.VX, members),
+        busy,
         timeline.bus_busy(members),
         *_traffic(timeline, members),
         bound.cycles,
@@ -172,36 +202,8 @@ def _bound(ops: tuple[OpRow, ...] | list[OpRow], t: Target) -> Bound:
     return Bound(cycles, RESOURCES[needed.index(cycles)] if cycles else "")
 
 
-def _utilization(macs: int, cycles: int, t: Target) -> float:
+def _array_utilization(timeline: Timeline, members: Iterable[int], cycles: int, t: Target) -> float:
+    """The share of the array's multipliers that some of its instructions keep busy."""
+    costs = timeline.costs
+    macs = sum(costs.macs[k] for k in members if costs.engine[k] == Engine.MX)
     return round(macs / (cycles * t.mx.rows * t.mx.cols), 4) if cycles else 0.0
-
-
-def _shares(timeline: Timeline, owner: list[int]) -> dict[int, int]:
-    """Cycles of every layer; they add up to all."""
-    lanes: list[tuple[list[int], list[int], list[int]]] = []
-    for engine in PRIORITY:
-        mine = [k for k, e in enumerate(timeline.costs.engine) if e == engine and owner[k] != NO_LAYER]
-        starts, ends = [timeline.start[k] for k in mine], [timeline.end[k] for k in mine]
-        lanes.append((starts, ends, [owner[k] for k in mine]))
-    edges = sorted({0, timeline.cycles, *itertools.chain(*(s + e for s, e, _ in lanes))})
-    shares: dict[int, int] = {}
-    idle = 0
-    last = NO_LAYER
-    for begin, end in itertools.pairwise(edges):
-        layer = _executing(lanes, begin)
-        if layer is None:
-            idle += end - begin
-            continue
-        shares[layer] = shares.get(layer, 0) + end - begin + idle
-        idle, last = 0, layer
-    if last != NO_LAYER:
-        shares[last] += idle
-    return shares
-
-
-def _executing(lanes: list[tuple[list[int], list[int], list[int]]], when: int) -> int | None:
-    for starts, ends, owners in lanes:
-        at = bisect_right(starts, when) - 1
-        if at >= 0 and when < ends[at]:
-            return owners[at]
-    return None

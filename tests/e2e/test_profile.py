@@ -12,6 +12,9 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.test_commands import CALIBRATION, NETWORK, as_json, x1
+from tests.random_onnx import random_network
+from x1 import api
+from x1.cli.profile_command import table, why_below
 
 ASSETS = Path(os.environ.get("X1_ASSETS", Path(__file__).resolve().parents[3] / "shared" / "assets"))
 needs_assets = pytest.mark.skipif(not ASSETS.exists(), reason="the test assets are not beside the repository")
@@ -48,6 +51,31 @@ def test_profile_writes_the_table_and_a_trace_that_says_its_unit(work: Path) -> 
     assert {"layer", "tile", "instruction"} <= slices[0]["args"].keys()
     assert trace["otherData"]["unit"] == "1 us = 1 cycle"
     assert {"MX", "VX", "LD", "ST"} <= {e["args"]["name"] for e in trace["traceEvents"] if e["ph"] == "M"}
+
+
+def test_profile_says_of_every_layer_why_it_is_below_its_bound(work: Path, tmp_path: Path) -> None:
+    binaries = [work / "net.x1"]
+    for seed in range(4):
+        made, _ = random_network(seed)
+        api.compile(made, calibrate="random:1", search=1).save(tmp_path / f"{seed}.x1")
+        binaries.append(tmp_path / f"{seed}.x1")
+    hidden = 0
+    for binary in binaries:
+        found = api.profile(binary)
+        lines = table(found).splitlines()
+        assert len(lines) == len(found.per_layer) + 2
+        for layer, line in zip(found.per_layer, lines[1:], strict=False):
+            assert max(layer.mac_utilization, layer.vx_utilization) <= 1
+            assert layer.begin <= layer.end <= found.cycles
+            assert layer.cycles + layer.hidden >= layer.bound_cycles
+            assert bool(why_below(layer)) == (layer.cycles < layer.bound_cycles)
+            assert line.endswith(why_below(layer))
+            hidden += layer.cycles < layer.bound_cycles
+        assert lines[-1].split()[:4] == ["total", f"{found.cycles:,}", "0", f"{found.cycles:,}"]
+        clock = api.Binary.load(binary).program.target.clock_mhz
+        assert found.milliseconds == round(found.cycles / clock / 1000, 6)
+        assert found.inferences_per_second == pytest.approx(1000 / found.milliseconds, rel=1e-2)
+    assert hidden > 0
 
 
 def test_compile_ends_with_the_short_profile(work: Path) -> None:

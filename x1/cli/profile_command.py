@@ -24,7 +24,14 @@ SHORT: Final = (
     "bound_by",
     "bound_ratio",
 )
-BAR: Final = 20
+BAR: Final = 10
+NAME: Final = 32
+TYPE: Final = 14
+HEAD: Final = (
+    *("layer", "type", "cycles", "begin", "end", "bound", "by"),
+    *("MX", "VX", "DRAM", "array", "lanes", "share", "why below the bound"),
+)
+TO_THE_LEFT: Final = ("layer", "type", "share", "why below the bound")
 EPILOG: Final = """\b
 Examples:
   x1 profile net.x1
@@ -80,8 +87,9 @@ def summary(found: Profile) -> str:
         )
     )
     busy = percent(found.mac_utilization, 1)
+    speed = f"{found.milliseconds:g} ms, {found.inferences_per_second:,.1f} inferences a second"
     lines = [
-        f"{found.cycles:,} cycles on {found.target}; {found.macs:,} MACs keep the array {busy} busy",
+        f"{found.cycles:,} cycles on {found.target}, {speed}; {found.macs:,} MACs, the array {busy} busy",
         f"busy: {engines}; DRAM read {found.dram_read_bytes:,} bytes, written {found.dram_write_bytes:,}",
     ]
     if found.bound_cycles:
@@ -101,27 +109,58 @@ def summary(found: Profile) -> str:
 
 
 def table(found: Profile) -> str:
-    """One line per layer."""
-    width = min(max([len(layer.name) for layer in found.per_layer], default=5), 40)
-    head = (
-        f"{'layer':{width}} {'cycles':>11} {'bound':>11} {'by':>4} {'MX':>11} {'VX':>11} {'DRAM':>11} "
-        f"{'read':>11} {'written':>11} {'MACs':>7}"
-    )
+    """One line per layer, and one for all of them."""
     most = max([layer.cycles for layer in found.per_layer], default=0)
-    return "\n".join([head, *(_row(layer, width, most) for layer in found.per_layer)])
+    rows = [HEAD, *(_row(layer, most) for layer in found.per_layer), _total(found)]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(HEAD))]
+    return "\n".join(
+        " ".join(
+            f"{text:{width}}" if title in TO_THE_LEFT else f"{text:>{width}}"
+            for title, text, width in zip(HEAD, row, widths, strict=True)
+        ).rstrip()
+        for row in rows
+    )
 
 
-def _row(layer: LayerProfile, width: int, most: int) -> str:
-    name = one_line(layer.name)
-    name = name if len(name) <= width else name[: width - 1] + "…"
-    bar = "█" * round(BAR * layer.cycles / most) if most else ""
-    figures = (layer.mx_busy_cycles, layer.vx_busy_cycles, layer.dram_busy_cycles)
-    moved = f"{layer.dram_read_bytes:11,} {layer.dram_write_bytes:11,}"
-    busy = " ".join(f"{n:11,}" for n in figures)
+def _row(layer: LayerProfile, most: int) -> tuple[str, ...]:
+    """The cells of a layer."""
+    numbers = (layer.cycles, layer.begin, layer.end, layer.bound_cycles)
+    busy = (layer.mx_busy_cycles, layer.vx_busy_cycles, layer.dram_busy_cycles)
+    rates = (layer.mac_utilization, layer.vx_utilization)
     return (
-        f"{name:{width}} {layer.cycles:11,} {layer.bound_cycles:11,} {layer.bound_by:>4} {busy} {moved} "
-        f"{percent(layer.mac_utilization, 1):>7} {bar}"
-    ).rstrip()
+        _fitting(layer.name, NAME),
+        _fitting(" ".join(dict.fromkeys(layer.op_types)), TYPE),
+        *(f"{n:,}" for n in numbers),
+        layer.bound_by,
+        *(f"{n:,}" for n in busy),
+        *(percent(rate, 1) if rate else "-" for rate in rates),
+        "█" * round(BAR * layer.cycles / most) if most else "",
+        why_below(layer),
+    )
+
+
+def _total(found: Profile) -> tuple[str, ...]:
+    numbers = (found.cycles, 0, found.cycles, found.layer_bound_cycles)
+    busy = (found.mx_busy_cycles, found.vx_busy_cycles, found.dram_busy_cycles)
+    rates = (percent(found.mac_utilization, 1), "", "", "")
+    return ("total", "", *(f"{n:,}" for n in numbers), "", *(f"{n:,}" for n in busy), *rates)
+
+
+def why_below(layer: LayerProfile) -> str:
+    """Why a layer has fewer cycles of its own than it needs; empty where it has not."""
+    if layer.cycles >= layer.bound_cycles:
+        return ""
+    if not layer.instructions:
+        return "in place: no instructions"
+    if layer.cycles + layer.hidden < layer.bound_cycles:
+        return "what it needs is loaded by others"
+    return f"{layer.hidden:,} hidden under {_fitting(layer.hidden_under, NAME)}"
+
+
+def _fitting(name: str, width: int) -> str:
+    """A name in so many characters; the tail of a long one tells more."""
+    shown = one_line(name)
+    return shown if len(shown) <= width else f"…{shown[len(shown) - width + 1 :]}"
 
 
 def percent(part: float, whole: float) -> str:

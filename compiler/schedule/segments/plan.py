@@ -167,7 +167,8 @@ class _Planner:
     def _begin(self, node: Node) -> tuple[Layer, Tensor]:
         """A layer, and where its result is."""
         names = tuple(v.name for v in node.views)
-        layer = Layer(self.index[node.id], node.name, node.loc, names, self._bound(node))
+        kind = node.op.name.rpartition(".")[2]
+        layer = Layer(self.index[node.id], node.name, kind, node.loc, names, self._bound(node))
         self.builder.begin(layer)
         return layer, self._result(node)
 
