@@ -44,19 +44,25 @@ class ProductWork(Work):
 
     def lower_bound(self, t: Target) -> LowerBound:
         """Passes of the array, the depth of the sum laid on its rows in whichever way is best."""
+        blocks = range(1, self.groups + 1)
+        passes = min(-(-self.groups // block) * self._passes(block, t) for block in blocks)
+        return LowerBound(passes * self.rows, self.elements, self.constant_bytes)
+
+    def _passes(self, block: int, t: Target) -> int:
+        """Passes for some groups at once, zeros between their kernels."""
         kh, kw = self.kernel
+        channels = block * self.channels
         # A bound, not what an instruction takes: kernel rows too may lie side by side, the weights of a pass
         # may be there already, and nothing is filled or drained.
         depth = min(
-            *depth_passes(kh, kw, self.channels, t.mx.rows),
-            math.ceil(kh * kw * self.channels / t.mx.rows),
+            *depth_passes(kh, kw, channels, t.mx.rows),
+            math.ceil(kh * kw * channels / t.mx.rows),
         )
-        passes = self.groups * math.ceil(self.columns / t.mx.cols) * depth
-        return LowerBound(passes * self.rows, self.elements, self.constant_bytes)
+        return math.ceil(block * self.columns / t.mx.cols) * depth
 
 
 class WindowWork(Work):
-    """Windows that slide over every channel by itself: `steps` for one tap, or one row and column, each.
+    """Windows that slide over every channel by itself, `steps` for each.
 
     With `multiplied`, the taps of a depthwise convolution, some of which a lane takes at once.
     """

@@ -28,6 +28,7 @@ from compiler.ops.sliding_window import (
     onnx_pads,
     onnx_window,
     pooled_shape,
+    pooling_steps,
     windows,
     write_spatial,
 )
@@ -83,7 +84,7 @@ class QAveragePool(Op):
     def work(self, types: Sequence[TensorType], out: TensorType) -> Work:
         """Rows and columns of every window, one after the other."""
         channels = image_shape(out.shape, self.layout)[3]
-        return WindowWork(0, 0, channels, out.elements // channels, sum(self.kernel))
+        return WindowWork(0, 0, channels, out.elements // channels, pooling_steps(self.kernel))
 
     def evaluate(self, args: Sequence[Array], types: Sequence[TensorType], out: TensorType) -> Array:
         assert types[0].quant is not None

@@ -9,7 +9,7 @@ import numpy as np
 
 from compiler.ir.graph import Node
 from compiler.ir.op import Array, Op, Product, ShapeError, op
-from compiler.ir.types import DType, TensorType
+from compiler.ir.types import DType, Shape, TensorType
 from compiler.ir.work import ProductWork, WindowWork, Work
 from compiler.ops import volume
 from compiler.ops.activation import ACTIVATIONS, apply_activation
@@ -39,7 +39,9 @@ from compiler.rules.exporting import OnnxWriter, written_as_onnx
 from compiler.rules.importing import LayerCall, OnnxNode, layer, onnx_operator
 from compiler.rules.quantizing import Quantizer, quantization_rule
 from isa import arithmetic
+from isa.instructions.vector_depthwise import DepthwiseConv
 from isa.memory_map import GRANULE_BYTES
+from isa.spec import greatest
 from isa.support.records import replace
 
 
@@ -127,12 +129,25 @@ class QConv2d(Op):
         y = arithmetic.requantize(acc, b, self.constants(types, out), zero_of(out), *self.bounds)
         return from_nhwc(y.astype(out.dtype.numpy), self.layout)
 
+    def fits_lanes(self, weights: Shape) -> bool:
+        """Whether `vdwc` can express it: a kernel for every channel, within its fields."""
+        cout, cin, kh, kw = weights
+        dilations = {d for d, taps in zip(self.dilations, (kh, kw), strict=True) if taps > 1}
+        fields = (
+            (max(kh, kw), "kh"),
+            (max(self.strides), "sh"),
+            (max(dilations, default=1), "d"),
+            (max(self.pads[:2]), "pt"),
+        )
+        within = all(value <= greatest(DepthwiseConv, name) for value, name in fields)
+        return (self.groups, cin) == (cout, 1) and len(dilations) <= 1 and within
+
     def work(self, types: Sequence[TensorType], out: TensorType) -> Work:
         """Products on the array, or taps on the lanes where every channel has a kernel of its own."""
         cout, cin, kh, kw = types[1].shape
         constants = types[1].elements + GRANULE_BYTES * cout
         pixels = out.elements // cout
-        if cin == 1 and self.groups > 1:
+        if self.groups > 1 and self.fits_lanes(types[1].shape):
             return WindowWork(0, constants, cout, pixels, kh * kw, multiplied=True)
         columns = cout // self.groups
         return ProductWork(out.elements, constants, pixels, columns, cin, (kh, kw), self.groups)

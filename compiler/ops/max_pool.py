@@ -22,6 +22,7 @@ from compiler.ops.sliding_window import (
     onnx_pads,
     onnx_window,
     pooled_shape,
+    pooling_steps,
     windows,
     write_spatial,
 )
@@ -49,7 +50,7 @@ class MaxPool(Op):
     def work(self, types: Sequence[TensorType], out: TensorType) -> Work:
         """Rows and columns of every window, one after the other."""
         channels = image_shape(out.shape, self.layout)[3]
-        return WindowWork(0, 0, channels, out.elements // channels, sum(self.kernel))
+        return WindowWork(0, 0, channels, out.elements // channels, pooling_steps(self.kernel))
 
     def evaluate(self, args: Sequence[Array], types: Sequence[TensorType], out: TensorType) -> Array:
         least = -np.inf if out.dtype is DType.F32 else out.dtype.bounds[0]

@@ -141,6 +141,11 @@ def windows(
     return view[:, :: strides[0], :: strides[1], :, :: dilations[0], :: dilations[1]]
 
 
+def pooling_steps(kernel: Pair) -> int:
+    """What a window takes at least: its taps, or its rows and columns one after the other."""
+    return min(kernel[0] * kernel[1], kernel[0] + kernel[1])
+
+
 def one_dimensional(n: OnnxNode, rule: Callable[[OnnxNode], Node]) -> Node:
     """An operator on (n, c, length): the same on images of one row."""
     x = n.operand(0)

@@ -55,7 +55,7 @@ def test_profile_writes_the_table_and_a_trace_that_says_its_unit(work: Path) -> 
 
 def test_profile_says_of_every_layer_why_it_is_below_its_bound(work: Path, tmp_path: Path) -> None:
     binaries = [work / "net.x1"]
-    for seed in range(4):
+    for seed in (13, 22, 41, 54):
         made, _ = random_network(seed)
         api.compile(made, calibrate="random:1", search=1).save(tmp_path / f"{seed}.x1")
         binaries.append(tmp_path / f"{seed}.x1")

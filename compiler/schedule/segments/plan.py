@@ -249,10 +249,12 @@ class _Planner:
     def _bound(self, node: Node) -> LowerBound:
         """The least work of a layer; each byte of the interface counts where it is first read or written."""
         bound = self.partitioner.layers[self.index[node.id]].bound
-        read = {whole_of(i, self.subtensors) for i in node.inputs}
-        given = {i for i in read if isinstance(i.op, Quantize)} - self.read
-        self.read |= given
-        bytes_of_interface = sum(i.type.elements for i in given)
+        bytes_of_interface = 0
+        for operand in node.inputs:
+            whole = whole_of(operand, self.subtensors)
+            if isinstance(whole.op, Quantize) and whole not in self.read:
+                self.read.add(whole)
+                bytes_of_interface += min(operand.type.elements, whole.type.elements)
         if node.id in self.returned:
             bytes_of_interface += node.type.elements
         return replace(bound, dram_bytes=bound.dram_bytes + bytes_of_interface)

@@ -28,19 +28,8 @@ MAX_PIXEL: Final = greatest(DepthwiseConv, "ips")
 
 def is_depthwise(node: Node) -> bool:
     """Whether `vdwc` can express a convolution: a kernel for every channel, within its fields."""
-    operation = node.op
-    assert isinstance(operation, QConv2d)
-    cout, cin, kh, kw = node.inputs[1].shape
-    if operation.groups != cout or cin != 1 or node.inputs[0].shape[3] != cout:
-        return False
-    dilations = {d for d, taps in zip(operation.dilations, (kh, kw), strict=True) if taps > 1}
-    fields = (
-        (max(kh, kw), "kh"),
-        (max(operation.strides), "sh"),
-        (max(dilations, default=1), "d"),
-        (max(operation.pads[:2]), "pt"),
-    )
-    return len(dilations) <= 1 and all(value <= greatest(DepthwiseConv, name) for value, name in fields)
+    assert isinstance(node.op, QConv2d)
+    return node.op.fits_lanes(node.inputs[1].shape)
 
 
 class DepthwisePlan(Frozen):
