@@ -11,6 +11,7 @@ then made right: else few inputs would come further than the checksums.
 from __future__ import annotations
 
 import contextlib
+import resource
 import sys
 import tempfile
 from collections.abc import Callable
@@ -34,6 +35,8 @@ SAMPLE = (
     ".target tiny8\n.sem go LD -> ST\n.tensor in x int8 [1, 8] R2\n.tensor out y int8 [1, 8] R3\n"
     ".section .weights\nwide: .byte 1, -2, 3\n.section .text\nld spm 0, R2, n=8 signal(go)\nst spm 0, R3, n=8 wait(go)\nhalt\n"
 )
+MEMORY = 4 << 30
+"""Bytes of address space: libFuzzer's own limit counts what the process that started this one once had."""
 LINES = 2000
 """Repetitions may expand to this many lines here, so that no input takes seconds."""
 
@@ -96,6 +99,7 @@ FOLDER = Path(tempfile.mkdtemp())
 PROGRAM = with_debug_map(assemble(SAMPLE).program)
 
 if __name__ == "__main__":
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     reader.MAX_REPEATED = LINES  # pyright: ignore[reportAttributeAccessIssue]
     for index, content in enumerate(corpus()):
         (Path(sys.argv[-1]) / f"seed{index}").write_bytes(content)

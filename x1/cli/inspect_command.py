@@ -14,7 +14,7 @@ from compiler.frontend.load import load_model
 from compiler.ir.graph import Graph
 from compiler.ir.printer import print_graph
 from isa.program import Program
-from isa.support.diagnostics import Diagnostic, UsageError
+from isa.support.diagnostics import Diagnostic, UsageError, one_line
 from isa.support.records import to_builtins
 from x1 import api
 from x1.cli.options import parse_shapes, shape_option
@@ -165,7 +165,7 @@ def _summary(binary: api.Binary, program: Program) -> str:
         for o in program.operators.ops
     ]
     lines.append(f"{len(program.instructions)} instructions, {binary.macs:,} MACs")
-    return "\n".join(lines)
+    return "\n".join(map(one_line, lines))
 
 
 def _shown(outcome: Result, form: str, output: str | None) -> Result:
