@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import tempfile
@@ -16,6 +17,8 @@ from numpy.typing import NDArray
 from isa.support.diagnostics import Diagnostic, Findings, UsageError
 from isa.support.paths import is_file, read_file, resolved
 
+MAX_TENSOR_FILE: Final = 64
+"""Bytes of the name of a tensor's file."""
 WEIGHTS: Final = re.compile(r'^\s*weights\s+"([^"\n]+)"', re.MULTILINE)
 """How a network of the layer language names its weights."""
 
@@ -149,6 +152,36 @@ def write_arrays(path: str | Path, arrays: Mapping[str, NDArray[Any]]) -> None:
                     np.lib.format.write_array(member, np.ascontiguousarray(values), allow_pickle=False)
 
     write_with(path, write)
+
+
+def write_tensors(folder: Path, tensors: Mapping[str, NDArray[Any]], *sources: str | Path | None) -> None:
+    """Write a folder of arrays, NNNN-name.npy, and manifest.json, which has the whole names.
+
+    Args:
+        folder: made where there is none.
+        tensors: by name.
+        sources: files that must not be overwritten.
+
+    Raises:
+        UsageError: a file would be one of the sources, or cannot be written.
+    """
+    make_folder(folder)
+    rows: list[dict[str, object]] = []
+    for number, (name, values) in enumerate(tensors.items()):
+        file = folder / tensor_file(number, name)
+        require_another(file, *sources)
+        write_with(file, lambda f, values=values: np.save(f, values))
+        rows.append({"name": name, "file": file.name, "dtype": values.dtype.name, "shape": values.shape})
+    manifest = folder / "manifest.json"
+    require_another(manifest, *sources)
+    write_atomic(manifest, json.dumps({"tensors": rows}, indent=1) + "\n")
+
+
+def tensor_file(number: int, name: str) -> str:
+    """A file's name for a tensor of any name: the number makes it one of a kind."""
+    plain = re.sub(r"[^A-Za-z0-9_.-]+", "_", name).strip("._-")
+    head, tail = f"{number:04d}-", ".npy"
+    return f"{head}{plain[-(MAX_TENSOR_FILE - len(head) - len(tail)) :] or 'tensor'}{tail}"
 
 
 def make_folder(path: Path) -> None:

@@ -127,7 +127,10 @@ def test_run_loops_over_samples_and_dumps_tensors(work: Path) -> None:
     )
     body = as_json(*arguments, folder=work)
     assert body["outputs"][0]["shape"] == [20, 10]
-    assert np.load(work / "t" / "00003" / "max_pooling2d.npy").shape == (1, 13, 13, 32)
+    manifest = json.loads((work / "t" / "00003" / "manifest.json").read_text(encoding="utf-8"))
+    (pooled,) = (row for row in manifest["tensors"] if row["name"] == "max_pooling2d")
+    assert (pooled["file"], pooled["dtype"]) == ("0002-max_pooling2d.npy", "int8")
+    assert np.load(work / "t" / "00003" / pooled["file"]).shape == (1, 13, 13, 32)
 
 
 def test_eval_verify_and_check_agree_that_all_is_well(work: Path) -> None:

@@ -122,6 +122,33 @@ def test_no_output_names_a_file_that_the_model_is_made_from(tmp_path: Path) -> N
     assert x1(["compile", "m.onnx", "--calibrate", "samples", "-o", "m.x1"], tmp_path).returncode == 0
 
 
+def test_no_folder_of_outputs_overwrites_a_file_that_is_read(tmp_path: Path) -> None:
+    from tests.command_line import x1
+
+    path = save(model([node("Relu", "x", "y")], {"x": (1, 4)}, "y"), tmp_path)
+    (tmp_path / "d").mkdir()
+    for name in ("0000-x.npy", "manifest.json"):
+        save_array: Any = np.save
+        with (tmp_path / "d" / name).open("wb") as file:
+            save_array(file, np.ones((1, 4), np.float32))
+    assert x1(["compile", str(path), "--calibrate", "random:1", "--emit", "nn", "-o", "d/01-infer-shapes.x1ir"],
+              tmp_path).returncode == 0  # fmt: skip
+    assert x1(["compile", str(path), "--calibrate", "random:1", "-o", "m.x1"], tmp_path).returncode == 0
+    (tmp_path / "d" / "m.x1s").symlink_to("../m.x1")
+    for words, kept in (
+        (["run", "m.x1", "--input", "@d/0000-x.npy", "--dump-tensors", "d"], "0000-x.npy"),
+        (["run", "m.x1", "--input", "@d/0000-x.npy", "--expected", "@d/manifest.json", "--dump-tensors", "d/e/.."],
+         "manifest.json"),
+        (["compile", "d/01-infer-shapes.x1ir", "--calibrate", "random:1", "--dump-dir", "d"], "01-infer-shapes.x1ir"),
+        (["disasm", "m.x1", "-d", "d", "--force"], "m.x1s"),
+    ):  # fmt: skip
+        before = (tmp_path / "d" / kept).read_bytes()
+        done = x1(words, tmp_path)
+        assert done.returncode == 2, (words, done.stderr)
+        assert "give another name" in done.stderr, (words, done.stderr)
+        assert (tmp_path / "d" / kept).read_bytes() == before
+
+
 def test_a_file_may_have_a_name_of_253_bytes(tmp_path: Path) -> None:
     from tests.command_line import x1
 

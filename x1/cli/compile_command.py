@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any, Final, TypedDict
@@ -83,10 +84,11 @@ def command(
     **options: Any,
 ) -> Result:
     """Compile MODEL (.onnx, .net or .x1ir) to an X1 binary."""
-    warnings, log = random_warning(options["calibrate"]), _log(print_after, stop_after, dump_dir)
+    warnings = random_warning(options["calibrate"])
+    read = (options["model"], options["calibrate"], options["target"], options["scheme"])
+    log = _log(print_after, stop_after, dump_dir, read)
     asked = _asked(options, log)
     place = f"{PurePath(asked.model).stem}.x1" if output is None else output
-    read = (asked.model, asked.calibrate, options["target"], options["scheme"])
     require_another(place if emit == "elf" else output, *read)
     try:
         if emit in ("nn", "q", "schedule"):
@@ -210,7 +212,10 @@ def _tried(schedules: int) -> str:
     return f"best of {schedules} schedules; " if schedules > 1 else ""
 
 
-def _log(print_after: str | None, stop_after: str | None, dump_dir: str | None) -> PassLog:
+def _log(
+    print_after: str | None, stop_after: str | None, dump_dir: str | None, sources: Sequence[str | None]
+) -> PassLog:
+    """The observer of the passes that prints and writes dumps; none overwrites a source."""
     for option, name, known in (
         ("--print-after", print_after, (*PASS_NAMES, "all")),
         ("--stop-after", stop_after, PASS_NAMES),
@@ -228,6 +233,8 @@ def _log(print_after: str | None, stop_after: str | None, dump_dir: str | None) 
         if print_after in (name, "all"):
             say(f"// after {name}\n{print_graph(graph)}")
         if folder is not None:
-            write_atomic(folder / f"{count:02d}-{name}.x1ir", print_graph(graph, blobs=True))
+            place = folder / f"{count:02d}-{name}.x1ir"
+            require_another(place, *sources)
+            write_atomic(place, print_graph(graph, blobs=True))
 
     return PassLog(after, stop_after)

@@ -10,7 +10,7 @@ import click
 from isa.assembly.disassembler import disassemble
 from x1.api import Binary
 from x1.cli.result import Result, json_option, reported, say
-from x1.files import make_folder, require_unchanged, write_atomic
+from x1.files import make_folder, require_another, require_unchanged, write_atomic
 
 EPILOG: Final = """\b
 Examples:
@@ -40,6 +40,8 @@ def command(binary: str, directory: str | None, force: bool, as_json: bool) -> R
     folder = Path(directory)
     place = folder / f"{Path(binary).stem}.x1s"
     files = {**{folder / name: content for name, content in parts.files.items()}, place: parts.text.encode()}
+    for path in files:
+        require_another(path, binary)
     if not force:
         require_unchanged(files)
     make_folder(folder)

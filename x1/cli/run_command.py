@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isa.program import Interface
-from isa.support.diagnostics import Diagnostic, ExitCode, UsageError
+from isa.support.diagnostics import Diagnostic, ExitCode, UsageError, one_line
 from isa.support.numerals import whole_number
 from isa.target import load_target
 from runtime.executors.executor import Executor
@@ -26,7 +26,7 @@ from x1 import data
 from x1.api import Binary
 from x1.cli.options import with_progress
 from x1.cli.result import Result, json_option, reported, say
-from x1.files import make_folder, require_another, write_arrays, write_with
+from x1.files import require_another, write_arrays, write_tensors
 from x1.session import Session
 
 EPILOG: Final = """\b
@@ -37,7 +37,6 @@ Examples:
   x1 run net.x1 --input @digit.npy --dump-tensors tensors
   x1 run net.x1 --input @digit.npy --schedule random:7
 """
-MAX_NAME: Final = 100
 MAX_REAL: Final = sys.float_info.max
 Arrays = dict[str, NDArray[Any]]
 
@@ -53,7 +52,9 @@ Arrays = dict[str, NDArray[Any]]
 @click.option("--rtol", type=float, default=0.0, show_default=True, help="Relative tolerance of --expected.")
 @click.option("--atol", type=float, default=0.0, show_default=True, help="Absolute tolerance of --expected.")
 @click.option(
-    "--dump-tensors", metavar="DIR", help="Write every tensor of the source model, quantized, as .npy."
+    "--dump-tensors",
+    metavar="DIR",
+    help="Write every tensor of the source model, quantized, as .npy, and manifest.json.",
 )
 @click.option(
     "--target", metavar="NAME|F.toml", help="Run on another machine than the one that the binary carries."
@@ -82,14 +83,16 @@ def command(
 ) -> Result:
     """Run BINARY on inputs from files."""
     named = [text.rpartition("@")[2] for text in (*inputs, *expected)]
-    require_another(output, binary, target, *named)
+    sources = (binary, target, *named)
+    require_another(output, *sources)
     _require_tolerances(rtol, atol)
     executor = _executor(schedule)
     machine = load_target(target) if target else None
     loaded = Binary.load(binary)
     session = Session(loaded, target=machine, poison=poison)
     start = time.perf_counter()
-    ran = _run(session, inputs, Path(dump_tensors) if dump_tensors else None, executor, samples=samples)
+    folder = Path(dump_tensors) if dump_tensors else None
+    ran = _run(session, inputs, folder, executor, sources, samples=samples)
     seconds = time.perf_counter() - start
     outputs = {name: np.concatenate([c[name] for c in ran.outputs]) for name in ran.outputs[0]}
     if output is not None:
@@ -119,9 +122,15 @@ class Ran:
 
 
 def _run(
-    session: Session, inputs: Sequence[str], folder: Path | None, executor: Executor, *, samples: bool
+    session: Session,
+    inputs: Sequence[str],
+    folder: Path | None,
+    executor: Executor,
+    sources: Sequence[str | None],
+    *,
+    samples: bool,
 ) -> Ran:
-    """The binary run once, or once for each sample, with a progress bar."""
+    """The binary run once, or once for each sample, with a progress bar; tensors overwrite no source."""
     interface = session.program.abi.inputs
     members = data.input_members(inputs, [t.name for t in interface])
     runs = _runs(members, interface, samples=samples)
@@ -129,7 +138,8 @@ def _run(
     for given in with_progress(runs, "running", len(next(iter(members.values()))) if samples else 1):
         result = session.execute(given, tensors=folder is not None, executor=executor)
         if folder is not None:
-            _dump(folder, result.tensors, len(ran.outputs) if samples else None)
+            place = folder / f"{len(ran.outputs):05d}" if samples else folder
+            write_tensors(place, result.tensors, *sources)
         ran.outputs.append(result.outputs)
         ran.instructions += result.instructions
     return ran
@@ -171,22 +181,6 @@ def _runs(
     return [{name: member.read() for name, member in members.items()}]
 
 
-def _dump(folder: Path, tensors: Arrays, sample: int | None) -> None:
-    place = folder if sample is None else folder / f"{sample:05d}"
-    make_folder(place)
-    taken: set[str] = set()
-    for name, values in tensors.items():
-        plain = (
-            "".join(c if c.isalnum() or c in "-_." else "_" for c in name.strip("/"))[:MAX_NAME] or "tensor"
-        )
-        file, number = plain, 0
-        while file.lower() in taken:  # there are file systems on which case makes no difference
-            number += 1
-            file = f"{plain}.{number}"
-        taken.add(file.lower())
-        write_with(place / f"{file}.npy", lambda f, values=values: np.save(f, values))
-
-
 def _described(name: str, values: NDArray[Any]) -> dict[str, object]:
     digest = hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest()
     return {"name": name, "dtype": values.dtype.name, "shape": list(values.shape), "sha256": digest}
@@ -224,9 +218,8 @@ def _report(
     for name, values in outputs.items():
         flat = ", ".join(f"{v:.6g}" for v in values.ravel()[:10].tolist())
         more = ", ..." if values.size > 10 else ""
-        click.echo(f"{name} {values.dtype}{list(values.shape)}: {flat}{more}")
+        click.echo(f"{one_line(name)} {values.dtype}{list(values.shape)}: {flat}{more}")
     for row in comparisons:
-        say(
-            f"{row['name']}: {row['mismatches']} of {row['elements']} differ, at most by {row['max_abs']:.6g}"
-        )
+        counted = f"{row['mismatches']} of {row['elements']} differ, at most by {row['max_abs']:.6g}"
+        say(f"{one_line(row['name'])}: {counted}")
     say(f"{instructions:,} instructions, {macs:,} MACs in {seconds:.3f} s")
