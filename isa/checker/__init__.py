@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from isa.accesses import AccessTable
 from isa.checker.legality import suspects
+from isa.checker.parameters import check_parameters
 from isa.checker.proof import is_defined, is_ordered, rewritten, unwritten
 from isa.checker.report import CheckReport, Violation, Violations
 from isa.checker.shadows import Shadows
@@ -38,6 +39,8 @@ def check(program: Program, *, limit: int = 20) -> CheckReport:
         if not (is_defined(program, table) and is_ordered(program, table, clocks)):
             Shadows(program, clocks, findings).run()
         _check_outputs(table, findings)
+        if not findings.found:
+            check_parameters(program, table, findings)
     again = tuple(rewritten(program, table)) if legal else ()
     return CheckReport(len(stream), sum(len(i.waits) for i in stream), tuple(findings.found), again)
 

@@ -262,14 +262,17 @@ class Pooling(Instruction):
         yield self._output()
 
     def execute(self, m: MachineState) -> None:
+        averages = self.fn is Pool.AVG
+        q = QuantRecord()
+        if averages:
+            q = QuantRecord.read(m, "prm", self.prm, scales=(0, 1), divisors=(1,), output=self.ot)
         box = m.read(self._input(), self.xt.dtype)
-        if self.fn is Pool.MAX:
+        if not averages:
             best = np.full((self.oh, self.ow, self.c), self.xt.bounds[0], box.dtype)
             for outs, ins in self._taps():
                 np.maximum(best[outs], box[ins], out=best[outs])
             m.write(self._output(), best, self.ot.dtype)
             return
-        q = QuantRecord.read(m, "prm", self.prm, scales=(0, 1), divisors=(1,), output=self.ot)
         real = arithmetic.dequantize(box, q.p[0], q.za)
         taps = (self._laid_out(real, outs, ins) for outs, ins in self._taps())
         averaged = arithmetic.average(taps, self._counts(), q.p[1], q.zo, q.lo, q.hi)

@@ -147,9 +147,12 @@ class VectorElementwise(Instruction):
         q = QuantRecord.read(
             m, "prm", self.prm, scales=_SCALES[self.fn], divisors=_DIVISOR.get(self.fn, ()), output=self.ot
         )
+        if self.fn is F.ADD:
+            require_finite("prm", np.array(q.p[2]))
+        table = self._checked_table(m) if self.fn in UNARY else np.zeros(0, np.float32)
         a = m.read(self._left(), self.at.dtype).astype(np.int32)
         if self.fn in UNARY:
-            y = self._unary(m, a, q)
+            y = self._unary(a, table, q)
         else:
             kind = self.at if self.fn in LERP else self.bt
             b = m.read(self._right(), kind.dtype).astype(np.int32)
@@ -159,7 +162,6 @@ class VectorElementwise(Instruction):
     def _binary(self, a: NDArray[Any], b: NDArray[Any], q: QuantRecord) -> NDArray[Any]:
         match self.fn:
             case F.ADD:
-                require_finite("prm", np.array(q.p[2]))
                 return arithmetic.add(a, b, q.p[0], q.p[1], q.p[2], q.lo, q.hi)
             case F.MUL:
                 return arithmetic.multiply(a, q.za, b, q.zb, q.p[0], q.zo, q.lo, q.hi)
@@ -174,10 +176,14 @@ class VectorElementwise(Instruction):
                     np.where(np.isnan(v), np.float32(-np.inf), v), q.p[2], q.zo, q.lo, q.hi
                 )
 
-    def _unary(self, m: MachineState, a: NDArray[Any], q: QuantRecord) -> NDArray[Any]:
-        v = arithmetic.dequantize(a, q.p[0], q.za)
+    def _checked_table(self, m: MachineState) -> NDArray[np.float32]:
+        """Slopes, or gains and offsets."""
         table = m.read(self._table(), FLOAT)
         require_finite("prm", table[: self.c * (2 if self.fn is F.AFFINE else 1)])
+        return table
+
+    def _unary(self, a: NDArray[Any], table: NDArray[np.float32], q: QuantRecord) -> NDArray[Any]:
+        v = arithmetic.dequantize(a, q.p[0], q.za)
         if self.fn is F.PRELU:
             v = np.where(v < 0, v * table[: self.c], v)
         else:

@@ -184,12 +184,13 @@ class VectorReduce(Instruction):
         return read.operand == write.operand
 
     def execute(self, m: MachineState) -> None:
+        q = self._record(m)
         x = m.read(self._input(m.target), self.xt.dtype)
         match self.fn:
             case R.SUM | R.MEAN:
-                self._write(m, self._sum(m, x))
+                self._write(m, self._sum(m, x, q))
             case R.MEANF:
-                self._write(m, self._mean_real(m, x))
+                self._write(m, self._mean_real(x, q))
             case R.MAX:
                 self._write(m, x.max(axis=self._axes(), keepdims=True))
             case R.ARGMAX:
@@ -203,10 +204,17 @@ class VectorReduce(Instruction):
     def _write(self, m: MachineState, values: NDArray[Any]) -> None:
         m.write(self._output(m.target, write=True), values, self.ot.dtype)
 
-    def _sum(self, m: MachineState, x: NDArray[Any]) -> NDArray[Any]:
+    def _record(self, m: MachineState) -> QuantRecord:
+        """Record Q of the functions that have one."""
+        if self.fn is R.MEANF:
+            return QuantRecord.read(m, "prm", self.prm, scales=(0, 1), divisors=(1,), output=self.ot)
+        if self.fn not in (R.SUM, R.MEAN):
+            return QuantRecord()
         scales = (0,) if self.osp is OperandPlace.SPM else ()
         output = self.ot if self.osp is OperandPlace.SPM else None
-        q = QuantRecord.read(m, "prm", self.prm, scales=scales, output=output)
+        return QuantRecord.read(m, "prm", self.prm, scales=scales, output=output)
+
+    def _sum(self, m: MachineState, x: NDArray[Any], q: QuantRecord) -> NDArray[Any]:
         exact = (x.astype(np.int64) - q.za).sum(axis=self._axes(), keepdims=True)
         if self.accum:
             exact = exact + m.read(self._output(m.target, write=False), WORD)
@@ -217,8 +225,7 @@ class VectorReduce(Instruction):
             return total
         return arithmetic.requantize(total, q.bias, q.p[0], q.zo, q.lo, q.hi)
 
-    def _mean_real(self, m: MachineState, x: NDArray[Any]) -> NDArray[Any]:
-        q = QuantRecord.read(m, "prm", self.prm, scales=(0, 1), divisors=(1,), output=self.ot)
+    def _mean_real(self, x: NDArray[Any], q: QuantRecord) -> NDArray[Any]:
         real = arithmetic.dequantize(x, q.p[0], q.za)
         mean = arithmetic.mean_real(self._flattened(real), q.p[1], q.zo, q.lo, q.hi)
         return mean.reshape(self._shape())
