@@ -216,6 +216,9 @@ class Program(Frozen, dict=True):
         """The accesses of all instructions, found once: checker and cycle model both need them."""
         return tabulate(self.instructions, self.target)
 
+    def __repr__(self) -> str:
+        return f"<Program for {self.target.name}: {len(self.instructions)} instructions>"
+
     def region_sizes(self) -> dict[Region, int]:
         """Bytes of every region that the program has."""
         sizes = {

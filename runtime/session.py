@@ -73,6 +73,13 @@ class ProgramSession:
         self._state = CoreState(self.program, poison=poison)
         self._capture: TensorCapture | None = None
 
+    def __repr__(self) -> str:
+        given, made = (
+            ", ".join(f"{a.name} {a.type}{a.shape}" for a in each)
+            for each in (self.get_inputs(), self.get_outputs())
+        )
+        return f"<Session on {self.program.target.name}: {given} -> {made}>"
+
     def get_inputs(self) -> list[Argument]:
         """The graph inputs."""
         return [_argument(t) for t in self.program.abi.inputs]
@@ -92,6 +99,8 @@ class ProgramSession:
             UsageError: names, dtypes or shapes that the program does not have.
             MachineTrap: the program trapped.
         """
+        if isinstance(output_names, (str, bytes)):
+            raise TypeError("output_names is a list of names, or None for all")
         known = [t.name for t in self.program.abi.outputs]
         wanted = known if output_names is None else list(output_names)
         for name in wanted:
@@ -109,6 +118,7 @@ class ProgramSession:
             UsageError: names, dtypes or shapes that the program does not have.
             MachineTrap: the program trapped.
         """
+        _require_mapping(inputs)
         _check_names(self.program, inputs)
         state = self._state
         state.reset()
@@ -157,6 +167,16 @@ def _require_capabilities(needed: Target, offered: Target) -> None:
 
 def _argument(tensor: Interface) -> Argument:
     return Argument(tensor.name, ORT_TYPES[tensor.dtype], list(tensor.shape))
+
+
+def _require_mapping(inputs: object) -> None:
+    """Inputs are arrays by name.
+
+    Raises:
+        TypeError: they are not.
+    """
+    if not isinstance(inputs, Mapping):
+        raise TypeError(f"inputs are a dict of arrays by name, not {type(inputs).__name__}")
 
 
 def _check_names(program: Program, inputs: Mapping[str, NDArray[Any]]) -> None:

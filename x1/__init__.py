@@ -68,6 +68,11 @@ def _require_own_packages() -> None:
 _require_own_packages()
 
 
+def __dir__() -> list[str]:
+    """What the package is for."""
+    return sorted(__all__)
+
+
 def __getattr__(name: str) -> Any:
     """Load a part of the API when it is first used, so that `x1 --version` starts quickly."""
     if name not in _HOMES:

@@ -59,7 +59,7 @@ OWN: Final = ("calibrate", "opt_level", "without", "search", "overrides", "shape
 
 def compile(
     model: Loadable | Model,
-    target: str | Target = "edge32",
+    target: str | Path | Target = "edge32",
     *,
     calibrate: Calibration | None = None,
     opt_level: int = 3,
@@ -73,10 +73,19 @@ def compile(
 ) -> Binary:
     """The binary of a network for a target; the checker has passed it.
 
-    A float network is quantized by `calibrate` and the options of `Quantization`. `without` names techniques
-    of scheduling to leave out (`compiler.schedule.options`). `search` is how many schedules the cycle
-    model may compare, and `searching` shows them as they come; without it, a large network gets one and small
-    ones get several.
+    Args:
+        model: a file, an ONNX model in memory, or a network that `load_network` or `quantize` gave.
+        target: a machine: its name, its file or itself.
+        calibrate: samples by which a float network is quantized: see `quantize`.
+        opt_level: 0 to 3, how much work to spend on the schedule.
+        without: techniques of scheduling to leave out (`compiler.schedule.options`).
+        search: how many schedules the cycle model may compare; without it, a large network gets one and small
+            ones get several.
+        searching: shows the schedules as they come.
+        overrides: `section.key=value`, changes of the target.
+        shapes: fixed shapes for inputs with open dimensions.
+        log: an observer of the passes.
+        options: how a float network is quantized: see `Quantization`.
 
     Raises:
         UsageError: options that do not fit the network, or a float network without calibration.
@@ -85,7 +94,7 @@ def compile(
     """
     require_known(options, OWN)
     allowed = allowed_options(opt_level, without, search)
-    machine = target if isinstance(target, Target) else load_target(target, overrides)
+    machine = _machine(target, overrides)
     said = _options(opt_level, without, search)
     timed = driver.StageTimes()
     network = timed("import", as_model, model, shapes, log)
@@ -97,6 +106,19 @@ def compile(
     content = timed("write", save, best.program)
     peak = best.schedule.used[Memory.SPM]
     return Binary(best.program, content, opt_level, timed.seconds, peak, best.tried, network.remarks)
+
+
+def _machine(target: object, overrides: Sequence[str]) -> Target:
+    """The target itself, or that of a name or a file, some keys changed.
+
+    Raises:
+        TypeError: what is given is no target.
+    """
+    if isinstance(target, Target):
+        return target
+    if isinstance(target, (str, Path)):
+        return load_target(str(target), overrides)
+    raise TypeError(f"a target is a name, a path or a Target, not {type(target).__name__}")
 
 
 def _quantized(
@@ -137,13 +159,23 @@ def _options(opt_level: int, without: Sequence[str], search: int | None) -> tupl
     return (("opt_level", str(opt_level)), *left_out, *tried)
 
 
-def check(binary: str | Path | Binary) -> CheckReport:
-    """Races, deadlocks, bounds and definedness of a binary, from its decoded form alone."""
+def check(binary: str | Path | bytes | Binary) -> CheckReport:
+    """Races, deadlocks, bounds and definedness of a binary, from its decoded form alone.
+
+    Args:
+        binary: a path, the bytes of a file, or what `compile` gave.
+
+    Raises:
+        BinaryError: the file is no sound X1 binary.
+    """
     return check_program(as_binary(binary).program)
 
 
-def profile(binary: str | Path | Binary) -> Profile:
+def profile(binary: str | Path | bytes | Binary) -> Profile:
     """When a binary's instructions execute on its target, by the cycle model; no data is needed.
+
+    Args:
+        binary: a path, the bytes of a file, or what `compile` gave.
 
     Raises:
         BinaryError: the file is not a sound X1 binary.

@@ -13,6 +13,7 @@ from isa.spec import WORD_BYTES
 from isa.support.diagnostics import Diagnostic
 from isa.support.paths import read_file
 from isa.support.records import Frozen, field
+from isa.support.tables import html_table
 from x1.files import write_atomic
 
 
@@ -39,6 +40,15 @@ class Binary(Frozen, dict=True):
         """
         content = read_file(path)
         return Binary(load(content, str(path)), content)
+
+    def __repr__(self) -> str:
+        count = len(self.program.instructions)
+        return f"<Binary for {self.program.target.name}: {count} instructions, {len(self.data):,} bytes>"
+
+    def _repr_html_(self) -> str:
+        """The summary as a table, for notebooks."""
+        rows = [(k, v) for k, v in self.summary().items() if not isinstance(v, dict)]
+        return html_table(repr(self).strip("<>"), ("", ""), rows)
 
     @cached_property
     def sha256(self) -> str:
@@ -71,10 +81,19 @@ class Binary(Frozen, dict=True):
         }
 
 
-def as_binary(binary: str | Path | Binary) -> Binary:
-    """The binary itself, or that of a file.
+def as_binary(binary: str | Path | bytes | Binary) -> Binary:
+    """The binary itself, or that of a file or its bytes.
 
     Raises:
         BinaryError: the file is no sound X1 binary.
+        TypeError: what is given is no binary.
     """
-    return binary if isinstance(binary, Binary) else Binary.load(binary)
+    return binary if isinstance(binary, Binary) else _loaded(binary)
+
+
+def _loaded(given: object) -> Binary:
+    if isinstance(given, bytes):
+        return Binary(load(given), given)
+    if isinstance(given, (str, Path)):
+        return Binary.load(given)
+    raise TypeError(f"a binary is a path, its bytes or an x1.Binary, not {type(given).__name__}")

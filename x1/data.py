@@ -6,17 +6,20 @@ one; `labels` is never an input.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import Final, NoReturn, cast
 
 import numpy as np
 
+from compiler.ir.evaluate import Sample
 from compiler.ir.types import DType, TensorType
 from isa.support.arrays import Array, Member, members
 from isa.support.diagnostics import Diagnostic, UsageError, did_you_mean
 from isa.support.numerals import whole_number
 
+Samples = str | Path | Array | Sample | Iterable[Sample | Array]
+"""Samples as a person may give them: a file, or what `given_samples` takes."""
 LABELS: Final = "labels"
 INPUTS: Final = "inputs"
 SEED: Final = 2024
@@ -127,6 +130,79 @@ def samples(arrays: Mapping[str, Member], shapes: Mapping[str, Sequence[int]]) -
             yield {name: next(stream) for name, stream in streams.items()}
         except StopIteration:
             return
+
+
+def all_samples(given: Samples, inputs: Mapping[str, TensorType]) -> Iterator[dict[str, Array]]:
+    """Every run's inputs, of a file or of what `given_samples` takes.
+
+    Raises:
+        UsageError: an array is missing, or has another type or shape.
+        TypeError: what is given is no samples.
+    """
+    if not isinstance(given, (str, Path)):
+        return given_samples(given, inputs)
+    members = input_members([f"@{given}"], list(inputs))
+    return samples(members, {name: kind.shape for name, kind in inputs.items()})
+
+
+def given_samples(given: object, inputs: Mapping[str, TensorType]) -> Iterator[dict[str, Array]]:
+    """Every run's inputs, of an array for the only input, of arrays by name, or of an iterable of these.
+
+    Axis 0 counts samples, in steps of the network's batch; arrays of other names are left out.
+
+    Raises:
+        UsageError: an array is missing, or has another type or shape.
+        TypeError: what is given is none of these.
+    """
+    if isinstance(given, np.ndarray):
+        if len(inputs) != 1:
+            raise TypeError(f"an array is given for {len(inputs)} inputs: give a dict of {', '.join(inputs)}")
+        yield from _runs({next(iter(inputs)): cast("object", given)}, inputs)
+    elif isinstance(given, Mapping):
+        yield from _runs(cast("Mapping[str, object]", given), inputs)
+    elif isinstance(given, Iterable) and not isinstance(given, (str, bytes)):
+        for item in cast("Iterable[object]", given):
+            if not isinstance(item, (np.ndarray, Mapping)):
+                raise TypeError(f"a sample is an array or a dict of arrays, not {type(item).__name__}")
+            yield from given_samples(cast("object", item), inputs)
+    else:
+        raise TypeError(f"samples are a file, arrays or an iterable of these, not {type(given).__name__}")
+
+
+def _runs(given: Mapping[str, object], inputs: Mapping[str, TensorType]) -> Iterator[dict[str, Array]]:
+    """The runs that arrays by name make."""
+    arrays: dict[str, Array] = {}
+    for name, kind in inputs.items():
+        if name not in given:
+            _fail("data.name", f"there is no array for the input '{name}'", remedy=did_you_mean(name, given))
+        array = np.asarray(given[name])
+        if array.dtype != kind.dtype.numpy:
+            _fail("data.dtype", f"the array for '{name}' is {array.dtype}", kind.dtype.host_name)
+        arrays[name] = array
+    batches = {name: kind.shape[0] if kind.shape else 1 for name, kind in inputs.items()}
+    count = 1
+    if any(arrays[name].shape != kind.shape for name, kind in inputs.items()):
+        count = _count(arrays, inputs)
+    for i in range(count):
+        yield {
+            name: a[i * batches[name] : (i + 1) * batches[name]] if count > 1 else a
+            for name, a in arrays.items()
+        }
+
+
+def _count(arrays: Mapping[str, Array], inputs: Mapping[str, TensorType]) -> int:
+    """How many runs arrays give, axis 0 in steps of the model's batch."""
+    counts: dict[str, int] = {}
+    for name, array in arrays.items():
+        shape = inputs[name].shape
+        if not shape or array.shape[1:] != shape[1:] or not array.ndim or array.shape[0] % shape[0]:
+            one = ", ".join(map(str, shape[1:]))
+            allowed = f"[N, {one}] with N a multiple of {shape[0]}" if shape else "[]"
+            _fail("data.shape", f"the array for '{name}' has the shape {list(array.shape)}", allowed)
+        counts[name] = array.shape[0] // shape[0]
+    if len(set(counts.values())) > 1:
+        _fail("data.shape", f"the inputs have different numbers of samples: {counts}")
+    return next(iter(counts.values()), 0)
 
 
 def calibration(spec: str, inputs: Mapping[str, TensorType]) -> tuple[Iterator[dict[str, Array]], int]:

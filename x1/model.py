@@ -57,6 +57,12 @@ class Model(Struct):
     remarks: tuple[Diagnostic, ...] = ()
     """What was left out of the file, as warnings."""
 
+    def __repr__(self) -> str:
+        forms = {"float32": self.float_graph, "int8": self.quantized or self.partial}
+        form = " and ".join(name for name, graph in forms.items() if graph is not None)
+        given = ", ".join(f"{name} {kind}" for name, kind in self.input_types.items())
+        return f"<Model {self.name!r}: {form}, inputs {given or 'none'}>"
+
     @property
     def is_prequantized(self) -> bool:
         """Whether its file is quantized already."""

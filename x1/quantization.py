@@ -21,7 +21,7 @@ from isa.support.records import names_of, replace
 from x1 import data
 from x1.model import Loadable, Model, Shapes, as_model
 
-Calibration = str | Path | Iterable[Sample]
+Calibration = data.Samples
 Progress = Callable[[Iterable[Sample], int | None], Iterable[Sample]]
 LEAST_PERCENTILE: Final = 50.0
 
@@ -73,7 +73,8 @@ def quantize(
 
     Args:
         model: a file, an ONNX model in memory, or a network that `load_network` gave.
-        calibrate: `D.npz`, a folder, `random:N`, or samples as mappings from input names to arrays.
+        calibrate: `D.npz`, a folder, `random:N`; an array, or arrays by name, axis 0 counting samples; or an
+            iterable of these.
         shapes: fixed shapes for inputs with open dimensions.
         log: an observer of the passes.
         options: see `Quantization`.
@@ -223,4 +224,4 @@ def calibration_samples(
         text = str(calibrate)
         samples, count = data.calibration(text, inputs)
         return samples, count, text if text.startswith("random:") else ""
-    return calibrate, None, ""
+    return data.given_samples(calibrate, inputs), None, ""

@@ -7,7 +7,7 @@ from pathlib import Path
 from isa.program import Program
 from isa.target import Target
 from runtime.session import ProgramSession
-from x1.api import Binary
+from x1.binary import Binary, as_binary
 
 
 class Session(ProgramSession):
@@ -20,6 +20,5 @@ class Session(ProgramSession):
         target: Target | None = None,
         poison: bool = False,
     ) -> None:
-        super().__init__(
-            binary.program if isinstance(binary, Binary) else binary, target=target, poison=poison
-        )
+        program = binary if isinstance(binary, Program) else as_binary(binary).program
+        super().__init__(program, target=target, poison=poison)

@@ -96,6 +96,9 @@ class Node(Struct, eq=False):
     further: tuple[TensorType, ...] = ()
     """The types of the results beyond the first; a `TupleElement` holds the value of each."""
 
+    def __repr__(self) -> str:
+        return f"<Node %{self.id} {self.op.name} {self.name!r}: {self.type}>"
+
     @property
     def types(self) -> tuple[TensorType, ...]:
         """The types of all results, in order."""
@@ -154,6 +157,9 @@ class Graph(Struct, eq=False):
     """Whether every node was made after its operands, so that the order of creation is one of execution."""
     _order: list[Node] | None = None
     """All nodes in order, until one comes, goes or changes."""
+
+    def __repr__(self) -> str:
+        return f"<Graph {self.name!r}: stage {self.stage}, {len(self._net)} nodes>"
 
     def _change(self) -> None:
         """A node came, went or changed."""

@@ -69,6 +69,9 @@ class Scheme(Frozen):
     network: str = ""
     calibration: str = ""
 
+    def __repr__(self) -> str:
+        return f"<Scheme of {self.network!r}: {len(self.tensors)} tensors, {self.calibration or 'given'}>"
+
     def require_names(self, graph: Graph) -> None:
         """Every tensor and layer that the scheme names must be one of the network.
 

@@ -83,6 +83,9 @@ class Timeline(Frozen):
     stalls: dict[Engine, dict[str, int]]
     costs: Costs
 
+    def __repr__(self) -> str:
+        return f"<Timeline: {len(self.start)} instructions in {self.cycles:,} cycles>"
+
     def busy(self, engine: Engine, among: Iterable[int] | None = None) -> int:
         """Cycles in which an engine worked (on some instructions), those lost to shared banks left out."""
         return sum(

@@ -13,6 +13,7 @@ from typing import Final
 from isa.program import OpRow, Program
 from isa.spec import WORD_BYTES, Engine
 from isa.support.records import Frozen
+from isa.support.tables import html_table
 from isa.target import Target
 from isa.timing.model import Timeline, simulate
 from isa.timing.shares import NO_LAYER, Share, shares
@@ -90,6 +91,16 @@ class Profile(Frozen):
     instructions: int
     per_layer: tuple[LayerProfile, ...]
     timeline: Timeline
+
+    def __repr__(self) -> str:
+        bound = f", {self.bound_ratio:.2f} times the bound" if self.bound_ratio else ""
+        return f"<Profile: {self.cycles:,} cycles on {self.target}, {len(self.per_layer)} layers{bound}>"
+
+    def _repr_html_(self) -> str:
+        """The table of layers, for notebooks."""
+        shown = ("name", "cycles", "begin", "end", "bound_cycles", "bound_by", "mac_utilization", "hidden")
+        rows = [[getattr(layer, name) for name in shown] for layer in self.per_layer]
+        return html_table(repr(self).strip("<>"), shown, rows)
 
 
 def profile(program: Program) -> Profile:

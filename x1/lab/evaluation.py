@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,10 @@ from compiler.quantize.scheme import Scheme
 from isa.program import Interface, Program
 from isa.support.diagnostics import Diagnostic, UsageError
 from isa.support.records import Frozen
+from x1 import data
 from x1.api import Binary, Model, quantize
+from x1.binary import as_binary
+from x1.model import Loadable, as_model
 from x1.session import Session
 
 
@@ -40,16 +44,33 @@ class Evaluation(Frozen):
 
 
 def evaluate(
-    model: Model,
-    binary: Binary,
-    samples: Iterable[Sample],
-    labels: Sequence[int] | NDArray[Any],
+    model: Loadable | Model,
+    binary: str | Path | bytes | Binary,
+    samples: data.Samples,
+    labels: Sequence[int] | NDArray[Any] | None = None,
 ) -> Evaluation:
     """Top-1 over labelled samples; the quantized form takes its scales from the binary.
+
+    Args:
+        model: the float network.
+        binary: what was compiled from it.
+        samples: a file, or arrays as `verify` takes them.
+        labels: a class for every sample; those of the file, where there is one and none are given.
 
     Raises:
         UsageError: the binary is not of this network, or labels and samples differ in number.
     """
+    network = as_model(model)
+    if isinstance(samples, (str, Path)):
+        labels = data.labels(Path(samples)) if labels is None else labels
+    if labels is None:
+        raise TypeError("evaluate() needs labels, one for every sample")
+    return _evaluated(network, as_binary(binary), data.all_samples(samples, network.input_types), labels)
+
+
+def _evaluated(
+    model: Model, binary: Binary, samples: Iterable[Sample], labels: Sequence[int] | NDArray[Any]
+) -> Evaluation:
     float_graph = model.float_graph
     if float_graph is None:
         raise UsageError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Unpack, cast
+from typing import Any, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from isa import arithmetic
 from isa.support.diagnostics import Diagnostic, UsageError
 from isa.support.locations import NodeLoc, leaves
 from isa.support.records import Struct, field
+from isa.support.tables import html_table
 from isa.target import Target
 from x1 import api, data
 from x1.api import Binary, Model, Quantization
@@ -128,6 +129,19 @@ class Verification(Struct):
     imported: ImportCheck | None = None
     """The float tensors of the file; None without one, and of a quantized one, whose codes are compared."""
 
+    def __repr__(self) -> str:
+        verdict = "" if self.succeeded else f", first in {self.first_divergence!r}"
+        return (
+            f"<Verification: {self.mismatches} mismatches in {len(self.tensors)} tensors "
+            f"of {self.samples} samples{verdict}>"
+        )
+
+    def _repr_html_(self) -> str:
+        """The table of tensors, for notebooks."""
+        shown = ("name", "node", "op", "elements", "mismatches", "max_lsb", "sqnr_db", "comparable")
+        rows = [[tensor.as_json()[name] for name in shown] for tensor in self.tensors]
+        return html_table(repr(self).strip("<>"), shown, rows)
+
     @property
     def mismatches(self) -> int:
         """Elements of comparable tensors in which the binary differs from ONNX Runtime."""
@@ -163,18 +177,14 @@ class Verification(Struct):
         }
 
 
-Inputs = str | Path | Sample | Iterable[Sample]
-"""An .npz or .npy file of samples along axis 0, one sample, or several."""
-
-
 def verify(
     model: Loadable | Model,
-    binary: str | Path | Binary | None = None,
-    samples: Inputs | None = None,
+    binary: str | Path | bytes | Binary | None = None,
+    samples: data.Samples | None = None,
     *,
-    calibrate: api.Calibration | None = None,
-    inputs: Inputs | None = None,
-    target: str | Target = "edge32",
+    calibrate: data.Samples | None = None,
+    inputs: data.Samples | None = None,
+    target: str | Path | Target = "edge32",
     overrides: Sequence[str] = (),
     shapes: Shapes | None = None,
     **options: Unpack[Quantization],
@@ -186,7 +196,8 @@ def verify(
     Args:
         model: a file, an ONNX model in memory, or a network that `load_network` or `quantize` gave.
         binary: what was compiled from it; it is compiled for `target` where there is none.
-        samples: what it is run on; `inputs` is another name for it.
+        samples: what it is run on: a file, an array or arrays by name, axis 0 counting samples, or an
+            iterable of these; `inputs` is another name for it.
         calibrate: how a float network is quantized, with `options`: see `quantize`.
         inputs: see samples.
         target: a machine, changed by `overrides`.
@@ -209,14 +220,7 @@ def verify(
         raise UsageError(
             Diagnostic("verify.empty", "there are no samples to verify on", remedy="give inputs=")
         )
-    return compare(network, made, _samples(network, given))
-
-
-def _samples(network: Model, given: Inputs) -> Iterable[Sample]:
-    if isinstance(given, (str, Path)):
-        members = data.input_members([f"@{given}"], list(network.input_shapes))
-        return data.samples(members, network.input_shapes)
-    return [cast("Sample", given)] if isinstance(given, Mapping) else given
+    return compare(network, made, data.all_samples(given, network.input_types))
 
 
 def compare(model: Model, binary: Binary, samples: Iterable[Sample]) -> Verification:
