@@ -19,7 +19,7 @@ from compiler.ops.gemm import QGemm
 from compiler.ops.slices import Pad
 from compiler.passes.quantize import to_integers
 from compiler.quantize.histogram import Histogram
-from compiler.quantize.masks import is_masked, without_left_out
+from compiler.quantize.masks import masked_values, without_left_out
 from compiler.quantize.methods import Observed, Recipe, chosen, parameters
 from compiler.quantize.scheme import Scheme
 from isa import arithmetic
@@ -55,7 +55,7 @@ def observe(graph: Graph, samples: Iterable[Sample], *, ranges_alone: bool = Fal
         UsageError: there is no sample, or a tensor was not finite.
     """
     activations = {n.id for n in graph.nodes() if _is_activation(n)}
-    masked = {n.id for n in graph.nodes() if is_masked(n)}
+    masked = masked_values(graph)
     averaged = {n.inputs[0].id for n in graph.nodes() if isinstance(n.op, Product)}
     seen: dict[str, Observed] = {}
     count = 0

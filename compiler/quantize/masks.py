@@ -6,13 +6,12 @@ others: the probability that is left to it is less than half a code.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from compiler.ir.graph import Node
+from compiler.ir.graph import Graph, Node
 
 LOW: Final = -1e4
 """What is added to leave an element out: exporters write minus infinity, the least float, or this."""
@@ -21,13 +20,12 @@ DEPTH: Final = 8.0
 ON_THE_WAY: Final = ("reshape", "transpose", "nn.identity", "nn.add")
 
 
-def masks_of(node: Node) -> Iterator[Node]:
-    """The constants that leave elements of a sum out, which a softmax alone reads."""
-    if node.op.name != "nn.add" or not _only_softmax_reads(node):
-        return
-    for operand in node.inputs:
-        if operand.is_constant and bool((operand.constant <= LOW).any()):
-            yield operand
+def masks_of(node: Node) -> list[Node]:
+    """The constants that leave elements of a sum out, which softmaxes alone read."""
+    if node.op.name != "nn.add":
+        return []
+    low = [i for i in node.inputs if i.is_constant and bool((i.constant <= LOW).any())]
+    return low if low and _only_softmax_reads(node) else []
 
 
 def is_mask(constant: Node) -> bool:
@@ -36,11 +34,14 @@ def is_mask(constant: Node) -> bool:
     return bool(users) and all(constant in masks_of(user) for user in users)
 
 
-def is_masked(node: Node) -> bool:
-    """Whether elements of a value have been left out by a mask."""
-    if any(True for _ in masks_of(node)):
-        return True
-    return node.op.name in ON_THE_WAY and any(is_masked(i) for i in node.inputs if not i.is_constant)
+def masked_values(graph: Graph) -> set[int]:
+    """The nodes of whose values elements have been left out by a mask."""
+    found: set[int] = set()
+    for node in graph.nodes():
+        passed_on = node.op.name in ON_THE_WAY and any(i.id in found for i in node.inputs)
+        if passed_on or masks_of(node):
+            found.add(node.id)
+    return found
 
 
 def without_left_out(values: NDArray[Any]) -> NDArray[Any]:
@@ -57,11 +58,18 @@ def lowered(mask: NDArray[Any], reach: float) -> NDArray[Any]:
 
 
 def _only_softmax_reads(node: Node) -> bool:
-    users = node.graph.users(node)
-    return (
-        bool(users)
-        and node not in node.graph.outputs
-        and all(
-            u.op.name == "nn.softmax" or (u.op.name in ON_THE_WAY and _only_softmax_reads(u)) for u in users
-        )
-    )
+    """Whether every use of a value, through sums and views, ends in a softmax."""
+    graph, seen, left = node.graph, {node.id}, [node]
+    while left:
+        value = left.pop()
+        users = graph.users(value)
+        if not users or value in graph.outputs:
+            return False
+        for user in users:
+            if user.op.name == "nn.softmax" or user.id in seen:
+                continue
+            if user.op.name not in ON_THE_WAY:
+                return False
+            seen.add(user.id)
+            left.append(user)
+    return True

@@ -22,6 +22,7 @@ from compiler.ops.max_pool import MaxPool
 from compiler.ops.shapes import Reshape, Transpose
 from compiler.ops.softmax import Softmax
 from isa.target import load_target
+from tests import models
 from tests.networks import compiled_and_verified, random_inputs
 from x1 import api
 from x1.lab.verification import verify
@@ -237,3 +238,15 @@ def test_weights_that_are_not_finite_are_refused_by_name() -> None:
     layers.graph.set_outputs([y], ["y"])
     with pytest.raises(CompileError, match="1 of 16 elements of the constant 'w' are NaN or infinite"):
         driver.prepare(layers.graph)
+
+
+def test_sums_that_double_before_a_masked_softmax_are_looked_at_once() -> None:
+    nodes, x = list[models.onnx.NodeProto](), "x"
+    for i in range(60):
+        nodes += [models.node("Add", f"{x} {x}", f"a{i}"), models.node("Add", f"a{i} {x}", f"b{i}")]
+        x = f"b{i}"
+    nodes += [models.node("Add", f"{x} m", "s"), models.node("Softmax", "s", "y", axis=-1)]
+    made = models.model(nodes, {"x": (1, 4)}, "y", {"m": np.array([0, 0, 0, -np.inf], np.float32)})
+    binary = api.compile(made, calibrate=[{"x": np.full((1, 4), 1e-30, np.float32)}], search=1)
+    (given,) = Session(binary).run(None, {"x": np.full((1, 4), 1e-30, np.float32)})
+    assert given[0, 3] == 0
