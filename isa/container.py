@@ -476,7 +476,11 @@ def _lies_in(box: Box, shape: Sequence[int]) -> bool:
 
 def _size(shape: Sequence[int], what: str, least: int = 1) -> int:
     """The number of elements of a shape that may be allocated."""
-    if len(shape) > MAX_RANK or any(d < least for d in shape) or volume(shape) > HOST_CAP:
+    if (
+        len(shape) > MAX_RANK
+        or any(d < least for d in shape)
+        or volume([max(d, 1) for d in shape]) > HOST_CAP
+    ):
         raise RecordError(
             f"{what} has the shape {list(shape[:MAX_RANK])}; allowed: at most {MAX_RANK} dimensions of at "
             f"least {least}, {HOST_CAP} elements"

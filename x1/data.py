@@ -109,7 +109,10 @@ def sample_count(arrays: Mapping[str, Member], shapes: Mapping[str, Sequence[int
     counts: dict[str, int] = {}
     for name, member in arrays.items():
         shape = tuple(shapes[name])
-        if member.shape[1:] != shape[1:] or not member.shape or member.shape[0] % shape[0]:
+        if not shape and len(member.shape) <= 1:  # numbers, one after another
+            counts[name] = member.shape[0] if member.shape else 1
+            continue
+        if not shape or member.shape[1:] != shape[1:] or not member.shape or member.shape[0] % shape[0]:
             _fail(
                 "data.shape",
                 f"the array for '{name}' has the shape {list(member.shape)}",
@@ -118,13 +121,16 @@ def sample_count(arrays: Mapping[str, Member], shapes: Mapping[str, Sequence[int
         counts[name] = member.shape[0] // shape[0]
     if len(set(counts.values())) > 1:
         _fail("data.shape", f"the inputs have different numbers of samples: {counts}")
-    return next(iter(counts.values()), 0)
+    return next(iter(counts.values()), 1)
 
 
 def samples(arrays: Mapping[str, Member], shapes: Mapping[str, Sequence[int]]) -> Iterator[dict[str, Array]]:
     """Every run's inputs, in order."""
     sample_count(arrays, shapes)
-    streams = {name: member.blocks(shapes[name][0]) for name, member in arrays.items()}
+    if not arrays:
+        yield {}  # a network that reads nothing
+        return
+    streams = {name: _blocks(member, shapes[name]) for name, member in arrays.items()}
     while True:
         try:
             yield {name: next(stream) for name, stream in streams.items()}
@@ -174,7 +180,11 @@ def _runs(given: Mapping[str, object], inputs: Mapping[str, TensorType]) -> Iter
     arrays: dict[str, Array] = {}
     for name, kind in inputs.items():
         if name not in given:
-            _fail("data.name", f"there is no array for the input '{name}'", remedy=did_you_mean(name, given))
+            _fail(
+                "data.name",
+                f"there is no array for the input '{name}'",
+                remedy=did_you_mean(name, map(str, given)),
+            )
         array = np.asarray(given[name])
         if array.dtype != kind.dtype.numpy:
             _fail("data.dtype", f"the array for '{name}' is {array.dtype}", kind.dtype.host_name)
@@ -203,6 +213,13 @@ def _count(arrays: Mapping[str, Array], inputs: Mapping[str, TensorType]) -> int
     if len(set(counts.values())) > 1:
         _fail("data.shape", f"the inputs have different numbers of samples: {counts}")
     return next(iter(counts.values()), 0)
+
+
+def _blocks(member: Member, shape: Sequence[int]) -> Iterator[Array]:
+    """The array of every run."""
+    if not shape:
+        return (np.asarray(value) for value in member.read().ravel())
+    return iter(member.blocks(shape[0]))
 
 
 def calibration(spec: str, inputs: Mapping[str, TensorType]) -> tuple[Iterator[dict[str, Array]], int]:

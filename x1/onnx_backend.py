@@ -22,7 +22,7 @@ from onnx.backend.base import Backend, BackendRep
 from compiler.errors import CompileError
 from compiler.ir.evaluate import Sample
 from compiler.rules.importing import OTHER_FLOATS
-from isa.support.diagnostics import Diagnostic, UsageError, X1Error, not_among
+from isa.support.diagnostics import Diagnostic, Findings, UsageError, X1Error, not_among
 from x1 import api
 from x1.session import Session
 
@@ -31,6 +31,10 @@ DEVICE: Final = "CPU"
 DATA_TYPES: Final = (TensorProto.FLOAT, TensorProto.INT8, TensorProto.UINT8, *OTHER_FLOATS)
 """Types of inputs that the machine computes with."""
 IR_VERSION: Final = 10
+NOT_FINITE: Final = "calibrate.range"
+"""The code of a refusal of samples on which a tensor is not finite."""
+PREPARED: Final = ("target", "searching", *api.OWN)
+"""Options of `prepare` besides those of quantization."""
 Array = NDArray[Any]
 Inputs = Sequence[Array] | Mapping[str, Array] | Array
 
@@ -69,6 +73,7 @@ class X1Rep(BackendRep):
         if kwargs:
             raise TypeError(f"run() has no keyword '{next(iter(kwargs))}'")
         given = self._named(inputs)
+        self._require_declared(given)
         if self._session is None:
             self._session = self._compiled(given)
         for name, value in self._constants.items():
@@ -93,12 +98,34 @@ class X1Rep(BackendRep):
                 raise UsageError(
                     Diagnostic("run.input", message, allowed=f"{len(names)}: {', '.join(names)}")
                 )
-        found = {name: _as_float32(np.asarray(value)) for name, value in pairs}
+        found = {name: _as_float32(_array(value)) for name, value in pairs}
         for name in (*found, *names):
             if name not in names or name not in found:
                 message = f"there is no input '{name}'" if name not in names else f"input '{name}' is missing"
                 raise UsageError(not_among("run.input", message, name, names))
         return found
+
+    def _require_declared(self, given: Mapping[str, Array]) -> None:
+        """Inputs have the types and the fixed extents that the model declares.
+
+        Raises:
+            UsageError: some have not.
+        """
+        found = Findings(UsageError)
+        for value in self._inputs:
+            kind, array = value.type.tensor_type, given[value.name]
+            dims = [d.dim_value if d.HasField("dim_value") else None for d in kind.shape.dim]
+            fits = len(dims) == array.ndim and all(
+                d in (None, e) for d, e in zip(dims, array.shape, strict=True)
+            )
+            wanted = TensorProto.FLOAT if kind.elem_type in OTHER_FLOATS else kind.elem_type
+            if kind.HasField("shape") and not fits:
+                text = f"the input '{value.name}' has the shape {list(array.shape)}"
+                found.add("run.shape", text, allowed=str(dims))
+            if wanted and helper.np_dtype_to_tensor_dtype(array.dtype) != wanted:
+                text = f"the input '{value.name}' is {array.dtype}"
+                found.add("run.dtype", text, allowed=str(helper.tensor_dtype_to_np_dtype(wanted)))
+        found.raise_if_any()
 
     def _compiled(self, given: Mapping[str, Array]) -> Session:
         """The network compiled for as many of its first inputs as data as it can compute with."""
@@ -110,8 +137,10 @@ class X1Rep(BackendRep):
             sample = {name: given[name] for name in data[:count]}
             try:
                 session = _session(_with_constants(self._model, fixed, given), self._options, sample)
-            except (CompileError, UsageError) as error:  # not finite on this sample, perhaps
+            except X1Error as error:
                 refused = error
+                if not isinstance(error, CompileError) and error.diagnostics[0].code != NOT_FINITE:
+                    raise
             else:
                 self._constants = fixed
                 return session
@@ -150,6 +179,7 @@ class X1Backend(Backend):
         """
         if not cls.supports_device(device):
             raise UsageError(not_among("usage.device", f"there is no device '{device}'", device, (DEVICE,)))
+        api.require_known({k: v for k, v in kwargs.items() if k not in PREPARED}, PREPARED)
         return X1Rep(model, kwargs)
 
     @classmethod
@@ -161,9 +191,13 @@ class X1Backend(Backend):
         `outputs_info` is not needed: types and shapes follow from the inputs.
         """
         del outputs_info
-        values: list[Array] = [inputs] if isinstance(inputs, np.ndarray) else list(inputs)
+        given: list[Any] = [inputs] if isinstance(inputs, np.ndarray) else list(inputs)
+        values = [np.asarray(value) for value in given]
         opset = int(kwargs.pop("opset_version", 20))
-        names = [name for name in node.input if name]
+        names = list(dict.fromkeys(name for name in node.input if name))
+        if len(values) != len(names):
+            message = f"{len(values)} inputs are given"
+            raise UsageError(Diagnostic("run.input", message, allowed=f"{len(names)}: {', '.join(names)}"))
         graph = helper.make_graph(
             [node],
             "node",
@@ -222,6 +256,17 @@ def _with_constants(model: ModelProto, fixed: Mapping[str, Array], given: Mappin
         graph.input.append(value)
     graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in fixed.items())
     return made
+
+
+def _array(value: object) -> Array:
+    """An input as an array.
+
+    Raises:
+        TypeError: it is missing.
+    """
+    if value is None:
+        raise TypeError("an input is an array, not None")
+    return np.asarray(value)
 
 
 def _as_float32(array: Array) -> Array:

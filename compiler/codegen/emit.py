@@ -60,7 +60,10 @@ def emit(
         used[Memory.OUTPUT],
         Abi(
             tuple(_input(node, tensor) for node, tensor in plan.inputs),
-            tuple(_output(graph, node, tensor) for node, tensor in plan.outputs),
+            tuple(
+                _output(name, node, tensor)
+                for name, (node, tensor) in zip(graph.output_names, plan.outputs, strict=True)
+            ),
         ),
         DebugMap(tuple(_map_rows(order, synchronized))),
         _operators(graph, plan),
@@ -92,9 +95,8 @@ def _input(node: Node, tensor: Tensor) -> Interface:
     return _interface(source.inputs[0].name, source.inputs[0], node, tensor, source.op.perm)
 
 
-def _output(graph: Graph, node: Node, given: Tensor | Buffer) -> Interface:
+def _output(name: str, node: Node, given: Tensor | Buffer) -> Interface:
     """`node` gives out the result of a layer, is a transpose of that which the host makes, or a constant."""
-    name = graph.output_names[graph.outputs.index(node)]
     if isinstance(given, Buffer):
         return _constant(name, node, given)
     if not isinstance(node.op, Transpose):

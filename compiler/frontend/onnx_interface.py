@@ -102,7 +102,7 @@ def check_output(value: onnx.ValueInfoProto, node: Node, file: FileLoc, findings
             "model.output",
             f"the graph output '{value.name}' is {node.type}",
             file,
-            allowed=f"float32, int8 or uint8, {MAX_VALUE_RANK} dimensions",
+            allowed=f"float32, int8, uint8, int32 or int64, {MAX_VALUE_RANK} dimensions",
         )
     tensor = value.type.tensor_type
     computed = helper.np_dtype_to_tensor_dtype(node.type.dtype.numpy)

@@ -240,19 +240,21 @@ class _Importer:
         """What a node gives; None where it is refused, with the finding recorded."""
         if not self._is_known(node, loc):
             return None
-        if node.op_type == "Constant":
-            return self._constant(node, loc)
-        if node.op_type == "If":
-            return self._branch(node, loc)
+        if node.op_type in ("Constant", "If"):
+            own = self._constant if node.op_type == "Constant" else self._branch
+            return own(node, loc) if self._has_output(node, loc) else None
         if self._has_wrong_scales(node, loc):
             return None
         rule = self._rule(node, loc)
         operands = self._operands(node, loc) if rule is not None else None
         if rule is None or self._breaks_signature(node, loc) or operands is None:
             return None
-        if not node.output or not node.output[0]:
-            self.findings.add("model.format", "the node has no output", loc)
-            return None
+        return self._ruled(node, loc, rule, operands) if self._has_output(node, loc) else None
+
+    def _ruled(
+        self, node: onnx.NodeProto, loc: NodeLoc, rule: OnnxRule, operands: list[Node | None]
+    ) -> Node | list[Node] | None:
+        """What the rule of an operator gives; None where it refuses."""
         request = OnnxNode(
             graph=self.graph,
             op_type=node.op_type,
@@ -272,7 +274,19 @@ class _Importer:
             self.findings.found.append(refused.diagnostic)
         except ShapeError as error:
             self.findings.add("model.shape", error.message, loc, allowed=error.allowed, remedy=error.remedy)
+        except (ArithmeticError, IndexError, ValueError):
+            if all(o is None or o.type.elements for o in operands):
+                raise
+            text = f"{node.op_type} of operands without elements is not supported"
+            self.findings.add("model.shape", text, loc, allowed="at least one element")
         return None
+
+    def _has_output(self, node: onnx.NodeProto, loc: NodeLoc) -> bool:
+        """Whether a node gives anything."""
+        if node.output and node.output[0]:
+            return True
+        self.findings.add("model.format", "the node has no output", loc)
+        return False
 
     def _is_known(self, node: onnx.NodeProto, loc: NodeLoc) -> bool:
         """Whether a node is of a domain that is imported."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compiler.ir.graph import Graph, Input, Node, TupleElement
+from compiler.ir.op import ShapeError
 
 Sample = Mapping[str, NDArray[Any]]
 """Inputs of a network, by name."""
@@ -45,12 +47,23 @@ def walk(
 
 
 def folded(node: Node) -> Node | None:
-    """The constant that a node on constants alone is, added to its graph; None for other nodes."""
+    """The constant that a node on constants alone is, added to its graph; None for other nodes.
+
+    Raises:
+        ShapeError: it has no value for operands without elements.
+    """
     operands = node.inputs
     if not operands or node.further or not node.op.foldable or not all(o.is_constant for o in operands):
         return None
-    with np.errstate(all="ignore"):
-        value = node.op.evaluate([o.constant for o in operands], [o.type for o in operands], node.type)
+    values, types = [o.constant for o in operands], [o.type for o in operands]
+    try:
+        with np.errstate(all="ignore"), warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # the mean of nothing is NaN
+            value = node.op.evaluate(values, types, node.type)
+    except ValueError:
+        if all(v.size for v in values):
+            raise
+        raise ShapeError(f"{node.op.name} of no elements has no value", "at least one element") from None
     return node.graph.const(value.astype(node.type.dtype.numpy), node.name, node.loc, node.type.quant)
 
 

@@ -7,6 +7,7 @@ need: moving activations, filling pipelines, padding of tiles.
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 
 from isa.instructions.matrix import depth_passes
 from isa.support.records import Frozen
@@ -44,8 +45,8 @@ class ProductWork(Work):
 
     def lower_bound(self, t: Target) -> LowerBound:
         """Passes of the array, the depth of the sum laid on its rows in whichever way is best."""
-        blocks = range(1, self.groups + 1)
-        passes = min(-(-self.groups // block) * self._passes(block, t) for block in blocks)
+        share = min(Fraction(self._passes(block, t), block) for block in range(1, self.groups + 1))
+        passes = math.ceil(self.groups * share)  # of blocks of any sizes, none does with less
         return LowerBound(passes * self.rows, self.elements, self.constant_bytes)
 
     def _passes(self, block: int, t: Target) -> int:

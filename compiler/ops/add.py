@@ -8,7 +8,7 @@ import numpy as np
 
 from compiler.ir.graph import Node
 from compiler.ir.op import Array, ElementWise, Op, op
-from compiler.ir.types import DType, TensorType
+from compiler.ir.types import DType, Quant, TensorType
 from compiler.ops.broadcasting import broadcast, broadcast_operands, is_innermost_broadcast, layer_operands
 from compiler.ops.quantize_linear import QLinear, qlinear
 from compiler.ops.sliding_window import Pair, require_codes, write_clamped
@@ -80,12 +80,17 @@ def add_layer(call: LayerCall) -> Node:
 def quantize_add(q: Quantizer, node: Node, operation: Add, inputs: list[Node]) -> Node:
     """The sum has a scale of its own."""
     quant = q.chosen(node)
-    low, high = quant.dtype.bounds
-    masks = {m.id: lowered(m.constant, quant.scale * (high - low)) for m in masks_of(node)}
+    masks = {m.id: lowered(m.constant, _reach(quant, inputs)) for m in masks_of(node)}
     operands = q.operands(node, inputs, masks)
     if is_innermost_broadcast(operands[0].shape, node.shape):
         operands.reverse()  # ONNX Runtime's kernel lets the operands change places then
     return q.add(QAdd(q.clamp_codes(quant, operation.clamp)), operands, node, quant)
+
+
+def _reach(total: Quant, inputs: list[Node]) -> float:
+    """How far the greatest value of the computed operand lies above the least of the sum."""
+    least = (total.dtype.bounds[0] - total.zero_point) * total.scale
+    return max((i.type.dtype.bounds[1] - i.quant.zero_point) * i.quant.scale for i in inputs) - least
 
 
 @written_as_onnx(QAdd)

@@ -25,9 +25,9 @@ from compiler.ops.sliding_window import (
     layer_pooling,
     nhwc,
     one_dimensional,
-    onnx_pads,
     onnx_window,
     pooled_shape,
+    pooling_pads,
     pooling_steps,
     windows,
     write_spatial,
@@ -116,7 +116,8 @@ def import_average_pool(n: OnnxNode) -> Node:
         n.fail(f"AveragePool on the shape {list(x.shape)} is not supported", "rank 3 to 5")
     kernel, strides, dilations = onnx_window(n, n.integers("kernel_shape", ()))
     extents = (x.shape[2], x.shape[3])
-    pads, include = onnx_pads(n, extents, kernel, strides, dilations), bool(n.integer("count_include_pad", 0))
+    pads = pooling_pads(n, extents, kernel, strides, dilations)
+    include = bool(n.integer("count_include_pad", 0))
     whole = (
         ceil_pads(extents, reaches(kernel, dilations), strides, pads) if n.integer("ceil_mode", 0) else pads
     )
@@ -140,6 +141,7 @@ def _dilated(n: OnnxNode, x: Node, pool: AveragePool, dilations: Pair, pads: Pad
         pads: those that count as taps with count_include_pad.
     """
     channels, extents = x.shape[1], (x.shape[2], x.shape[3])
+    pooled_shape(x.shape, "NCHW", pool.kernel, pool.strides, pool.pads, dilations)  # before any array is made
     taps = pool.kernel[0] * pool.kernel[1]
     weights = n.const(np.full((channels, 1, *pool.kernel), 1 / taps, np.float32), "share")
     conv = Conv2d(pool.strides, pool.pads, dilations, "NCHW", groups=channels)
@@ -151,6 +153,8 @@ def _dilated(n: OnnxNode, x: Node, pool: AveragePool, dilations: Pair, pads: Pad
     columns = slice(pool.pads[1] - left, pool.pads[1] + extents[1] + right)
     counted[:, rows, columns] = 1
     counts = windows(counted, pool.kernel, pool.strides, dilations, (0, 0, 0, 0), 0).sum(axis=(-2, -1))
+    if not counts.all():
+        n.fail("the taps of a window all lie in the padding", "a tap of each within the image")
     if (counts == taps).all():
         return n.add(conv, x, weights, none)
     more = n.const(np.moveaxis(taps / counts, 3, 1).astype(np.float32), "weight")

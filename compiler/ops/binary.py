@@ -6,6 +6,7 @@ QuantizeLinear.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -16,7 +17,7 @@ from compiler.ir.op import Array, ElementWise, Op, ShapeError, op
 from compiler.ir.types import DType, TensorType
 from compiler.ops.activation import Unary
 from compiler.ops.add import Add
-from compiler.ops.broadcasting import broadcast, broadcast_operands, layer_operands, same_rank
+from compiler.ops.broadcasting import broadcast, broadcast_operands, laid_along, layer_operands, same_rank
 from compiler.ops.concat import Concat
 from compiler.ops.depth_to_space import Take
 from compiler.ops.quantize_linear import QLinear, qlinear
@@ -37,6 +38,8 @@ REAL: Final[dict[str, Callable[..., Array]]] = {
 }
 MOST_EXPONENTS: Final = 64
 """So many different exponents have a table each."""
+MOST_GATHERED: Final = 4096
+"""So many indices are gathered by exponent: elements, or indices of the one axis along which they differ."""
 LITERAL: Final = ("sub", "div", "max", "min")
 OPERATORS: Final = {"Sub": "sub", "Mul": "mul", "Div": "div", "Max": "max", "Min": "min"}
 
@@ -137,29 +140,39 @@ def import_variadic(n: OnnxNode) -> Node:
 @onnx_operator("Pow")
 def import_power(n: OnnxNode) -> Node:
     """Constant exponents, the elements of each together; or computed ones: exp(e log(x)), of x above 0."""
-    x, exponent = n.operand(0), n.operand(1)
+    x = n.operand(0)
+    exponent = laid_along(n, x, n.operand(1))
     if not is_parameter(exponent):
         return _power_of_any(n, x, exponent)
     values = known_values(exponent).astype(np.float32)
+    if not np.isfinite(values).all():
+        n.fail("an exponent is NaN or infinite", "finite numbers")
     if values.size == 1 and len(values.shape) <= len(x.shape):
         return n.add(Unary("power", (float(values.item()),)), x)
     x, exponent = same_rank(n, [x, n.const(values, "exponents")])
     shape = np.broadcast_shapes(x.shape, exponent.shape)
-    exponents = np.broadcast_to(exponent.constant, shape).ravel()
-    distinct: list[float] = np.unique(exponents).tolist()
-    if not 0 < len(distinct) <= MOST_EXPONENTS:
+    distinct: list[float] = np.unique(exponent.constant).tolist()
+    longer = [i for i, extent in enumerate(exponent.shape) if extent > 1]
+    along = longer[0] if len(longer) == 1 else None
+    spread = math.prod(shape) if along is None else shape[along]
+    if not 0 < len(distinct) <= MOST_EXPONENTS or spread > MOST_GATHERED:
         return _power_of_any(n, x, exponent)
     if x.shape != shape:
         x = n.before(BinaryFunction("mul"), x, n.const(np.ones(shape, np.float32), "ones"), suffix="spread")
-    flat = n.before(Reshape((exponents.size,)), x, suffix="flat")
+    if along is None:
+        x = n.before(Reshape((spread,)), x, suffix="flat")
+        exponents = np.broadcast_to(exponent.constant, shape).ravel()
+    else:
+        exponents = exponent.constant.ravel()
+    axis = along or 0
     places = [np.flatnonzero(exponents == one) for one in distinct]
     powers: list[Node] = []
     for i, (one, taken) in enumerate(zip(distinct, places, strict=True)):
-        chosen = n.before(Take(0, tuple(taken.tolist())), flat, suffix=f"taken{i}")
+        chosen = n.before(Take(axis, tuple(taken.tolist())), x, suffix=f"taken{i}")
         powers.append(n.before(Unary("power", (one,)), chosen, suffix=f"power{i}"))
-    joined = n.before(Concat(0), *powers, suffix="powers")
+    joined = n.before(Concat(axis), *powers, suffix="powers")
     back = tuple(np.argsort(np.concatenate(places)).tolist())
-    return n.add(Reshape(shape), n.before(Take(0, back), joined, suffix="in_order"))
+    return n.add(Reshape(shape), n.before(Take(axis, back), joined, suffix="in_order"))
 
 
 def _power_of_any(n: OnnxNode, x: Node, exponent: Node) -> Node:

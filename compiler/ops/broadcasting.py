@@ -49,9 +49,12 @@ def is_innermost_broadcast(operand: Shape, result: Shape) -> bool:
 def broadcast_operands(n: OnnxNode) -> list[Node]:
     """The two operands of a node, brought to one rank."""
     a, b = n.operand(0), n.operand(1)
-    if n.opset < BROADCAST_OPSET:
-        b = _legacy_operand(n, a, b)
-    return same_rank(n, [a, b])
+    return same_rank(n, [a, laid_along(n, a, b)])
+
+
+def laid_along(n: OnnxNode, a: Node, b: Node) -> Node:
+    """The second operand, as operator sets before 7 lay it along the first."""
+    return _legacy_operand(n, a, b) if n.opset < BROADCAST_OPSET else b
 
 
 def same_rank(n: OnnxNode, operands: Sequence[Node]) -> list[Node]:

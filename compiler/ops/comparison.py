@@ -14,7 +14,7 @@ from compiler.ir.types import DType
 from compiler.ops.activation import Unary
 from compiler.ops.add import Add
 from compiler.ops.binary import BinaryFunction
-from compiler.ops.broadcasting import same_rank
+from compiler.ops.broadcasting import laid_along, same_rank
 from compiler.ops.shape_arithmetic import constant_comparison
 from compiler.rules.importing import OnnxNode, known_values, onnx_operator
 
@@ -41,6 +41,7 @@ def import_relation(n: OnnxNode) -> Node:
     if (made := constant_comparison(n)) is not None:
         return made
     a, b = _reals(n, 2)
+    b = laid_along(n, a, b)
     relation = RELATIONS[n.op_type]
     for x, limit, name in ((a, b, relation), (b, a, MIRRORED[relation])):
         if limit.is_constant and limit.type.elements == 1 and len(limit.shape) <= len(x.shape):
@@ -56,7 +57,8 @@ def import_logic(n: OnnxNode) -> Node:
         return made
     if n.op_type == "Not":
         return n.add(Unary("equals", (0.0,)), *_reals(n, 1))
-    operands = same_rank(n, _reals(n, 2))
+    a, b = _reals(n, 2)
+    operands = same_rank(n, [a, laid_along(n, a, b)])
     if n.op_type == "Xor":
         return n.add(Unary("abs"), n.before(BinaryFunction("sub"), *operands, suffix="difference"))
     return n.add(BinaryFunction("mul" if n.op_type == "And" else "max"), *operands)

@@ -72,8 +72,10 @@ def import_concat(n: OnnxNode) -> Node:
     """Any number of operands; what has no elements adds nothing."""
     operands = [n.operand(i) for i in range(len(n.operands))]
     axis = n.axis(len(operands[0].shape), 1)
-    filled = [o for o in operands if o.type.elements] or operands[:1]
-    return n.add(Concat(axis), *filled)
+    whole = Concat(axis).infer([o.type for o in operands])
+    if not whole.elements:
+        return n.graph.const(np.zeros(whole.shape, whole.dtype.numpy), n.output, n.loc)
+    return n.add(Concat(axis), *(o for o in operands if o.type.elements))
 
 
 qlinear("QLinearConcat", QLinear("Concat", (), (0, 1)), MICROSOFT)

@@ -19,9 +19,9 @@ from compiler.ops.sliding_window import (
     layer_pooling,
     nhwc,
     one_dimensional,
-    onnx_pads,
     onnx_window,
     pooled_shape,
+    pooling_pads,
     pooling_steps,
     windows,
     write_spatial,
@@ -74,7 +74,7 @@ def import_max_pool(n: OnnxNode) -> Node:
         n.fail(f"MaxPool on the shape {list(x.shape)} is not supported", "rank 3 to 5")
     kernel, strides, dilations = onnx_window(n, n.integers("kernel_shape", ()))
     extents = (x.shape[2], x.shape[3])
-    pads = onnx_pads(n, extents, kernel, strides, dilations)
+    pads = pooling_pads(n, extents, kernel, strides, dilations)
     if n.integer("ceil_mode", 0):
         pads = ceil_pads(extents, reaches(kernel, dilations), strides, pads)
     return n.add(MaxPool(kernel, strides, pads, "NCHW", dilations), x)

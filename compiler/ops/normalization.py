@@ -96,16 +96,15 @@ def import_batch_norm(n: OnnxNode) -> Node | list[Node]:
         n.fail("is_test=0 is not supported", "is_test=1")
     if n.opset < SPATIAL_OPSET and not n.integer("spatial", 1):
         n.fail("spatial=0 is not supported", "spatial=1")
+    channels = n.operand(0).shape[1:2]
+    rows = [n.operand(i).shape for i in range(1, 5)]
+    if not channels or any(shape != channels for shape in rows):
+        n.fail(f"the statistics have the shapes {[list(s) for s in rows]}", f"{list(channels)} each")
     if n.integer("training_mode", 0):
         return _of_batch(n)
     if n.outputs > 1:
         n.fail("further results without training_mode=1 are not supported", "one output")
     constants = [n.constant(i, what) for i, what in enumerate(("scale", "B", "mean", "var"), 1)]
-    channels = n.operand(0).shape[1:2]
-    if any(c.shape != channels for c in constants):
-        n.fail(
-            f"the statistics have the shapes {[list(c.shape) for c in constants]}", f"{list(channels)} each"
-        )
     gain, offset = affine(constants, n.real("epsilon", 1e-5))
     return n.add(BatchNorm(1), n.operand(0), n.const(gain, "gain"), n.const(offset, "offset"))
 

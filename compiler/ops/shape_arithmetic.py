@@ -127,6 +127,8 @@ def on_constants(n: OnnxNode, function: Callable[..., Any]) -> Node | None:
         return None
     values = [n.constant(i, f"operand {i}") for i in range(len(n.operands))]
     try:
+        if math.prod(np.broadcast_shapes(*(v.shape for v in values))) > MAX_ELEMENTS:
+            n.fail("the result is too large", f"{MAX_ELEMENTS} elements")
         with np.errstate(all="ignore"):
             return known(n, np.asarray(function(*values)))
     except (TypeError, ValueError):

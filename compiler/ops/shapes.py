@@ -10,7 +10,7 @@ import numpy as np
 
 from compiler.ir.graph import Node
 from compiler.ir.op import Array, Op, ShapeError, op
-from compiler.ir.types import Shape, TensorType
+from compiler.ir.types import MAX_ELEMENTS, Shape, TensorType
 from compiler.rules.exporting import OnnxWriter, written_as_onnx
 from compiler.rules.importing import LayerCall, OnnxNode, layer, onnx_operator
 from compiler.rules.quantizing import Quantizer, quantization_rule
@@ -114,7 +114,7 @@ def import_reshape(n: OnnxNode) -> Node:
     if shape.count(-1) == 1:
         known = -math.prod(shape)
         shape = [x.type.elements // known if v == -1 and known > 0 else v for v in shape]
-    if min(shape, default=1) < (1 if x.type.elements else 0):
+    if min(shape, default=1) < (1 if x.type.elements else 0) or max(shape, default=1) > MAX_ELEMENTS:
         n.fail(f"shape={shape} is not allowed", "dimensions of at least 1, one -1")
     return n.add(Reshape(tuple(shape)), x)
 

@@ -121,14 +121,14 @@ def import_gather(n: OnnxNode) -> Node:
     if x.is_constant:
         return known(n, np.take(x.constant, indices, axis))
     row: list[int] = indices.ravel().tolist()
+    shape = (*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :])
     if not row:
-        return nothing(n, x, axis)
+        return n.graph.const(np.zeros(shape, x.type.dtype.numpy), n.output, n.loc)
     span = range(row[0], row[0] + len(row))
     operation = part(x, axis, span) if row == list(span) else Take(axis, tuple(row))
     if indices.ndim == 1:
         return n.add(operation, x)
-    shape = (*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :])
-    return n.add(Reshape(shape or (1,)), n.before(operation, x, suffix="picked"))
+    return n.add(Reshape(shape), n.before(operation, x, suffix="picked"))
 
 
 @onnx_operator("Split")
@@ -140,6 +140,8 @@ def import_split(n: OnnxNode) -> Node | list[Node]:
         sizes = _numbers(n, 1, "the sizes")
     if not sizes:
         parts = n.integer("num_outputs", len(n.output_names))
+        if not 1 <= parts <= max(len(n.output_names), x.shape[axis]):
+            n.fail(f"num_outputs={parts} of axis {axis} of {list(x.shape)}", f"{len(n.output_names)}")
         size = -(-x.shape[axis] // parts)
         sizes = [min(size, x.shape[axis] - i * size) for i in range(parts)]
     if min(sizes) < 0 or sum(sizes) != x.shape[axis] or len(sizes) < len(n.output_names):

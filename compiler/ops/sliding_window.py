@@ -141,6 +141,12 @@ def windows(
     return view[:, :: strides[0], :: strides[1], :, :: dilations[0], :: dilations[1]]
 
 
+def pooling_pads(n: OnnxNode, extents: Pair, kernel: Pair, strides: Pair, dilations: Pair) -> Pads:
+    """The pads of an ONNX pooling: those of auto_pad are of a window without dilations, as ONNX Runtime's."""
+    same = n.text("auto_pad", "NOTSET").startswith("SAME")
+    return onnx_pads(n, extents, kernel, strides, (1, 1) if same else dilations)
+
+
 def pooling_steps(kernel: Pair) -> int:
     """What a window takes at least: its taps, or its rows and columns one after the other."""
     return min(kernel[0] * kernel[1], kernel[0] + kernel[1])

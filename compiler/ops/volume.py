@@ -37,6 +37,8 @@ def of_images(n: OnnxNode, dimensions: Sequence[int]) -> dict[str, Any]:
         found[name] = [given[d + (RANK - 2) * side] for side in range(count) for d in dimensions]
     if "output_shape" in found:
         given = n.integers("output_shape", ())[-(RANK - 2) :]
+        if len(given) != RANK - 2:
+            n.fail(f"output_shape={list(given)} is not allowed", f"{RANK - 2} numbers")
         found["output_shape"] = [given[d] for d in dimensions]
     return found
 

@@ -15,6 +15,7 @@ from compiler.ir.graph import Graph, Node
 from compiler.ir.op import Product
 from compiler.ops.add import Add
 from compiler.passes.base import Pass
+from compiler.quantize.masks import masks_of
 from isa.support.locations import fuse
 
 
@@ -28,8 +29,8 @@ class FoldBias(Pass):
             producer, other = total.inputs
             if operation.clamp is not None or not other.is_constant or graph.sole_user(producer) is not total:
                 continue
-            if producer.shape != total.shape:
-                continue  # the constant repeats the product
+            if producer.shape != total.shape or masks_of(total):
+                continue  # the constant repeats the product, or has no scale beside it
             row = _row(producer, other.constant)
             if row is not None:
                 x, w, b = producer.inputs

@@ -1,11 +1,12 @@
 """Masks before a softmax: what is added to leave elements out, minus infinity or a very low number.
 
 No scale holds such numbers beside others. An element is left out as well when it lies a little below all
-others: the probability that is left to it is less than half a code.
+others: the probability that is left to all of them is less than half a code.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any, Final
 
 import numpy as np
@@ -13,10 +14,11 @@ from numpy.typing import NDArray
 
 from compiler.ir.graph import Graph, Node
 
-LOW: Final = -1e4
-"""What is added to leave an element out: exporters write minus infinity, the least float, or this."""
+LOW: Final = -1e3
+"""What is added to leave an element out: exporters write minus infinity, the least float, or -10,000."""
 DEPTH: Final = 8.0
-"""How far below all others an element that is left out lies: exp(-8) is a twelfth of a code of a softmax."""
+"""How far below all others the elements lie that are left out, beside the logarithm of how many they may be:
+together they have less than exp(-8), a twelfth of a code of a softmax."""
 ON_THE_WAY: Final = ("reshape", "transpose", "nn.identity", "nn.add")
 
 
@@ -24,7 +26,7 @@ def masks_of(node: Node) -> list[Node]:
     """The constants that leave elements of a sum out, which softmaxes alone read."""
     if node.op.name != "nn.add":
         return []
-    low = [i for i in node.inputs if i.is_constant and bool((i.constant <= LOW).any())]
+    low = [i for i in node.inputs if i.is_constant and _leaves_out(i.constant)]
     return low if low and _only_softmax_reads(node) else []
 
 
@@ -49,12 +51,19 @@ def without_left_out(values: NDArray[Any]) -> NDArray[Any]:
     left_out = values <= LOW / 2
     if not left_out.any() or left_out.all():
         return np.where(left_out, np.float32(0), values)
-    return np.where(left_out, np.float32(values[~left_out].min() - DEPTH), values)
+    depth = DEPTH + math.log(max(values.shape))
+    return np.where(left_out, np.float32(values[~left_out].min() - depth), values)
 
 
 def lowered(mask: NDArray[Any], reach: float) -> NDArray[Any]:
-    """A mask that lowers by the whole range of a result what it leaves out."""
+    """A mask that lowers what it leaves out by `reach`: from the greatest operand to the least sum."""
     return np.where(mask <= LOW, np.float32(-reach), mask).astype(np.float32)
+
+
+def _leaves_out(values: NDArray[Any]) -> bool:
+    """Whether a constant has very low numbers, and else finite ones."""
+    left_out = values <= LOW
+    return bool(left_out.any() and np.isfinite(values[~left_out]).all())
 
 
 def _only_softmax_reads(node: Node) -> bool:

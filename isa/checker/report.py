@@ -24,12 +24,11 @@ class CheckReport(Frozen):
     tokens: int
     violations: tuple[Violation, ...]
     rewritten: tuple[str, ...] = ()
+    """Graph outputs of which a byte is written more than once: allowed, but no compiled program does it."""
 
     def __repr__(self) -> str:
         found = f"{len(self.violations)} violations" if self.violations else "safe"
         return f"<CheckReport: {self.instructions} instructions, {self.tokens} tokens, {found}>"
-
-    """Graph outputs of which a byte is written more than once: allowed, but no compiled program does it."""
 
 
 class Violations(Struct):

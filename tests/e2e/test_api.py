@@ -155,4 +155,14 @@ def test_the_backend_of_onnx_names_what_is_wrong() -> None:
     with pytest.raises(UsageError, match="there is no device 'CUDA'"):
         prepare(network(), "CUDA")
     with pytest.raises(UsageError, match="did you mean 'calibrate'"):
-        prepare(network(), calibrat=X).run([X[:1]])
+        prepare(network(), calibrat=X)
+    declared = models.model([models.node("Relu", "x", "y")], {"x": ("N", 3)}, "y")  # pyright: ignore[reportArgumentType]
+    for given in (np.ones((2, 4), np.float32), np.ones(7, np.float32), np.ones((2, 3), np.int32)):
+        with pytest.raises(UsageError, match="the input 'x'"):
+            prepare(declared).run([given])
+    assert prepare(declared).run([np.ones((2, 3), np.float32)])[0].shape == (2, 3)
+    with pytest.raises(TypeError, match="not None"):
+        prepare(network()).run([None])  # pyright: ignore[reportArgumentType]
+    with pytest.raises(UsageError, match="1 inputs are given"):
+        run_node(models.node("Add", "x z", "y"), [X])
+    assert (run_node(models.node("Add", "x x", "y"), [X])[0] > 0).any()

@@ -58,7 +58,7 @@ def command(
     if output and save_scheme and resolved(Path(output)) == resolved(Path(save_scheme)):
         raise UsageError(Diagnostic("file.same", f"'{output}' is to be the model and the scheme"))
     require_another(output, model, calibrate, options["scheme"])
-    require_another(save_scheme, model, calibrate, output)
+    require_another(save_scheme, model, calibrate, output, options["scheme"])
     network = api.quantize(model, calibrate, shapes=parse_shapes(shapes), **quantization(options))
     tensors = sum(len(n.views) for n in network.integers().nodes())
     if output is not None:

@@ -53,6 +53,8 @@ class Noise(Struct):
         """Signal to noise; infinite without noise, None without signal."""
         if self.signal == 0:
             return None
+        if not math.isfinite(self.noise):
+            return -math.inf
         return 10 * math.log10(self.signal / self.noise) if self.noise > 0 else math.inf
 
 
@@ -83,6 +85,12 @@ class TensorComparison(Struct):
         difference = np.abs(got.astype(np.int64) - expected.astype(np.int64))
         self.mismatches += int(np.count_nonzero(difference))
         self.max_lsb = max(self.max_lsb, int(difference.max(initial=0)))
+
+    def add_constant(self, got: NDArray[Any], constant: NDArray[Any]) -> None:
+        """Count what differs from a constant of the network; the import check judges the constant."""
+        self.elements += int(constant.size)
+        same = got.shape == constant.shape and got.tobytes() == constant.tobytes()
+        self.mismatches += 0 if same else max(int(np.count_nonzero(got != constant)), 1)
 
     @property
     def differs(self) -> bool:
@@ -235,6 +243,8 @@ def compare(model: Model, binary: Binary, samples: Iterable[Sample]) -> Verifica
     session = Session(binary)
     rows = {v.name: _row(v.name, node) for node in graph.nodes() for v in node.views}
     quants = {v.name: node.quant for node in graph.nodes() if node.type.quant for v in node.views}
+    constants = {name: n for name, n in zip(graph.output_names, graph.outputs, strict=True) if n.is_constant}
+    rows |= {name: _row(name, node) for name, node in constants.items()}
     count = 0
     for sample in samples:
         count += 1
@@ -245,7 +255,11 @@ def compare(model: Model, binary: Binary, samples: Iterable[Sample]) -> Verifica
         expected = _expected(oracle, sample)
         evaluated = source_tensors(graph, evaluate(graph, sample))
         real = real_tensors(model.float_graph, sample)
+        for name, node in constants.items():
+            rows[name].add_constant(got.outputs[name], node.constant)
         for name, row in rows.items():
+            if name in constants:
+                continue
             row.add(got.tensors[name], evaluated[name], expected.get(name))
             if name in real and name in quants:
                 quant = quants[name]
