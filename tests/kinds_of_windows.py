@@ -69,6 +69,16 @@ def poolings_of_volumes(r: Random) -> Sort:
 
 
 @kind
+def scattered_taps_and_same_pads(r: Random) -> Sort:
+    attributes: dict[str, Any] = {
+        "kernel_shape": [2, pick(r, 2, 3)], "dilations": [2, pick(r, 1, 2)], "strides": [pick(r, 1, 2), 1],
+        "auto_pad": pick(r, "SAME_UPPER", "SAME_LOWER", "VALID"),
+    }  # fmt: skip
+    made = node(pick(r, "MaxPool", "AveragePool"), "x", "y", **attributes)
+    return Sort(model([made], {"x": (1, 3, 8, 9)}, "y", opset=19))
+
+
+@kind
 def averages_of_scattered_taps(r: Random) -> Sort:
     attributes: dict[str, Any] = {
         "kernel_shape": [2, pick(r, 2, 3)], "dilations": [pick(r, 1, 2), 2], "strides": [1, pick(r, 1, 2)],

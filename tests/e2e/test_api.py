@@ -58,6 +58,7 @@ def test_samples_are_taken_as_a_person_gives_them() -> None:
     assert schemes == {"mse on 5 samples"}
     assert x1.quantize(made, (s for s in each)).calibration == "mse on 5 samples"
     assert x1.verify(made, calibrate=X, inputs=X).samples == 5
+    assert x1.verify(made, x1.compile(made, calibrate=X), X).succeeded  # quantized as the binary says
 
 
 def test_a_binary_is_taken_as_a_file_its_bytes_or_itself(tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ def _evaluated(
         raise UsageError(
             Diagnostic("eval.model", "the model is quantized already", allowed="the float network")
         )
-    integers = _quantized_as(model, binary.program).integers()
+    integers = quantized_as(model, binary.program).integers()
     session = Session(binary)
     name = float_graph.output_names[0]
     classes: list[tuple[int, ...]] = []
@@ -127,7 +127,7 @@ def _classes(result: NDArray[Any]) -> NDArray[Any]:
     return rows[:, 0] if rows.shape[1] == 1 and rows.dtype.kind == "i" else rows.argmax(axis=1)
 
 
-def _quantized_as(model: Model, program: Program) -> Model:
+def quantized_as(model: Model, program: Program) -> Model:
     """The network quantized as a binary of it says.
 
     Raises:

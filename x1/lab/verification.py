@@ -23,6 +23,7 @@ from isa.target import Target
 from x1 import api, data
 from x1.api import Binary, Model, Quantization
 from x1.binary import as_binary
+from x1.lab.evaluation import quantized_as
 from x1.lab.import_check import ImportCheck, ImportJudge
 from x1.lab.onnx_runtime import OracleFailure
 from x1.lab.oracle import ExportOracle, Oracle, SourceOracle, cpu_features
@@ -206,7 +207,8 @@ def verify(
         binary: what was compiled from it; it is compiled for `target` where there is none.
         samples: what it is run on: a file, an array or arrays by name, axis 0 counting samples, or an
             iterable of these; `inputs` is another name for it.
-        calibrate: how a float network is quantized, with `options`: see `quantize`.
+        calibrate: how a float network is quantized, with `options`: see `quantize`; without them it is as
+            `binary` says.
         inputs: see samples.
         target: a machine, changed by `overrides`.
         overrides: `section.key=value`.
@@ -221,6 +223,8 @@ def verify(
     network = as_model(model, shapes)
     if calibrate is not None or options.get("scheme") is not None:
         network = api.quantize(network, calibrate, **options)
+    elif network.quantized is None and network.float_graph is not None and binary is not None:
+        network = quantized_as(network, as_binary(binary).program)
     network.integers()
     made = api.compile(network, target, overrides=overrides) if binary is None else as_binary(binary)
     given = samples if samples is not None else inputs
