@@ -106,19 +106,22 @@ def sample_count(arrays: Mapping[str, Member], shapes: Mapping[str, Sequence[int
     Raises:
         UsageError: an array that is no whole number of batches, or arrays that differ in number.
     """
+    return _counted({name: member.shape for name, member in arrays.items()}, shapes)
+
+
+def _counted(found: Mapping[str, Sequence[int]], shapes: Mapping[str, Sequence[int]]) -> int:
+    """How many runs arrays of these shapes give; of numbers each is one."""
     counts: dict[str, int] = {}
-    for name, member in arrays.items():
-        shape = tuple(shapes[name])
-        if not shape and len(member.shape) <= 1:  # numbers, one after another
-            counts[name] = member.shape[0] if member.shape else 1
-            continue
-        if not shape or member.shape[1:] != shape[1:] or not member.shape or member.shape[0] % shape[0]:
+    for name, given in found.items():
+        batch, *one = shapes[name] or (1,)
+        if list(given[1:]) != one or (not given and shapes[name]) or (given and given[0] % batch):
+            rest = ", ".join(map(str, ("N", *one)))
             _fail(
                 "data.shape",
-                f"the array for '{name}' has the shape {list(member.shape)}",
-                f"[N, {', '.join(map(str, shape[1:]))}] with N a multiple of {shape[0]}",
+                f"the array for '{name}' has the shape {list(given)}",
+                f"[{rest}] with N a multiple of {batch}",
             )
-        counts[name] = member.shape[0] // shape[0]
+        counts[name] = given[0] // batch if given else 1
     if len(set(counts.values())) > 1:
         _fail("data.shape", f"the inputs have different numbers of samples: {counts}")
     return next(iter(counts.values()), 1)
@@ -189,30 +192,16 @@ def _runs(given: Mapping[str, object], inputs: Mapping[str, TensorType]) -> Iter
         if array.dtype != kind.dtype.numpy:
             _fail("data.dtype", f"the array for '{name}' is {array.dtype}", kind.dtype.host_name)
         arrays[name] = array
-    batches = {name: kind.shape[0] if kind.shape else 1 for name, kind in inputs.items()}
-    count = 1
-    if any(arrays[name].shape != kind.shape for name, kind in inputs.items()):
-        count = _count(arrays, inputs)
-    for i in range(count):
-        yield {
-            name: a[i * batches[name] : (i + 1) * batches[name]] if count > 1 else a
-            for name, a in arrays.items()
-        }
+    shapes = {name: kind.shape for name, kind in inputs.items()}
+    for i in range(_counted({name: a.shape for name, a in arrays.items()}, shapes)):
+        yield {name: _run_of(a, shapes[name], i) for name, a in arrays.items()}
 
 
-def _count(arrays: Mapping[str, Array], inputs: Mapping[str, TensorType]) -> int:
-    """How many runs arrays give, axis 0 in steps of the model's batch."""
-    counts: dict[str, int] = {}
-    for name, array in arrays.items():
-        shape = inputs[name].shape
-        if not shape or array.shape[1:] != shape[1:] or not array.ndim or array.shape[0] % shape[0]:
-            one = ", ".join(map(str, shape[1:]))
-            allowed = f"[N, {one}] with N a multiple of {shape[0]}" if shape else "[]"
-            _fail("data.shape", f"the array for '{name}' has the shape {list(array.shape)}", allowed)
-        counts[name] = array.shape[0] // shape[0]
-    if len(set(counts.values())) > 1:
-        _fail("data.shape", f"the inputs have different numbers of samples: {counts}")
-    return next(iter(counts.values()), 0)
+def _run_of(array: Array, shape: Sequence[int], index: int) -> Array:
+    """The part of an array that is one run's."""
+    if not shape:
+        return np.asarray(array.ravel()[index])
+    return array[index * shape[0] : (index + 1) * shape[0]]
 
 
 def _blocks(member: Member, shape: Sequence[int]) -> Iterator[Array]:

@@ -76,6 +76,12 @@ def test_networks_without_inputs_and_of_single_numbers_verify(tmp_path: Path) ->
                        (number, {"x": np.ones(2, np.float32)})):  # fmt: skip
         body = verified(save(made, tmp_path), tmp_path, data, calibrate=True)
         assert body["exit_code"] == 0, body
+    body = verified(save(number, tmp_path), tmp_path, {"x": np.ones((2, 3), np.float32)}, calibrate=True)
+    assert body["exit_code"] == 2
+    two = model([node("Mul", "x s", "y")], {"x": (2, 3), "s": ()}, "y")
+    data = {"x": np.ones((4, 3), np.float32), "s": np.ones(2, np.float32)}
+    assert verified(save(two, tmp_path), tmp_path, data, calibrate=True)["samples"] == 2
+    assert api.quantize(two, data).calibration == "mse on 2 samples"
 
 
 def test_a_constant_of_a_binary_that_is_changed_is_found() -> None:
