@@ -66,6 +66,14 @@ def box(memory: NDArray[Any], a: Access, origin: int = 0) -> NDArray[Any]:
     )
 
 
+def elements(memory: NDArray[np.uint8], a: Access, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """The strided view of the elements that an access names: the innermost run is of this type."""
+    *outer, (run, _) = a.dims
+    shape = (*(n for n, _ in outer), run // dtype.itemsize)
+    strides = (*(p for _, p in outer), dtype.itemsize)
+    return np.ndarray(shape, dtype, memory.data, a.base, strides)
+
+
 def coarse(access: Access) -> Access:
     """The access counted in entries of its shadow memory."""
     grain = GRAIN[access.space]

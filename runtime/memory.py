@@ -7,7 +7,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from isa.footprint import box
+from isa.footprint import box, elements
 from isa.spec import RANGE_TRAP, Access, Trap, TrapError
 
 UNDEFINED: Final = 0xA5
@@ -55,7 +55,7 @@ class CheckedMemory:
                     f"{access.operand} reads byte {address} of {self.name}, which nothing has written",
                     address,
                 )
-        return self._view(access, dtype)
+        return elements(self.bytes, access, dtype)
 
     def write(self, access: Access, values: NDArray[Any], dtype: np.dtype[Any]) -> None:
         """Write the elements.
@@ -68,15 +68,9 @@ class CheckedMemory:
             raise TrapError(
                 RANGE_TRAP[access.space], access.operand, f"{self.name} is read-only", access.base
             )
-        self._view(access, dtype)[...] = values
+        elements(self.bytes, access, dtype)[...] = values
         if self.written is not None:
             box(self.written, access)[...] = True
-
-    def _view(self, access: Access, dtype: np.dtype[Any]) -> NDArray[Any]:
-        *outer, (run, _) = access.dims
-        shape = (*(n for n, _ in outer), run // dtype.itemsize)
-        strides = (*(p for _, p in outer), dtype.itemsize)
-        return np.ndarray(shape, dtype, self.bytes.data, access.base, strides)
 
     def _check_bounds(self, access: Access) -> None:
         low, high = access.span()

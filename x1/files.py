@@ -109,6 +109,16 @@ def require_another(output: str | Path | None, *inputs: str | Path | None) -> No
         raise UsageError(Diagnostic("file.same", f"'{output}' {what}", remedy="give another name with -o"))
 
 
+def require_apart(first: str | Path | None, second: str | Path | None, what: str) -> None:
+    """Two outputs must not be one file; `what` says what the two are.
+
+    Raises:
+        UsageError: they are.
+    """
+    if first and second and resolved(Path(first)) == resolved(Path(second)):
+        raise UsageError(Diagnostic("file.same", f"'{first}' is to be {what}"))
+
+
 def parts_of(path: Path, place: Path) -> Iterator[Path]:
     """Files that an input is made of besides itself, those that `place` may be among them.
 

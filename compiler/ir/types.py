@@ -17,6 +17,11 @@ MAX_ELEMENTS: Final = 1 << 28
 """More elements than this no tensor may have: 1 GiB in float32."""
 
 
+def largest_divisor(number: int, most: int) -> int:
+    """The largest divisor of a number that is at most so large."""
+    return next(d for d in range(min(number, most), 0, -1) if number % d == 0)
+
+
 class DType(StrEnum):
     """Element types of the IR, by their short names."""
 

@@ -24,7 +24,6 @@ from compiler.ops.sliding_window import (
     image_shape,
     layer_pooling,
     nhwc,
-    one_dimensional,
     onnx_window,
     pooled_shape,
     pooling_pads,
@@ -108,12 +107,8 @@ class QAveragePool(Op):
 def import_average_pool(n: OnnxNode) -> Node:
     """Over one to three dimensions."""
     x = n.operand(0)
-    if len(x.shape) == 3:
-        return one_dimensional(n, import_average_pool)
-    if len(x.shape) == volume.RANK:
-        return volume.pooled(n, import_average_pool)
-    if len(x.shape) != 4:
-        n.fail(f"AveragePool on the shape {list(x.shape)} is not supported", "rank 3 to 5")
+    if (made := volume.pooled_in_images(n, import_average_pool)) is not None:
+        return made
     kernel, strides, dilations = onnx_window(n, n.integers("kernel_shape", ()))
     extents = (x.shape[2], x.shape[3])
     pads = pooling_pads(n, extents, kernel, strides, dilations)

@@ -72,10 +72,8 @@ def import_concat(n: OnnxNode) -> Node:
     """Any number of operands; what has no elements adds nothing."""
     operands = [n.operand(i) for i in range(len(n.operands))]
     axis = n.axis(len(operands[0].shape), 1)
-    whole = Concat(axis).infer([o.type for o in operands])
-    if not whole.elements:
-        return n.graph.const(np.zeros(whole.shape, whole.dtype.numpy), n.output, n.loc)
-    return n.add(Concat(axis), *(o for o in operands if o.type.elements))
+    Concat(axis).infer([o.type for o in operands])  # what is left out must fit too
+    return n.add(Concat(axis), *([o for o in operands if o.type.elements] or operands))
 
 
 qlinear("QLinearConcat", QLinear("Concat", (), (0, 1)), MICROSOFT)

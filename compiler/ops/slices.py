@@ -10,7 +10,7 @@ import numpy as np
 
 from compiler.ir.graph import Node
 from compiler.ir.op import Array, Groups, Op, ShapeError, StridedCopy, op
-from compiler.ir.types import MAX_ELEMENTS, TensorType
+from compiler.ir.types import MAX_ELEMENTS, Shape, TensorType
 from compiler.ops.concat import Concat
 from compiler.ops.depth_to_space import Take
 from compiler.ops.quantize_linear import Dequantize, Quantize
@@ -91,9 +91,10 @@ def import_slice(n: OnnxNode) -> Node:
     return n.add(Slice(tuple(begin), tuple(count), tuple(step)), x)
 
 
-def nothing(n: OnnxNode, x: Node, axis: int) -> Node:
-    """Of a value no element of one axis: a constant, whatever the value is."""
-    shape = tuple(0 if i == axis % len(x.shape) else e for i, e in enumerate(x.shape))
+def nothing(n: OnnxNode, x: Node, axis: int, extents: Shape = (0,)) -> Node:
+    """Of a value no element of one axis, whose place extents of no elements take: a constant."""
+    axis %= len(x.shape)
+    shape = (*x.shape[:axis], *extents, *x.shape[axis + 1 :])
     return n.graph.const(np.zeros(shape, x.type.dtype.numpy), n.output, n.loc)
 
 
@@ -121,13 +122,13 @@ def import_gather(n: OnnxNode) -> Node:
     if x.is_constant:
         return known(n, np.take(x.constant, indices, axis))
     row: list[int] = indices.ravel().tolist()
-    shape = (*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :])
     if not row:
-        return n.graph.const(np.zeros(shape, x.type.dtype.numpy), n.output, n.loc)
+        return nothing(n, x, axis, indices.shape)
     span = range(row[0], row[0] + len(row))
     operation = part(x, axis, span) if row == list(span) else Take(axis, tuple(row))
     if indices.ndim == 1:
         return n.add(operation, x)
+    shape = (*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :])
     return n.add(Reshape(shape), n.before(operation, x, suffix="picked"))
 
 

@@ -13,7 +13,7 @@ from compiler.ir.graph import Node
 from compiler.ops.depth_to_space import Take
 from compiler.ops.shapes import Reshape, Transpose
 from compiler.ops.slices import Pad
-from compiler.ops.sliding_window import onnx_pads
+from compiler.ops.sliding_window import one_dimensional, onnx_pads
 from compiler.rules.importing import OnnxNode
 from isa.support.records import replace
 
@@ -41,6 +41,18 @@ def of_images(n: OnnxNode, dimensions: Sequence[int]) -> dict[str, Any]:
             n.fail(f"output_shape={list(given)} is not allowed", f"{RANK - 2} numbers")
         found["output_shape"] = [given[d] for d in dimensions]
     return found
+
+
+def pooled_in_images(n: OnnxNode, rule: Callable[[OnnxNode], Node]) -> Node | None:
+    """A pooling of lines or of volumes by the rule of images; None for images themselves."""
+    shape = n.operand(0).shape
+    if len(shape) == 3:
+        return one_dimensional(n, rule)
+    if len(shape) == RANK:
+        return pooled(n, rule)
+    if len(shape) != 4:
+        n.fail(f"{n.op_type} on the shape {list(shape)} is not supported", "rank 3 to 5")
+    return None
 
 
 def pooled(n: OnnxNode, rule: Callable[[OnnxNode], Node]) -> Node:

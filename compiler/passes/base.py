@@ -6,8 +6,10 @@ import time
 from collections.abc import Callable, Sequence
 from typing import ClassVar
 
-from compiler.ir.graph import Graph
+from compiler.ir.graph import Graph, Node
+from compiler.ir.op import Op
 from compiler.ir.verify import verify
+from isa.support.locations import fuse
 from isa.support.records import Frozen, Struct, field
 
 
@@ -23,6 +25,19 @@ class Pass(Frozen):
     def run(self, graph: Graph) -> Graph:
         """The changed graph: the same object, or a new one."""
         raise NotImplementedError
+
+
+def fuse_two(graph: Graph, first: Node, second: Node, operation: Op, operands: Sequence[Node]) -> None:
+    """Put one operation in place of the second of two, which it computes from what the first takes."""
+    made = graph.add(
+        operation,
+        operands,
+        name=second.name,
+        loc=fuse(first.loc, second.loc),
+        quant=second.type.quant,
+        views=second.views,
+    )
+    graph.replace(second, made)
 
 
 Observer = Callable[[str, Graph], None]

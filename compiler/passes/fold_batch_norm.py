@@ -14,8 +14,7 @@ from compiler.ir.graph import Graph, Node
 from compiler.ir.op import Product
 from compiler.ops.batch_norm import BatchNorm
 from compiler.ops.conv2d import Conv2d
-from compiler.passes.base import Pass
-from isa.support.locations import fuse
+from compiler.passes.base import Pass, fuse_two
 
 
 class FoldBatchNorm(Pass):
@@ -40,15 +39,9 @@ def _fold(graph: Graph, norm: Node, producer: Node, gain: Node, offset: Node) ->
     by_output = (-1, 1, 1, 1) if isinstance(producer.op, Conv2d) else (1, -1)
     weights = w.constant * gain.constant.reshape(by_output)
     bias = b.constant * gain.constant + offset.constant
-    folded = graph.add(
-        producer.op,
-        (
-            x,
-            graph.const(weights.astype(np.float32), w.name, w.loc),
-            graph.const(bias.astype(np.float32), b.name, b.loc),
-        ),
-        name=norm.name,
-        loc=fuse(producer.loc, norm.loc),
-        views=norm.views,
+    operands = (
+        x,
+        graph.const(weights.astype(np.float32), w.name, w.loc),
+        graph.const(bias.astype(np.float32), b.name, b.loc),
     )
-    graph.replace(norm, folded)
+    fuse_two(graph, producer, norm, producer.op, operands)

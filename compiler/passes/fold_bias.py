@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 from compiler.ir.graph import Graph, Node
 from compiler.ir.op import Product
 from compiler.ops.add import Add
-from compiler.passes.base import Pass
+from compiler.passes.base import Pass, fuse_two
 from compiler.quantize.masks import masks_of
-from isa.support.locations import fuse
 
 
 class FoldBias(Pass):
@@ -35,16 +34,7 @@ class FoldBias(Pass):
             if row is not None:
                 x, w, b = producer.inputs
                 bias = graph.const((b.constant + row).astype(np.float32), b.name, b.loc)
-                graph.replace(
-                    total,
-                    graph.add(
-                        producer.op,
-                        (x, w, bias),
-                        name=total.name,
-                        loc=fuse(producer.loc, total.loc),
-                        views=total.views,
-                    ),
-                )
+                fuse_two(graph, producer, total, producer.op, (x, w, bias))
         graph.erase_dead()
         return graph
 

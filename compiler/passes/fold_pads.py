@@ -13,8 +13,7 @@ from compiler.ops.conv2d import QConv2d
 from compiler.ops.max_pool import MaxPool
 from compiler.ops.slices import QPad
 from compiler.ops.sliding_window import Pads, zero_of
-from compiler.passes.base import Pass
-from isa.support.locations import fuse
+from compiler.passes.base import Pass, fuse_two
 from isa.support.records import replace
 
 
@@ -33,15 +32,8 @@ class FoldPads(Pass):
             if more is None or graph.sole_user(padded) is not node:
                 continue
             top, left, bottom, right = (a + b for a, b in zip(operation.pads, more, strict=True))
-            made = graph.add(
-                replace(operation, pads=(top, left, bottom, right)),
-                (padded.inputs[0], *rest),
-                name=node.name,
-                loc=fuse(padded.loc, node.loc),
-                quant=node.type.quant,
-                views=node.views,
-            )
-            graph.replace(node, made)
+            wider = replace(operation, pads=(top, left, bottom, right))
+            fuse_two(graph, padded, node, wider, (padded.inputs[0], *rest))
         graph.erase_dead()
         return graph
 

@@ -13,8 +13,7 @@ from compiler.ops.activation import Clamp
 from compiler.ops.add import Add
 from compiler.ops.conv2d import Conv2d
 from compiler.ops.gemm import Gemm
-from compiler.passes.base import Pass
-from isa.support.locations import fuse
+from compiler.passes.base import Pass, fuse_two
 from isa.support.records import replace
 
 
@@ -31,13 +30,6 @@ class FuseActivation(Pass):
                 continue
             low, high = operation.clamp or (float("-inf"), float("inf"))
             both = (min(max(low, bounds.low), bounds.high), min(max(high, bounds.low), bounds.high))
-            fused = graph.add(
-                replace(operation, clamp=both),
-                producer.inputs,
-                name=clamp.name,
-                loc=fuse(producer.loc, clamp.loc),
-                views=clamp.views,
-            )
-            graph.replace(clamp, fused)
+            fuse_two(graph, producer, clamp, replace(operation, clamp=both), producer.inputs)
         graph.erase_dead()
         return graph

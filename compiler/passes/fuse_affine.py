@@ -14,8 +14,7 @@ from compiler.ir.graph import Graph, Node
 from compiler.ops.add import Add
 from compiler.ops.batch_norm import BatchNorm
 from compiler.ops.binary import BinaryFunction
-from compiler.passes.base import Pass
-from isa.support.locations import fuse
+from compiler.passes.base import Pass, fuse_two
 
 PRODUCT = BinaryFunction("mul")
 
@@ -43,11 +42,7 @@ class FuseAffine(Pass):
                 graph.const(np.ascontiguousarray(row), c.name, c.loc)
                 for row, c in zip(rows, (gain, offset), strict=True)
             ]
-            fused = graph.add(
-                BatchNorm(axis), (x, *constants), name=total.name, loc=fuse(product.loc, total.loc)
-            )
-            fused.views = total.views
-            graph.replace(total, fused)
+            fuse_two(graph, product, total, BatchNorm(axis), (x, *constants))
         graph.erase_dead()
         return graph
 

@@ -10,8 +10,7 @@ from typing import Any, ClassVar
 
 from compiler.ir.graph import Graph
 from compiler.ops.activation import ClampCodes
-from compiler.passes.base import Pass
-from isa.support.locations import fuse
+from compiler.passes.base import Pass, fuse_two
 from isa.support.records import replace
 
 
@@ -28,14 +27,6 @@ class FuseCodeClamp(Pass):
                 continue
             low, high = operation.bounds
             both = tuple(min(max(bound, narrow.bounds[0]), narrow.bounds[1]) for bound in (low, high))
-            fused = graph.add(
-                replace(operation, bounds=both),
-                producer.inputs,
-                name=clamp.name,
-                loc=fuse(producer.loc, clamp.loc),
-                quant=clamp.type.quant,
-                views=clamp.views,
-            )
-            graph.replace(clamp, fused)
+            fuse_two(graph, producer, clamp, replace(operation, bounds=both), producer.inputs)
         graph.erase_dead()
         return graph

@@ -12,7 +12,7 @@ from typing import ClassVar, Final
 
 from compiler.ir.graph import Graph, Node
 from compiler.ir.op import AlongAxis, ElementWise
-from compiler.ir.types import Shape
+from compiler.ir.types import Shape, largest_divisor
 from compiler.ops.arg_max import ArgMax
 from compiler.ops.conv2d import QConv2d
 from compiler.ops.depth_to_space import Take
@@ -68,7 +68,7 @@ def _is_pixelwise(node: Node) -> bool:
 def _as_one_image(shape: Shape) -> tuple[int, int, int]:
     """One image of the pixels of all: (1, rows, columns), the columns as many as an instruction takes."""
     pixels = math.prod(shape[:CHANNELS])
-    columns = next(d for d in range(min(pixels, MOST_COLUMNS), 0, -1) if pixels % d == 0)
+    columns = largest_divisor(pixels, MOST_COLUMNS)
     return 1, pixels // columns, columns
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from isa.accesses import AccessTable
 from isa.checker.report import Violations
-from isa.footprint import box
+from isa.footprint import box, elements
 from isa.memory_map import Space, memory_size
 from isa.program import Program
 from isa.spec import Access, TrapError
@@ -53,15 +53,15 @@ class _Parameters:
         if access.space is Space.PRM:
             if not box(self.known, access).all():
                 raise _Unknown
-            return self._elements(self.bytes, access, dtype)
+            return elements(self.bytes, access, dtype)
         if access.region not in self.sections:
             raise _Unknown
-        return self._elements(self.sections[access.region], access, dtype)
+        return elements(self.sections[access.region], access, dtype)
 
     def write(self, access: Access, values: NDArray[Any], dtype: np.dtype[Any]) -> None:
         """Write into the parameter memory; nothing else is kept."""
         if access.space is Space.PRM:
-            self._elements(self.bytes, access, dtype)[...] = values
+            elements(self.bytes, access, dtype)[...] = values
             box(self.known, access)[...] = True
 
     def forget(self, access: Access) -> None:
@@ -69,13 +69,6 @@ class _Parameters:
         self.writes += 1
         box(self.known, access)[...] = False
         box(self.changed, access)[...] = self.writes
-
-    @staticmethod
-    def _elements(memory: NDArray[np.uint8], access: Access, dtype: np.dtype[Any]) -> NDArray[Any]:
-        *outer, (run, _) = access.dims
-        shape = (*(n for n, _ in outer), run // dtype.itemsize)
-        strides = (*(p for _, p in outer), dtype.itemsize)
-        return np.ndarray(shape, dtype, memory.data, access.base, strides)
 
 
 def check_parameters(program: Program, table: AccessTable, findings: Violations) -> None:

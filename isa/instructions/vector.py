@@ -262,12 +262,9 @@ class Pooling(Instruction):
         yield self._output()
 
     def execute(self, m: MachineState) -> None:
-        averages = self.fn is Pool.AVG
-        q = QuantRecord()
-        if averages:
-            q = QuantRecord.read(m, "prm", self.prm, scales=(0, 1), divisors=(1,), output=self.ot)
+        q = self._record(m)
         box = m.read(self._input(), self.xt.dtype)
-        if not averages:
+        if self.fn is Pool.MAX:
             best = np.full((self.oh, self.ow, self.c), self.xt.bounds[0], box.dtype)
             for outs, ins in self._taps():
                 np.maximum(best[outs], box[ins], out=best[outs])
@@ -277,6 +274,12 @@ class Pooling(Instruction):
         taps = (self._laid_out(real, outs, ins) for outs, ins in self._taps())
         averaged = arithmetic.average(taps, self._counts(), q.p[1], q.zo, q.lo, q.hi)
         m.write(self._output(), averaged, self.ot.dtype)
+
+    def _record(self, m: MachineState) -> QuantRecord:
+        """Record Q of an average; a maximum has none."""
+        if self.fn is Pool.MAX:
+            return QuantRecord()
+        return QuantRecord.read(m, "prm", self.prm, scales=(0, 1), divisors=(1,), output=self.ot)
 
     def _taps(self) -> Iterator[tuple[Slices, Slices]]:
         """For every tap, row-major: the outputs that see the input through it, and what they see."""

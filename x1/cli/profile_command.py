@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import Final
 
 import click
 
-from isa.support.diagnostics import Diagnostic, UsageError, one_line
-from isa.support.paths import resolved
+from isa.support.diagnostics import one_line
 from isa.support.records import asdict
 from isa.timing.profile import LayerProfile, Profile
 from runtime.trace import as_csv, as_trace
 from x1 import api
 from x1.cli.result import Result, json_option, reported, say
-from x1.files import require_another, write_atomic
+from x1.files import require_another, require_apart, write_atomic
 
 SHORT: Final = (
     "cycles",
@@ -53,8 +51,7 @@ def command(binary: str, csv_file: str | None, trace: str | None, as_json: bool)
     """Count the cycles of BINARY: where they go, and the least that any schedule needs."""
     require_another(csv_file, binary)
     require_another(trace, binary, csv_file)
-    if csv_file and trace and resolved(Path(csv_file)) == resolved(Path(trace)):
-        raise UsageError(Diagnostic("file.same", f"'{trace}' is to be the table and the trace"))
+    require_apart(trace, csv_file, "the table and the trace")
     loaded = api.Binary.load(binary)
     found = api.profile(loaded)
     if csv_file is not None:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, Final
 
 import click
 
 from isa.support.diagnostics import Diagnostic, UsageError
-from isa.support.paths import resolved
 from x1 import api
 from x1.cli.options import calibration_options, parse_shapes, quantization, random_warning
 from x1.cli.result import Result, json_option, reported, say
-from x1.files import require_another, write_atomic
+from x1.files import require_another, require_apart, write_atomic
 
 EPILOG: Final = """\b
 Examples:
@@ -55,8 +53,7 @@ def command(
         raise UsageError(
             Diagnostic("usage.output", "there is nothing to write", allowed="-o Q.onnx, --save-scheme F.toml")
         )
-    if output and save_scheme and resolved(Path(output)) == resolved(Path(save_scheme)):
-        raise UsageError(Diagnostic("file.same", f"'{output}' is to be the model and the scheme"))
+    require_apart(output, save_scheme, "the model and the scheme")
     require_another(output, model, calibrate, options["scheme"])
     require_another(save_scheme, model, calibrate, output, options["scheme"])
     network = api.quantize(model, calibrate, shapes=parse_shapes(shapes), **quantization(options))

@@ -248,7 +248,7 @@ def compare(model: Model, binary: Binary, samples: Iterable[Sample]) -> Verifica
     rows = {v.name: _row(v.name, node) for node in graph.nodes() for v in node.views}
     quants = {v.name: node.quant for node in graph.nodes() if node.type.quant for v in node.views}
     constants = {name: n for name, n in zip(graph.output_names, graph.outputs, strict=True) if n.is_constant}
-    rows |= {name: _row(name, node) for name, node in constants.items()}
+    returned = {name: _row(name, node) for name, node in constants.items()}
     count = 0
     for sample in samples:
         count += 1
@@ -260,10 +260,8 @@ def compare(model: Model, binary: Binary, samples: Iterable[Sample]) -> Verifica
         evaluated = source_tensors(graph, evaluate(graph, sample))
         real = real_tensors(model.float_graph, sample)
         for name, node in constants.items():
-            rows[name].add_constant(got.outputs[name], node.constant)
+            returned[name].add_constant(got.outputs[name], node.constant)
         for name, row in rows.items():
-            if name in constants:
-                continue
             row.add(got.tensors[name], evaluated[name], expected.get(name))
             if name in real and name in quants:
                 quant = quants[name]
@@ -277,7 +275,7 @@ def compare(model: Model, binary: Binary, samples: Iterable[Sample]) -> Verifica
         for view in node.views:
             rows[view.name].comparable &= node.id in promised
     imported = None if judge is None else judge.verdict()
-    return Verification(oracle.describe(), count, list(rows.values()), imported)
+    return Verification(oracle.describe(), count, [*rows.values(), *returned.values()], imported)
 
 
 def _oracle_for(model: Model, graph: Graph) -> Oracle:

@@ -11,6 +11,7 @@ import numpy as np
 
 from compiler.errors import CompileError
 from compiler.ir.graph import Node
+from compiler.ir.types import largest_divisor
 from compiler.ops.arg_max import ArgMax
 from compiler.ops.reduce import QReduce
 from compiler.ops.sliding_window import zero_of
@@ -162,7 +163,7 @@ def _as_rows(x: View, axes: tuple[int, ...]) -> tuple[int, View]:
     columns = math.prod(shape[last + 1 : RANK - 1]) if last < RANK - 1 else 1
     if columns > 1:
         return columns, View(x.tensor, (left, reduced, columns, channels))
-    wide = next(d for d in range(min(reduced, MAX_EXTENT), 0, -1) if reduced % d == 0)
+    wide = largest_divisor(reduced, MAX_EXTENT)
     return 1, View(x.tensor, (left, reduced // wide, wide, channels))
 
 
