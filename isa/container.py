@@ -346,9 +346,11 @@ def _check_interface(program: Program) -> None:
         if len(set(names)) != len(names):
             raise RecordError(f"two {writer}s have the same name")
         for tensor in tensors:
-            constant = writer == "output" and tensor.region == Region.WEIGHTS
-            allowed = Region.WEIGHTS if constant else region
+            given = writer == "output" and tensor.region in (Region.WEIGHTS, Region.INPUT)
+            allowed = Region(tensor.region) if given else region
             _check_tensor(tensor, allowed, sizes.get(allowed, 0), writer)
+            if given and allowed is Region.INPUT and program.abi.returned_input(tensor) is None:
+                raise RecordError(f"the output '{tensor.name}' is no input")
     if pair := first_overlap(program.abi.inputs):
         raise RecordError(f"the inputs '{pair[0].name}' and '{pair[1].name}' share bytes")
 
@@ -357,7 +359,7 @@ def _check_tensor(tensor: Interface, region: Region, limit: int, writer: str) ->
     what = f"{writer} '{tensor.name}'"
     if tensor.dtype not in HOST_DTYPES:
         raise RecordError(f"{what} has the dtype {tensor.dtype!r}; allowed: {', '.join(HOST_DTYPES)}")
-    stored = HOST_DTYPES if region is Region.WEIGHTS else DEVICE_DTYPES
+    stored = DEVICE_DTYPES if region is Region.OUTPUT else HOST_DTYPES
     if tensor.device_dtype not in stored:
         raise RecordError(
             f"{what} has the device dtype {tensor.device_dtype!r}; allowed: {', '.join(stored)}"

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from isa.accesses import AccessTable, tabulate
 from isa.memory_map import Region
 from isa.spec import Access, Instruction
-from isa.support.records import Frozen, field
+from isa.support.records import Frozen, field, replace
 from isa.target import Target
 
 HOST_DTYPES: Final = ("float32", "int8", "uint8", "int32", "int64")
@@ -106,6 +106,10 @@ class Abi(Frozen):
     inputs: tuple[Interface, ...] = ()
     outputs: tuple[Interface, ...] = ()
     regions: tuple[RegionRow, ...] = ()
+
+    def returned_input(self, output: Interface) -> Interface | None:
+        """The input that the host gives back, as it came, for an output; its row is the output's."""
+        return next((i for i in self.inputs if replace(i, name=output.name) == output), None)
 
 
 class MapRow(Frozen):

@@ -129,13 +129,18 @@ class ProgramSession:
             if capture is not None and tensor.tensor is not None:
                 capture.given(tensor.tensor, values)
         executor.run(state, capture)
-        outputs = {
-            t.name: host_values(t, from_bytes(t, state.fetch(Region(t.region), t.offset, t.bytes)))
-            for t in self.program.abi.outputs
-        }
+        outputs = {t.name: self._returned(t, inputs) for t in self.program.abi.outputs}
         if capture is None:
             return RunResult(outputs, state.retired)
         return RunResult(outputs, state.retired, capture.tensors(), capture.incomplete())
+
+    def _returned(self, tensor: Interface, inputs: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+        """A graph output; one that is an input is given back as it came."""
+        same = self.program.abi.returned_input(tensor)
+        if same is not None:
+            return np.array(inputs[same.name])
+        content = self._state.fetch(Region(tensor.region), tensor.offset, tensor.bytes)
+        return host_values(tensor, from_bytes(tensor, content))
 
     def _observer(self) -> TensorCapture:
         if self._capture is None:

@@ -7,7 +7,7 @@ from pathlib import PurePath
 
 import numpy as np
 
-from compiler.ir.graph import Graph, Node
+from compiler.ir.graph import Graph, Input, Node
 from compiler.ir.types import DType
 from compiler.ops.shapes import Transpose
 from compiler.schedule.segments.plan import Plan
@@ -30,6 +30,7 @@ from isa.program import (
 )
 from isa.spec import WORD_BYTES, Instruction
 from isa.support.locations import FileLoc, Loc, NodeLoc, leaves
+from isa.support.records import replace
 from isa.target import Target
 
 
@@ -58,13 +59,7 @@ def emit(
         used[Memory.ARENA],
         used[Memory.INPUT],
         used[Memory.OUTPUT],
-        Abi(
-            tuple(_input(node, tensor) for node, tensor in plan.inputs),
-            tuple(
-                _output(name, node, tensor)
-                for name, (node, tensor) in zip(graph.output_names, plan.outputs, strict=True)
-            ),
-        ),
+        _abi(graph, plan),
         DebugMap(tuple(_map_rows(order, synchronized))),
         _operators(graph, plan),
         tuple(_symbols(plan, order, synchronized)),
@@ -87,26 +82,40 @@ def _image(buffers: Sequence[Buffer], memory: Memory, size: int) -> bytes:
 # --- interface -----------------------------------------------------------------------------------
 
 
-def _input(node: Node, tensor: Tensor) -> Interface:
-    """`node` quantizes the graph input, or a transpose of it that the host makes."""
+def _abi(graph: Graph, plan: Plan) -> Abi:
+    inputs = tuple(_input(node, given) for node, given in plan.inputs)
+    named = {row.name: row for row in inputs}
+    outputs = (
+        _output(name, node, given, named)
+        for name, (node, given) in zip(graph.output_names, plan.outputs, strict=True)
+    )
+    return Abi(inputs, tuple(outputs))
+
+
+def _input(node: Node, given: Tensor | Buffer) -> Interface:
+    """`node` quantizes a graph input or the host's transpose of one, or is an input that nothing reads."""
+    if isinstance(given, Buffer):
+        return _untouched(node.name, node, given)
     (source,) = node.inputs
     if not isinstance(source.op, Transpose):
-        return _interface(source.name, source, node, tensor, tuple(range(len(source.shape))))
-    return _interface(source.inputs[0].name, source.inputs[0], node, tensor, source.op.perm)
+        return _interface(source.name, source, node, given, tuple(range(len(source.shape))))
+    return _interface(source.inputs[0].name, source.inputs[0], node, given, source.op.perm)
 
 
-def _output(name: str, node: Node, given: Tensor | Buffer) -> Interface:
-    """`node` gives out the result of a layer, is a transpose of that which the host makes, or a constant."""
+def _output(name: str, node: Node, given: Tensor | Buffer, inputs: Mapping[str, Interface]) -> Interface:
+    """`node` gives out a layer's result, a transpose of that which the host makes, a constant or an input."""
+    if isinstance(node.op, Input):
+        return replace(inputs[node.name], name=name)
     if isinstance(given, Buffer):
-        return _constant(name, node, given)
+        return _untouched(name, node, given)
     if not isinstance(node.op, Transpose):
         return _interface(name, node, node.inputs[0], given, tuple(range(len(node.shape))))
     back = tuple(int(p) for p in np.argsort(node.op.perm))
     return _interface(name, node, node.inputs[0].inputs[0], given, back)
 
 
-def _constant(name: str, node: Node, home: Buffer) -> Interface:
-    """An array of the host's that lies among the weights as it is."""
+def _untouched(name: str, node: Node, home: Buffer) -> Interface:
+    """An array of the host's that lies on the device as it is."""
     assert home.address is not None
     dtype, region = node.type.dtype.host_name, REGION[home.memory]
     perm, shape = tuple(range(len(node.shape))), (1, 1, 1, node.type.elements)

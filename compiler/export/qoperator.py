@@ -37,9 +37,11 @@ def written(graph: Graph) -> OnnxWriter:
     for node in graph.nodes():
         if not node.is_constant and not isinstance(node.op, Input):
             WRITERS[type(node.op)](writer, node, node.op)
-    for node in graph.outputs:
+    for name, node in zip(graph.output_names, graph.outputs, strict=True):
         if node.is_constant:
             writer.add("Constant", [], writer.names[node.id], value=numpy_helper.from_array(node.constant))
+        elif isinstance(node.op, Input) and name != node.name:
+            writer.add("Identity", [node.name], name)
     return writer
 
 
@@ -48,8 +50,12 @@ def as_model(
 ) -> onnx.ModelProto:
     """The ONNX model of what was written of a graph."""
     outputs = [
-        helper.make_tensor_value_info(writer.names[node.id], ELEMENT_TYPES[node.type.dtype], node.shape)
-        for node in graph.outputs
+        helper.make_tensor_value_info(
+            name if isinstance(node.op, Input) else writer.names[node.id],
+            ELEMENT_TYPES[node.type.dtype],
+            node.shape,
+        )
+        for name, node in zip(graph.output_names, graph.outputs, strict=True)
     ]
     wanted = set(extra_outputs)
     outputs += [
@@ -82,7 +88,8 @@ def _names(graph: Graph) -> dict[int, str]:
     names: dict[int, str] = {n.id: n.name for n in graph.inputs}
     given = set(names.values())
     for name, node in zip(graph.output_names, graph.outputs, strict=True):
-        names[node.id] = f"{name}_returned" if name in given else name  # an input that is an output too
+        if not isinstance(node.op, Input):
+            names[node.id] = f"{name}_returned" if name in given else name
     taken = set(names.values())
     for node in graph.nodes():
         if node.id in names:

@@ -71,7 +71,8 @@ def _verify_edge(graph: Graph, node: Node) -> None:
     edges = ("q.dequantize", "q.returned")
     moved = on_device and node.op.name == "transpose" and node.inputs[0].op.name in edges
     returned = node.op.name in edges or moved
-    if node in graph.outputs and not returned and not node.is_constant:
+    given = isinstance(node.op, (Const, Input))
+    if node in graph.outputs and not returned and not given:
         raise VerifyError(f"%{node.id} = {node.op.name} is returned and is not dequantized")
 
 

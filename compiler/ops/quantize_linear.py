@@ -71,6 +71,11 @@ def returned_constant(graph: Graph, value: Array, name: str, loc: Loc) -> Node:
     return graph.const(value, name, loc, Quant((1.0,), 0, None, dtype) if dtype.is_code else None)
 
 
+def is_given(node: Node) -> bool:
+    """Whether no layer computes a graph output: a constant or a graph input, which the host has as it is."""
+    return node.is_constant or isinstance(node.op, Input)
+
+
 def returned(value: Node, codes: Node, name: str) -> Node:
     """What the host is given of a value: its codes, in real numbers where the value is real."""
     operation = Dequantize() if value.type.dtype is DType.F32 else Returned()

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compiler.ir.evaluate import Sample, walk
-from compiler.ir.graph import Graph, Node
+from compiler.ir.graph import Graph, Input, Node
 from compiler.ir.op import Product
 from compiler.ir.types import DType
 from compiler.ops.activation import ABSOLUTE, QTable
@@ -151,7 +151,9 @@ def _is_endless(node: Node) -> bool:
 
 
 def _is_activation(node: Node) -> bool:
-    return node.type.dtype is DType.F32 and not node.is_constant
+    """Whether the device holds a value; what is given and nothing reads goes back as it is."""
+    is_read = not isinstance(node.op, Input) or bool(node.graph.users(node))
+    return node.type.dtype is DType.F32 and not node.is_constant and is_read
 
 
 def _corrections(graph: Graph, quantized: Graph, seen: Observations) -> dict[str, tuple[float, ...]]:

@@ -51,7 +51,8 @@ def open_results(graph: Graph) -> list[str]:
 
 def _is_used_as_it_is(graph: Graph, node: Node) -> bool:
     """Whether something else than Quantize uses a float result."""
-    return node in graph.outputs or not all(isinstance(u.op, Quantize) for u in graph.users(node))
+    returned = node in graph.outputs and not isinstance(node.op, Input)
+    return returned or not all(isinstance(u.op, Quantize) for u in graph.users(node))
 
 
 def _said(graph: Graph, node: Node) -> Quant | None:
@@ -67,6 +68,8 @@ class _Fuser:
     def __init__(self, graph: Graph, scheme: Scheme) -> None:
         self.graph, self.scheme = graph, scheme
         self.made = Graph(graph.name, Stage.Q, graph.provenance or "scales of the model")
+        self.given: dict[int, Node] = {}
+        """The graph inputs, by what they were in the old graph."""
         self.codes: dict[int, Node] = {}
         """What nodes of the old graph have become: codes, or a float graph input."""
         self.opened: dict[int, Node] = {}
@@ -115,7 +118,7 @@ class _Fuser:
         quant = node.type.quant
         if node.type.dtype.is_code and quant is None:
             quant = Quant((1.0,), 0, None, node.type.dtype)
-        given = self.made.input(node.name, node.type.dtype, node.shape, node.loc, quant)
+        given = self.given[node.id] = self.made.input(node.name, node.type.dtype, node.shape, node.loc, quant)
         if node.type.dtype.is_code:
             given = self._named(self.made.add(Quantize(), (given,), loc=node.loc, quant=quant), node)
         self.codes[node.id] = given
@@ -174,4 +177,6 @@ class _Fuser:
     def _output(self, node: Node, name: str) -> Node:
         if is_parameter(node):
             return returned_constant(self.made, known_values(node), name, node.loc)
+        if isinstance(node.op, Input):
+            return self.given[node.id]
         return returned(node, self._codes(node), name)

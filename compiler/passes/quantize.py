@@ -8,6 +8,7 @@ return %1                     -> %1 = q.conv2d %q, %w8, %b32
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 from compiler.errors import CompileError, Unsupported
@@ -54,8 +55,9 @@ def to_integers(graph: Graph, scheme: Scheme) -> tuple[Graph, set[str]]:
             refused.append(error.diagnostic)
     if refused:
         raise CompileError(refused)
+    given = {n.name: n for n in made.inputs}
     outputs = [
-        returned_constant(made, n.constant, name, n.loc) if n.is_constant else returned(n, values[n.id], name)
+        _returned(made, n, values, given, name)
         for n, name in zip(graph.outputs, graph.output_names, strict=True)
     ]
     made.set_outputs(outputs, graph.output_names)
@@ -63,10 +65,23 @@ def to_integers(graph: Graph, scheme: Scheme) -> tuple[Graph, set[str]]:
     return made, quantizer.asked
 
 
-def _quantized(quantizer: Quantizer, node: Node, values: dict[int, Node]) -> Node:
+def _returned(
+    made: Graph, node: Node, values: Mapping[int, Node], given: Mapping[str, Node], name: str
+) -> Node:
+    """A graph output: computed, or what the host has as it is."""
+    if node.is_constant:
+        return returned_constant(made, node.constant, name, node.loc)
+    if isinstance(node.op, Input):
+        return given[node.name]
+    return returned(node, values[node.id], name)
+
+
+def _quantized(quantizer: Quantizer, node: Node, values: Mapping[int, Node]) -> Node:
     if isinstance(node.op, Input):
         codes = whole_numbers(node.type.dtype) if node.type.dtype.is_code else None
         given = quantizer.graph.input(node.name, node.type.dtype, node.shape, node.loc, codes)
+        if not node.graph.users(node):
+            return given  # it is returned, and nothing reads it
         quant = codes or quantizer.chosen(node)
         quantized = quantizer.graph.add(Quantize(), (given,), name=node.name, loc=node.loc, quant=quant)
         quantized.views = (SourceView(node.name, (), node.shape), *node.views)

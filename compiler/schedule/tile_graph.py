@@ -218,12 +218,12 @@ class TileGraph(Struct):
     ops: list[TileOp] = field(default_factory=list[TileOp])
     layers: list[Layer] = field(default_factory=list[Layer])
     tensors: list[Tensor] = field(default_factory=list[Tensor])
-    constants: list[Buffer] = field(default_factory=list[Buffer])
-    """What the host is given as it is."""
+    given: list[Buffer] = field(default_factory=list[Buffer])
+    """What the host is given as it is: constants, and inputs that no layer reads."""
 
     def homes(self) -> list[Buffer]:
         """Where tensors lie, and what the host is given as it is."""
-        return [*(t.home for t in self.tensors), *self.constants]
+        return [*(t.home for t in self.tensors), *self.given]
 
     def buffers(self) -> list[Buffer]:
         """Every buffer, in order of first touch; homes that no operation touches come last."""

@@ -228,6 +228,9 @@ def _on_quantized_values(network: api.Model, data: dict[str, Array]) -> dict[str
         if given is None:
             operands = [values[i.id] for i in node.inputs]
             given = node.op.evaluate(operands, [i.type for i in node.inputs], node.type)
+        if node.name not in seen.tensors:  # an input that is returned as it is
+            values[node.id] = given
+            continue
         quant = chosen(seen.tensors[node.name], Recipe("minmax"))
         codes = arithmetic.quantize(np.nan_to_num(given), quant.scale, quant.zero_point, *quant.dtype.bounds)
         values[node.id] = arithmetic.dequantize(codes, quant.scale, quant.zero_point)

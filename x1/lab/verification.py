@@ -14,6 +14,7 @@ from compiler.ir.evaluate import Sample, evaluate, source_tensors
 from compiler.ir.graph import Graph, Node
 from compiler.ir.types import DType
 from compiler.ops.activation import QTable
+from compiler.ops.quantize_linear import is_given
 from isa import arithmetic
 from isa.support.diagnostics import Diagnostic, UsageError
 from isa.support.locations import NodeLoc, leaves
@@ -87,11 +88,11 @@ class TensorComparison(Struct):
         self.mismatches += int(np.count_nonzero(difference))
         self.max_lsb = max(self.max_lsb, int(difference.max(initial=0)))
 
-    def add_constant(self, got: NDArray[Any], constant: NDArray[Any]) -> None:
-        """Count what differs from a constant of the network; the import check judges the constant."""
-        self.elements += int(constant.size)
-        same = got.shape == constant.shape and got.tobytes() == constant.tobytes()
-        self.mismatches += 0 if same else max(int(np.count_nonzero(got != constant)), 1)
+    def add_given(self, got: NDArray[Any], given: NDArray[Any]) -> None:
+        """Count what differs from an input, or from a constant, which the import check judges."""
+        self.elements += int(given.size)
+        same = got.shape == given.shape and got.tobytes() == given.tobytes()
+        self.mismatches += 0 if same else max(int(np.count_nonzero(got != given)), 1)
 
     @property
     def differs(self) -> bool:
@@ -247,8 +248,8 @@ def compare(model: Model, binary: Binary, samples: Iterable[Sample]) -> Verifica
     session = Session(binary)
     rows = {v.name: _row(v.name, node) for node in graph.nodes() for v in node.views}
     quants = {v.name: node.quant for node in graph.nodes() if node.type.quant for v in node.views}
-    constants = {name: n for name, n in zip(graph.output_names, graph.outputs, strict=True) if n.is_constant}
-    returned = {name: _row(name, node) for name, node in constants.items()}
+    given = {name: n for name, n in zip(graph.output_names, graph.outputs, strict=True) if is_given(n)}
+    returned = {name: _row(name, node) for name, node in given.items()}
     count = 0
     for sample in samples:
         count += 1
@@ -259,8 +260,9 @@ def compare(model: Model, binary: Binary, samples: Iterable[Sample]) -> Verifica
         expected = _expected(oracle, sample)
         evaluated = source_tensors(graph, evaluate(graph, sample))
         real = real_tensors(model.float_graph, sample)
-        for name, node in constants.items():
-            returned[name].add_constant(got.outputs[name], node.constant)
+        for name, node in given.items():
+            value = node.constant if node.is_constant else np.asarray(sample[node.name])
+            returned[name].add_given(got.outputs[name], value)
         for name, row in rows.items():
             row.add(got.tensors[name], evaluated[name], expected.get(name))
             if name in real and name in quants:

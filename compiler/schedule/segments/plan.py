@@ -9,11 +9,11 @@ from itertools import accumulate
 from typing import Final
 
 from compiler.errors import CompileError, FitError
-from compiler.ir.graph import Graph, Node
+from compiler.ir.graph import Graph, Input, Node
 from compiler.ir.types import DType, Shape
 from compiler.ir.work import LowerBound
 from compiler.ops.gemm import QGemm
-from compiler.ops.quantize_linear import Dequantize, Quantize, Returned, host_nodes
+from compiler.ops.quantize_linear import Dequantize, Quantize, Returned, host_nodes, is_given
 from compiler.ops.shapes import Reshape, Transpose, unreshaped
 from compiler.schedule.builder import SINGLE, Builder, Joined, View, device_shape, packed_bytes
 from compiler.schedule.options import ScheduleOptions
@@ -49,7 +49,8 @@ class Plan(Struct):
 
     tiles: TileGraph
     views: dict[int, View] = field(default_factory=dict[int, View])
-    inputs: list[tuple[Node, Tensor]] = field(default_factory=list[tuple[Node, Tensor]])
+    inputs: list[tuple[Node, Tensor | Buffer]] = field(default_factory=list[tuple[Node, Tensor | Buffer]])
+    """By what quantizes them; an input that nothing reads is a buffer."""
     outputs: list[tuple[Node, Tensor | Buffer]] = field(default_factory=list[tuple[Node, Tensor | Buffer]])
     """A constant is a buffer among the weights."""
 
@@ -59,7 +60,7 @@ def plan(graph: Graph, target: Target, options: ScheduleOptions, fill: float = 1
 
     Raises:
         FitError: a layer has no tile that fits.
-        CompileError: a graph output that is computed by no layer.
+        CompileError: an operation that is not supported.
     """
     return _Planner(graph, target, options, fill).run()
 
@@ -67,6 +68,13 @@ def plan(graph: Graph, target: Target, options: ScheduleOptions, fill: float = 1
 def item_bytes(node: Node) -> int:
     """Bytes of an element on the device: indices are int32 there."""
     return INDEX_BYTES if node.type.dtype is DType.I64 else 1
+
+
+def host_value(edge: Node) -> Node:
+    """The graph input behind what quantizes it, and behind a permutation of the host."""
+    while edge.inputs:
+        (edge,) = edge.inputs
+    return edge
 
 
 def _require_codes(node: Node) -> None:
@@ -96,7 +104,7 @@ class _Planner:
             n for n in self.nodes if not isinstance(n.op, (Quantize, Reshape)) and n.id not in self.subtensors
         ]
         self.index = {n.id: i for i, n in enumerate(self.layers)}
-        self.returned = {unreshaped(self._returned_value(n)).id for n in graph.outputs if not n.is_constant}
+        self.returned = {unreshaped(self._returned_value(n)).id for n in graph.outputs if not is_given(n)}
         self.users = {
             n.id: self._layers_using(n)
             for n in self.nodes
@@ -121,9 +129,11 @@ class _Planner:
             self._join_in_place()
 
     def run(self) -> Plan:
-        for node in self.nodes:
+        for node in self.graph.nodes():
             if isinstance(node.op, Quantize):
                 self._input(node)
+            elif isinstance(node.op, Input) and not self.graph.users(node):
+                self.plan.inputs.append((node, self._unread(node)))
         for segment in self.partition.segments:
             if segment.rows:
                 self._segment(segment)
@@ -132,37 +142,34 @@ class _Planner:
         self._raise_refusals()
         for node in self.nodes:
             self._view(node)
-        for node in self.graph.outputs:
-            if node.is_constant:
-                image = self.builder.image(Memory.WEIGHTS, packed_bytes(node.constant), node.name)
-                self.plan.tiles.constants.append(image)
-                self.plan.outputs.append((node, image))
-                continue
-            tensor = self._view(self._returned_value(node)).tensor
-            if tensor.home.memory is not Memory.OUTPUT:
-                raise CompileError(
-                    Diagnostic(
-                        "model.unsupported",
-                        f"the output '{node.name}' is a graph input or another output under a new shape",
-                        node.loc,
-                        "an output computed by a layer",
-                    )
-                )
-            self.plan.outputs.append((node, tensor))
+        self.plan.outputs += [(node, self._output(node)) for node in self.graph.outputs]
         return self.plan
 
     def _input(self, node: Node) -> None:
         """A graph input, as the host has permuted and quantized it."""
-        name = self._host_value(node.inputs[0]).name
+        name = host_value(node).name
         home = Buffer(name, Memory.INPUT, node.type.elements)
         tensor = self._tensor(node, node.shape, home)
         self.plan.inputs.append((node, tensor))
         self.plan.views[node.id] = View(tensor, device_shape(node.shape))
 
-    @staticmethod
-    def _host_value(node: Node) -> Node:
-        """The graph input behind a permutation of the host."""
-        return node.inputs[0] if isinstance(node.op, Transpose) else node
+    def _unread(self, node: Node) -> Buffer:
+        """A graph input that is returned and that no layer reads: as the host has it."""
+        home = Buffer(node.name, Memory.INPUT, node.type.elements * node.type.dtype.numpy.itemsize)
+        self.plan.tiles.given.append(home)
+        return home
+
+    def _output(self, node: Node) -> Tensor | Buffer:
+        """Where a graph output is; of a graph input, where that is."""
+        if node.is_constant:
+            image = self.builder.image(Memory.WEIGHTS, packed_bytes(node.constant), node.name)
+            self.plan.tiles.given.append(image)
+            return image
+        if isinstance(node.op, Input):
+            return next(place for edge, place in self.plan.inputs if host_value(edge) is node)
+        tensor = self._view(self._returned_value(node)).tensor
+        assert tensor.home.memory is Memory.OUTPUT, f"no layer computes the output {node.name}"
+        return tensor
 
     def _begin(self, node: Node) -> tuple[Layer, Tensor]:
         """A layer, and where its result is."""

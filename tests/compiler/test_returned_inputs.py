@@ -1,0 +1,113 @@
+"""Graph outputs that are graph inputs: the host gives them back as they came, from every form of the network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import x1
+from compiler.frontend.ir_reader import parse_graph
+from compiler.ir.printer import print_graph
+from isa.container import load, save
+from isa.memory_map import Region
+from isa.program import Program
+from isa.support.diagnostics import BinaryError
+from isa.support.records import replace
+from tests import models
+
+SHAPE = (1, 3, 2, 4)
+READ = np.linspace(-1, 1, 24, dtype=np.float32).reshape(SHAPE)
+UNREAD = np.array([[np.nan, np.inf, -0.0, 1e-40, 1e38]], np.float32)
+CODES = np.array([[-128, 0, 127]], np.int8)
+GIVEN = {"x": READ, "u": UNREAD, "k": CODES}
+EXPECTED = [v.tobytes() for v in (READ, UNREAD, UNREAD, CODES, READ)]
+
+
+def network() -> models.onnx.ModelProto:
+    """A layer reads x; nothing reads u and k."""
+    nodes = [
+        models.node("Relu", "x", "y"),
+        models.node("Identity", "x", "a"),
+        models.node("Identity", "u", "b"),
+        models.node("Identity", "u", "c"),
+        models.node("Identity", "k", "d"),
+    ]
+    made = models.model(nodes, {"x": SHAPE, "u": UNREAD.shape, "k": CODES.shape}, "y a b c d x")
+    kinds = {"k": models.onnx.TensorProto.INT8, "d": models.onnx.TensorProto.INT8}
+    for value in (*made.graph.input, *made.graph.output):
+        if value.name in kinds:
+            value.type.tensor_type.elem_type = kinds[value.name]
+    return made
+
+
+def returned(binary: x1.Binary | Program) -> list[bytes]:
+    _, *given = x1.Session(binary).run(None, GIVEN)
+    return [v.tobytes() for v in given]
+
+
+def test_the_host_gives_them_back_bit_for_bit() -> None:
+    binary = x1.compile(network(), calibrate=[GIVEN])
+    assert returned(binary) == EXPECTED
+    assert returned(load(binary.data)) == EXPECTED
+    assert not x1.check(binary).violations
+    checked = x1.verify(network(), binary, calibrate=[GIVEN], inputs=GIVEN)
+    assert checked.succeeded
+    assert {"a", "b", "c", "d", "x"} <= {t.name for t in checked.tensors}
+
+
+def test_no_layer_copies_them() -> None:
+    alone = models.model([models.node("Relu", "x", "y")], {"x": SHAPE}, "y")
+    same = x1.compile(network(), calibrate=[GIVEN]).program.instructions
+    assert len(same) == len(x1.compile(alone, calibrate=[{"x": READ}]).program.instructions)
+
+
+@pytest.mark.parametrize("form", ["qoperator", "qdq"])
+def test_what_quantize_writes_gives_them_back_too(form: str, tmp_path: Path) -> None:
+    x1.quantize(network(), [GIVEN]).save_onnx(tmp_path / "q.onnx", form)
+    assert returned(x1.compile(tmp_path / "q.onnx")) == EXPECTED
+    assert x1.verify(tmp_path / "q.onnx", inputs=GIVEN).succeeded
+
+
+def test_a_dump_gives_them_back_too(tmp_path: Path) -> None:
+    graph = x1.quantize(network(), [GIVEN]).integers()
+    text = print_graph(graph, blobs=True)
+    assert print_graph(parse_graph(text), blobs=True) == text
+    (tmp_path / "q.x1ir").write_text(text, encoding="utf-8")
+    assert returned(x1.compile(tmp_path / "q.x1ir")) == EXPECTED
+
+
+def test_a_network_of_the_dsl_may_return_its_input(tmp_path: Path) -> None:
+    (tmp_path / "n.net").write_text("model n\ninput x: float32[1, 4]\noutput x\n", encoding="utf-8")
+    x = np.array([[1.5, -2.25, np.inf, 0.1]], np.float32)
+    (given,) = x1.Session(x1.compile(tmp_path / "n.net", calibrate=[{"x": x}])).run(None, {"x": x})
+    assert given.tobytes() == x.tobytes()
+
+
+def test_verify_finds_a_binary_that_gives_back_another_input() -> None:
+    made = models.model(
+        [models.node("Identity", "u", "a"), models.node("Identity", "v", "b")],
+        {"u": (1, 4), "v": (1, 4)},
+        "a b",
+    )
+    given = {n: np.arange(4, dtype=np.float32)[None] + i for i, n in enumerate("uv")}
+    program = load(x1.compile(made, calibrate=[given]).data)
+    a, b = program.abi.outputs
+    crossed = (replace(b, name="a"), replace(a, name="b"))
+    spoilt = save(replace(program, abi=replace(program.abi, outputs=crossed)))
+    assert not x1.verify(made, spoilt, calibrate=[given], inputs=given).succeeded
+
+
+def test_a_returned_row_that_is_no_input_is_refused() -> None:
+    program = load(x1.compile(network(), calibrate=[GIVEN]).data)
+    y, a, *further = program.abi.outputs
+    assert Region(a.region) is Region.INPUT
+    for wrong in (
+        replace(a, offset=a.offset + 1),
+        replace(a, shape=a.shape[::-1]),
+        replace(a, region=int(Region.ARENA)),
+    ):
+        spoilt = replace(program, abi=replace(program.abi, outputs=(y, wrong, *further)))
+        with pytest.raises(BinaryError):
+            load(save(spoilt))
