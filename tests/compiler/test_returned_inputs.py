@@ -15,7 +15,7 @@ from isa.memory_map import Region
 from isa.program import Program
 from isa.support.diagnostics import BinaryError
 from isa.support.records import replace
-from tests import models
+from tests import command_line, models
 
 SHAPE = (1, 3, 2, 4)
 READ = np.linspace(-1, 1, 24, dtype=np.float32).reshape(SHAPE)
@@ -111,3 +111,10 @@ def test_a_returned_row_that_is_no_input_is_refused() -> None:
         spoilt = replace(program, abi=replace(program.abi, outputs=(y, wrong, *further)))
         with pytest.raises(BinaryError):
             load(save(spoilt))
+
+
+def test_inspect_tells_which_outputs_are_inputs(tmp_path: Path) -> None:
+    (tmp_path / "b.x1").write_bytes(x1.compile(network(), calibrate=[GIVEN]).data)
+    text = command_line.x1(["inspect", "b.x1"], tmp_path).stdout
+    assert "output a: float32[1, 3, 2, 4], the input x as it came\n" in text
+    assert "output c: float32[1, 5], the input u as it came\n" in text

@@ -13,7 +13,8 @@ from compiler.errors import FitError
 from compiler.frontend.load import load_model
 from compiler.ir.graph import Graph
 from compiler.ir.printer import print_graph
-from isa.program import Program
+from isa.memory_map import Region
+from isa.program import Abi, Interface, Program
 from isa.support.diagnostics import Diagnostic, UsageError, one_line
 from isa.support.records import to_builtins
 from x1 import api
@@ -153,11 +154,10 @@ def _summary(binary: api.Binary, program: Program) -> str:
         f"made by {program.note.compiler}"
         + (f", {program.note.calibration}" if program.note.calibration else ""),
     ]
-    for word, tensors in (("input ", program.abi.inputs), ("output", program.abi.outputs)):
-        lines += [
-            f"{word} {t.name}: {t.dtype}{list(t.shape)}, on the device {t.device_dtype}{list(t.device_shape)}"
-            for t in tensors
-        ]
+    lines += [f"input  {t.name}: {t.dtype}{list(t.shape)}, {_on_device(t)}" for t in program.abi.inputs]
+    lines += [
+        f"output {t.name}: {t.dtype}{list(t.shape)}, {_whence(program.abi, t)}" for t in program.abi.outputs
+    ]
     lines += [f"region {r.region} {r.section}: {r.bytes:,} bytes, {r.access}" for r in program.region_rows()]
     counts = {o.id: sum(r.count for r in program.debug.rows if r.op == o.id) for o in program.operators.ops}
     lines += [
@@ -166,6 +166,18 @@ def _summary(binary: api.Binary, program: Program) -> str:
     ]
     lines.append(f"{len(program.instructions)} instructions, {binary.macs:,} MACs")
     return "\n".join(map(one_line, lines))
+
+
+def _on_device(tensor: Interface) -> str:
+    return f"on the device {tensor.device_dtype}{list(tensor.device_shape)}"
+
+
+def _whence(interface: Abi, output: Interface) -> str:
+    """Where the host has an output from."""
+    given = interface.returned_input(output)
+    if given is not None:
+        return f"the input {given.name} as it came"
+    return "a constant" if output.region == Region.WEIGHTS else _on_device(output)
 
 
 def _shown(outcome: Result, form: str, output: str | None) -> Result:
