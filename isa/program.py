@@ -109,7 +109,8 @@ class Abi(Frozen):
 
     def returned_input(self, output: Interface) -> Interface | None:
         """The input that the host gives back, as it came, for an output; its row is the output's."""
-        return next((i for i in self.inputs if replace(i, name=output.name) == output), None)
+        found = (i for i in self.inputs if (i.region, i.offset) == (output.region, output.offset))
+        return next((i for i in found if replace(i, name=output.name) == output), None)
 
 
 class MapRow(Frozen):
