@@ -10,7 +10,7 @@ import numpy as np
 from compiler.ir.graph import Graph, Input, Node
 from compiler.ir.types import DType
 from compiler.ops.shapes import Transpose
-from compiler.schedule.segments.plan import Plan
+from compiler.schedule.segments.plan import Plan, host_value
 from compiler.schedule.tile_graph import REGION, Buffer, Layer, Memory, Tensor, TileOp
 from compiler.schedule.tokens import Synchronized
 from isa.container import TEXT
@@ -83,11 +83,14 @@ def _image(buffers: Sequence[Buffer], memory: Memory, size: int) -> bytes:
 
 
 def _abi(graph: Graph, plan: Plan) -> Abi:
+    """An output that is an input has the row of that, under its own name."""
     inputs = tuple(_input(node, given) for node, given in plan.inputs)
     named = {row.name: row for row in inputs}
     outputs = (
-        _output(name, node, given, named)
-        for name, (node, given) in zip(graph.output_names, plan.outputs, strict=True)
+        replace(named[node.name], name=name)
+        if isinstance(node.op, Input)
+        else _output(name, node, plan.outputs[node.id])
+        for name, node in zip(graph.output_names, graph.outputs, strict=True)
     )
     return Abi(inputs, tuple(outputs))
 
@@ -96,16 +99,13 @@ def _input(node: Node, given: Tensor | Buffer) -> Interface:
     """`node` quantizes a graph input or the host's transpose of one, or is an input that nothing reads."""
     if isinstance(given, Buffer):
         return _untouched(node.name, node, given)
-    (source,) = node.inputs
-    if not isinstance(source.op, Transpose):
-        return _interface(source.name, source, node, given, tuple(range(len(source.shape))))
-    return _interface(source.inputs[0].name, source.inputs[0], node, given, source.op.perm)
+    host, (source,) = host_value(node), node.inputs
+    perm = source.op.perm if isinstance(source.op, Transpose) else tuple(range(len(source.shape)))
+    return _interface(host.name, host, node, given, perm)
 
 
-def _output(name: str, node: Node, given: Tensor | Buffer, inputs: Mapping[str, Interface]) -> Interface:
-    """`node` gives out a layer's result, a transpose of that which the host makes, a constant or an input."""
-    if isinstance(node.op, Input):
-        return replace(inputs[node.name], name=name)
+def _output(name: str, node: Node, given: Tensor | Buffer) -> Interface:
+    """`node` gives out the result of a layer, is a transpose of that which the host makes, or a constant."""
     if isinstance(given, Buffer):
         return _untouched(name, node, given)
     if not isinstance(node.op, Transpose):

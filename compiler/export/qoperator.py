@@ -9,7 +9,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 import compiler.ops  # noqa: F401  # pyright: ignore[reportUnusedImport]  (declares)
-from compiler.ir.graph import Graph, Input
+from compiler.ir.graph import Graph, Input, Node
 from compiler.ir.stage import Stage
 from compiler.ir.types import DType
 from compiler.rules.exporting import MICROSOFT, WRITERS, OnnxWriter
@@ -38,11 +38,17 @@ def written(graph: Graph) -> OnnxWriter:
         if not node.is_constant and not isinstance(node.op, Input):
             WRITERS[type(node.op)](writer, node, node.op)
     for name, node in zip(graph.output_names, graph.outputs, strict=True):
-        if node.is_constant:
-            writer.add("Constant", [], writer.names[node.id], value=numpy_helper.from_array(node.constant))
-        elif isinstance(node.op, Input) and name != node.name:
-            writer.add("Identity", [node.name], name)
+        writer.outputs.append(_write_output(writer, name, node))
     return writer
+
+
+def _write_output(w: OnnxWriter, name: str, node: Node) -> str:
+    """Write what no operator gives out; the name of the output."""
+    if isinstance(node.op, Input):
+        return name if name == node.name else w.add("Identity", [node.name], name)
+    if node.is_constant:
+        w.add("Constant", [], w.names[node.id], value=numpy_helper.from_array(node.constant))
+    return w.names[node.id]
 
 
 def as_model(
@@ -50,12 +56,8 @@ def as_model(
 ) -> onnx.ModelProto:
     """The ONNX model of what was written of a graph."""
     outputs = [
-        helper.make_tensor_value_info(
-            name if isinstance(node.op, Input) else writer.names[node.id],
-            ELEMENT_TYPES[node.type.dtype],
-            node.shape,
-        )
-        for name, node in zip(graph.output_names, graph.outputs, strict=True)
+        helper.make_tensor_value_info(name, ELEMENT_TYPES[node.type.dtype], node.shape)
+        for name, node in zip(writer.outputs, graph.outputs, strict=True)
     ]
     wanted = set(extra_outputs)
     outputs += [

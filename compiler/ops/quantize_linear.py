@@ -6,7 +6,7 @@ graph (stage qdq) they stand around every operation, and say how it is quantized
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import ClassVar, Final
 
 import numpy as np
@@ -15,7 +15,14 @@ from compiler.ir.graph import Graph, Input, Node
 from compiler.ir.op import Array, Op, op
 from compiler.ir.types import DType, Quant, TensorType
 from compiler.rules.exporting import OnnxWriter, written_as_onnx
-from compiler.rules.importing import MICROSOFT_DOMAIN, ONNX_OPERATORS, OnnxNode, onnx_operator
+from compiler.rules.importing import (
+    MICROSOFT_DOMAIN,
+    ONNX_OPERATORS,
+    OnnxNode,
+    is_parameter,
+    known_values,
+    onnx_operator,
+)
 from isa import arithmetic
 from isa.support.locations import Loc
 from isa.support.records import Frozen, replace
@@ -64,22 +71,30 @@ class Returned(Op):
         return args[0]
 
 
-def returned_constant(graph: Graph, value: Array, name: str, loc: Loc) -> Node:
-    """A graph output that is known; codes in it are numbers as they are."""
-    dtype = DType.of(value.dtype)
-    assert dtype is not None
-    return graph.const(value, name, loc, Quant((1.0,), 0, None, dtype) if dtype.is_code else None)
-
-
 def is_given(node: Node) -> bool:
     """Whether no layer computes a graph output: a constant or a graph input, which the host has as it is."""
     return node.is_constant or isinstance(node.op, Input)
 
 
-def returned(value: Node, codes: Node, name: str) -> Node:
-    """What the host is given of a value: its codes, in real numbers where the value is real."""
+def returned(graph: Graph, value: Node, name: str, codes: Callable[[Node], Node]) -> Node:
+    """The output of an integer graph for a value of the graph that it is made from.
+
+    What is known and what is an input the host has as it is. Of anything else it gets the `codes`, in real
+    numbers where the value is real.
+    """
+    if is_parameter(value):
+        return _constant(graph, known_values(value), name, value.loc)
+    if isinstance(value.op, Input):
+        return next(i for i in graph.inputs if i.name == value.name)
     operation = Dequantize() if value.type.dtype is DType.F32 else Returned()
-    return codes.graph.add(operation, (codes,), name=name, loc=value.loc)
+    return graph.add(operation, (codes(value),), name=name, loc=value.loc)
+
+
+def _constant(graph: Graph, value: Array, name: str, loc: Loc) -> Node:
+    """A graph output that is known; codes in it are numbers as they are."""
+    dtype = DType.of(value.dtype)
+    assert dtype is not None
+    return graph.const(value, name, loc, Quant((1.0,), 0, None, dtype) if dtype.is_code else None)
 
 
 def host_nodes(graph: Graph) -> set[int]:

@@ -14,10 +14,10 @@ from compiler.ir.graph import Graph, Input, Node, SourceView
 from compiler.ir.stage import Stage
 from compiler.ir.types import DType, Quant
 from compiler.ops.activation import QTable
-from compiler.ops.quantize_linear import Dequantize, Quantize, returned, returned_constant
+from compiler.ops.quantize_linear import Dequantize, Quantize, returned
 from compiler.passes.base import Pass
 from compiler.quantize.scheme import Scheme
-from compiler.rules.importing import is_parameter, known_values
+from compiler.rules.importing import is_parameter
 from compiler.rules.quantizing import Quantizer, quantize_node
 from isa.support.diagnostics import Diagnostic
 from isa.support.records import field
@@ -68,8 +68,6 @@ class _Fuser:
     def __init__(self, graph: Graph, scheme: Scheme) -> None:
         self.graph, self.scheme = graph, scheme
         self.made = Graph(graph.name, Stage.Q, graph.provenance or "scales of the model")
-        self.given: dict[int, Node] = {}
-        """The graph inputs, by what they were in the old graph."""
         self.codes: dict[int, Node] = {}
         """What nodes of the old graph have become: codes, or a float graph input."""
         self.opened: dict[int, Node] = {}
@@ -90,7 +88,8 @@ class _Fuser:
         if self.refused:
             raise CompileError(self.refused)
         outputs = [
-            self._output(n, name) for n, name in zip(self.graph.outputs, self.graph.output_names, strict=True)
+            returned(self.made, n, name, self._codes)
+            for n, name in zip(self.graph.outputs, self.graph.output_names, strict=True)
         ]
         self.made.set_outputs(outputs, self.graph.output_names)
         self.made.erase_dead()
@@ -118,7 +117,7 @@ class _Fuser:
         quant = node.type.quant
         if node.type.dtype.is_code and quant is None:
             quant = Quant((1.0,), 0, None, node.type.dtype)
-        given = self.given[node.id] = self.made.input(node.name, node.type.dtype, node.shape, node.loc, quant)
+        given = self.made.input(node.name, node.type.dtype, node.shape, node.loc, quant)
         if node.type.dtype.is_code:
             given = self._named(self.made.add(Quantize(), (given,), loc=node.loc, quant=quant), node)
         self.codes[node.id] = given
@@ -173,10 +172,3 @@ class _Fuser:
             made.name, made.views = source.name, ()
         made.views += (SourceView(source.name, (), made.shape),)
         return made
-
-    def _output(self, node: Node, name: str) -> Node:
-        if is_parameter(node):
-            return returned_constant(self.made, known_values(node), name, node.loc)
-        if isinstance(node.op, Input):
-            return self.given[node.id]
-        return returned(node, self._codes(node), name)

@@ -14,7 +14,7 @@ from typing import ClassVar
 from compiler.errors import CompileError, Unsupported
 from compiler.ir.graph import Graph, Input, Node, SourceView
 from compiler.ir.stage import Stage
-from compiler.ops.quantize_linear import Quantize, returned, returned_constant
+from compiler.ops.quantize_linear import Quantize, returned
 from compiler.ops.real import whole_numbers
 from compiler.passes.base import Pass
 from compiler.quantize.scheme import Scheme
@@ -55,25 +55,13 @@ def to_integers(graph: Graph, scheme: Scheme) -> tuple[Graph, set[str]]:
             refused.append(error.diagnostic)
     if refused:
         raise CompileError(refused)
-    given = {n.name: n for n in made.inputs}
     outputs = [
-        _returned(made, n, values, given, name)
+        returned(made, n, name, lambda value: values[value.id])
         for n, name in zip(graph.outputs, graph.output_names, strict=True)
     ]
     made.set_outputs(outputs, graph.output_names)
     made.erase_dead()
     return made, quantizer.asked
-
-
-def _returned(
-    made: Graph, node: Node, values: Mapping[int, Node], given: Mapping[str, Node], name: str
-) -> Node:
-    """A graph output: computed, or what the host has as it is."""
-    if node.is_constant:
-        return returned_constant(made, node.constant, name, node.loc)
-    if isinstance(node.op, Input):
-        return given[node.name]
-    return returned(node, values[node.id], name)
 
 
 def _quantized(quantizer: Quantizer, node: Node, values: Mapping[int, Node]) -> Node:

@@ -24,6 +24,8 @@ class OnnxWriter(Struct):
     names: dict[int, str]
     nodes: list[OnnxNodeText] = field(default_factory=list[OnnxNodeText])
     initializers: dict[str, NDArray[Any]] = field(default_factory=dict[str, NDArray[Any]])
+    outputs: list[str] = field(default_factory=list[str])
+    """The ONNX names of the graph's outputs."""
 
     def tensor(self, node: Node) -> str:
         """The ONNX name of a node's value."""

@@ -8,14 +8,13 @@ import numpy as np
 import pytest
 
 import x1
-from compiler.frontend.ir_reader import parse_graph
-from compiler.ir.printer import print_graph
 from isa.container import load, save
 from isa.memory_map import Region
 from isa.program import Program
 from isa.support.diagnostics import BinaryError
 from isa.support.records import replace
 from tests import models
+from tests.quantized_forms import FORMS, saved
 
 REAL = np.array([[0.1, -2.5, np.inf]], np.float32)
 WHOLE = np.array([1, 1 << 40], np.int64)
@@ -54,19 +53,11 @@ def test_the_host_is_given_them_as_they_are() -> None:
     assert x1.verify(network(), binary, calibrate=[X], inputs=X).succeeded
 
 
-@pytest.mark.parametrize("form", ["qoperator", "qdq"])
-def test_what_quantize_writes_gives_them_too(form: str, tmp_path: Path) -> None:
-    x1.quantize(network(), [X]).save_onnx(tmp_path / "q.onnx", form)
-    assert returned(x1.compile(tmp_path / "q.onnx")) == EXPECTED
-    assert x1.verify(tmp_path / "q.onnx", inputs=X).succeeded
-
-
-def test_a_dump_gives_them_too(tmp_path: Path) -> None:
-    graph = x1.quantize(network(), [X]).integers()
-    text = print_graph(graph, blobs=True)
-    assert print_graph(parse_graph(text), blobs=True) == text
-    (tmp_path / "q.x1ir").write_text(text, encoding="utf-8")
-    assert returned(x1.compile(tmp_path / "q.x1ir")) == EXPECTED
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_of_the_quantized_network_gives_them_too(form: str, tmp_path: Path) -> None:
+    file = saved(network(), X, form, tmp_path)
+    assert returned(x1.compile(file)) == EXPECTED
+    assert x1.verify(file, inputs=X).succeeded
 
 
 def test_a_network_of_nothing_else_compiles() -> None:

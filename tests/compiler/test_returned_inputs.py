@@ -8,14 +8,13 @@ import numpy as np
 import pytest
 
 import x1
-from compiler.frontend.ir_reader import parse_graph
-from compiler.ir.printer import print_graph
 from isa.container import load, save
 from isa.memory_map import Region
 from isa.program import Program
 from isa.support.diagnostics import BinaryError
 from isa.support.records import replace
 from tests import command_line, models
+from tests.quantized_forms import FORMS, saved
 
 SHAPE = (1, 3, 2, 4)
 READ = np.linspace(-1, 1, 24, dtype=np.float32).reshape(SHAPE)
@@ -63,19 +62,11 @@ def test_no_layer_copies_them() -> None:
     assert len(same) == len(x1.compile(alone, calibrate=[{"x": READ}]).program.instructions)
 
 
-@pytest.mark.parametrize("form", ["qoperator", "qdq"])
-def test_what_quantize_writes_gives_them_back_too(form: str, tmp_path: Path) -> None:
-    x1.quantize(network(), [GIVEN]).save_onnx(tmp_path / "q.onnx", form)
-    assert returned(x1.compile(tmp_path / "q.onnx")) == EXPECTED
-    assert x1.verify(tmp_path / "q.onnx", inputs=GIVEN).succeeded
-
-
-def test_a_dump_gives_them_back_too(tmp_path: Path) -> None:
-    graph = x1.quantize(network(), [GIVEN]).integers()
-    text = print_graph(graph, blobs=True)
-    assert print_graph(parse_graph(text), blobs=True) == text
-    (tmp_path / "q.x1ir").write_text(text, encoding="utf-8")
-    assert returned(x1.compile(tmp_path / "q.x1ir")) == EXPECTED
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_of_the_quantized_network_gives_them_back_too(form: str, tmp_path: Path) -> None:
+    file = saved(network(), GIVEN, form, tmp_path)
+    assert returned(x1.compile(file)) == EXPECTED
+    assert x1.verify(file, inputs=GIVEN).succeeded
 
 
 def test_a_network_of_the_dsl_may_return_its_input(tmp_path: Path) -> None:

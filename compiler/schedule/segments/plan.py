@@ -51,8 +51,8 @@ class Plan(Struct):
     views: dict[int, View] = field(default_factory=dict[int, View])
     inputs: list[tuple[Node, Tensor | Buffer]] = field(default_factory=list[tuple[Node, Tensor | Buffer]])
     """By what quantizes them; an input that nothing reads is a buffer."""
-    outputs: list[tuple[Node, Tensor | Buffer]] = field(default_factory=list[tuple[Node, Tensor | Buffer]])
-    """A constant is a buffer among the weights."""
+    outputs: dict[int, Tensor | Buffer] = field(default_factory=dict[int, Tensor | Buffer])
+    """Those that are no inputs; a constant is a buffer among the weights."""
 
 
 def plan(graph: Graph, target: Target, options: ScheduleOptions, fill: float = 1.0) -> Plan:
@@ -142,7 +142,9 @@ class _Planner:
         self._raise_refusals()
         for node in self.nodes:
             self._view(node)
-        self.plan.outputs += [(node, self._output(node)) for node in self.graph.outputs]
+        for node in self.graph.outputs:
+            if not isinstance(node.op, Input):
+                self.plan.outputs[node.id] = self._output(node)
         return self.plan
 
     def _input(self, node: Node) -> None:
@@ -160,13 +162,11 @@ class _Planner:
         return home
 
     def _output(self, node: Node) -> Tensor | Buffer:
-        """Where a graph output is; of a graph input, where that is."""
+        """Where a graph output is."""
         if node.is_constant:
             image = self.builder.image(Memory.WEIGHTS, packed_bytes(node.constant), node.name)
             self.plan.tiles.given.append(image)
             return image
-        if isinstance(node.op, Input):
-            return next(place for edge, place in self.plan.inputs if host_value(edge) is node)
         tensor = self._view(self._returned_value(node)).tensor
         assert tensor.home.memory is Memory.OUTPUT, f"no layer computes the output {node.name}"
         return tensor
