@@ -342,9 +342,6 @@ def _check_interface(program: Program) -> None:
         (program.abi.inputs, Region.INPUT, "input"),
         (program.abi.outputs, Region.OUTPUT, "output"),
     ):
-        names = [t.name for t in tensors]
-        if len(set(names)) != len(names):
-            raise RecordError(f"two {writer}s have the same name")
         for tensor in tensors:
             given = writer == "output" and tensor.region in (Region.WEIGHTS, Region.INPUT)
             allowed = Region(tensor.region) if given else region
@@ -353,6 +350,17 @@ def _check_interface(program: Program) -> None:
                 raise RecordError(f"the output '{tensor.name}' is no input")
     if pair := first_overlap(program.abi.inputs):
         raise RecordError(f"the inputs '{pair[0].name}' and '{pair[1].name}' share bytes")
+    _check_interface_names(program.abi)
+
+
+def _check_interface_names(abi: Abi) -> None:
+    """Rows of one input are one tensor of the host; an output has one row."""
+    hosts = {t.name: (t.dtype, t.shape) for t in abi.inputs}
+    for tensor in abi.inputs:
+        if hosts[tensor.name] != (tensor.dtype, tensor.shape):
+            raise RecordError(f"two inputs have the name '{tensor.name}'")
+    if len({t.name for t in abi.outputs}) != len(abi.outputs):
+        raise RecordError("two outputs have the same name")
 
 
 def _check_tensor(tensor: Interface, region: Region, limit: int, writer: str) -> None:

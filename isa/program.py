@@ -101,11 +101,20 @@ class RegionRow(Frozen):
 
 
 class Abi(Frozen):
-    """The interface between host and device."""
+    """The interface between host and device.
+
+    An input that layers take with several scales has a row for each; the host gives it once.
+    """
 
     inputs: tuple[Interface, ...] = ()
     outputs: tuple[Interface, ...] = ()
     regions: tuple[RegionRow, ...] = ()
+
+    @property
+    def host_inputs(self) -> tuple[Interface, ...]:
+        """What the host gives: the first row of each input."""
+        first = {row.name: row for row in reversed(self.inputs)}
+        return tuple(row for row in self.inputs if first[row.name] is row)
 
     def returned_input(self, output: Interface) -> Interface | None:
         """The input that the host gives back, as it came, for an output; its row is the output's."""

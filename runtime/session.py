@@ -82,7 +82,7 @@ class ProgramSession:
 
     def get_inputs(self) -> list[Argument]:
         """The graph inputs."""
-        return [_argument(t) for t in self.program.abi.inputs]
+        return [_argument(t) for t in self.program.abi.host_inputs]
 
     def get_outputs(self) -> list[Argument]:
         """The graph outputs."""
@@ -185,7 +185,7 @@ def _require_mapping(inputs: object) -> None:
 
 
 def _check_names(program: Program, inputs: Mapping[str, NDArray[Any]]) -> None:
-    known = [t.name for t in program.abi.inputs]
+    known = [t.name for t in program.abi.host_inputs]
     found = [
         not_among("run.input", f"there is no input '{name}'", name, known)
         for name in inputs

@@ -425,6 +425,31 @@ def outputs_that_are_inputs(r: Random) -> Sort:
     return Sort(made)
 
 
+@kind
+def inputs_quantized_more_than_once(r: Random) -> Sort:
+    """Layers take one input with scales, zero points and types of their own; some have the same."""
+    nodes: list[onnx.NodeProto] = []
+    constants: dict[str, Any] = {}
+    outputs: list[str] = []
+    layers = r.permutation(["Relu", "Neg", "GlobalAveragePool", "MaxPool", "Sigmoid"])[: pick(r, 2, 3, 4)]
+    for n, first in enumerate(layers):
+        zero = np.uint8(pick(r, 0, 128, 117)) if flip(r) else np.int8(pick(r, 0, -5))
+        constants |= {f"s{n}": np.float32(pick(r, 0.02, 0.02, r.uniform(0.01, 0.05))), f"z{n}": zero}
+        window: dict[str, Any] = {"kernel_shape": [2, 2]} if first == "MaxPool" else {}
+        nodes += [
+            node("QuantizeLinear", f"x s{n} z{n}", f"q{n}"),
+            node("DequantizeLinear", f"q{n} s{n} z{n}", f"d{n}"),
+            node(str(first), f"d{n}", f"f{n}", **window),
+            node("QuantizeLinear", f"f{n} s{n} z{n}", f"g{n}"),
+            node("DequantizeLinear", f"g{n} s{n} z{n}", f"y{n}"),
+        ]
+        outputs.append(f"y{n}")
+    if flip(r):
+        nodes.append(node("Identity", "x", "same"))
+        outputs.append("same")
+    return Sort(model(nodes, {"x": image(r)}, " ".join(outputs), constants))
+
+
 # --- operators made of others ------------------------------------------------------------------------------------------
 
 

@@ -169,7 +169,8 @@ def _summary(binary: api.Binary, program: Program) -> str:
 
 
 def _on_device(tensor: Interface) -> str:
-    return f"on the device {tensor.device_dtype}{list(tensor.device_shape)}"
+    codes = "" if tensor.scale is None else f", scale {tensor.scale:.7g}, zero point {tensor.zero_point}"
+    return f"on the device {tensor.device_dtype}{list(tensor.device_shape)}{codes}"
 
 
 def _whence(interface: Abi, output: Interface) -> str:

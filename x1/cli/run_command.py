@@ -131,7 +131,7 @@ def _run(
     samples: bool,
 ) -> Ran:
     """The binary run once, or once for each sample, with a progress bar; tensors overwrite no source."""
-    interface = session.program.abi.inputs
+    interface = session.program.abi.host_inputs
     members = data.input_members(inputs, [t.name for t in interface])
     runs = _runs(members, interface, samples=samples)
     ran = Ran()

@@ -227,7 +227,7 @@ def verify(
     elif network.quantized is None and network.float_graph is not None and binary is not None:
         network = quantized_as(network, as_binary(binary).program)
     network.integers()
-    made = api.compile(network, target, overrides=overrides) if binary is None else as_binary(binary)
+    made = as_binary(api.compile(network, target, overrides=overrides).data if binary is None else binary)
     given = samples if samples is not None else inputs
     if given is None:
         raise UsageError(
