@@ -2,5 +2,5 @@
 
 from typing import Final
 
-ISA_VERSION: Final = "0.1"
-CONTAINER_VERSION: Final = "0.3"
+ISA_VERSION: Final = "0.2"
+CONTAINER_VERSION: Final = "0.4"

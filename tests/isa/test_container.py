@@ -50,14 +50,14 @@ def test_pyelftools_reads_sections_notes_and_symbols() -> None:
 
     program = load(binary())
     elf: Any = ELFFile(io.BytesIO(binary()))
-    assert (elf["e_type"], elf["e_machine"], elf["e_flags"]) == ("ET_EXEC", 0xE71D, 1)
+    assert (elf["e_type"], elf["e_machine"], elf["e_flags"]) == ("ET_EXEC", 0xE71D, 2)
     assert elf.get_section_by_name(".weights").data() == program.weights
     assert elf.get_section_by_name(".text.core0")["sh_addr"] == 16 << 40
     assert elf.get_section_by_name(".output")["sh_type"] == "SHT_NOBITS"
     (note,) = elf.get_section_by_name(".note.x1").iter_notes()
     assert note["n_name"] == "X1"
     record = json.loads(note["n_descdata"])
-    assert record["isa"] == "0.1"
+    assert record["isa"] == "0.2"
     names = {s.name for s in elf.get_section_by_name(".symtab").iter_symbols()}
     assert {t.name for t in program.symbols} <= names
 
