@@ -19,6 +19,7 @@ from isa.memory_map import address_unit
 from isa.spec import Access, Instruction
 from isa.support.records import Frozen, replace
 from isa.target import Target
+from isa.validate import form_faults
 
 DRAM_MEMORIES: Final = 8
 """Memories by number: a space on the chip, or a DRAM region counted from here."""
@@ -186,7 +187,7 @@ def _accesses(instr: Instruction, target: Target) -> tuple[tuple[Access, int], .
     Raises:
         _Unsound: it is not.
     """
-    if operand_faults(instr) or next(instr.check(target), None) is not None:
+    if operand_faults(instr) or next(form_faults(instr, target), None) is not None:
         raise _Unsound
     places = {o.name: (k, getattr(instr, o.name)) for k, o in enumerate(addresses(type(instr)))}
     found: list[tuple[Access, int]] = []

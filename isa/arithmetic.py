@@ -26,6 +26,10 @@ EXACT_INTEGERS: Final = 1 << 24
 """float32 holds every integer up to this magnitude."""
 
 
+WORD_LIMIT: Final = 1 << 30
+"""Integers made of float32 values saturate at this magnitude: two of them can be added."""
+
+
 def f32(value: ArrayLike) -> Float:
     """F(x): round to float32, nearest even; float64 and integer input are rounded once."""
     return np.asarray(value).astype(np.float32)
@@ -50,6 +54,21 @@ def round_half_even(v: Float) -> Float:
 def to_integer(v: Float, low: int, high: int) -> Int:
     """rne(v), saturated to low..high; v must not be NaN."""
     return np.clip(round_half_even(v), F32(low), F32(high)).astype(np.int32)
+
+
+def to_word(v: Float) -> Int:
+    """rne(v), saturated to -2^30..2^30; v must not be NaN."""
+    return to_integer(v, -WORD_LIMIT, WORD_LIMIT)
+
+
+def power_of_two(exponent: Array) -> Float:
+    """2^e as float32, e clamped to -126..127: no subnormal, no infinity."""
+    return np.ldexp(F32(1), np.clip(exponent, -126, 127)).astype(np.float32)
+
+
+def saturate32(value: Array) -> Int:
+    """int64 values, saturated to int32."""
+    return np.clip(value, INT32_MIN, INT32_MAX).astype(np.int32)
 
 
 # --- requantization ------------------------------------------------------------------------------
@@ -80,6 +99,20 @@ def _clamped_then_rounded(v: Float, zero_point: int, low: int, high: int) -> Int
     rounded = round_half_even(v).astype(np.int32)
     rounded += np.int32(zero_point)
     return rounded
+
+
+def requantize_shifted(acc: Array, bias: ArrayLike, m: ArrayLike, shift: int, low: int, high: int) -> Int:
+    """REQ by m * 2^-shift, rounded to float32 once; the shift is clamped to -31..126, the zero point 0.
+
+    With m = 1 this is `shift_right_rounding`, clamped, for sums that float32 holds exactly.
+    """
+    scale = f32(m) * power_of_two(np.asarray(-min(max(shift, -31), 126)))
+    return requantize(acc, bias, scale, 0, low, high)
+
+
+def quantize_by_exponent(v: Float, shift: int, low: int, high: int) -> Int:
+    """clamp(rne(F(v * 2^-shift))) of float32 values; the shift is clamped to -126..126."""
+    return to_integer(v * power_of_two(np.asarray(-min(max(shift, -126), 126))), low, high)
 
 
 def requantize_zero_point_first(

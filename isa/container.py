@@ -272,6 +272,7 @@ def _program(file: ElfFile, content: bytes, note: NoteRecord, name: str) -> Prog
         tuple(instructions),
         weights=data(Region.WEIGHTS.section),
         params=data(Region.PARAMS.section),
+        state=data(Region.STATE.section),
         arena_bytes=size(Region.ARENA.section),
         input_bytes=size(Region.INPUT.section),
         output_bytes=size(Region.OUTPUT.section),

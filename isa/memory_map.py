@@ -40,13 +40,13 @@ Q_GRANULES: Final = QUANT_RECORD.itemsize // GRANULE_BYTES
 
 
 class Space(IntEnum):
-    """An address space. Accesses count bytes in each of them."""
+    """An address space. Accesses count bytes in each of them; copies name those on the chip by number."""
 
     SPM = 0
     ACC = 1
     PRM = 2
-    DRAM = 3
-    SREG = 4
+    SREG = 3
+    DRAM = 4
 
 
 class Region(IntEnum):
@@ -77,17 +77,20 @@ class Region(IntEnum):
         return self << REGION_SHIFT
 
 
-DATA_REGIONS: Final = (Region.WEIGHTS, Region.PARAMS)
-"""Regions whose bytes a binary holds."""
+DATA_REGIONS: Final = (Region.WEIGHTS, Region.PARAMS, Region.STATE)
+"""Regions whose bytes a binary holds: in every byte of them something stands from the start."""
 SIZED_REGIONS: Final = (Region.ARENA, Region.INPUT, Region.OUTPUT)
 """Regions of which a binary says how large they are."""
-INITIALIZED_REGIONS: Final = (*DATA_REGIONS, Region.STATE)
-"""Regions in which every byte stands from the start."""
 
 
 def address_unit(t: Target, space: Space) -> int:
     """Bytes from one address of a space to the next."""
-    return {Space.ACC: t.mx.cols * ACCUMULATOR_BYTES, Space.PRM: GRANULE_BYTES}.get(space, 1)
+    units = {
+        Space.ACC: t.mx.cols * ACCUMULATOR_BYTES,
+        Space.PRM: GRANULE_BYTES,
+        Space.SREG: SREG_BYTES,
+    }
+    return units.get(space, 1)
 
 
 def memory_size(t: Target, space: Space) -> int:

@@ -224,6 +224,8 @@ class Program(Frozen, dict=True):
     note: Note = field(default_factory=Note)
     scheme: str = ""
     """The text of the scheme that a float network was quantized by."""
+    state: bytes = b""
+    """What the state region holds before the first run."""
 
     @cached_property
     def accesses(self) -> AccessTable:
@@ -241,12 +243,13 @@ class Program(Frozen, dict=True):
             Region.INPUT: self.input_bytes,
             Region.OUTPUT: self.output_bytes,
             Region.PARAMS: len(self.params),
+            Region.STATE: len(self.state),
         }
         return {r: n for r, n in sizes.items() if n}
 
     def region_contents(self) -> dict[Region, bytes]:
         """The bytes of the regions that the binary holds."""
-        return {Region.WEIGHTS: self.weights, Region.PARAMS: self.params}
+        return {Region.WEIGHTS: self.weights, Region.PARAMS: self.params, Region.STATE: self.state}
 
     def region_rows(self) -> tuple[RegionRow, ...]:
         """The region table of the interface."""

@@ -138,6 +138,12 @@ class Fault(Frozen):
     message: str
 
 
+def needs(t: Target, extension: str, operand: str, what: str) -> Iterator[Fault]:
+    """A fault where the target lacks an extension that an operand asks for."""
+    if extension not in t.ext:
+        yield Fault(Trap.EXT_MISSING, operand, f"{what} needs extension {extension}")
+
+
 class TrapError(Exception):
     """Raised inside `execute` and the memories; the machine adds instruction and place."""
 
@@ -254,6 +260,8 @@ class Instruction(Frozen, metaclass=InstructionMeta):
     engine: ClassVar[Engine]
     operands: ClassVar[tuple[Operand, ...]]
     shorthands: ClassVar[tuple[str, ...]] = ()
+    extension: ClassVar[str] = ""
+    """The letter of the extension that it belongs to, or none."""
     is_barrier: ClassVar[bool] = False
     """Whether it completes only when every earlier instruction of its core has."""
     is_terminator: ClassVar[bool] = False

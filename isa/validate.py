@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping
 
 from isa.encoding import Slots, operand_faults
 from isa.footprint import overlaps, repeats
-from isa.memory_map import Region, memory_name, memory_size
-from isa.spec import MAX_ACCESS, RANGE_TRAP, Access, Fault, Instruction, Trap
+from isa.memory_map import SREG_BYTES, Region, Space, memory_name, memory_size
+from isa.spec import MAX_ACCESS, RANGE_TRAP, Access, Fault, Instruction, Trap, needs
 from isa.target import Target
 
 
@@ -19,12 +19,19 @@ def instruction_faults(instr: Instruction, t: Target, sizes: Mapping[Region, int
     """Every reason why the instruction is not legal on this target with regions of these sizes."""
     if found := operand_faults(instr):
         return found
-    found = [*instr.check(t), *semaphore_faults((instr.waits, instr.signals), t.ctl.sems)]
+    found = [*form_faults(instr, t), *semaphore_faults((instr.waits, instr.signals), t.ctl.sems)]
     if found:
         return found
     accesses = list(instr.accesses(t))
     found = [f for a in accesses for f in access_faults(a, t, sizes)]
     return found or list(_overlap_faults(instr, accesses))
+
+
+def form_faults(instr: Instruction, t: Target) -> Iterator[Fault]:
+    """What neither addresses nor semaphores decide: the extension, and what the instruction checks."""
+    if instr.extension:
+        yield from needs(t, instr.extension, "op", f"'{instr.mnemonic}'")
+    yield from instr.check(t)
 
 
 def semaphore_faults(slots: Slots, sems: int) -> Iterator[Fault]:
@@ -60,6 +67,8 @@ def access_faults(a: Access, t: Target, sizes: Mapping[Region, int]) -> Iterator
             a.operand,
             f"{a.operand} {verb} bytes {low}..{high - 1} of {name}; allowed: 0..{size - 1}",
         )
+    elif a.space is Space.SREG and a.write and low < SREG_BYTES:
+        yield Fault(Trap.LIMIT, a.operand, f"{a.operand} writes s0, which reads 0; allowed: s1 to s63")
 
 
 def clash(instr: Instruction, write: Access, other: Access) -> Fault | None:

@@ -23,7 +23,7 @@ class CoreState:
     """One core with its memories, loaded with one program.
 
     Args:
-        program: what to execute; its data is placed at every reset.
+        program: what to execute; its data is placed at every reset, and what its state region holds.
         poison: trap on reads of bytes that nothing has written.
         trap_on_overflow: trap where an accumulator leaves int32; else only the sticky flag is set.
     """
@@ -47,6 +47,8 @@ class CoreState:
             r: CheckedMemory(memory_name(Space.DRAM, r), n, poison=poison, writable=r.writable)
             for r, n in program.region_sizes().items()
         }
+        self.kept = np.frombuffer(program.state, np.uint8).copy()
+        """The state region as the last run that came to its halt left it."""
         self.legal = [False] * len(program.instructions)
         """The instructions that have been found legal: they stay so."""
         self.reset()
@@ -57,11 +59,16 @@ class CoreState:
             memory.reset()
         for region, content in self.program.region_contents().items():
             if content:
-                self.dram[region].preload(content)
+                self.dram[region].preload(self.kept if region is Region.STATE else content)
         self.chip[Space.SREG].preload(bytes(4))  # s0 reads 0
         self.marks.clear()
         self.pc = self.retired = 0
         self.halted = self.accumulator_overflow = False
+
+    def commit(self) -> None:
+        """Keep what the state region holds: a run that does not come to its halt leaves no trace."""
+        if self.kept.size:
+            self.kept[:] = self.dram[Region.STATE].bytes
 
     def place(self, region: Region, offset: int, content: NDArray[np.uint8]) -> None:
         """Place input bytes into a DRAM region."""

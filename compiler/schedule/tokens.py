@@ -2,7 +2,8 @@
 
 Works from the declared `accesses` on any order of instructions. An instruction must come after
 the last conflicting one of every other engine; because engines are in order, one per engine is
-enough, and one that is implied by others is left out (transitive reduction by vector clocks).
+enough, and one that is implied by others is left out (transitive reduction by vector clocks). What the
+control engine executes at dispatch waits like the others; everything later comes after it by itself.
 A semaphore serves one pair of engines, and its k-th signal belongs to its k-th wait. A pair that gets none,
 because the target has few, is kept in order by fences.
 """
@@ -79,7 +80,6 @@ def required_edges(stream: Sequence[Instruction], target: Target) -> list[Edge]:
             latest = [(index,) * len(Engine)] * len(Engine)
             clocks.append(latest[0])
             continue
-        assert instr.engine is not Engine.CTL, "the compiler emits no other control instructions"
         clock = latest[instr.engine]
         for producer in sorted(history.touch(instr.engine, touched[index], index, clock), reverse=True):
             if clock[stream[producer].engine] < producer:
@@ -88,6 +88,8 @@ def required_edges(stream: Sequence[Instruction], target: Target) -> list[Edge]:
         clock = (*clock[: instr.engine], index, *clock[instr.engine + 1 :])
         clocks.append(clock)
         latest[instr.engine] = clock
+        if instr.engine is Engine.CTL:
+            latest = [tuple(map(max, own, clock)) for own in latest]
     return edges
 
 

@@ -81,6 +81,7 @@ def _finish(state: Assembly) -> Program | None:
         tuple(instrs),
         weights=_data(state, Region.WEIGHTS),
         params=_data(state, Region.PARAMS),
+        state=_data(state, Region.STATE),
         arena_bytes=sizes[Region.ARENA],
         input_bytes=sizes[Region.INPUT],
         output_bytes=sizes[Region.OUTPUT],

@@ -195,7 +195,7 @@ def data_section(state: Assembly, at: Node | Token) -> bytearray:
         Mistake: the lines go to a section without data.
     """
     if state.section not in DATA_SECTIONS:
-        raise Mistake(f"data belongs into .weights or .params, not {state.section}", at)
+        raise Mistake(f"data belongs into {', '.join(DATA_SECTIONS)}, not {state.section}", at)
     return state.sections.setdefault(state.section, bytearray())
 
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from isa.accesses import DRAM_MEMORIES, AccessTable, InstructionTemplate, distinct, memory_number, row_offsets
 from isa.encoding import addresses, slot_faults
 from isa.footprint import repeats, same_memory
-from isa.memory_map import Space, memory_size
+from isa.memory_map import SREG_BYTES, Space, memory_size
 from isa.program import Program
 from isa.validate import access_faults, clash, semaphore_faults
 
@@ -57,11 +57,13 @@ def _misplaced(table: AccessTable) -> NDArray[np.bool_]:
 
 
 def _out_of_range(program: Program, table: AccessTable) -> NDArray[np.bool_]:
-    """Accesses that leave their memory."""
+    """Accesses that leave their memory, or write the register that reads 0."""
     sizes = {int(s): memory_size(program.target, s) for s in Space if s is not Space.DRAM}
     sizes |= {DRAM_MEMORIES + r: n for r, n in program.region_sizes().items()}
     size = np.array([sizes.get(memory_number(a), 0) for a in table.prototypes], np.int64)
-    return (table.low < 0) | (table.high > size[table.prototype])
+    to_registers = table.write & (table.memory == Space.SREG)
+    least = np.where(to_registers, SREG_BYTES, 0)
+    return (table.low < least[table.prototype]) | (table.high > size[table.prototype])
 
 
 def _clashing(table: AccessTable, among: NDArray[np.bool_]) -> list[int]:

@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from isa.accesses import DRAM_MEMORIES, AccessTable, Ints, distinct, row_offsets
 from isa.checker.tokens import Clocks
 from isa.footprint import GRAIN, box, coarse, overlaps
-from isa.memory_map import INITIALIZED_REGIONS, Region, Space, memory_size
+from isa.memory_map import DATA_REGIONS, Region, Space, memory_size
 from isa.program import Interface, Program
 from isa.spec import Engine
 from isa.support.records import Frozen, replace
 
-DEFINED: Final = frozenset(DRAM_MEMORIES + r for r in INITIALIZED_REGIONS)
+DEFINED: Final = frozenset(DRAM_MEMORIES + r for r in DATA_REGIONS)
 """Memories in which every byte stands from the start."""
 PAIRS_PER_ACCESS: Final = 64
 PAIRS_AT_ONCE: Final = 1 << 20

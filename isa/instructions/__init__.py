@@ -8,6 +8,7 @@ from isa.instructions import (
     vector_depthwise,
     vector_elementwise,
     vector_reduce,
+    vector_words,
 )
 from isa.spec import reserve
 
@@ -19,11 +20,17 @@ __all__ = [
     "vector_depthwise",
     "vector_elementwise",
     "vector_reduce",
+    "vector_words",
 ]
 
 reserve("loop", 0x0A, "L")
 reserve("step", 0x0B, "L")
 reserve("wgrad", 0x64, "T")
-reserve("vacc", 0x89, "T")
+reserve("vdwg", 0x8A, "T")
+reserve("vloss", 0x8B, "T")
+reserve("vrnd", 0x8C, "T")
+reserve("vsum", 0x8D, "T")
+reserve("vpoolb", 0x8E, "T")
+reserve("vdwa", 0x8F, "T")
 reserve("send", 0xA2, "N")
 reserve("recv", 0xA3, "N")

@@ -9,8 +9,8 @@ from typing import Final, TypeVar
 
 import numpy as np
 
-from isa.memory_map import GRANULE_BYTES, Region, Space, address_unit
-from isa.spec import Access, Engine, Fault, Instruction, MachineState, Trap, instruction, operand
+from isa.memory_map import GRANULE_BYTES, SREG_BYTES, SREGS, Region, Space, address_unit
+from isa.spec import Access, Engine, Fault, Instruction, MachineState, Trap, instruction, needs, operand
 from isa.target import Target
 
 BYTE: Final = np.dtype(np.uint8)
@@ -19,11 +19,12 @@ Level = TypeVar("Level", bound=tuple[int, ...])
 
 
 class OnChip(IntEnum):
-    """The memories that DMA reaches."""
+    """The memories that DMA reaches; the scalar registers with extension T."""
 
     SPM = 0
     ACC = 1
     PRM = 2
+    SREG = 3
 
 
 class CopyMode(IntEnum):
@@ -63,7 +64,9 @@ class Copy(Instruction):
     space: OnChip = operand(2, enum=OnChip, doc="the memory on the chip")
     region: int = operand(3, doc="DRAM region, R0 to R7")
     dram: int = operand(37, address=True, doc="first byte within the region")
-    loc: int = operand(23, address=True, doc="first address on the chip: byte, accumulator row or granule")
+    loc: int = operand(
+        23, address=True, doc="first address on the chip: byte, accumulator row, granule or register"
+    )
     n0: int = operand(16, low=1, doc="bytes of a row")
     n1: int = operand(12, low=1, doc="rows")
     n2: int = operand(10, low=1, doc="planes of rows")
@@ -97,6 +100,22 @@ class Copy(Instruction):
                 f"n0={self.n0} is not whole words of one accumulator "
                 f"row; allowed: a multiple of 4, at most {4 * t.mx.cols}",
             )
+
+        if self.space is OnChip.SREG:
+            yield from needs(t, "T", "space", "space=sreg")
+            yield from self._check_registers()
+
+    def _check_registers(self) -> Iterator[Fault]:
+        """Whole registers, one run of them."""
+        most = SREG_BYTES * SREGS
+        if self.n0 % SREG_BYTES or self.n0 > most:
+            text = f"n0={self.n0} is not whole registers; allowed: a multiple of 4, at most {most}"
+            yield Fault(Trap.MISALIGN, "n0", text)
+        for name in ("n1", "n2"):
+            if getattr(self, name) != 1:
+                yield Fault(
+                    Trap.LIMIT, name, f"{name}={getattr(self, name)}: registers are one run; allowed: 1"
+                )
 
     def unit(self, t: Target) -> int:
         """Bytes per address unit of the memory on the chip."""
@@ -162,6 +181,11 @@ class Fill(Copy):
     def unused(self) -> frozenset[str]:
         return (Copy.unused(self) | {"region", "dram", "ds1", "ds2", "mode"}) - {"fill"}
 
+    def check(self, t: Target) -> Iterator[Fault]:
+        yield from Copy.check(self, t)
+        if self.space is OnChip.SREG:
+            yield Fault(Trap.BAD_ENUM, "space", "space=sreg cannot be filled; allowed: spm, acc, prm")
+
     def accesses(self, t: Target) -> Iterator[Access]:
         yield self.on_chip(t, write=True)
 
@@ -183,7 +207,7 @@ class Store(Copy):
     def check(self, t: Target) -> Iterator[Fault]:
         yield from Copy.check(self, t)
         if self.space is OnChip.PRM:
-            yield Fault(Trap.BAD_ENUM, "space", "space=prm cannot be stored; allowed: spm, acc")
+            yield Fault(Trap.BAD_ENUM, "space", "space=prm cannot be stored; allowed: spm, acc, sreg")
         if not Region(self.region).writable:
             yield Fault(
                 Trap.DRAM_RANGE,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,8 @@ from isa.instructions.footprints import granules
 from isa.memory_map import Q_GRANULES, QUANT_RECORD
 from isa.spec import ElementType, MachineState, Trap, TrapError
 from isa.support.records import Frozen, field
+
+FLOAT: Final = np.dtype("<f4")
 
 
 class QuantRecord(Frozen):

@@ -23,7 +23,8 @@ from isa.instructions.footprints import (
     visible_taps,
     window_box,
 )
-from isa.instructions.records import QuantRecord, require_scale
+from isa.instructions.records import FLOAT, QuantRecord, require_scale
+from isa.instructions.vector_words import observe
 from isa.memory_map import Q_GRANULES, REQUANT_RECORD, Space
 from isa.spec import (
     Access,
@@ -36,12 +37,12 @@ from isa.spec import (
     Trap,
     TrapError,
     instruction,
+    needs,
     operand,
 )
 from isa.target import Target
 
 Slices = tuple[slice, slice]
-FLOAT: Final = np.dtype("<f4")
 SOFTMAX_TABLE_GRANULES: Final = 128
 
 
@@ -52,6 +53,7 @@ class Requant(IntEnum):
     F32Z = 1
     FIX = 2
     SHR = 3
+    FLOAT = 4
     RAW = 7
 
 
@@ -83,9 +85,13 @@ def write_codes(m: MachineState, output: Access, codes: NDArray[Any], lut: int) 
 class Requantize(Instruction):
     """Requantize accumulators and write 8-bit values to the scratchpad.
 
-    Modes f32 and f32z multiply by the float32 of the channel's record; shr shifts; raw writes
-    int32 without clamping. Modes f32, f32z and shr clamp to lo..hi and may end in a table of raw
-    bytes. Pixel (y, x) is accumulator row acc + (n/C)*ags + y*aws + x.
+    Modes f32 and f32z multiply by the float32 m of the channel's record; shr by m * 2^-s, rounded to
+    float32, s clamped to -31..126; float (extension T) takes the accumulators for float32, has no record,
+    and multiplies by 2^-s, s clamped to -126..126; raw writes int32 without clamping. All but raw clamp to
+    lo..hi and may end in a table of raw bytes. s is a scalar register, or the field shift. Register obs
+    (extension T) becomes the maximum of itself and of what is requantized, bias added: of |A|, saturated to
+    2^31 - 1, where the output is s8, of A where it is u8, of the bits of |A| in mode float. Pixel (y, x) is
+    accumulator row acc + (n/C)*ags + y*aws + x.
     """
 
     acc: int = operand(14, address=True, doc="first accumulator row")
@@ -107,25 +113,28 @@ class Requantize(Instruction):
     ot: ElementType = operand(2, enum=ElementType, doc="output type")
     sreg: int = operand(6, doc="scalar register that gives the shift; 0: the field shift")
     obs: int = operand(6, doc="scalar register that observes the maximum; 0: none")
-    shift: int = operand(7, signed=True, doc="right shift of mode shr; negative shifts left")
+    shift: int = operand(7, signed=True, doc="right shift of modes shr and float; negative shifts left")
 
     shorthands = ("{h}x{w}x{c}",)
 
     def unused(self) -> frozenset[str]:
         match self.mode:
             case Requant.RAW:
-                return frozenset({"lo", "hi", "zp", "lut", "sreg", "shift"})
+                return frozenset({"lo", "hi", "zp", "lut", "sreg", "shift", "obs"})
             case Requant.SHR:
                 return frozenset({"zp"} | ({"shift"} if self.sreg else set()))
+            case Requant.FLOAT:
+                return frozenset({"zp", "prm", "perch"} | ({"shift"} if self.sreg else set()))
             case _:
-                return frozenset({"sreg", "shift"})
+                return frozenset({"sreg", "shift", "obs"})
 
     def check(self, t: Target) -> Iterator[Fault]:
-        del t
         if self.mode is Requant.FIX:
             yield Fault(Trap.EXT_MISSING, "mode", "mode=fix needs extension F")
+        if self.mode is Requant.FLOAT:
+            yield from needs(t, "T", "mode", "mode=float")
         if self.obs:
-            yield Fault(Trap.EXT_MISSING, "obs", "observing the maximum needs extension T")
+            yield from needs(t, "T", "obs", "observing the maximum")
         if self.mode is Requant.RAW:
             if self.ot is not ElementType.S32:
                 yield Fault(Trap.BAD_ENUM, "ot", "mode=raw writes int32; allowed: ot=s32")
@@ -151,24 +160,49 @@ class Requantize(Instruction):
 
     def accesses(self, t: Target) -> Iterator[Access]:
         yield from (a for _, a in self._sources(t))
-        yield self._records()
+        if self.mode is not Requant.FLOAT:
+            yield self._records()
         if self.lut:
             yield table("lut", self.lut)
         if self.sreg:
             yield register("sreg", self.sreg)
+        if self.obs:
+            yield register("obs", self.obs)
         yield self._output()
+        if self.obs:
+            yield register("obs", self.obs, write=True)
+
+    def may_alias(self, read: Access, write: Access) -> bool:
+        return read.operand == write.operand == "obs"
 
     def execute(self, m: MachineState) -> None:
-        records = m.read(self._records(), REQUANT_RECORD)
-        if self.mode in (Requant.F32, Requant.F32Z):
-            require_scale("prm", records["m"])
         acc = self._gather(m)
+        if self.mode is Requant.FLOAT:
+            self._quantize(m, acc.view(FLOAT))
+            return
+        records = m.read(self._records(), REQUANT_RECORD)
+        if self.mode is not Requant.RAW:
+            require_scale("prm", records["m"])
         if self.mode is Requant.RAW:
             m.write(self._output(), arithmetic.add_wrapping(acc, records["bias"]), WORD)
             return
-        shift = int(m.read(register("sreg", self.sreg), WORD)[0]) if self.sreg else self.shift
-        values = self._requantize(acc, records, shift)
+        values = self._requantize(acc, records, self._shift(m))
         write_codes(m, self._output(), values.astype(self.ot.dtype), self.lut)
+        if self.obs:
+            summed = arithmetic.add_wrapping(acc, records["bias"])
+            observe(m, self.obs, np.maximum(summed, 0) if self.ot is ElementType.U8 else summed)
+
+    def _shift(self, m: MachineState) -> int:
+        return int(m.read(register("sreg", self.sreg), WORD)[0]) if self.sreg else self.shift
+
+    def _quantize(self, m: MachineState, values: NDArray[np.float32]) -> None:
+        """Mode float."""
+        if not np.isfinite(values).all():
+            raise TrapError(Trap.FP_INVALID, "acc", "a value to be quantized is NaN or infinite")
+        codes = arithmetic.quantize_by_exponent(values, self._shift(m), self.lo, self.hi)
+        write_codes(m, self._output(), codes.astype(self.ot.dtype), self.lut)
+        if self.obs:
+            observe(m, self.obs, values)
 
     def _gather(self, m: MachineState) -> NDArray[np.int32]:
         """The accumulators as (h, w, c)."""
@@ -189,9 +223,7 @@ class Requantize(Instruction):
             case Requant.F32Z:
                 return arithmetic.requantize_zero_point_first(acc, bias, scale, self.zp, self.lo, self.hi)
             case _:
-                summed = arithmetic.add_wrapping(acc, bias)
-                shifted = arithmetic.shift_right_rounding(summed, shift)
-                return np.clip(shifted, self.lo, self.hi).astype(np.int32)
+                return arithmetic.requantize_shifted(acc, bias, scale, shift, self.lo, self.hi)
 
     def cycles(self, t: Target) -> int:
         lanes = math.ceil(self.c / t.mx.cols) * t.mx.cols

@@ -42,10 +42,12 @@ def execute_at(state: CoreState, pc: int, upon: MachineState) -> Instruction:
 
 
 def retire(state: CoreState, pc: int) -> None:
-    """The instruction at an index has completed."""
+    """The instruction at an index has completed; the halt commits the state region."""
     state.halted = state.program.instructions[pc].is_terminator
     state.pc = pc + 1
     state.retired += 1
+    if state.halted:
+        state.commit()
 
 
 def _require_legal(state: CoreState, pc: int, instr: Instruction) -> None:

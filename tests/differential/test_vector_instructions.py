@@ -398,7 +398,7 @@ def test_the_shift_of_a_requantization_may_come_from_a_register() -> None:
     fixed = Requantize(mode=Requant.SHR, shift=2, lo=-100, hi=100, out=OUT, c=4)
     dynamic = Requantize(mode=Requant.SHR, sreg=9, lo=-100, hi=100, out=OUT + 64, c=4)
     bench = Bench(ScalarSet(rd=9, imm=2), fixed, dynamic, target=TARGET).put(Space.ACC, 0, acc)
-    bench.put(Space.PRM, 0, np.zeros(1, REQUANT_RECORD)).run()
+    bench.put(Space.PRM, 0, np.array([(0, 1)], REQUANT_RECORD)).run()
     assert (
         bench.get(Space.SPM, OUT, (4,)).tolist()
         == bench.get(Space.SPM, OUT + 64, (4,)).tolist()
