@@ -24,8 +24,8 @@ from compiler.schedule.scheduler import schedules as all_schedules
 from compiler.schedule.tile_graph import Memory
 from compiler.schedule.tokens import insert_tokens
 from isa.checker import check
-from isa.container import HOST_CAP
 from isa.program import Note, Program
+from isa.soundness import HOST_CAP
 from isa.support.diagnostics import Diagnostic
 from isa.support.records import Struct, field
 from isa.target import Target

@@ -22,6 +22,8 @@ from isa.spec import Access, Instruction
 from isa.support.records import Frozen, field, replace
 from isa.target import Target
 
+MAIN_STREAM: Final = "core0"
+"""The stream of a program that is alone in its binary."""
 HOST_DTYPES: Final = ("float32", "int8", "uint8", "int32", "int64")
 Box = tuple[tuple[int, int], ...]
 
@@ -208,7 +210,7 @@ class Symbol(Frozen):
 
 
 class Program(Frozen, dict=True):
-    """Everything in a binary."""
+    """One stream of instructions, and everything in a binary that it works on."""
 
     target: Target
     instructions: tuple[Instruction, ...]
@@ -226,6 +228,8 @@ class Program(Frozen, dict=True):
     """The text of the scheme that a float network was quantized by."""
     state: bytes = b""
     """What the state region holds before the first run."""
+    stream: str = MAIN_STREAM
+    """The name of its instructions among those of a binary."""
 
     @cached_property
     def accesses(self) -> AccessTable:
@@ -273,6 +277,11 @@ class Program(Frozen, dict=True):
         """The fused operator that an instruction belongs to."""
         row = self.row_of(pc)
         return next((o for o in self.operators.ops if row and o.id == row.op), None)
+
+
+def text_section(stream: str) -> str:
+    """The section that holds a stream's instructions."""
+    return f".text.{stream}"
 
 
 def stored_access(instr: Instruction, target: Target, row: MapRow) -> Access | None:

@@ -9,7 +9,7 @@ names no instruction.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from enum import Enum, IntEnum
 from functools import cache
 from typing import Any, ClassVar, Final, Protocol, TypeVar, dataclass_transform
@@ -138,12 +138,6 @@ class Fault(Frozen):
     message: str
 
 
-def needs(t: Target, extension: str, operand: str, what: str) -> Iterator[Fault]:
-    """A fault where the target lacks an extension that an operand asks for."""
-    if extension not in t.ext:
-        yield Fault(Trap.EXT_MISSING, operand, f"{what} needs extension {extension}")
-
-
 class TrapError(Exception):
     """Raised inside `execute` and the memories; the machine adds instruction and place."""
 
@@ -270,6 +264,10 @@ class Instruction(Frozen, metaclass=InstructionMeta):
     def unused(self) -> frozenset[str]:
         """Operands that this function or mode does not use; they must be stored as 0."""
         return frozenset()
+
+    def extensions(self) -> Sequence[tuple[str, str]]:
+        """The extensions that it uses: their letters, and the operands that ask for them."""
+        return ((self.extension, ""),) if self.extension else ()
 
     def check(self, t: Target) -> Iterator[Fault]:
         """Constraints beyond field ranges and footprints."""

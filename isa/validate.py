@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping
+from enum import IntEnum
 
 from isa.encoding import Slots, operand_faults
 from isa.footprint import overlaps, repeats
 from isa.memory_map import SREG_BYTES, Region, Space, memory_name, memory_size
-from isa.spec import MAX_ACCESS, RANGE_TRAP, Access, Fault, Instruction, Trap, needs
+from isa.spec import MAX_ACCESS, RANGE_TRAP, Access, Fault, Instruction, Trap
 from isa.target import Target
 
 
@@ -29,9 +30,16 @@ def instruction_faults(instr: Instruction, t: Target, sizes: Mapping[Region, int
 
 def form_faults(instr: Instruction, t: Target) -> Iterator[Fault]:
     """What neither addresses nor semaphores decide: the extension, and what the instruction checks."""
-    if instr.extension:
-        yield from needs(t, instr.extension, "op", f"'{instr.mnemonic}'")
+    for letter, operand in instr.extensions():
+        if letter not in t.ext:
+            what = f"{operand}={_shown(getattr(instr, operand))}" if operand else f"'{instr.mnemonic}'"
+            yield Fault(Trap.EXT_MISSING, operand or "op", f"{what} needs extension {letter}")
     yield from instr.check(t)
+
+
+def _shown(value: int) -> str:
+    """A value as assembly writes it."""
+    return value.name.lower() if isinstance(value, IntEnum) else str(value)
 
 
 def semaphore_faults(slots: Slots, sems: int) -> Iterator[Fault]:

@@ -58,6 +58,8 @@ class ProgramSession:
         binary: a file's path, its bytes, or a program.
         target: a machine to run on instead of the one that the binary carries.
         poison: trap on reads of bytes that nothing has written.
+        kept: the state region that the runs begin with and commit to, which other sessions may share; a
+            copy of the binary's where there is none.
 
     Raises:
         BinaryError: the file is not a sound X1 binary.
@@ -65,12 +67,17 @@ class ProgramSession:
     """
 
     def __init__(
-        self, binary: str | Path | bytes | Program, *, target: Target | None = None, poison: bool = False
+        self,
+        binary: str | Path | bytes | Program,
+        *,
+        target: Target | None = None,
+        poison: bool = False,
+        kept: NDArray[np.uint8] | None = None,
     ) -> None:
         self.program = binary if isinstance(binary, Program) else _load(binary)
         if target is not None:
             _require_capabilities(self.program.target, target)
-        self._state = CoreState(self.program, poison=poison)
+        self._state = CoreState(self.program, poison=poison, kept=kept)
         self._capture: TensorCapture | None = None
 
     def __repr__(self) -> str:

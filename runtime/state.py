@@ -26,9 +26,18 @@ class CoreState:
         program: what to execute; its data is placed at every reset, and what its state region holds.
         poison: trap on reads of bytes that nothing has written.
         trap_on_overflow: trap where an accumulator leaves int32; else only the sticky flag is set.
+        kept: what holds the state region between runs; cores may share it. A copy of the program's where
+            there is none.
     """
 
-    def __init__(self, program: Program, *, poison: bool = False, trap_on_overflow: bool = False) -> None:
+    def __init__(
+        self,
+        program: Program,
+        *,
+        poison: bool = False,
+        trap_on_overflow: bool = False,
+        kept: NDArray[np.uint8] | None = None,
+    ) -> None:
         self.program = program
         self.target = program.target
         self.trap_on_overflow = trap_on_overflow
@@ -47,7 +56,7 @@ class CoreState:
             r: CheckedMemory(memory_name(Space.DRAM, r), n, poison=poison, writable=r.writable)
             for r, n in program.region_sizes().items()
         }
-        self.kept = np.frombuffer(program.state, np.uint8).copy()
+        self.kept = np.frombuffer(program.state, np.uint8).copy() if kept is None else kept
         """The state region as the last run that came to its halt left it."""
         self.legal = [False] * len(program.instructions)
         """The instructions that have been found legal: they stay so."""

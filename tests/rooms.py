@@ -28,6 +28,8 @@ ORDER: Final = (
     *(
         "isa/accesses.py",
         "isa/program.py",
+        "isa/executable.py",
+        "isa/soundness.py",
         "isa/elf.py",
         "isa/container.py",
         "isa/assembly/",
@@ -46,7 +48,7 @@ ORDER: Final = (
     ),
     *("compiler/codegen/", "compiler/driver.py", "compiler/search.py", "compiler/manual.py"),
     *("runtime/__init__.py", "runtime/memory.py", "runtime/state.py", "runtime/executors/"),
-    *("runtime/host.py", "runtime/capture.py", "runtime/session.py", "runtime/trace.py"),
+    *("runtime/host.py", "runtime/capture.py", "runtime/session.py", "runtime/device.py", "runtime/trace.py"),
     *(
         "x1/version.py",
         "x1/files.py",

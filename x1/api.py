@@ -11,7 +11,7 @@ from compiler.passes.base import PassLog
 from compiler.schedule.options import TECHNIQUES, ScheduleOptions, schedule_options
 from compiler.schedule.tile_graph import Memory
 from compiler.search import MAX_SEARCH, Searching, choose
-from isa.checker import CheckReport
+from isa.checker import CheckReport, check_executable
 from isa.checker import check as check_program
 from isa.container import save
 from isa.program import Note
@@ -159,26 +159,31 @@ def _options(opt_level: int, without: Sequence[str], search: int | None) -> tupl
     return (("opt_level", str(opt_level)), *left_out, *tried)
 
 
-def check(binary: str | Path | bytes | Binary) -> CheckReport:
+def check(binary: str | Path | bytes | Binary, *, stream: str | None = None) -> CheckReport:
     """Races, deadlocks, bounds and definedness of a binary, from its decoded form alone.
 
     Args:
         binary: a path, the bytes of a file, or what `compile` gave.
+        stream: which of a training program's streams; all where none is named.
 
     Raises:
         BinaryError: the file is no sound X1 binary.
+        UsageError: it has no such stream.
     """
-    return check_program(as_binary(binary).program)
+    loaded = as_binary(binary)
+    return check_executable(loaded.executable) if stream is None else check_program(loaded.stream(stream))
 
 
-def profile(binary: str | Path | bytes | Binary) -> Profile:
+def profile(binary: str | Path | bytes | Binary, *, stream: str | None = None) -> Profile:
     """When a binary's instructions execute on its target, by the cycle model; no data is needed.
 
     Args:
         binary: a path, the bytes of a file, or what `compile` gave.
+        stream: which of a training program's streams; inference where none is named.
 
     Raises:
         BinaryError: the file is not a sound X1 binary.
+        UsageError: it has no such stream.
         MachineTrap: an instruction is not legal, or no engine can go on.
     """
-    return profile_of(as_binary(binary).program)
+    return profile_of(as_binary(binary).stream(stream))

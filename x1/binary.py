@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 
-from isa.container import load
-from isa.program import Program
+from isa.container import load, load_executable
+from isa.executable import Executable
+from isa.program import MAIN_STREAM, Program
 from isa.spec import WORD_BYTES
 from isa.support.diagnostics import Diagnostic
 from isa.support.paths import read_file
@@ -49,6 +50,20 @@ class Binary(Frozen, dict=True):
         """The summary as a table, for notebooks."""
         rows = [(k, v) for k, v in self.summary().items() if not isinstance(v, dict)]
         return html_table(repr(self).strip("<>"), ("", ""), rows)
+
+    @cached_property
+    def executable(self) -> Executable:
+        """All streams of the file."""
+        alone = self.program.stream == MAIN_STREAM
+        return Executable((self.program,)) if alone else load_executable(self.data)
+
+    def stream(self, name: str | None) -> Program:
+        """The program of a stream; that which a run executes where none is named.
+
+        Raises:
+            UsageError: the file has no such stream.
+        """
+        return self.program if name is None else self.executable.stream(name)
 
     @cached_property
     def sha256(self) -> str:

@@ -13,9 +13,9 @@ from compiler.ops.shapes import Transpose
 from compiler.schedule.segments.plan import Plan, host_value
 from compiler.schedule.tile_graph import REGION, Buffer, Layer, Memory, Tensor, TileOp
 from compiler.schedule.tokens import Synchronized
-from isa.container import TEXT
 from isa.instructions.control import Halt
 from isa.program import (
+    MAIN_STREAM,
     Abi,
     DebugMap,
     Interface,
@@ -27,6 +27,7 @@ from isa.program import (
     Symbol,
     TensorRow,
     float_bits,
+    text_section,
 )
 from isa.spec import WORD_BYTES, Instruction
 from isa.support.locations import FileLoc, Loc, NodeLoc, leaves
@@ -267,6 +268,7 @@ def _tensor_rows(graph: Graph, plan: Plan) -> list[TensorRow]:
 def _symbols(plan: Plan, order: Sequence[TileOp], synchronized: Synchronized) -> list[Symbol]:
     """A name for every tensor that is no part of another, one for the first instruction of every layer."""
     found: list[Symbol] = []
+    text = text_section(MAIN_STREAM)
     for tensor in plan.tiles.tensors:
         home = tensor.home
         assert home.address is not None
@@ -279,7 +281,7 @@ def _symbols(plan: Plan, order: Sequence[TileOp], synchronized: Synchronized) ->
     for pc, index in enumerate(synchronized.origin):
         if index < len(order) and order[index].layer not in seen:
             seen.add(order[index].layer)
-            found.append(Symbol(_symbol(f"layer.{names[order[index].layer]}"), TEXT, pc * WORD_BYTES, 0))
+            found.append(Symbol(_symbol(f"layer.{names[order[index].layer]}"), text, pc * WORD_BYTES, 0))
     return found
 
 

@@ -25,10 +25,11 @@ from isa.assembly.state import (
     named_file,
     require_room,
 )
-from isa.container import HOST_CAP
+from isa.executable import TRAINING_STREAMS
 from isa.memory_map import DATA_REGIONS, SIZED_REGIONS, Region, Space, memory_size
 from isa.program import (
     HOST_DTYPES,
+    MAIN_STREAM,
     Interface,
     OpRow,
     Symbol,
@@ -37,6 +38,7 @@ from isa.program import (
     float_bits,
     volume,
 )
+from isa.soundness import HOST_CAP
 from isa.spec import Engine
 from isa.support.diagnostics import TargetError
 from isa.support.parsing import Parsed as Node
@@ -153,9 +155,20 @@ def _region(state: Assembly, tree: Node) -> None:
 def _op(state: Assembly, tree: Node) -> None:
     number = evaluate(state, tree.children[0])
     names = tuple(_strings(tree))
-    if number not in state.ops:
-        state.ops[number] = OpRow(number, names[0] if names else f"op{number}", names, (), (), ())
-    state.current_op = number
+    text = state.text
+    if number not in text.ops:
+        text.ops[number] = OpRow(number, names[0] if names else f"op{number}", names, (), (), ())
+    text.current_op = number
+
+
+def _stream(state: Assembly, tree: Node) -> None:
+    name = _tokens(tree)[0]
+    if name not in TRAINING_STREAMS:
+        raise Mistake(f"there is no stream '{name}'", name, allowed=", ".join(TRAINING_STREAMS))
+    if MAIN_STREAM in state.streams:
+        text = "the text has instructions, operators or tensors of no stream"
+        raise Mistake(text, tree, remedy="name a stream before them")
+    state.stream, state.section = str(name), TEXT_SECTION
 
 
 def _section(state: Assembly, tree: Node) -> None:
@@ -316,12 +329,12 @@ def _require_quantization(device_dtype: str, scale: float | None, zero: float, t
 
 
 def _add_tensor(state: Assembly, direction: str, tensor: Interface, name: Token, tree: Node) -> None:
-    earlier = [t for d, t in state.tensors if d == direction]
+    earlier = [t for d, t in state.text.tensors if d == direction]
     if tensor.name in (t.name for t in earlier):
         raise Mistake(f"the {direction}put '{tensor.name}' is declared twice", name)
     if direction == "in" and (pair := first_overlap([*earlier, tensor])):
         raise Mistake(f"the inputs '{pair[0].name}' and '{pair[1].name}' share bytes", tree)
-    state.tensors.append((direction, tensor))
+    state.text.tensors.append((direction, tensor))
 
 
 def _options(state: Assembly, nodes: list[Node]) -> dict[str, float | tuple[int, ...]]:
@@ -346,6 +359,7 @@ DIRECTIVES: Final[dict[str, Callable[[Assembly, Node], None]]] = {
     "sems": _sems,
     "region": _region,
     "op": _op,
+    "stream": _stream,
     "section": _section,
     "incbin": _incbin,
     "align": _align,

@@ -6,14 +6,15 @@ it names by `.incbin`, the whole binary, byte for byte.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Final, cast
 
 from isa.assembly.assembler import Assembled
 from isa.assembly.text import format_instruction
-from isa.container import SCHEME, TEXT, assemble_sections, program_sections, save
+from isa.container import SCHEME, TEXTS, TRAINING, assemble_sections, executable_sections, save
+from isa.executable import Executable, as_executable
 from isa.memory_map import SIZED_REGIONS
-from isa.program import Note, Program
+from isa.program import MAIN_STREAM, Note, Program, text_section
 from isa.spec import WORD_BYTES
 from isa.support.diagnostics import AssemblyError, Diagnostic, one_line
 from isa.support.locations import FileLoc
@@ -33,22 +34,27 @@ class Disassembly(Frozen):
     files: dict[str, bytes]
 
 
-def disassemble(program: Program, *, with_sections: bool = False) -> Disassembly:
-    """The canonical text of a program, with comments from its debug map."""
+def disassemble(what: Program | Executable, *, with_sections: bool = False) -> Disassembly:
+    """The canonical text of a program, or of all streams of a binary, with comments from the debug maps."""
+    executable = as_executable(what)
+    shared = executable.programs[0]
     files: dict[str, bytes] = {}
-    lines = [f".isa x1 {ISA_VERSION}", _target_line(program.target)]
+    lines = [f".isa x1 {ISA_VERSION}", _target_line(shared.target)]
     lines += [
         f".region {region} {size}"
-        for region, size in program.region_sizes().items()
+        for region, size in shared.region_sizes().items()
         if region in SIZED_REGIONS or not with_sections
     ]
     if with_sections:
-        for name, content in _section_files(program):
+        for name, content in _section_files(executable):
             file = name.removeprefix(".") + ".bin"
             files[file] = content
             lines += [f".section {name}", f'.incbin "{file}"']
         lines.append(".section .text")
-    lines += _instruction_lines(program)
+    for program in executable.programs:
+        if program.stream != MAIN_STREAM:
+            lines.append(f".stream {program.stream}")
+        lines += _instruction_lines(program)
     return Disassembly("\n".join(lines) + "\n", files)
 
 
@@ -58,18 +64,17 @@ def binary_of(assembled: Assembled, path: str = "<text>") -> bytes:
     Raises:
         AssemblyError: a section's file does not hold what the section needs.
     """
-    program, raw = assembled.program, dict(assembled.raw)
+    executable, raw = assembled.executable, dict(assembled.raw)
     if not raw:
-        return save(program)
+        return save(executable)
+    shared = executable.programs[0]
     try:
-        note = from_json(Note, raw.pop(NOTE_SECTION), NOTE_SECTION) if NOTE_SECTION in raw else program.note
+        note = from_json(Note, raw.pop(NOTE_SECTION), NOTE_SECTION) if NOTE_SECTION in raw else shared.note
     except RecordError as error:
         raise AssemblyError(Diagnostic("asm.section", str(error), FileLoc(path))) from None
-    try:
-        program = replace(program, scheme=raw.get(SCHEME, b"").decode())
-    except UnicodeDecodeError:
-        raise AssemblyError(Diagnostic("asm.section", f"{SCHEME} is not UTF-8", FileLoc(path))) from None
-    sections = program_sections(program)
+    scheme, training = (_text_of(raw, name, path) for name in (SCHEME, TRAINING))
+    programs = tuple(replace(p, scheme=scheme) for p in executable.programs)
+    sections = executable_sections(Executable(programs, training))
     known = {s.name for s in sections}
     if unknown := sorted(set(raw) - known):
         raise AssemblyError(
@@ -80,14 +85,27 @@ def binary_of(assembled: Assembled, path: str = "<text>") -> bytes:
                 ", ".join(sorted(known | {NOTE_SECTION})),
             )
         )
-    return assemble_sections([replace(s, data=raw.get(s.name, s.data)) for s in sections], note)
+    taken = [replace(s, data=raw.get(s.name, s.data)) for s in sections]
+    return assemble_sections(taken, note, executable.extensions)
 
 
-def _section_files(program: Program) -> Iterator[tuple[str, bytes]]:
-    for section in program_sections(program):
-        if section.name != TEXT and section.data:
+def _text_of(raw: Mapping[str, bytes], name: str, path: str) -> str:
+    """A section of text that a file holds; empty where none does.
+
+    Raises:
+        AssemblyError: it is not UTF-8.
+    """
+    try:
+        return raw.get(name, b"").decode()
+    except UnicodeDecodeError:
+        raise AssemblyError(Diagnostic("asm.section", f"{name} is not UTF-8", FileLoc(path))) from None
+
+
+def _section_files(executable: Executable) -> Iterator[tuple[str, bytes]]:
+    for section in executable_sections(executable):
+        if section.name not in TEXTS and section.data:
             yield section.name, section.data
-    yield NOTE_SECTION, to_json(program.note)
+    yield NOTE_SECTION, to_json(executable.programs[0].note)
 
 
 def _target_line(target: Target) -> str:
@@ -109,7 +127,9 @@ def _toml(value: object) -> str:
 def _instruction_lines(program: Program) -> Iterator[str]:
     rows = {r.first: r for r in program.debug.rows}
     ops = {o.id: o for o in program.operators.ops}
-    labels = {s.value // WORD_BYTES: s.name for s in program.symbols if s.section == TEXT}
+    labels = {
+        s.value // WORD_BYTES: s.name for s in program.symbols if s.section == text_section(program.stream)
+    }
     current: int | None = None
     for pc, instr in enumerate(program.instructions):
         row = rows.get(pc)

@@ -28,7 +28,7 @@ from isa.assembly.state import (
     evaluate,
     named_file,
 )
-from isa.program import Symbol
+from isa.program import Symbol, text_section
 from isa.spec import INSTRUCTIONS, WORD_BYTES
 from isa.support.diagnostics import MAX_FOUND, AssemblyError, Diagnostic, X1Error, did_you_mean
 from isa.support.locations import FileLoc
@@ -275,7 +275,7 @@ def placed(line: Line, mistake: Mistake) -> Diagnostic:
 
 def _label(state: Assembly, name: Token) -> None:
     if state.section == TEXT_SECTION:
-        value, section = len(state.pending) * WORD_BYTES, ".text.core0"
+        value, section = len(state.text.pending) * WORD_BYTES, text_section(state.stream)
     else:
         value, section = len(data_section(state, name)), state.section
     define(state, name, value)
@@ -292,4 +292,4 @@ def _instruction_line(state: Assembly, line: Line, tree: Node) -> None:
             name,
             remedy=did_you_mean(name, INSTRUCTIONS) or "docs/isa lists them",
         )
-    state.pending.append(Pending(line, tree, state.current_op, state.variables))
+    state.text.pending.append(Pending(line, tree, state.text.current_op, state.variables))

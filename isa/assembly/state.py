@@ -9,9 +9,9 @@ from typing import Final, cast
 
 from lark import Token, Tree
 
-from isa.container import HOST_CAP
 from isa.memory_map import DATA_REGIONS, REGION_SHIFT, Region
-from isa.program import Interface, OpRow, Symbol
+from isa.program import MAIN_STREAM, Interface, OpRow, Symbol
+from isa.soundness import HOST_CAP
 from isa.support.diagnostics import Diagnostic, TargetError, did_you_mean
 from isa.support.parsing import Parsed as Node
 from isa.support.paths import is_file, resolved
@@ -65,6 +65,15 @@ class Pending(Struct):
     variables: Mapping[str, int]
 
 
+class StreamText(Struct):
+    """What the lines have said of one stream."""
+
+    ops: dict[int, OpRow] = field(default_factory=dict[int, OpRow])
+    current_op: int | None = None
+    pending: list[Pending] = field(default_factory=list[Pending])
+    tensors: list[tuple[str, Interface]] = field(default_factory=list[tuple[str, Interface]])
+
+
 class Assembly(Struct):
     """What the lines of a file have said so far."""
 
@@ -97,16 +106,20 @@ class Assembly(Struct):
     raw: dict[str, bytes] = field(default_factory=dict[str, bytes])
     sizes: dict[Region, int] = field(default_factory=dict[Region, int])
     section: str = TEXT_SECTION
-    ops: dict[int, OpRow] = field(default_factory=dict[int, OpRow])
-    current_op: int | None = None
-    pending: list[Pending] = field(default_factory=list[Pending])
-    tensors: list[tuple[str, Interface]] = field(default_factory=list[tuple[str, Interface]])
+    streams: dict[str, StreamText] = field(default_factory=dict[str, StreamText])
+    stream: str = MAIN_STREAM
+    """The stream that instructions, operators and tensors belong to."""
     diagnostics: list[Diagnostic] = field(default_factory=list[Diagnostic])
 
     @property
     def room(self) -> int:
         """Bytes that a region, or the data of a text together, may have."""
         return min((self.target or default_target()).dram.size, HOST_CAP)
+
+    @property
+    def text(self) -> StreamText:
+        """What has been said of the present stream."""
+        return self.streams.setdefault(self.stream, StreamText())
 
     def defer(self, check: Callable[[Target], None]) -> None:
         """Let a check of this line wait until the target is known."""

@@ -18,11 +18,13 @@ from isa.checker.proof import is_defined, is_ordered, rewritten, unwritten
 from isa.checker.report import CheckReport, Violation, Violations
 from isa.checker.shadows import Shadows
 from isa.checker.tokens import check_tokens, happens_before
+from isa.executable import Executable
 from isa.program import Program
 from isa.spec import Trap
+from isa.support.records import replace
 from isa.validate import instruction_faults
 
-__all__ = ["CheckReport", "Violation", "check"]
+__all__ = ["CheckReport", "Violation", "check", "check_executable"]
 
 
 def check(program: Program, *, limit: int = 20) -> CheckReport:
@@ -43,6 +45,24 @@ def check(program: Program, *, limit: int = 20) -> CheckReport:
             check_parameters(program, table, findings)
     again = tuple(rewritten(program, table)) if legal else ()
     return CheckReport(len(stream), sum(len(i.waits) for i in stream), tuple(findings.found), again)
+
+
+def check_executable(executable: Executable, *, limit: int = 20) -> CheckReport:
+    """Check every stream of a binary by itself: the state region is defined where each begins."""
+    reports = [check(program, limit=limit) for program in executable.programs]
+    if len(reports) == 1:
+        return reports[0]
+    named = [
+        replace(v, message=f"{program.stream}: {v.message}")
+        for program, report in zip(executable.programs, reports, strict=True)
+        for v in report.violations
+    ]
+    return CheckReport(
+        sum(r.instructions for r in reports),
+        sum(r.tokens for r in reports),
+        tuple(named),
+        tuple(name for r in reports for name in r.rewritten),
+    )
 
 
 def _check_halt(findings: Violations) -> None:

@@ -10,7 +10,7 @@ from typing import Final, TypeVar
 import numpy as np
 
 from isa.memory_map import GRANULE_BYTES, SREG_BYTES, SREGS, Region, Space, address_unit
-from isa.spec import Access, Engine, Fault, Instruction, MachineState, Trap, instruction, needs, operand
+from isa.spec import Access, Engine, Fault, Instruction, MachineState, Trap, instruction, operand
 from isa.target import Target
 
 BYTE: Final = np.dtype(np.uint8)
@@ -88,6 +88,9 @@ class Copy(Instruction):
             idle |= {"ds2", "ls2"}
         return frozenset(idle)
 
+    def extensions(self) -> Sequence[tuple[str, str]]:
+        return (("T", "space"),) if self.space is OnChip.SREG else ()
+
     def check(self, t: Target) -> Iterator[Fault]:
         if self.cmask:
             yield Fault(Trap.EXT_MISSING, "cmask", "cmask needs several cores")
@@ -102,7 +105,6 @@ class Copy(Instruction):
             )
 
         if self.space is OnChip.SREG:
-            yield from needs(t, "T", "space", "space=sreg")
             yield from self._check_registers()
 
     def _check_registers(self) -> Iterator[Fault]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from enum import IntEnum
 from typing import Any, Final
 
@@ -37,7 +37,6 @@ from isa.spec import (
     Trap,
     TrapError,
     instruction,
-    needs,
     operand,
 )
 from isa.target import Target
@@ -128,13 +127,14 @@ class Requantize(Instruction):
             case _:
                 return frozenset({"sreg", "shift", "obs"})
 
+    def extensions(self) -> Sequence[tuple[str, str]]:
+        floats = (("T", "mode"),) if self.mode is Requant.FLOAT else ()
+        return (*floats, ("T", "obs")) if self.obs else floats
+
     def check(self, t: Target) -> Iterator[Fault]:
+        del t
         if self.mode is Requant.FIX:
             yield Fault(Trap.EXT_MISSING, "mode", "mode=fix needs extension F")
-        if self.mode is Requant.FLOAT:
-            yield from needs(t, "T", "mode", "mode=float")
-        if self.obs:
-            yield from needs(t, "T", "obs", "observing the maximum")
         if self.mode is Requant.RAW:
             if self.ot is not ElementType.S32:
                 yield Fault(Trap.BAD_ENUM, "ot", "mode=raw writes int32; allowed: ot=s32")
@@ -176,13 +176,13 @@ class Requantize(Instruction):
         return read.operand == write.operand == "obs"
 
     def execute(self, m: MachineState) -> None:
-        acc = self._gather(m)
         if self.mode is Requant.FLOAT:
-            self._quantize(m, acc.view(FLOAT))
+            self._quantize(m, self._gather(m).view(FLOAT))
             return
         records = m.read(self._records(), REQUANT_RECORD)
         if self.mode is not Requant.RAW:
             require_scale("prm", records["m"])
+        acc = self._gather(m)
         if self.mode is Requant.RAW:
             m.write(self._output(), arithmetic.add_wrapping(acc, records["bias"]), WORD)
             return

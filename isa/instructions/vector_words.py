@@ -125,7 +125,7 @@ class Vector32(Instruction):
     srb: int = operand(6, doc="scalar register of b")
     obs: int = operand(6, doc="scalar register that observes the maximum of |d|; 0: none")
 
-    shorthands = ("{fn}", "{d}<-{a},{b}", "{rows}x{lanes}")
+    shorthands = ("{fn}", "{d}<-{a}", "{rows}x{lanes}")
 
     def unused(self) -> frozenset[str]:
         unary = self.fn in UNARY
@@ -189,6 +189,7 @@ class Vector32(Instruction):
 
     def execute(self, m: MachineState) -> None:
         kind = FLOAT if self.fn in TAKES_FLOATS else WORD
+        self._check_words(m)
         a = self._values(m, "a", kind)
         b = a if self.fn in UNARY else self._values(m, "b", kind)
         result = np.broadcast_to(self._compute(m, a, b), (self.rows, self.lanes))
@@ -196,6 +197,13 @@ class Vector32(Instruction):
         m.write(self._rows(m.target, "d", self.d, self.rows, write=True), result, gives)
         if self.obs:
             observe(m, self.obs, result)
+
+    def _check_words(self, m: MachineState) -> None:
+        """Words of the parameter memory first: the checker sees them alone."""
+        if self.fn in TAKES_FLOATS:
+            for name, source in (("a", self.sa), ("b", self.sb)):
+                if source is Source32.PRM and not (name == "b" and self.fn in UNARY):
+                    self._require_finite(self._values(m, name, FLOAT))
 
     def _values(self, m: MachineState, name: str, kind: np.dtype[Any]) -> Words:
         values = m.read(self._operand(m.target, name), kind)

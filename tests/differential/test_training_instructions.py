@@ -18,9 +18,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from isa.checker import check
 from isa.faults import MachineTrap
-from isa.instructions.control import ScalarSet
-from isa.instructions.dma import Load, OnChip, Store
+from isa.instructions.control import Fence, ScalarSet
+from isa.instructions.dma import Fill, Load, OnChip, Store
 from isa.instructions.vector import Requant, Requantize
 from isa.instructions.vector_words import (
     GIVES_FLOATS,
@@ -185,6 +186,24 @@ def test_operands_that_are_not_finite_trap_before_anything_is_written(fn: Functi
         bench.run()
     assert trap.value.record.code == "FP_INVALID"
     np.testing.assert_array_equal(bench.state.chip[Space.ACC].bytes, before)
+
+
+@pytest.mark.parametrize("place", [0, 4])
+def test_check_finds_a_word_of_the_parameter_memory_that_traps(place: int) -> None:
+    source: dict[str, Any] = {"sa": S.PRM, "b": 4} if place == 0 else {"sb": S.PRM}
+    load = Load(space=OnChip.PRM, region=Region.PARAMS, n0=8)
+    body = Bench(
+        Fill(space=OnChip.ACC, n0=4, n1=5, ls1=1),
+        load,
+        Fence(),
+        Vector32(d=8, fn=F.FMUL, **source),
+        target=TARGET,
+    ).state.program.instructions
+    words = bytearray(8)
+    sound = Program(TARGET, body, params=bytes(words))
+    assert not check(sound).violations
+    words[place : place + 4] = np.array([np.nan], np.float32).tobytes()
+    assert [v.rule for v in check(replace(sound, params=bytes(words))).violations] == ["FP_INVALID"]
 
 
 def test_a_wrapping_sum_sets_the_flag_and_a_result_may_replace_its_operand() -> None:

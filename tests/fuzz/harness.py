@@ -26,7 +26,7 @@ with fuzzer.instrument_imports(include=["isa"]):
     from isa.assembly import reader
     from isa.assembly.assembler import assemble
     from isa.checker import check
-    from isa.container import assemble_sections, load, program_sections, save
+    from isa.container import assemble_sections, executable_sections, load, save
     from isa.program import DebugMap, MapRow, Operators, OpRow, Program, TensorRow, float_bits
     from isa.support.diagnostics import X1Error
     from isa.support.records import replace
@@ -47,7 +47,7 @@ def loader(data: bytes) -> None:
         return
     try:
         if data[0]:
-            sections = program_sections(PROGRAM)
+            sections = executable_sections(PROGRAM)
             number = data[0] % len(sections)
             changed = replace(sections[number], data=data[1:])
             program = load(
@@ -71,7 +71,7 @@ def corpus() -> list[bytes]:
     samples = Path(__file__).resolve().parents[2] / "samples" / "asm"
     whole = b"\0" + save(PROGRAM)
     load(save(PROGRAM))
-    sections = [bytes([i]) + s.data for i, s in enumerate(program_sections(PROGRAM)) if i]
+    sections = [bytes([i]) + s.data for i, s in enumerate(executable_sections(PROGRAM)) if i]
     lines = (samples / "edges.x1s").read_bytes().splitlines(keepends=True)
     texts = [b"".join(lines[i : i + 12]) for i in range(0, len(lines), 12)]
     return [whole, *sections] if TARGET is loader else [SAMPLE.encode(), *texts]

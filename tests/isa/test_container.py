@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from isa.assembly.assembler import assemble
 from isa.assembly.disassembler import binary_of, disassemble
 from isa.checker import check
-from isa.container import assemble_sections, load, program_sections, save
+from isa.container import assemble_sections, executable_sections, load, save
 from isa.program import OpRow
 from isa.support.diagnostics import BinaryError
 from isa.support.record_json import RecordError, from_json, parse_json, to_json
@@ -173,7 +173,7 @@ def with_value(tree: Any, path: tuple[str | int, ...], value: object) -> object:
 def test_no_value_in_a_table_makes_the_loader_fail(every: int) -> None:
     """Every field of every table replaced by odd values, one of so many, the checksums made right."""
     program = load(binary())
-    sections = program_sections(program)
+    sections = executable_sections(program)
     tables = [s for s in sections if s.data.startswith(b"{")]
     assert {s.name for s in tables} == {".x1.target", ".x1.abi", ".x1.map", ".x1.ops"}
     tried = refused = number = 0

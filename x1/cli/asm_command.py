@@ -10,7 +10,7 @@ import click
 
 from isa.assembly.assembler import assemble
 from isa.assembly.disassembler import binary_of
-from isa.container import load
+from isa.container import load_executable
 from isa.support.diagnostics import AssemblyError, BinaryError, Diagnostic
 from isa.support.locations import FileLoc
 from isa.support.paths import read_file
@@ -43,14 +43,12 @@ def command(source: str, output: str, as_json: bool) -> Result:
     require_another(output, *assembled.files)
     content = binary_of(assembled, source)
     try:
-        program = load(content, source)
+        executable = load_executable(content, source)
     except BinaryError as error:  # what the text declares does not go together
         raise AssemblyError([replace(d, remedy="") for d in error.diagnostics]) from None
     write_atomic(output, content)
     digest = hashlib.sha256(content).hexdigest()
+    count, target = executable.instruction_count, executable.main.target.name
     if not as_json:
-        say(
-            f"{output}: {len(program.instructions)} instructions for {program.target.name}, "
-            f"{len(content):,} bytes"
-        )
-    return Result({"output": output, "sha256": digest, "instructions": len(program.instructions)})
+        say(f"{output}: {count} instructions for {target}, {len(content):,} bytes")
+    return Result({"output": output, "sha256": digest, "instructions": count})

@@ -9,23 +9,26 @@ import click
 from isa.support.diagnostics import ExitCode
 from isa.support.records import asdict
 from x1 import api
+from x1.cli.options import stream_option
 from x1.cli.result import Result, json_option, reported
 
 EPILOG: Final = """\b
 Examples:
   x1 check net.x1
   x1 check net.x1 --json
+  x1 check trained.x1 --stream train
 """
 
 
 @click.command(epilog=EPILOG)
 @click.argument("binary")
+@stream_option
 @json_option
 @reported("check")
-def command(binary: str, as_json: bool) -> Result:
+def command(binary: str, stream: str | None, as_json: bool) -> Result:
     """Prove BINARY free of races, deadlocks, wrong addresses and undefined reads, from its words alone."""
     del as_json
-    report = api.check(binary)
+    report = api.check(binary, stream=stream)
     body = {
         "instructions": report.instructions,
         "tokens": report.tokens,

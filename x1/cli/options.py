@@ -9,6 +9,7 @@ import click
 
 from compiler.ir.evaluate import Sample
 from compiler.quantize.methods import DEFAULT_METHOD, DEFAULT_PERCENTILE, METHODS
+from isa.executable import TRAINING_STREAMS
 from isa.support.diagnostics import Diagnostic, UsageError
 from isa.support.numerals import whole_number
 from x1.api import Quantization
@@ -32,6 +33,10 @@ target_options = _together(
     click.option(
         "--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help="Change a key of the target."
     ),
+)
+
+stream_option = click.option(
+    "--stream", metavar="|".join(TRAINING_STREAMS), help="Which stream of a training program."
 )
 
 shape_option = click.option(

@@ -12,6 +12,7 @@ from isa.support.records import asdict
 from isa.timing.profile import LayerProfile, Profile
 from runtime.trace import as_csv, as_trace
 from x1 import api
+from x1.cli.options import stream_option
 from x1.cli.result import Result, json_option, reported, say
 from x1.files import require_another, require_apart, write_atomic
 
@@ -37,6 +38,7 @@ Examples:
   x1 profile net.x1
   x1 profile net.x1 --json
   x1 profile net.x1 --csv layers.csv --trace trace.json
+  x1 profile trained.x1 --stream train
 Open a trace at https://ui.perfetto.dev: a track per engine, one microsecond for a cycle.
 """
 
@@ -45,19 +47,22 @@ Open a trace at https://ui.perfetto.dev: a track per engine, one microsecond for
 @click.argument("binary")
 @click.option("--csv", "csv_file", metavar="F.csv", help="Write the table of layers.")
 @click.option("--trace", metavar="F.json", help="Write a trace for Perfetto: when each instruction executes.")
+@stream_option
 @json_option
 @reported("profile")
-def command(binary: str, csv_file: str | None, trace: str | None, as_json: bool) -> Result:
+def command(
+    binary: str, csv_file: str | None, trace: str | None, stream: str | None, as_json: bool
+) -> Result:
     """Count the cycles of BINARY: where they go, and the least that any schedule needs."""
     require_another(csv_file, binary)
     require_another(trace, binary, csv_file)
     require_apart(trace, csv_file, "the table and the trace")
     loaded = api.Binary.load(binary)
-    found = api.profile(loaded)
+    found = api.profile(loaded, stream=stream)
     if csv_file is not None:
         write_atomic(csv_file, as_csv(found))
     if trace is not None:
-        write_atomic(trace, as_trace(loaded.program, found))
+        write_atomic(trace, as_trace(loaded.stream(stream), found))
     if as_json:
         return Result(as_body(found))
     for path in (csv_file, trace):
