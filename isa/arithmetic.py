@@ -271,6 +271,24 @@ def softmax(x: Array, table: Float, divisor: Real, zero_point: int, low: int, hi
     return np.clip(np.rint(quotient) + zero_point, low, high).astype(np.int32)
 
 
+def loss_steps(sums: Array, factor: Real, exponent: int) -> Int:
+    """Differences of a row's sums to its greatest, in steps of the softmax table: -255..0.
+
+    clamp(rne(F(F(A_j - max A) * F(factor * 2^exponent)))); the exponent is clamped to -126..127.
+    """
+    below = sums.astype(np.int64) - sums.max(axis=-1, keepdims=True)
+    steps = f32(below)
+    steps *= f32(factor) * power_of_two(np.asarray(exponent))
+    return to_integer(steps, -255, 0)
+
+
+def exponentials(differences: Array, table: Float) -> tuple[Float, Float]:
+    """The entries t of a softmax table for differences of -255..0, and their sums in ascending index."""
+    entries = table[255 + differences]
+    columns = (entries[..., j] for j in range(entries.shape[-1]))
+    return entries, sequential_sum(columns, entries.shape[:-1])
+
+
 # --- integer matrix product ----------------------------------------------------------------------
 
 

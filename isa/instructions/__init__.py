@@ -4,9 +4,12 @@ from isa.instructions import (
     control,
     dma,
     matrix,
+    matrix_gradient,
     vector,
     vector_depthwise,
     vector_elementwise,
+    vector_gradient,
+    vector_loss,
     vector_reduce,
     vector_words,
 )
@@ -16,21 +19,21 @@ __all__ = [
     "control",
     "dma",
     "matrix",
+    "matrix_gradient",
     "vector",
     "vector_depthwise",
     "vector_elementwise",
+    "vector_gradient",
+    "vector_loss",
     "vector_reduce",
     "vector_words",
 ]
 
 reserve("loop", 0x0A, "L")
 reserve("step", 0x0B, "L")
-reserve("wgrad", 0x64, "T")
 reserve("vdwg", 0x8A, "T")
-reserve("vloss", 0x8B, "T")
 reserve("vrnd", 0x8C, "T")
 reserve("vsum", 0x8D, "T")
-reserve("vpoolb", 0x8E, "T")
 reserve("vdwa", 0x8F, "T")
 reserve("send", 0xA2, "N")
 reserve("recv", 0xA3, "N")

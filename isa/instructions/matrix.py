@@ -73,13 +73,13 @@ def array_cycles(t: Target, passes: int, m: int) -> int:
     return array_overhead(t) + passes * each
 
 
-def _magnitude(element: ElementType, zero_point: int) -> int:
+def magnitude(element: ElementType, zero_point: int) -> int:
     """The greatest |value - zero_point|."""
     low, high = element.bounds
     return max(abs(low - zero_point), abs(high - zero_point))
 
 
-def _store(
+def store_sums(
     m: MachineState,
     targets: list[tuple[slice, Access]],
     rows: Dims,
@@ -191,7 +191,7 @@ class Conv(Instruction):
         kernel = self._kernel(m)
         box = m.read(self._input(), self.xt.dtype)
         total = self._sparse_sum(box, kernel) if self._is_mostly_padding() else self._dense_sum(box, kernel)
-        _store(
+        store_sums(
             m,
             self._targets(m.target, write=True),
             self._rows(),
@@ -221,18 +221,18 @@ class Conv(Instruction):
         Raw input codes are multiplied (8-bit operands keep more products exact in float32); the zero
         point's share, zx * sum(W - zw), is subtracted per channel.
         """
-        depth = exact_depth(max(map(abs, self.xt.bounds)), _magnitude(self.wt, self.zw))
+        depth = exact_depth(max(map(abs, self.xt.bounds)), magnitude(self.wt, self.zw))
         total = self._product(self._padded(box), kernel, depth)
         if self.zx:
             taps = kernel.reshape(-1, self.cout)
             ones = np.ones((1, len(taps)), np.float32)
-            share = matmul(ones, taps, exact_depth(1, _magnitude(self.wt, self.zw)))[0].astype(np.int64)
+            share = matmul(ones, taps, exact_depth(1, magnitude(self.wt, self.zw)))[0].astype(np.int64)
             total -= (share * self.zx).astype(total.dtype)  # modulo 2^32 where total is int32: exact
         return total
 
     def _sparse_sum(self, box: NDArray[Any], kernel: NDArray[np.float32]) -> NDArray[Any]:
         """The same, tap by tap, on the outputs that see the input through each."""
-        depth = exact_depth(_magnitude(self.xt, self.zx), _magnitude(self.wt, self.zw))
+        depth = exact_depth(magnitude(self.xt, self.zx), magnitude(self.wt, self.zw))
         total = np.zeros((self.oh, self.ow, self.cout), np.int64)
         for (ky, kx), outs, ins in visible_taps(
             (self.kh, self.kw),
@@ -376,8 +376,8 @@ class ArrayGemm(Instruction):
             block = m.read(access, self.wt.dtype)
             right[:, columns] = block.T if self.tb else block.transpose(1, 0, 2).reshape(self.k, -1)
         right -= np.float32(self.zw)
-        depth = exact_depth(_magnitude(self.xt, self.zx), _magnitude(self.wt, self.zw))
-        _store(
+        depth = exact_depth(magnitude(self.xt, self.zx), magnitude(self.wt, self.zw))
+        store_sums(
             m,
             self._targets(m.target, write=True),
             self._rows(),

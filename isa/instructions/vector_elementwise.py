@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from enum import IntEnum
 from typing import Any, Final
 
@@ -12,12 +12,10 @@ from numpy.typing import NDArray
 from isa import arithmetic
 from isa.arithmetic import f32
 from isa.instructions.footprints import eight_bit, element_wise_cycles, granules, pixels
-from isa.instructions.records import QuantRecord, require_finite
+from isa.instructions.records import FLOAT, QuantRecord, require_finite
 from isa.memory_map import GRANULE_BYTES, Q_GRANULES
 from isa.spec import Access, ElementType, Engine, Fault, Instruction, MachineState, instruction, operand
 from isa.target import Target
-
-FLOAT: Final = np.dtype("<f4")
 
 
 class Elementwise(IntEnum):
@@ -39,6 +37,7 @@ class Elementwise(IntEnum):
     LERP1 = 13
     ISUB = 14
     IADD = 15
+    MASK = 16
 
 
 F = Elementwise
@@ -60,7 +59,7 @@ _SCALES: Final[dict[Elementwise, tuple[int, ...]]] = {
     F.AFFINE: (0, 2),
     **dict.fromkeys(FLOAT_BINARY, (0, 1, 2)),
     **dict.fromkeys(LERP, (0, 1, 2, 3, 4, 5)),
-    **dict.fromkeys(INTEGER, ()),
+    **dict.fromkeys((*INTEGER, F.MASK), ()),
 }
 _DIVISOR: Final[dict[Elementwise, tuple[int, ...]]] = {
     **dict.fromkeys(FLOAT_BINARY, (2,)),
@@ -77,7 +76,8 @@ class VectorElementwise(Instruction):
     rounding. imax, imin, isub and iadd are integer. The functions that begin with f dequantize
     both sides by p0 and p1, compute in float32 and quantize by p2; 0/0 becomes lo. prelu and affine
     take slopes, or gains and offsets, per channel from PRM behind the record. lerp0 and lerp1 weigh
-    A[i], A[i+d], B[i], B[i+d] by p1..p4, with d = 0 or aps, and quantize by p5. bc=1 reads one channel
+    A[i], A[i+d], B[i], B[i+d] by p1..p4, with d = 0 or aps, and quantize by p5. mask (extension T) gives A
+    where za < B < zb, else 0. bc=1 reads one channel
     of B for all; a pitch of 0 broadcasts rows or pixels.
     """
 
@@ -106,6 +106,9 @@ class VectorElementwise(Instruction):
         if self.fn in UNARY:
             return frozenset({"b", "bps", "brs", "bt", "bc"})
         return frozenset({"bps", "bt", "bc"}) if self.fn in LERP else frozenset()
+
+    def extensions(self) -> Sequence[tuple[str, str]]:
+        return (("T", "fn"),) if self.fn is F.MASK else ()
 
     def check(self, t: Target) -> Iterator[Fault]:
         del t
@@ -165,6 +168,8 @@ class VectorElementwise(Instruction):
                 return arithmetic.add(a, b, q.p[0], q.p[1], q.p[2], q.lo, q.hi)
             case F.MUL:
                 return arithmetic.multiply(a, q.za, b, q.zb, q.p[0], q.zo, q.lo, q.hi)
+            case F.MASK:
+                return np.clip(np.where((q.za < b) & (b < q.zb), a, 0), q.lo, q.hi)
             case fn if fn in INTEGER:
                 return np.clip(INTEGER[fn](a, b), q.lo, q.hi)
             case fn:

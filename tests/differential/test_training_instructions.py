@@ -274,6 +274,7 @@ def test_registers_are_loaded_from_dram_and_stored_there() -> None:
         (Load(space=OnChip.SREG, region=4, loc=63, n0=8), Trap.LIMIT),
         (Load(space=OnChip.SREG, region=4, loc=1, n0=6), Trap.MISALIGN),
         (Load(space=OnChip.SREG, region=4, loc=1, n0=4, n1=2), Trap.LIMIT),
+        (Fill(space=OnChip.SREG, loc=1, n0=4), Trap.BAD_ENUM),
         (Vector32(lanes=33), Trap.LIMIT),
         (Vector32(fn=F.ISHADD, sa=S.REG, b=1), Trap.BAD_ENUM),
     ],
