@@ -37,7 +37,7 @@ ORDER: Final = (
     ),
     *("isa/checker/", "isa/timing/", "isa/manual/"),
     *("compiler/__init__.py", "compiler/errors.py", "compiler/ir/", "compiler/quantize/", "compiler/rules/"),
-    *("compiler/ops/", "compiler/frontend/", "compiler/export/", "compiler/passes/"),
+    *("compiler/ops/", "compiler/frontend/", "compiler/export/", "compiler/passes/", "compiler/train/"),
     *("compiler/schedule/__init__.py", "compiler/schedule/options.py", "compiler/schedule/tile_graph.py"),
     *("compiler/schedule/builder.py", "compiler/schedule/tiles/", "compiler/schedule/segments/"),
     *(

@@ -19,6 +19,7 @@ from compiler.ops.functions import BY_KERAS, BY_ONNX, FUNCTIONS, write_function
 from compiler.ops.quantize_linear import QLinear, qlinear
 from compiler.ops.softmax import Softmax
 from compiler.quantize.methods import constant_parameters
+from compiler.rules.differentiating import Differentiator, Errors, gradient_rule
 from compiler.rules.exporting import MICROSOFT, OnnxWriter, write_clip, written_as_onnx
 from compiler.rules.importing import LayerCall, OnnxNode, layer, onnx_operator
 from compiler.rules.quantizing import Quantizer, quantization_rule
@@ -73,6 +74,32 @@ class Clamp(Op):
 
     def evaluate(self, args: Sequence[Array], types: Sequence[TensorType], out: TensorType) -> Array:
         return np.minimum(np.maximum(args[0], np.float32(self.low)), np.float32(self.high))
+
+
+@op("nn.clamp_gradient", "g:f32", "y:f32")
+class ClampGradient(Op):
+    """Errors pass where a clamp's result y lies between its bounds; at a bound nothing changes."""
+
+    low: float
+    high: float
+
+    def infer(self, types: Sequence[TensorType]) -> TensorType:
+        return types[0]
+
+    def evaluate(self, args: Sequence[Array], types: Sequence[TensorType], out: TensorType) -> Array:
+        g, y = args
+        return np.where((np.float32(self.low) < y) & (y < np.float32(self.high)), g, np.float32(0))
+
+
+def through_clamp(d: Differentiator, node: Node, clamp: tuple[float, float] | None, error: Node) -> Node:
+    """The error before a clamp that a node ends with, if it does."""
+    return error if clamp is None else d.add(ClampGradient(*clamp), (error, node), node, "unclamped")
+
+
+@gradient_rule(Clamp)
+def clamp_gradient(d: Differentiator, node: Node, operation: Clamp, error: Node) -> Errors:
+    """The error where the value lies between the bounds."""
+    return (through_clamp(d, node, (operation.low, operation.high), error),)
 
 
 @op("nn.unary", "x:f32")

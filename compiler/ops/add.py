@@ -9,10 +9,13 @@ import numpy as np
 from compiler.ir.graph import Node
 from compiler.ir.op import Array, ElementWise, Op, op
 from compiler.ir.types import DType, Quant, TensorType
+from compiler.ops.activation import through_clamp
 from compiler.ops.broadcasting import broadcast, broadcast_operands, is_innermost_broadcast, layer_operands
 from compiler.ops.quantize_linear import QLinear, qlinear
+from compiler.ops.reduce import summed_to
 from compiler.ops.sliding_window import Pair, require_codes, write_clamped
 from compiler.quantize.masks import lowered, masks_of
+from compiler.rules.differentiating import Differentiator, Errors, gradient_rule
 from compiler.rules.exporting import MICROSOFT, OnnxWriter, written_as_onnx
 from compiler.rules.importing import LayerCall, OnnxNode, layer, onnx_operator
 from compiler.rules.quantizing import Quantizer, quantization_rule
@@ -31,6 +34,13 @@ class Add(Op):
     def evaluate(self, args: Sequence[Array], types: Sequence[TensorType], out: TensorType) -> Array:
         y = args[0] + args[1]
         return y if self.clamp is None else np.clip(y, *np.asarray(self.clamp, np.float32))
+
+
+@gradient_rule(Add)
+def add_gradient(d: Differentiator, node: Node, operation: Add, error: Node) -> Errors:
+    """The error is that of both operands, summed where one was broadcast."""
+    g = through_clamp(d, node, operation.clamp, error)
+    return [summed_to(d, node, g, operand.shape) for operand in node.inputs]
 
 
 @op("q.add", "a:i8|u8", "b:i8|u8")

@@ -14,6 +14,7 @@ from compiler.ops import volume
 from compiler.ops.binary import BinaryFunction
 from compiler.ops.conv2d import Conv2d
 from compiler.ops.max_pool import ceil_pads, reaches
+from compiler.ops.pool_gradient import AveragePoolGradient
 from compiler.ops.quantize_linear import QLinear, qlinear
 from compiler.ops.reduce import QReduce
 from compiler.ops.slices import Pad
@@ -31,6 +32,7 @@ from compiler.ops.sliding_window import (
     windows,
     write_spatial,
 )
+from compiler.rules.differentiating import Differentiator, Errors, gradient_rule
 from compiler.rules.exporting import MICROSOFT, OnnxWriter, written_as_onnx
 from compiler.rules.importing import LayerCall, OnnxNode, layer, onnx_operator
 from compiler.rules.quantizing import Quantizer, quantization_rule
@@ -63,6 +65,21 @@ class AveragePool(Op):
         taken = windows(x, self.kernel, self.strides, (1, 1), self.pads, 0).sum(axis=(-2, -1))
         counts = _tap_counts(x.shape, self.kernel, self.strides, self.pads, all_taps=self.count_include_pad)
         return from_nhwc(taken / counts, self.layout)
+
+
+@gradient_rule(AveragePool)
+def average_pool_gradient(d: Differentiator, node: Node, operation: AveragePool, error: Node) -> Errors:
+    """The error goes to the taps that count, in equal parts."""
+    (x,) = node.inputs
+    made = AveragePoolGradient(
+        operation.kernel,
+        operation.strides,
+        operation.pads,
+        operation.layout,
+        x.shape,
+        count_include_pad=operation.count_include_pad,
+    )
+    return (d.add(made, (error,), node),)
 
 
 @op("q.average_pool", "x:i8|u8")

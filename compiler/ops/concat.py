@@ -11,6 +11,8 @@ from compiler.ir.op import AlongAxis, Array, Op, ShapeError, op
 from compiler.ir.types import DType, TensorType
 from compiler.ops.activation import requantizing_table
 from compiler.ops.quantize_linear import QLinear, qlinear
+from compiler.ops.slices import Slice
+from compiler.rules.differentiating import Differentiator, Errors, gradient_rule
 from compiler.rules.exporting import MICROSOFT, OnnxWriter, written_as_onnx
 from compiler.rules.importing import LayerCall, OnnxNode, layer, onnx_operator
 from compiler.rules.quantizing import Quantizer, quantization_rule
@@ -44,6 +46,18 @@ class Concat(Op):
 
     def evaluate(self, args: Sequence[Array], types: Sequence[TensorType], out: TensorType) -> Array:
         return np.concatenate(args, self.axis)
+
+
+@gradient_rule(Concat)
+def concat_gradient(d: Differentiator, node: Node, operation: Concat, error: Node) -> Errors:
+    """Every operand gets its part of the error."""
+    rank, start = len(node.shape), 0
+    parts: list[Node] = []
+    for operand in node.inputs:
+        starts = tuple(start if axis == operation.axis else 0 for axis in range(rank))
+        parts.append(d.add(Slice(starts, operand.shape, (1,) * rank), (error,), node, "part"))
+        start += operand.shape[operation.axis]
+    return parts
 
 
 @op("q.concat", "x*:i8|u8")

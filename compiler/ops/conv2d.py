@@ -12,8 +12,10 @@ from compiler.ir.op import Array, Op, Product, ShapeError, op
 from compiler.ir.types import DType, Shape, TensorType
 from compiler.ir.work import ProductWork, WindowWork, Work
 from compiler.ops import volume
-from compiler.ops.activation import ACTIVATIONS, apply_activation
+from compiler.ops.activation import ACTIVATIONS, apply_activation, through_clamp
+from compiler.ops.conv2d_gradient import Conv2dInputGradient, Conv2dWeightGradient
 from compiler.ops.quantize_linear import QLinear, qlinear
+from compiler.ops.reduce import channel_sums
 from compiler.ops.sliding_window import (
     Pads,
     Pair,
@@ -35,6 +37,7 @@ from compiler.ops.sliding_window import (
     write_spatial,
     zero_of,
 )
+from compiler.rules.differentiating import Differentiator, Errors, gradient_rule
 from compiler.rules.exporting import OnnxWriter, written_as_onnx
 from compiler.rules.importing import LayerCall, OnnxNode, layer, onnx_operator
 from compiler.rules.quantizing import Quantizer, quantization_rule
@@ -101,6 +104,19 @@ class Conv2d(Product):
         if self.clamp is not None:
             y = np.clip(y, *np.asarray(self.clamp, np.float32))
         return from_nhwc(y, self.layout)
+
+
+@gradient_rule(Conv2d)
+def conv_gradient(d: Differentiator, node: Node, operation: Conv2d, error: Node) -> Errors:
+    """Of inputs, weights and bias."""
+    x, w, _ = node.inputs
+    g = through_clamp(d, node, operation.clamp, error)
+    geometry = (operation.strides, operation.pads, operation.dilations, operation.layout, operation.groups)
+    return (
+        d.add(Conv2dInputGradient(*geometry, x.shape), (g, w), node),
+        d.add(Conv2dWeightGradient(*geometry, w.shape), (x, g), node, "weight_gradient"),
+        channel_sums(d, node, g, operation.channel_axis),
+    )
 
 
 @op("q.conv2d", "x:i8|u8", "w:i8|u8", "b:i32")

@@ -11,13 +11,15 @@ from compiler.ir.graph import Node
 from compiler.ir.op import Array, Op, Product, ShapeError, op
 from compiler.ir.types import DType, TensorType
 from compiler.ir.work import ProductWork, Work
-from compiler.ops.activation import ACTIVATIONS, apply_activation
+from compiler.ops.activation import ACTIVATIONS, apply_activation, through_clamp
 from compiler.ops.add import Add
 from compiler.ops.binary import BinaryFunction
 from compiler.ops.broadcasting import same_rank
 from compiler.ops.quantize_linear import QLinear, qlinear
+from compiler.ops.reduce import Spread, channel_sums
 from compiler.ops.shapes import Identity, Transpose
 from compiler.ops.sliding_window import Pair, require_codes, scale_of, scales_of, write_clamped, zero_of
+from compiler.rules.differentiating import Differentiator, Errors, gradient_rule
 from compiler.rules.exporting import MICROSOFT, OnnxWriter, written_as_onnx
 from compiler.rules.importing import (
     ONNX_OPERATORS,
@@ -72,6 +74,25 @@ class Gemm(Product):
         y = a @ b if self.alpha == 1 else np.float32(self.alpha) * (a @ b)
         y = y + bias
         return y if self.clamp is None else np.clip(y, *np.asarray(self.clamp, np.float32))
+
+
+@gradient_rule(Gemm)
+def gemm_gradient(d: Differentiator, node: Node, operation: Gemm, error: Node) -> Errors:
+    """Of both matrices and the bias: products with the other matrix, turned."""
+    a, b, _ = node.inputs
+    g = through_clamp(d, node, operation.clamp, error)
+    scaled = g if operation.alpha == 1 else d.add(Spread(g.shape, operation.alpha), (g,), node, "scaled")
+    turned_a, turned_b = (d.add(Transpose((1, 0)), (side,), node, "turned") for side in (a, b))
+
+    def product(left: Node, right: Node, suffix: str) -> Node:
+        nothing = d.graph.const(np.zeros(right.shape[1], np.float32), "nothing", node.loc)
+        return d.add(Gemm(), (left, right, nothing), node, suffix)
+
+    return (
+        product(scaled, turned_b, "error"),
+        product(turned_a, scaled, "weight_gradient"),
+        channel_sums(d, node, g, 1),
+    )
 
 
 @op("q.gemm", "a:i8|u8", "b:i8|u8", "bias:i32")

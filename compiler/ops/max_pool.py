@@ -11,6 +11,7 @@ from compiler.ir.op import Array, Op, op
 from compiler.ir.types import DType, TensorType
 from compiler.ir.work import WindowWork, Work
 from compiler.ops import volume
+from compiler.ops.pool_gradient import MaxPoolGradient
 from compiler.ops.sliding_window import (
     Pads,
     Pair,
@@ -25,6 +26,7 @@ from compiler.ops.sliding_window import (
     windows,
     write_spatial,
 )
+from compiler.rules.differentiating import Differentiator, Errors, gradient_rule
 from compiler.rules.exporting import OnnxWriter, written_as_onnx
 from compiler.rules.importing import LayerCall, OnnxNode, layer, onnx_operator
 from compiler.rules.quantizing import Quantizer, quantization_rule
@@ -57,6 +59,16 @@ class MaxPool(Op):
             nhwc(args[0], self.layout), self.kernel, self.strides, self.dilations, self.pads, least
         )
         return from_nhwc(taken.max(axis=(-2, -1)), self.layout)
+
+
+@gradient_rule(MaxPool)
+def max_pool_gradient(d: Differentiator, node: Node, operation: MaxPool, error: Node) -> Errors:
+    """The error goes to the first greatest value of a window."""
+    (x,) = node.inputs
+    made = MaxPoolGradient(
+        operation.kernel, operation.strides, operation.pads, operation.layout, x.shape, operation.dilations
+    )
+    return (d.add(made, (x, error), node),)
 
 
 @onnx_operator("MaxPool")

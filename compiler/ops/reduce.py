@@ -21,6 +21,7 @@ from compiler.ops.activation import QTable
 from compiler.ops.quantize_linear import QLinear, qlinear
 from compiler.ops.shapes import Reshape
 from compiler.ops.sliding_window import TO_NCHW, TO_NHWC, scale_of, zero_of
+from compiler.rules.differentiating import Differentiator, Errors, gradient_rule
 from compiler.rules.exporting import MICROSOFT, OnnxWriter, written_as_onnx
 from compiler.rules.importing import LayerCall, OnnxNode, layer, onnx_operator
 from compiler.rules.quantizing import Quantizer, quantization_rule
@@ -59,6 +60,46 @@ class Reduce(Op):
 
     def evaluate(self, args: Sequence[Array], types: Sequence[TensorType], out: TensorType) -> Array:
         return REAL[self.function](args[0], axis=self.axes, keepdims=True).astype(np.float32)
+
+
+@op("nn.spread", "x:f32")
+class Spread(Op):
+    """A value along axes of extent 1, times a factor, at every place of a shape."""
+
+    shape: Shape
+    factor: float = 1.0
+
+    def infer(self, types: Sequence[TensorType]) -> TensorType:
+        x = types[0].shape
+        if len(x) != len(self.shape) or any(a not in (1, n) for a, n in zip(x, self.shape, strict=True)):
+            raise ShapeError(f"{list(x)} cannot be spread over {list(self.shape)}", "extents equal or 1")
+        return TensorType(DType.F32, self.shape)
+
+    def evaluate(self, args: Sequence[Array], types: Sequence[TensorType], out: TensorType) -> Array:
+        return np.broadcast_to(args[0] * np.float32(self.factor), self.shape).copy()
+
+
+@gradient_rule(Reduce)
+def reduce_gradient(d: Differentiator, node: Node, operation: Reduce, error: Node) -> Errors:
+    """A sum gives its error to every element, a mean in equal parts."""
+    (x,) = node.inputs
+    if operation.function not in ("mean", "sum"):
+        d.fail(node, f"'{node.name}' is a {operation.function} over axes, which has no gradient", "mean, sum")
+    count = x.type.elements // node.type.elements if operation.function == "mean" else 1
+    return (d.add(Spread(x.shape, 1 / count), (error,), node),)
+
+
+def summed_to(d: Differentiator, node: Node, error: Node, shape: Shape) -> Node:
+    """The error of an operand of another shape that was broadcast to that of the error."""
+    axes = tuple(i for i, (n, m) in enumerate(zip(error.shape, shape, strict=True)) if n != m)
+    return d.add(Reduce("sum", axes), (error,), node, "summed") if axes else error
+
+
+def channel_sums(d: Differentiator, node: Node, error: Node, axis: int) -> Node:
+    """The error of a bias: the sums of every channel."""
+    axes = tuple(i for i in range(len(error.shape)) if i != axis)
+    summed = d.add(Reduce("sum", axes), (error,), node, "sums")
+    return d.add(Reshape((error.shape[axis],)), (summed,), node, "bias_gradient")
 
 
 @op("q.reduce", "x:i8|u8")

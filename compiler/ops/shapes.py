@@ -11,6 +11,7 @@ import numpy as np
 from compiler.ir.graph import Node
 from compiler.ir.op import Array, Op, ShapeError, op
 from compiler.ir.types import MAX_ELEMENTS, Shape, TensorType
+from compiler.rules.differentiating import Differentiator, Errors, gradient_rule
 from compiler.rules.exporting import OnnxWriter, written_as_onnx
 from compiler.rules.importing import LayerCall, OnnxNode, layer, onnx_operator
 from compiler.rules.quantizing import Quantizer, quantization_rule
@@ -40,6 +41,13 @@ class Reshape(Op):
         return np.ascontiguousarray(args[0]).reshape(self.shape)
 
 
+@gradient_rule(Reshape)
+def reshape_gradient(d: Differentiator, node: Node, operation: Reshape, error: Node) -> Errors:
+    """The error under the shape of before."""
+    del operation
+    return (d.add(Reshape(node.inputs[0].shape), (error,), node),)
+
+
 @op("transpose", "x")
 class Transpose(Op):
     """Dimension i of the result is dimension perm[i] of the operand."""
@@ -61,6 +69,13 @@ def unreshaped(node: Node) -> Node:
     while isinstance(node.op, Reshape):
         (node,) = node.inputs
     return node
+
+
+@gradient_rule(Transpose)
+def transpose_gradient(d: Differentiator, node: Node, operation: Transpose, error: Node) -> Errors:
+    """The error, turned back."""
+    back = tuple(int(p) for p in np.argsort(operation.perm))
+    return (d.add(Transpose(back), (error,), node),)
 
 
 @op("nn.identity", "x")

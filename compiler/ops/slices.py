@@ -1,4 +1,4 @@
-"""Parts of tensors: ONNX Slice, Split, Gather, Pad; tensors repeated along an axis: Tile, Expand."""
+"""Parts of tensors: ONNX Slice, Split, Gather, Pad."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import numpy as np
 from compiler.ir.graph import Node
 from compiler.ir.op import Array, Groups, Op, ShapeError, StridedCopy, op
 from compiler.ir.types import MAX_ELEMENTS, Shape, TensorType
-from compiler.ops.concat import Concat
 from compiler.ops.depth_to_space import Take
 from compiler.ops.quantize_linear import Dequantize, Quantize
-from compiler.ops.shape_arithmetic import extents, known
+from compiler.ops.shape_arithmetic import known
 from compiler.ops.shapes import Reshape
 from compiler.ops.sliding_window import MAX_PAD
+from compiler.rules.differentiating import Differentiator, Errors, gradient_rule
 from compiler.rules.exporting import OnnxWriter, written_as_onnx
 from compiler.rules.importing import LayerCall, OnnxNode, layer, onnx_operator
 from compiler.rules.quantizing import Quantizer, quantization_rule
@@ -75,9 +75,9 @@ def import_slice(n: OnnxNode) -> Node:
         starts, ends = list(n.integers("starts", ())), list(n.integers("ends", ()))
         axes, steps = list(n.integers("axes", range(len(starts)))), [1] * len(starts)
     else:
-        starts, ends = (_numbers(n, i, w) for i, w in ((1, "the starts"), (2, "the ends")))
-        axes = _numbers(n, 3, "the axes") if n.maybe(3) is not None else list(range(len(starts)))
-        steps = _numbers(n, 4, "the steps") if n.maybe(4) is not None else [1] * len(starts)
+        starts, ends = (integers_of(n, i, w) for i, w in ((1, "the starts"), (2, "the ends")))
+        axes = integers_of(n, 3, "the axes") if n.maybe(3) is not None else list(range(len(starts)))
+        steps = integers_of(n, 4, "the steps") if n.maybe(4) is not None else [1] * len(starts)
     if not len(starts) == len(ends) == len(axes) == len(steps) or not all(-rank <= a < rank for a in axes):
         n.fail(f"starts={starts}, ends={ends}, axes={axes}, steps={steps} do not go together")
     begin, count, step = [0] * rank, list(x.shape), [1] * rank
@@ -98,7 +98,8 @@ def nothing(n: OnnxNode, x: Node, axis: int, extents: Shape = (0,)) -> Node:
     return n.graph.const(np.zeros(shape, x.type.dtype.numpy), n.output, n.loc)
 
 
-def _numbers(n: OnnxNode, index: int, what: str) -> list[int]:
+def integers_of(n: OnnxNode, index: int, what: str) -> list[int]:
+    """The whole numbers of a constant operand."""
     return [int(v) for v in n.constant(index, what).ravel()]
 
 
@@ -138,7 +139,7 @@ def import_split(n: OnnxNode) -> Node | list[Node]:
     x, axis = n.operand(0), n.axis(len(n.operand(0).shape), 0)
     sizes = list(n.integers("split", ()))
     if not sizes and n.maybe(1) is not None:
-        sizes = _numbers(n, 1, "the sizes")
+        sizes = integers_of(n, 1, "the sizes")
     if not sizes:
         parts = n.integer("num_outputs", len(n.output_names))
         if not 1 <= parts <= max(len(n.output_names), x.shape[axis]):
@@ -174,6 +175,15 @@ class Pad(Op):
 
     def evaluate(self, args: Sequence[Array], types: Sequence[TensorType], out: TensorType) -> Array:
         return pad_array(args[0], self.before, self.after, self.mode, np.float32(self.value))
+
+
+@gradient_rule(Pad)
+def pad_gradient(d: Differentiator, node: Node, operation: Pad, error: Node) -> Errors:
+    """What is not padding."""
+    (x,) = node.inputs
+    if operation.mode != "constant":
+        d.fail(node, f"'{node.name}' pads in mode {operation.mode}, which has no gradient", "constant")
+    return (d.add(Slice(operation.before, x.shape, (1,) * len(x.shape)), (error,), node),)
 
 
 @op("q.pad", "x:i8|u8")
@@ -242,8 +252,8 @@ def import_pad(n: OnnxNode) -> Node:
     x, rank = n.operand(0), len(n.operand(0).shape)
     pads = list(n.integers("pads", n.integers("paddings", ())))
     if not pads:
-        pads = _numbers(n, 1, "the pads")
-    axes = _numbers(n, 3, "the axes") if n.maybe(3) is not None else list(range(rank))
+        pads = integers_of(n, 1, "the pads")
+    axes = integers_of(n, 3, "the axes") if n.maybe(3) is not None else list(range(rank))
     if len(pads) != 2 * len(axes) or not all(-rank <= a < rank for a in axes):
         n.fail(f"pads={pads} for axes {axes}", "two numbers for each axis")
     before, after = [0] * rank, [0] * rank
@@ -278,40 +288,6 @@ def _cut_off(n: OnnxNode, x: Node, before: Sequence[int], after: Sequence[int]) 
     if min(counts) < 1:
         n.fail(f"nothing is left of {list(x.shape)}", "at least one element")
     return n.before(Slice(starts, counts, (1,) * len(starts)), x, suffix="cut")
-
-
-@onnx_operator("Expand")
-def import_expand(n: OnnxNode) -> Node:
-    """A value repeated along its axes of extent 1, to a constant shape."""
-    x, wanted = n.operand(0), extents(n, n.constant(1, "the shape"))
-    try:
-        shape = np.broadcast_shapes(x.shape, wanted)
-    except ValueError:
-        n.fail(f"{list(x.shape)} does not broadcast to {list(wanted)}")
-    if math.prod(shape) > MAX_ELEMENTS:
-        n.fail(f"the result has the shape {list(shape)}", f"{MAX_ELEMENTS} elements")
-    if x.is_constant:
-        return known(n, np.broadcast_to(x.constant, shape))
-    source = (*(1,) * (len(shape) - len(x.shape)), *x.shape)
-    aligned = x if source == x.shape else n.before(Reshape(source), x, suffix="aligned")
-    more = tuple(d - 1 if s == 1 else 0 for d, s in zip(shape, source, strict=True))
-    return n.add(Pad((0,) * len(shape), more, "edge", 0.0), aligned)
-
-
-@onnx_operator("Tile")
-def import_tile(n: OnnxNode) -> Node:
-    """A tensor repeated along its axes."""
-    x, repeats = n.operand(0), _numbers(n, 1, "the repeats")
-    if len(repeats) != len(x.shape) or min(repeats, default=1) < 1:
-        n.fail(f"repeats={repeats} of {list(x.shape)}", "at least 1 for every axis")
-    if math.prod(repeats) * x.type.elements > MAX_ELEMENTS:
-        n.fail(f"repeats={repeats} of {list(x.shape)}", f"a result of at most {MAX_ELEMENTS} elements")
-    if x.is_constant:
-        return known(n, np.tile(x.constant, repeats))
-    for axis, count in enumerate(repeats):
-        if count > 1:
-            x = n.before(Concat(axis), *[x] * count, suffix=f"repeated{axis}")
-    return n.add(Reshape(x.shape), x)
 
 
 def _borders(call: LayerCall, name: str) -> tuple[tuple[int, int], tuple[int, int]]:

@@ -1,0 +1,1 @@
+"""Training: the way back through a network, losses, optimizers."""

@@ -1,0 +1,1 @@
+"""The losses of training, a file each."""
