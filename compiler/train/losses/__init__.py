@@ -1,1 +1,8 @@
-"""The losses of training, a file each."""
+"""The losses of training, a file each.
+
+Every module of this folder declares its own; importing the package imports them all.
+"""
+
+from isa.support.modules import import_modules
+
+import_modules(__name__)
