@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
-import compiler.ops  # noqa: F401  # pyright: ignore[reportUnusedImport]  (declares)
+import compiler.ops  # pyright: ignore[reportUnusedImport]  (declares)
 import compiler.train.losses  # noqa: F401  # pyright: ignore[reportUnusedImport]  (declares)
 from compiler.ir.op import OPS
 from compiler.rules.importing import LAYERS, MICROSOFT_DOMAIN, ONNX_OPERATORS
@@ -20,10 +20,10 @@ INTRODUCTION: Final = """\
 
 # Operators
 
-What the compiler takes, each from its declaration in `compiler/ops` or `compiler/train/losses`. ONNX models may be float32, or
-quantized already as QOperator or QDQ; `x1 inspect MODEL --supported` says of a model whether all of it is
-supported, and of every node that is not, why. What an operator becomes on the device is in
-[lowering.md](lowering.md).
+What the compiler takes, each from its declaration in `compiler/ops`, or in `compiler/train/losses`. ONNX
+models may be float32, or quantized already as QOperator or QDQ; `x1 inspect MODEL --supported` says of a
+model whether all of it is supported, and of every node that is not, why. What an operator becomes on the
+device is in [lowering.md](lowering.md).
 """
 
 
