@@ -1,0 +1,131 @@
+"""Networks for tests of training, as layers of the oracle and as float graphs of the compiler."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from compiler.ir.graph import Graph, Node
+from compiler.ir.types import DType
+from compiler.ops.add import Add
+from compiler.ops.conv2d import Conv2d
+from compiler.ops.gemm import Gemm
+from compiler.ops.max_pool import MaxPool
+from compiler.ops.shapes import Reshape
+from tests.training.oracle import Array, Layer
+
+RELU = (0.0, float("inf"))
+POOL = {"kernel": (2, 2), "strides": (2, 2)}
+SEED_NET = [
+    Layer("conv", "conv", options={"kernel": (3, 3), "relu": True}),
+    Layer("max_pool", "pool", options=POOL),
+    Layer("flatten", "flatten"),
+    Layer("dense", "dense", options={"logits": True}),
+]
+LENET = [
+    Layer("conv", "conv1", options={"kernel": (5, 5), "pads": (2, 2, 2, 2), "relu": True}),
+    Layer("max_pool", "pool1", options=POOL),
+    Layer("conv", "conv2", options={"kernel": (5, 5), "relu": True}),
+    Layer("max_pool", "pool2", options=POOL),
+    Layer("flatten", "flatten"),
+    Layer("dense", "dense1", options={"relu": True}),
+    Layer("dense", "dense2", options={"relu": True}),
+    Layer("dense", "dense3", options={"logits": True}),
+]
+RESIDUAL = [
+    Layer("conv", "stem", options={"kernel": (3, 3), "strides": (2, 2), "pads": (1, 1, 1, 1), "relu": True}),
+    Layer("conv", "a", options={"kernel": (3, 3), "pads": (1, 1, 1, 1), "relu": True}),
+    Layer("conv", "b", options={"kernel": (3, 3), "pads": (1, 1, 1, 1)}),
+    Layer("add", "sum", ("stem", "b"), {"relu": True}),
+    Layer("conv", "c", options={"kernel": (3, 3), "strides": (2, 2), "pads": (1, 1, 1, 1)}),
+    Layer("conv", "short", ("sum",), {"kernel": (1, 1), "strides": (2, 2)}),
+    Layer("add", "sum2", ("short", "c"), {"relu": True}),
+    Layer("max_pool", "pool", options={"kernel": (3, 3), "strides": (2, 2)}),
+    Layer("flatten", "flatten"),
+    Layer("dense", "dense", options={"logits": True}),
+]
+FILTERS = {"conv": 32, "conv1": 6, "conv2": 16, "dense1": 120, "dense2": 84, "stem": 8, "a": 8, "b": 8, "c": 16,
+           "short": 16}  # fmt: skip
+CLASSES = 10
+
+
+def weights(layers: Sequence[Layer], seed: int) -> dict[str, Array]:
+    """Glorot's uniform weights and zero biases for pictures of 28 x 28 x 1."""
+    r = np.random.default_rng(seed)
+    shapes: dict[str, tuple[int, ...]] = {"input": (28, 28, 1)}
+    found: dict[str, Array] = {}
+    last = "input"
+    for layer in layers:
+        shape = shapes[(layer.of or (last,))[0]]
+        shapes[layer.name], kernel = _shapes(layer, shape)
+        if kernel:
+            limit = np.sqrt(6 / (np.prod(kernel[:-1]) + np.prod(kernel[:-2]) * kernel[-1]))
+            found[f"{layer.name}/kernel"] = r.uniform(-limit, limit, kernel).astype(np.float32)
+            found[f"{layer.name}/bias"] = np.zeros(kernel[-1], np.float32)
+        last = layer.name
+    return found
+
+
+def _shapes(layer: Layer, shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The shape of a layer's value, and of its kernel if it has one."""
+    o = layer.options
+    match layer.kind:
+        case "conv" | "max_pool":
+            pads = o.get("pads", (0, 0, 0, 0))
+            rows, columns = (
+                (shape[i] + pads[i] + pads[i + 2] - o["kernel"][i]) // o.get("strides", (1, 1))[i] + 1
+                for i in (0, 1)
+            )
+            if layer.kind == "max_pool":
+                return (rows, columns, shape[2]), ()
+            count = FILTERS[layer.name]
+            return (rows, columns, count), (*o["kernel"], shape[2], count)
+        case "dense":
+            count = FILTERS.get(layer.name, CLASSES)
+            return (count,), (shape[0], count)
+        case "flatten":
+            return (int(np.prod(shape)),), ()
+        case _:
+            return shape, ()
+
+
+def graph_of(
+    layers: Sequence[Layer], given: Mapping[str, Array], batch: int
+) -> tuple[Graph, Node, dict[str, Node]]:
+    """The float graph of a network: the graph, its logits, its parameters; kernels as the compiler lays them."""
+    graph = Graph("net")
+    values = {"input": graph.input("input", DType.F32, (batch, 28, 28, 1))}
+    parameters: dict[str, Node] = {}
+    last = "input"
+
+    def parameter(name: str, value: Array) -> Node:
+        parameters[name] = graph.input(name, DType.F32, value.shape)
+        return parameters[name]
+
+    for layer in layers:
+        o, inputs = layer.options, [values[n] for n in layer.of or (last,)]
+        clamp = RELU if o.get("relu") else None
+        strides, pads = o.get("strides", (1, 1)), o.get("pads", (0, 0, 0, 0))
+        if layer.kind in ("conv", "dense"):
+            kernel, bias = (
+                given[f"{layer.name}/kernel"],
+                parameter(f"{layer.name}/bias", given[f"{layer.name}/bias"]),
+            )
+            turned = kernel.transpose(3, 2, 0, 1) if layer.kind == "conv" else kernel
+            inputs += [parameter(f"{layer.name}/kernel", turned), bias]
+        made = {
+            "conv": lambda s=strides, p=pads, c=clamp: Conv2d(s, p, (1, 1), "NHWC", c),
+            "dense": lambda c=clamp: Gemm(1.0, c),
+            "max_pool": lambda o=o, s=strides, p=pads: MaxPool(o["kernel"], s, p, "NHWC"),
+            "flatten": lambda x=inputs[0]: Reshape((batch, x.type.elements // batch)),
+            "add": lambda c=clamp: Add(c),
+        }[layer.kind]()
+        values[layer.name] = graph.add(made, inputs, name=layer.name)
+        last = layer.name
+    return graph, values[last], parameters
+
+
+def as_graph(name: str, value: Array) -> Array:
+    """A parameter, or its gradient, as the compiler lays it."""
+    return value.transpose(3, 2, 0, 1) if name.endswith("kernel") and value.ndim == 4 else value

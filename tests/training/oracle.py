@@ -1,0 +1,345 @@
+"""The arithmetic of training on the device, stated in int64 and float32 numpy alone: no import of the project.
+
+A network is a list of layers; each reads the value of the one before, or those that `of` names. Everything that
+the device computes in a step is here in the plainest form: whole batches, one operation after another. A value is
+q * 2^e * c: integers q, a whole e that changes from step to step, a rational c that never does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+F = np.float32
+LIMIT = 1 << 30
+LEAK = 4
+FIRST_SHIFT = 8
+
+
+def f32(value: Any) -> Any:
+    """Rounded to float32; of a fraction, its nearest double first (no constant here lies between)."""
+    return F(float(value)) if isinstance(value, Fraction) else np.asarray(value).astype(F)
+
+
+def two_to(exponent: int) -> np.float32:
+    return F(2.0 ** min(max(exponent, -126), 127))
+
+
+def rne(v: Array, low: int, high: int) -> Array:
+    return np.clip(np.rint(v), low, high).astype(np.int64)
+
+
+def wrap(v: Array) -> Array:
+    return (v + 2**31) % 2**32 - 2**31
+
+
+def rsh(v: Array, shift: int) -> Array:
+    """v / 2^shift, half to even; a negative shift shifts left."""
+    if shift <= 0:
+        return v << -shift
+    floor, half = v >> shift, 1 << shift - 1
+    rest = v - (floor << shift)
+    return floor + ((rest > half) | ((rest == half) & (floor & 1 == 1)))
+
+
+@dataclass(frozen=True)
+class Value:
+    """q * 2^e * c."""
+
+    q: Array
+    e: int
+    c: Fraction
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer: its kind, its name, what it reads, its options."""
+
+    kind: str
+    name: str
+    of: tuple[str, ...] = ()
+    options: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+
+def windows(x: Array, o: Mapping[str, Any], padding: int) -> Array:
+    """(n, oh, ow, kh, kw, c): what every window sees."""
+    (kh, kw), (sh, sw), (dh, dw) = o["kernel"], o.get("strides", (1, 1)), o.get("dilations", (1, 1))
+    top, left, bottom, right = o.get("pads", (0, 0, 0, 0))
+    x = np.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0)), constant_values=padding)
+    oh, ow = (x.shape[1] - (kh - 1) * dh - 1) // sh + 1, (x.shape[2] - (kw - 1) * dw - 1) // sw + 1
+    taps = [
+        [
+            x[:, a * dh : a * dh + (oh - 1) * sh + 1 : sh, b * dw : b * dw + (ow - 1) * sw + 1 : sw]
+            for b in range(kw)
+        ]
+        for a in range(kh)
+    ]
+    return np.stack([np.stack(row, axis=3) for row in taps], axis=3)
+
+
+def scattered(given: Array, o: Mapping[str, Any], shape: Sequence[int]) -> Array:
+    """The way back of `windows`: (n, oh, ow, kh, kw, c) summed where each was read."""
+    (kh, kw), (sh, sw), (dh, dw) = o["kernel"], o.get("strides", (1, 1)), o.get("dilations", (1, 1))
+    top, left, bottom, right = o.get("pads", (0, 0, 0, 0))
+    n, h, w, c = shape
+    total = np.zeros((n, h + top + bottom, w + left + right, c), np.int64)
+    oh, ow = given.shape[1:3]
+    for a in range(kh):
+        for b in range(kw):
+            rows = slice(a * dh, a * dh + (oh - 1) * sh + 1, sh)
+            total[:, rows, b * dw : b * dw + (ow - 1) * sw + 1 : sw] += given[:, :, :, a, b]
+    return total[:, top : top + h, left : left + w]
+
+
+def product(a: Array, b: Array) -> Array:
+    """An integer matrix product; binary64 holds every sum here (below 2^53)."""
+    return (a.astype(np.float64) @ b.astype(np.float64)).astype(np.int64)
+
+
+Update = Callable[[str, Array, Array], Array]
+"""(parameter, its value, its gradient) to its new value."""
+
+
+class Network:
+    """The state of a network in training, and its steps."""
+
+    def __init__(
+        self, layers: Sequence[Layer], weights: Mapping[str, Array], *, input_c: Fraction = Fraction(1, 255)
+    ):
+        self.layers, self.input_c = list(layers), input_c
+        self.w: dict[str, Array] = {name: f32(v).copy() for name, v in weights.items()}
+        kernels = [name for name in self.w if name.endswith("kernel")]
+        self.ew = {name: self.exponent(self.w[name]) for name in kernels}
+        self.ew_next = dict(self.ew)
+        self.h: dict[str, int] = {}
+        self.s: dict[str, int] = {}
+        self.unsigned: dict[str, bool] = {}
+        self.tensors: dict[str, Array] = {}
+
+    @staticmethod
+    def exponent(w: Array) -> int:
+        return max((int(np.abs(w).max().view(np.int32)) >> 23) - 133, -26)
+
+    def quantizer(
+        self, key: str, a: Array, *, unsigned: bool, seen: dict[str, int] | None
+    ) -> tuple[Array, int]:
+        """Sums to 8 bits by the shift that the step before left; what is seen of them decides the next."""
+        shift = self.s.get(key, FIRST_SHIFT)
+        self.unsigned[key] = unsigned
+        if seen is not None:
+            greatest = int(np.maximum(a, 0).max() if unsigned else min(int(np.abs(a).max()), 2**31 - 1))
+            seen[key] = max(seen.get(key, 0), greatest)
+        q = rne(np.clip(f32(a) * two_to(-shift), *((0, 255) if unsigned else (-127, 127))), -127, 255)
+        self.tensors[key] = q
+        return q, shift
+
+    # --- forward ---------------------------------------------------------------------------------
+
+    def forward(self, x: Array, seen: dict[str, int] | None = None) -> Value:
+        """The logits of pictures of bytes, (n, h, w, c); `seen` collects maxima while training."""
+        self.values: dict[str, Value] = {"input": Value(x.astype(np.int64), 0, self.input_c)}
+        self.w8: dict[str, Array] = {}
+        last = "input"
+        for layer in self.layers:
+            inputs = [self.values[name] for name in layer.of or (last,)]
+            self.values[layer.name] = getattr(self, f"forward_{layer.kind}")(layer, inputs, seen)
+            last = layer.name
+        return self.values[last]
+
+    def weights_of(self, layer: Layer, x: Value) -> tuple[Array, int, Array]:
+        """W8, the exponent of the sums, the bias as int32."""
+        kernel, ew = self.w[f"{layer.name}/kernel"], self.ew[f"{layer.name}/kernel"]
+        w8 = rne(f32(kernel * two_to(-ew)), -127, 127)
+        self.w8[layer.name] = self.tensors[f"{layer.name}/w8"] = w8
+        e = x.e + ew
+        bias = self.w.get(f"{layer.name}/bias")
+        if bias is None:
+            return w8, e, np.zeros(1, np.int64)
+        return w8, e, rne(f32(bias * (f32(1 / x.c) * two_to(-e))), -LIMIT, LIMIT)
+
+    def finished(self, layer: Layer, a: Array, e: int, c: Fraction, seen: dict[str, int] | None) -> Value:
+        """Sums as they are for a layer of logits, else requantized."""
+        self.tensors[f"{layer.name}/sums"] = a
+        if layer.options.get("logits"):
+            return Value(a, e, c)
+        q, shift = self.quantizer(f"{layer.name}/y", a, unsigned=bool(layer.options.get("relu")), seen=seen)
+        return Value(q, e + shift, c)
+
+    def forward_conv(self, layer: Layer, inputs: list[Value], seen: dict[str, int] | None) -> Value:
+        (x,) = inputs
+        w8, e, bias = self.weights_of(layer, x)
+        taken = windows(x.q, layer.options, 0)
+        sums = product(taken.reshape(-1, w8[..., 0].size), w8.reshape(-1, w8.shape[-1]))
+        a = wrap(sums.reshape(*taken.shape[:3], -1) + bias)
+        return self.finished(layer, a, e, x.c, seen)
+
+    def forward_dense(self, layer: Layer, inputs: list[Value], seen: dict[str, int] | None) -> Value:
+        (x,) = inputs
+        w8, e, bias = self.weights_of(layer, x)
+        return self.finished(layer, wrap(product(x.q, w8) + bias), e, x.c, seen)
+
+    def forward_max_pool(self, layer: Layer, inputs: list[Value], _: dict[str, int] | None) -> Value:
+        (x,) = inputs
+        return Value(windows(x.q, layer.options, -(1 << 20)).max(axis=(3, 4)), x.e, x.c)
+
+    def forward_flatten(self, _: Layer, inputs: list[Value], __: dict[str, int] | None) -> Value:
+        (x,) = inputs
+        return Value(x.q.reshape(len(x.q), -1), x.e, x.c)
+
+    def forward_add(self, layer: Layer, inputs: list[Value], seen: dict[str, int] | None) -> Value:
+        total, e = aligned_sum(inputs)
+        return self.finished(layer, total, e, inputs[0].c, seen)
+
+    # --- loss ------------------------------------------------------------------------------------
+
+    @staticmethod
+    def loss(logits: Value, labels: Array) -> tuple[Array, Array, Array, Array]:
+        """Errors of the logits, and d[label], z and the greatest index of each row."""
+        table = np.exp((np.arange(256) - 255) / 16).astype(F)
+        table[0] = 0
+        below = logits.q - logits.q.max(axis=1, keepdims=True)
+        d = rne(np.clip(f32(below) * f32(f32(logits.c) * two_to(logits.e + 4)), -255, 0), -255, 0)
+        t = table[255 + d]
+        z = np.zeros(len(t), F)
+        for j in range(t.shape[1]):
+            z = z + t[:, j]
+        rows = np.arange(len(t))
+        g = rne(t * F(127) / z[:, None], 0, 127)
+        g[rows, labels] -= 127
+        return g, d[rows, labels], z, logits.q.argmax(axis=1)
+
+    # --- backward --------------------------------------------------------------------------------
+
+    def backward(self, g: Array, valid: int, seen: dict[str, int]) -> dict[str, Array]:
+        """The gradients of all parameters, as float32."""
+        self.errors: dict[str, list[Value]] = {self.layers[-1].name: [Value(g, -7, Fraction(1))]}
+        gradients: dict[str, Array] = {}
+        inv_n = F(1) / F(valid)
+        for index in reversed(range(len(self.layers))):
+            layer = self.layers[index]
+            sources = layer.of or (self.layers[index - 1].name if index else "input",)
+            h = self.summed(layer, seen)
+            if layer.options.get("relu"):
+                h = Value(np.where(self.values[layer.name].q.reshape(h.q.shape) > 0, h.q, 0), h.e, h.c)
+            self.tensors[f"{layer.name}/error"] = h.q
+            getattr(self, f"backward_{layer.kind}")(layer, h, sources, gradients, inv_n, seen)
+        return gradients
+
+    def summed(self, layer: Layer, seen: dict[str, int]) -> Value:
+        """The error of a layer's value: where it was read more than once, the sum, requantized."""
+        given = self.errors[layer.name]
+        if len(given) == 1:
+            return given[0]
+        total, e = aligned_sum(given)
+        q, shift = self.quantizer(f"{layer.name}/fork", total, unsigned=False, seen=seen)
+        return Value(q, e + shift, given[0].c)
+
+    def give(self, name: str, error: Value) -> None:
+        if name != "input":
+            self.errors.setdefault(name, []).append(error)
+
+    def parameter(self, name: str, sums: Array, e: int, c: Fraction, inv_n: np.float32) -> Array:
+        """G = F(F(sum) * (k * 2^e)) with k = F(F(c) * inv_n)."""
+        self.tensors[f"{name}/sum"] = sums
+        return f32(f32(sums) * (f32(f32(c) * inv_n) * two_to(e)))
+
+    def through_products(
+        self, layer: Layer, h: Value, errors: Array, source: str, seen: dict[str, int]
+    ) -> None:
+        """The errors of a product's input, requantized."""
+        q, shift = self.quantizer(f"{layer.name}/e", wrap(errors), unsigned=False, seen=seen)
+        self.give(source, Value(q, h.e + self.ew[f"{layer.name}/kernel"] + shift, h.c))
+
+    def backward_conv(
+        self,
+        layer: Layer,
+        h: Value,
+        sources: Sequence[str],
+        out: dict[str, Array],
+        inv_n: np.float32,
+        seen: Any,
+    ) -> None:
+        x, w8 = self.values[sources[0]], self.w8[layer.name]
+        errors = h.q.reshape(-1, w8.shape[-1])
+        taken = windows(x.q, layer.options, 0).reshape(len(errors), -1)
+        name = f"{layer.name}/kernel"
+        out[name] = self.parameter(
+            name, product(taken.T, errors).reshape(w8.shape), h.e + x.e, h.c * x.c, inv_n
+        )
+        if f"{layer.name}/bias" in self.w:
+            name = f"{layer.name}/bias"
+            out[name] = self.parameter(name, errors.sum(axis=0), h.e, h.c, inv_n)
+        if sources[0] != "input":
+            spread = product(errors, w8.reshape(-1, w8.shape[-1]).T).reshape(*h.q.shape[:3], *w8.shape[:3])
+            self.through_products(layer, h, scattered(spread, layer.options, x.q.shape), sources[0], seen)
+
+    def backward_dense(
+        self,
+        layer: Layer,
+        h: Value,
+        sources: Sequence[str],
+        out: dict[str, Array],
+        inv_n: np.float32,
+        seen: Any,
+    ) -> None:
+        x, w8 = self.values[sources[0]], self.w8[layer.name]
+        name = f"{layer.name}/kernel"
+        out[name] = self.parameter(name, product(x.q.T, h.q), h.e + x.e, h.c * x.c, inv_n)
+        name = f"{layer.name}/bias"
+        out[name] = self.parameter(name, h.q.sum(axis=0), h.e, h.c, inv_n)
+        if sources[0] != "input":
+            self.through_products(layer, h, product(h.q, w8.T), sources[0], seen)
+
+    def backward_max_pool(self, layer: Layer, h: Value, sources: Sequence[str], *_: Any) -> None:
+        x, o = self.values[sources[0]], layer.options
+        taken = windows(x.q, o, -(1 << 20))
+        flat = np.moveaxis(taken, -1, 3).reshape(*taken.shape[:3], taken.shape[-1], -1)
+        first = flat.argmax(axis=-1)
+        given = np.zeros(flat.shape, np.int64)
+        np.put_along_axis(given, first[..., None], h.q[..., None], axis=-1)
+        spread = np.moveaxis(given.reshape(*flat.shape[:4], *taken.shape[3:5]), 3, -1)
+        (kh, kw), (sh, sw) = o["kernel"], o.get("strides", (1, 1))
+        shift = (-(-kh // sh) * -(-kw // sw) - 1).bit_length()
+        q = np.clip(rsh(scattered(spread, o, x.q.shape), shift), -127, 127)
+        self.give(sources[0], Value(q, h.e + shift, h.c))
+
+    def backward_flatten(self, _: Layer, h: Value, sources: Sequence[str], *__: Any) -> None:
+        self.give(sources[0], Value(h.q.reshape(self.values[sources[0]].q.shape), h.e, h.c))
+
+    def backward_add(self, _: Layer, h: Value, sources: Sequence[str], *__: Any) -> None:
+        for name in sources:
+            self.give(name, h)
+
+    # --- the step --------------------------------------------------------------------------------
+
+    def step(self, x: Array, labels: Array, update: Update) -> tuple[Array, Array, Array]:
+        """Train on a batch; d[label], z and the greatest index of each sample."""
+        seen: dict[str, int] = {}
+        g, *record = self.loss(self.forward(x, seen), labels)
+        gradients = self.backward(g, len(labels), seen)
+        for name, gradient in gradients.items():
+            self.w[name] = update(name, self.w[name], gradient)
+            if name in self.ew:
+                self.ew[name], self.ew_next[name] = self.ew_next[name], self.exponent(self.w[name])
+        for key, greatest in seen.items():
+            before = self.h.get(key, 0)
+            self.h[key] = max(greatest, before - (before >> LEAK))
+            self.s[key] = max(0, self.h[key].bit_length() - (8 if self.unsigned[key] else 7))
+        d, z, best = record
+        return d, z, best
+
+
+def aligned_sum(values: Sequence[Value]) -> tuple[Array, int]:
+    """The sum of values under one exponent, and that: the least, or 16 below the greatest."""
+    e = max(min(v.e for v in values), max(v.e for v in values) - 16)
+    shape = values[0].q.shape
+    total: Array = np.zeros(shape, np.int64)
+    for v in values:
+        total = total + rsh(v.q.reshape(shape), e - v.e)
+    return total, e
