@@ -32,6 +32,7 @@ class Adam(Optimizer):
     """m += (g-m)*(1-b1); v += (g*g-v)*(1-b2); w -= (m*alpha)/(sqrt(v)+eps); keras.optimizers.Adam."""
 
     slots = ("momentum", "velocity")
+    step_numbers = ("rate", "alpha")
     beta_1: float = 0.9
     beta_2: float = 0.999
     epsilon: float = 1e-7

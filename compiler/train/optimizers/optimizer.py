@@ -46,6 +46,8 @@ class Optimizer(Frozen):
     name: ClassVar[str]
     slots: ClassVar[tuple[str, ...]] = ()
     """What is kept for every weight beside itself, 0 at first."""
+    step_numbers: ClassVar[tuple[str, ...]] = ("rate",)
+    """What the host computes for every step: the names that `of_step` gives."""
 
     learning_rate: float = 0.001
 
