@@ -41,7 +41,12 @@ COPY_LEVELS: Final = tuple(
     tuple(greatest(Load, f"{field}{level}") for field in ("n", "ds", "ls")) for level in (1, 2)
 )
 """(count, DRAM pitch, pitch on the chip) that the levels of a copy can express, innermost first."""
-DMA_SPACES: Final = {Memory.SPM: OnChip.SPM, Memory.ACC: OnChip.ACC, Memory.PRM: OnChip.PRM}
+DMA_SPACES: Final = {
+    Memory.SPM: OnChip.SPM,
+    Memory.ACC: OnChip.ACC,
+    Memory.PRM: OnChip.PRM,
+    Memory.SREG: OnChip.SREG,
+}
 
 T = TypeVar("T")
 Level = tuple[int, int, int]

@@ -28,27 +28,32 @@ class Memory(StrEnum):
     SPM = "spm"
     ACC = "acc"
     PRM = "prm"
+    SREG = "sreg"
     WEIGHTS = "weights"
     ARENA = "arena"
     INPUT = "input"
     OUTPUT = "output"
     PARAMS = "params"
+    STATE = "state"
 
 
 ALIGNMENT: Final = 64
 """Bytes at multiples of which buffers begin: a burst and a port word of edge32, on every target."""
-ON_CHIP: Final = (Memory.SPM, Memory.ACC, Memory.PRM)
+ON_CHIP: Final = (Memory.SPM, Memory.ACC, Memory.PRM, Memory.SREG)
+UNPLACED: Final = 1
+"""What a register operand holds whose buffer has no place yet: 0 would mean that it has none."""
 REGION: Final = {
     Memory.WEIGHTS: Region.WEIGHTS,
     Memory.ARENA: Region.ARENA,
     Memory.INPUT: Region.INPUT,
     Memory.OUTPUT: Region.OUTPUT,
     Memory.PARAMS: Region.PARAMS,
+    Memory.STATE: Region.STATE,
 }
 
 
 class Buffer(Struct, eq=False):
-    """A run of memory: bytes, or rows in the accumulators.
+    """A run of memory: bytes, rows in the accumulators, or scalar registers.
 
     `content` is what a read-only DRAM region holds there.
     """
@@ -67,7 +72,12 @@ class Buffer(Struct, eq=False):
 
     @property
     def lowest(self) -> int:
-        """The first address it may have: a table's number is its address / 256, and number 0 means none."""
+        """The first address it may have: a table's number is its address / 256, and number 0 means none.
+
+        So does register 0.
+        """
+        if self.memory is Memory.SREG:
+            return 1
         return TABLE_BYTES if self.memory is Memory.PRM and self.align == TABLE_BYTES else 0
 
 

@@ -28,7 +28,7 @@ class Shortage(Frozen):
     @property
     def unit(self) -> str:
         """What is counted."""
-        return "rows" if self.memory is Memory.ACC else "bytes"
+        return {Memory.ACC: "rows", Memory.SREG: "registers"}.get(self.memory, "bytes")
 
 
 class AllocationError(Exception):

@@ -20,7 +20,7 @@ import numpy as np
 from compiler.schedule.options import ScheduleOptions
 from compiler.schedule.order.history import NOBODY, History
 from compiler.schedule.order.scratchpad import NoRoomError, ScratchpadAllocator, limits_of
-from compiler.schedule.tile_graph import Memory, TileOp, Touch
+from compiler.schedule.tile_graph import UNPLACED, Memory, TileOp, Touch
 from isa.accesses import tabulate
 from isa.memory_map import Space, address_unit
 from isa.spec import Engine
@@ -78,15 +78,19 @@ class Timing(Frozen):
 
 
 def touches(ops: Sequence[TileOp], target: Target) -> list[list[Touch]]:
-    """What every operation touches; strided boxes as the range from their first to their last byte."""
+    """What every operation touches; strided boxes as the range from their first to their last byte.
+
+    Of a register operand the first register is `UNPLACED`, of any other address 0.
+    """
     table = tabulate([op.instr for op in ops], target)
-    row = address_unit(target, Space.ACC)
     spans: list[list[tuple[str, bool, int, int]]] = []
     for form in table.forms:
         spans.append([])
         for access in form.accesses:
             low, high = access.span()
-            unit = row if access.space is Space.ACC else 1
+            unit = address_unit(target, access.space) if access.space in (Space.ACC, Space.SREG) else 1
+            if access.space is Space.SREG and access.operand != "loc":
+                low, high = low - UNPLACED * unit, high - UNPLACED * unit
             spans[-1].append((access.operand, access.write, low // unit, -(-high // unit)))
     found: list[list[Touch]] = []
     numbers: list[int] = table.form.tolist()

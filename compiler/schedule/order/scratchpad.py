@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from compiler.schedule.order.packing import Placed, pack
 from compiler.schedule.tile_graph import ON_CHIP, Buffer, Memory, Touch, aligned
+from isa.memory_map import SREGS
 from isa.support.records import Struct
 from isa.target import Target
 
@@ -26,7 +27,12 @@ A compromise: lower, and engines wait for one another's banks; higher, and buffe
 
 def limits_of(target: Target) -> dict[Memory, int]:
     """The sizes of the memories on the chip."""
-    return {Memory.SPM: target.spm.bytes, Memory.ACC: target.acc.rows, Memory.PRM: target.prm.bytes}
+    return {
+        Memory.SPM: target.spm.bytes,
+        Memory.ACC: target.acc.rows,
+        Memory.PRM: target.prm.bytes,
+        Memory.SREG: SREGS,
+    }
 
 
 class NoRoomError(Exception):
