@@ -289,6 +289,15 @@ def exponentials(differences: Array, table: Float) -> tuple[Float, Float]:
     return entries, sequential_sum(columns, entries.shape[:-1])
 
 
+def mix(x: NDArray[np.uint32]) -> NDArray[np.uint32]:
+    """lowbias32 (Wellons): a permutation of the 32-bit numbers that looks random."""
+    x = x ^ (x >> np.uint32(16))
+    x = x * np.uint32(0x7FEB352D)
+    x = x ^ (x >> np.uint32(15))
+    x = x * np.uint32(0x846CA68B)
+    return x ^ (x >> np.uint32(16))
+
+
 # --- integer matrix product ----------------------------------------------------------------------
 
 

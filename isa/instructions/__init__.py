@@ -11,6 +11,7 @@ from isa.instructions import (
     vector_gradient,
     vector_loss,
     vector_reduce,
+    vector_training,
     vector_words,
 )
 from isa.spec import reserve
@@ -26,14 +27,13 @@ __all__ = [
     "vector_gradient",
     "vector_loss",
     "vector_reduce",
+    "vector_training",
     "vector_words",
 ]
 
 reserve("loop", 0x0A, "L")
 reserve("step", 0x0B, "L")
 reserve("vdwg", 0x8A, "T")
-reserve("vrnd", 0x8C, "T")
-reserve("vsum", 0x8D, "T")
 reserve("vdwa", 0x8F, "T")
 reserve("send", 0xA2, "N")
 reserve("recv", 0xA3, "N")

@@ -20,13 +20,14 @@ from isa.instructions.records import QuantRecord
 from isa.instructions.vector_elementwise import Elementwise, VectorElementwise
 from isa.instructions.vector_gradient import PoolBack, PoolingGradient
 from isa.instructions.vector_loss import RECORD, Loss, SoftmaxLoss
+from isa.instructions.vector_training import ROWS, MapSum, VectorRandom, VectorSum
 from isa.memory_map import Space
 from isa.spec import ElementType, Trap
 from isa.support.records import replace
 from isa.target import load_target
 from isa.validate import instruction_faults
 from tests.bench import Bench
-from tests.differential.test_training_instructions import bits, f32
+from tests.differential.test_training_instructions import bits, f32, rsh
 from tests.operands import codes
 from tests.strategies import often
 
@@ -254,6 +255,70 @@ def test_a_mask_keeps_what_lies_between_two_values(seed: int, low: int, high: in
     assert found.tolist() == kept
 
 
+@given(st.integers(1, 3), st.integers(1, 3), st.integers(1, 19), st.sampled_from(MapSum), SEEDS)
+@settings(max_examples=often(120))
+def test_maps_are_combined_as_the_formulas_say(h: int, w: int, c: int, fn: MapSum, seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    kinds = [ElementType.U8 if seed >> i & 1 else ElementType.S8 for i in (0, 1)]
+    a, b = (codes(generator, h, w, c, kind=kind) for kind in kinds)
+    shifts = [int(v) for v in generator.integers(-18, 8, 2)]
+    padded = c + c % 2
+    rows = np.zeros((ROWS[fn], padded), np.float32)
+    rows[:, :c] = generator.standard_normal((ROWS[fn], c)) * 2.0 ** int(generator.integers(-8, 8))
+    left: dict[str, Any] = {"a": X, "aps": c, "ars": c * w, "at": kinds[0]}
+    right: dict[str, Any] = {"b": G, "bps": c, "brs": c * w, "bt": kinds[1]} if fn is not MapSum.BNF else {}
+    more: dict[str, Any] = {"sra": 3, "srb": 4} if fn is MapSum.SADD else {"prm": 1}
+    instr = VectorSum(fn=fn, h=h, w=w, c=c, ags=h * w, **left, **right, **more)
+    assert not instruction_faults(instr, TARGET, {})
+    registers = [ScalarSet(rd=3 + i, imm=s) for i, s in enumerate(shifts)]
+    bench = Bench(*registers, instr, target=TARGET).put(Space.SPM, X, a).put(Space.SPM, G, b)
+    got = bench.put(Space.PRM, 8, rows).run().get(Space.ACC, 0, (-(-c // COLS), h * w, COLS), np.int32)
+    for y, x, n in np.ndindex(h, w, c):
+        p, q = int(a[y, x, n]), int(b[y, x, n])
+        if fn is MapSum.SADD:
+            exact = rsh(p, shifts[0]) + rsh(q, shifts[1])
+        else:
+            k = [float(row[n]) for row in rows]
+            offset = k[1] if fn is MapSum.BNF else f32(f32(q * k[1]) + k[2])
+            v = f32(f32(f32(p * k[0]) + offset) * 65536)
+            exact = min(max(round(v), -(1 << 30)), 1 << 30)
+        assert got[n // COLS, y * w + x, n % COLS] == exact
+
+
+def test_a_row_that_is_not_finite_traps() -> None:
+    bench = Bench(VectorSum(fn=MapSum.BNF, a=X, aps=1, ars=1), target=TARGET).put(Space.SPM, X, bytes(1))
+    with pytest.raises(MachineTrap) as trap:
+        bench.put(Space.PRM, 0, np.array([np.inf, 0, 0, 0], np.float32)).run()
+    assert trap.value.record.code == "FP_INVALID"
+
+
+@given(
+    st.integers(-(2**31), 2**31 - 1),
+    st.integers(-(2**31), 2**31 - 1),
+    st.integers(0, 65535),
+    st.integers(1, 50),
+)
+@settings(max_examples=often(60))
+def test_random_bytes_depend_on_key_and_number_alone(key: int, first: int, rate: int, count: int) -> None:
+    instr = VectorRandom(dst=8, n=count, key=3, first=4, rate=rate)
+    bench = Bench(ScalarSet(rd=3, imm=key), ScalarSet(rd=4, imm=first), instr, target=TARGET).run()
+    expected: list[int] = []
+    for i in range(count):
+        x = ((first + i) ^ key) % 2**32
+        for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B), (16, 1)):
+            x = (x ^ x >> shift) * factor % 2**32
+        expected.append(int(x >= rate << 16))
+    assert bench.get(Space.SPM, 8, (count,), np.uint8).tolist() == expected
+
+
+def test_the_share_of_zeros_is_the_rate() -> None:
+    instr = VectorRandom(n=1 << 14, key=3, rate=1 << 14)
+    bench = Bench(ScalarSet(rd=3, imm=77), instr, target=TARGET).run()
+    assert (
+        abs(bench.get(Space.SPM, 0, (1 << 14,), np.uint8).mean() - 0.75) < 0.017
+    )  # five standard deviations
+
+
 def test_they_need_the_extension() -> None:
     plain = replace(TARGET, ext=())
     for instr in (
@@ -261,6 +326,8 @@ def test_they_need_the_extension() -> None:
         PoolingGradient(g=64, dx=128),
         SoftmaxLoss(g=64, gps=1, rec=128),
         VectorElementwise(fn=Elementwise.MASK, b=64, out=128),
+        VectorSum(b=64),
+        VectorRandom(),
     ):
         assert not instruction_faults(instr, TARGET, {})
         assert [f.trap for f in instruction_faults(instr, plain, {})] == [Trap.EXT_MISSING]
