@@ -7,6 +7,7 @@ from isa.instructions import (
     matrix_gradient,
     vector,
     vector_depthwise,
+    vector_depthwise_sums,
     vector_elementwise,
     vector_gradient,
     vector_loss,
@@ -23,6 +24,7 @@ __all__ = [
     "matrix_gradient",
     "vector",
     "vector_depthwise",
+    "vector_depthwise_sums",
     "vector_elementwise",
     "vector_gradient",
     "vector_loss",
@@ -33,7 +35,5 @@ __all__ = [
 
 reserve("loop", 0x0A, "L")
 reserve("step", 0x0B, "L")
-reserve("vdwg", 0x8A, "T")
-reserve("vdwa", 0x8F, "T")
 reserve("send", 0xA2, "N")
 reserve("recv", 0xA3, "N")

@@ -17,6 +17,7 @@ from isa.faults import MachineTrap
 from isa.instructions.control import ScalarSet
 from isa.instructions.matrix_gradient import WeightGradient
 from isa.instructions.records import QuantRecord
+from isa.instructions.vector_depthwise_sums import DepthwiseGradient, DepthwiseSums
 from isa.instructions.vector_elementwise import Elementwise, VectorElementwise
 from isa.instructions.vector_gradient import PoolBack, PoolingGradient
 from isa.instructions.vector_loss import RECORD, Loss, SoftmaxLoss
@@ -319,6 +320,56 @@ def test_the_share_of_zeros_is_the_rate() -> None:
     )  # five standard deviations
 
 
+@given(geometry(covered=True), st.integers(1, 19), st.booleans(), SEEDS)
+@settings(max_examples=often(60))
+def test_depthwise_sums_are_those_of_loops(s: dict[str, Any], c: int, accumulate: bool, seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    kind = ElementType.U8 if seed % 2 else ElementType.S8
+    x, wide = codes(generator, s["ih"], s["iw"], c, kind=kind), codes(generator, s["kh"], s["kw"], c)
+    pixels, groups = s["oh"] * s["ow"], -(-c // COLS)
+    if pixels * groups > TARGET.acc.rows:
+        return
+    instr = DepthwiseSums(
+        inp=X, wgt=G, c=c, ips=c, irs=c * s["iw"], ags=pixels, xt=kind, accum=int(accumulate), **s
+    )
+    assert not instruction_faults(instr, TARGET, {})
+    before = generator.integers(-(2**31), 2**31, (groups, pixels, COLS)).astype(np.int32)
+    bench = Bench(instr, target=TARGET).put(Space.SPM, X, x).put(Space.SPM, G, wide).put(Space.ACC, 0, before)
+    found = bench.run().get(Space.ACC, 0, before.shape, np.int32)
+    sums = np.zeros((pixels, c), object)
+    for y, px, ky, kx, row, column in taps(s):
+        for n in range(c):
+            sums[y * s["ow"] + px, n] += int(x[row, column, n]) * int(wide[ky, kx, n])
+    for place, n in np.ndindex(pixels, c):
+        held = int(before[n // COLS, place, n % COLS]) if accumulate else 0
+        assert found[n // COLS, place, n % COLS] == (held + sums[place, n] + 2**31) % 2**32 - 2**31
+
+
+@given(geometry(covered=True), st.integers(1, 19), st.booleans(), SEEDS)
+@settings(max_examples=often(60))
+def test_depthwise_gradients_are_those_of_loops(
+    s: dict[str, Any], c: int, accumulate: bool, seed: int
+) -> None:
+    generator = np.random.default_rng(seed)
+    kinds = [ElementType.U8 if seed >> i & 1 else ElementType.S8 for i in (0, 1)]
+    x = codes(generator, s["ih"], s["iw"], c, kind=kinds[0])
+    g = codes(generator, s["oh"], s["ow"], c, kind=kinds[1])
+    count, groups = s["kh"] * s["kw"], -(-c // COLS)
+    instr = DepthwiseGradient(x=X, g=G, c=c, ips=c, irs=c * s["iw"], gps=c, grs=c * s["ow"], xt=kinds[0], gt=kinds[1],
+                              accum=int(accumulate), **s)  # fmt: skip
+    assert not instruction_faults(instr, TARGET, {})
+    before = generator.integers(-(2**31), 2**31, (count, groups, COLS)).astype(np.int32)
+    bench = Bench(instr, target=TARGET).put(Space.SPM, X, x).put(Space.SPM, G, g).put(Space.ACC, 0, before)
+    found = bench.run().get(Space.ACC, 0, before.shape, np.int32)
+    sums = np.zeros((count, c), object)
+    for y, px, ky, kx, row, column in taps(s):
+        for n in range(c):
+            sums[ky * s["kw"] + kx, n] += int(x[row, column, n]) * int(g[y, px, n])
+    for place, n in np.ndindex(count, c):
+        held = int(before[place, n // COLS, n % COLS]) if accumulate else 0
+        assert found[place, n // COLS, n % COLS] == (held + sums[place, n] + 2**31) % 2**32 - 2**31
+
+
 def test_they_need_the_extension() -> None:
     plain = replace(TARGET, ext=())
     for instr in (
@@ -327,6 +378,8 @@ def test_they_need_the_extension() -> None:
         SoftmaxLoss(g=64, gps=1, rec=128),
         VectorElementwise(fn=Elementwise.MASK, b=64, out=128),
         VectorSum(b=64),
+        DepthwiseSums(wgt=64),
+        DepthwiseGradient(g=64),
         VectorRandom(),
     ):
         assert not instruction_faults(instr, TARGET, {})
