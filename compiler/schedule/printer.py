@@ -18,7 +18,7 @@ def print_schedule(schedule: Schedule, network: str, target: str) -> str:
             lines.append(f'layer {current} "{names[current]}"')
         lines.append(f"  {op.phase:8}{list(op.tile)!s:18}{format_instruction(op.resolved())}")
         lines += [f"{'':28}; {_bindings(op)}"]
-    used = ", ".join(f"{memory.value} {size}" for memory, size in schedule.used.items())
+    used = ", ".join(f"{memory.value} {size}" for memory, size in schedule.used.items() if size)
     return "\n".join([*lines, f"// used: {used}"]) + "\n"
 
 
