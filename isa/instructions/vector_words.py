@@ -123,7 +123,7 @@ class Vector32(Instruction):
     prm: int = operand(16, address=True, doc="granule of the words of a and b")
     sra: int = operand(6, doc="scalar register of a, or that gives the shift")
     srb: int = operand(6, doc="scalar register of b")
-    obs: int = operand(6, doc="scalar register that observes the maximum of |d|; 0: none")
+    obs: int = operand(6, doc="scalar register that observes the greatest magnitude of d; 0: none")
 
     shorthands = ("{fn}", "{d}<-{a}", "{rows}x{lanes}")
 

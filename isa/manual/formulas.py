@@ -91,6 +91,10 @@ def meaning(cls: type[Instruction]) -> tuple[str, str]:
     return f"{execute.__module__.replace('.', '/')}.py", execute.__qualname__
 
 
+OPTIONAL: Final = ("lut", "sreg", "obs")
+"""Operands of which 0 means that there is none."""
+
+
 def touched(cls: type[Instruction], t: Target) -> list[tuple[str, str, str, str]]:
     """Operand, memory, read or written, and whether in every function and mode or in some."""
     counts: dict[tuple[str, str, str], int] = {}
@@ -115,7 +119,7 @@ def _is_mode(o: Operand) -> bool:
     return (
         (o.enum is not None and o.enum is not ElementType)
         or (o.width == 1 and o.enum is None)
-        or o.name == "lut"
+        or o.name in OPTIONAL
     )
 
 
