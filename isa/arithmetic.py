@@ -265,8 +265,7 @@ def softmax(x: Array, table: Float, divisor: Real, zero_point: int, low: int, hi
         high: the greatest output value.
     """
     codes = x.astype(np.int32)
-    entries = table[codes + (255 - codes.max(axis=-1, keepdims=True))]
-    total = sequential_sum((entries[..., j] for j in range(entries.shape[-1])), entries.shape[:-1])
+    entries, total = exponentials(codes - codes.max(axis=-1, keepdims=True), table)
     quotient = (entries.astype(np.float64) * np.float64(divisor)) / total[..., None].astype(np.float64)
     return np.clip(np.rint(quotient) + zero_point, low, high).astype(np.int32)
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 
 import numpy as np
 
 from compiler.ir.op import Array, Op, op
 from compiler.ir.types import DType, Shape, TensorType
-from compiler.ops.sliding_window import Pads, Pair, from_nhwc, image_shape, nhwc, windows
+from compiler.ops.sliding_window import Pads, Pair, from_nhwc, image_shape, nhwc, tap_places, windows
 
 
 @op("nn.conv2d_input_gradient", "g:f32", "w:f32")
@@ -31,14 +30,15 @@ class Conv2dInputGradient(Op):
         n, h, width, c = image_shape(self.shape, self.layout)
         top, left, bottom, right = self.pads
         padded = np.zeros((n, h + top + bottom, width + left + right, c), g.dtype)
-        (oh, ow), (kh, kw) = g.shape[1:3], w.shape[2:]
+        kernel, out_extents = (w.shape[2], w.shape[3]), (g.shape[1], g.shape[2])
+        taps = np.ndindex(*kernel)
+        places = tap_places(kernel, self.strides, self.dilations, out_extents)
         outs, ins = w.shape[0] // self.groups, c // self.groups
-        for ky, kx, group in itertools.product(range(kh), range(kw), range(self.groups)):
-            given = slice(group * outs, (group + 1) * outs)
-            rows = slice(ky * self.dilations[0], ky * self.dilations[0] + (oh - 1) * self.strides[0] + 1)
-            columns = slice(kx * self.dilations[1], kx * self.dilations[1] + (ow - 1) * self.strides[1] + 1)
-            place = padded[:, rows, columns, group * ins : (group + 1) * ins]
-            place[:, :: self.strides[0], :: self.strides[1]] += g[..., given] @ w[given, :, ky, kx]
+        for (ky, kx), (rows, columns) in zip(taps, places, strict=True):
+            for group in range(self.groups):
+                given = slice(group * outs, (group + 1) * outs)
+                errors = g[..., given] @ w[given, :, ky, kx]
+                padded[:, rows, columns, group * ins : (group + 1) * ins] += errors
         return from_nhwc(padded[:, top : top + h, left : left + width], self.layout)
 
 

@@ -2,24 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from compiler.ir.op import Array, Op, op
 from compiler.ir.types import DType, Shape, TensorType
-from compiler.ops.sliding_window import Pads, Pair, from_nhwc, image_shape, nhwc
-
-
-def taps(kernel: Pair, strides: Pair, dilations: Pair, out: Pair) -> Iterator[tuple[slice, slice]]:
-    """Rows and columns of the padded image that all windows see through a tap, tap by tap, row by row."""
-    for tap in itertools.product(range(kernel[0]), range(kernel[1])):
-        first = [t * d for t, d in zip(tap, dilations, strict=True)]
-        rows, columns = (
-            slice(f, f + (n - 1) * s + 1, s) for f, n, s in zip(first, out, strides, strict=True)
-        )
-        yield rows, columns
+from compiler.ops.sliding_window import Pads, Pair, from_nhwc, image_shape, nhwc, tap_places
 
 
 class PoolGradient(Op):
@@ -57,7 +46,7 @@ class MaxPoolGradient(PoolGradient):
         values, errors = self.padded(-np.inf), self.padded(0)
         top, left, *_ = self.pads
         values[:, top : top + x.shape[1], left : left + x.shape[2]] = x
-        places = list(taps(self.kernel, self.strides, self.dilations, (g.shape[1], g.shape[2])))
+        places = list(tap_places(self.kernel, self.strides, self.dilations, (g.shape[1], g.shape[2])))
         best = np.max([values[:, rows, columns] for rows, columns in places], axis=0)
         left_over = g.copy()
         for rows, columns in places:
@@ -75,7 +64,7 @@ class AveragePoolGradient(PoolGradient):
 
     def evaluate(self, args: Sequence[Array], types: Sequence[TensorType], out: TensorType) -> Array:
         g = nhwc(args[0], self.layout)
-        places = list(taps(self.kernel, self.strides, self.dilations, (g.shape[1], g.shape[2])))
+        places = list(tap_places(self.kernel, self.strides, self.dilations, (g.shape[1], g.shape[2])))
         counted, errors = self.padded(1 if self.count_include_pad else 0), self.padded(0)
         _, h, w, _ = image_shape(self.shape, self.layout)
         top, left, *_ = self.pads

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -139,6 +140,16 @@ def windows(
     reach = tuple((k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True))
     view = sliding_window_view(padded, reach, (1, 2))
     return view[:, :: strides[0], :: strides[1], :, :: dilations[0], :: dilations[1]]
+
+
+def tap_places(kernel: Pair, strides: Pair, dilations: Pair, out: Pair) -> Iterator[tuple[slice, slice]]:
+    """Rows and columns of the padded image that all windows see through a tap, tap by tap, row by row."""
+    for tap in itertools.product(range(kernel[0]), range(kernel[1])):
+        first = [t * d for t, d in zip(tap, dilations, strict=True)]
+        rows, columns = (
+            slice(f, f + (n - 1) * s + 1, s) for f, n, s in zip(first, out, strides, strict=True)
+        )
+        yield rows, columns
 
 
 def pooling_pads(n: OnnxNode, extents: Pair, kernel: Pair, strides: Pair, dilations: Pair) -> Pads:

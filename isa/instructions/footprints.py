@@ -11,6 +11,8 @@ from isa.spec import Access, Dims, ElementType, Fault, Trap
 from isa.target import Target
 
 Pair = tuple[int, int]
+Tap = tuple[Pair, tuple[slice, slice], tuple[slice, slice]]
+"""Row and column of a tap, the outputs that see input through it, and what they see."""
 
 
 def channel_groups(channels: int, cols: int) -> Iterator[tuple[int, int, int]]:
@@ -107,7 +109,7 @@ def seen(outputs: int, stride: int, offset: int, extent: int) -> tuple[slice, sl
 
 def visible_taps(
     kernel: Pair, out: Pair, stride: Pair, dilation: Pair, pad: Pair, extent: Pair
-) -> Iterator[tuple[Pair, tuple[slice, slice], tuple[slice, slice]]]:
+) -> Iterator[Tap]:
     """Every tap of a window, row by row: (ky, kx), the outputs that see input through it, and what they see.
 
     Each pair is (rows, columns). Padding is nowhere laid out, so that memory does not grow with it.
@@ -126,6 +128,12 @@ def window_box(
         yield Fault(
             Trap.LIMIT, name, f"{name}={extent} reaches past the last window; allowed: at most {reach}"
         )
+
+
+def valid_windows(name: str, extent: int, out: int, stride: int, taps: int, pad: int) -> Iterator[Fault]:
+    """Every window has a tap that is not padding."""
+    if pad >= taps or (out - 1) * stride - pad >= extent:
+        yield Fault(Trap.LIMIT, name, "a window has no valid tap")
 
 
 def element_wise_cycles(t: Target, h: int, w: int, c: int, pitches: list[tuple[int, int]]) -> int:

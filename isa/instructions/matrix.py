@@ -10,8 +10,7 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
-from isa.arithmetic import INT32_MAX, INT32_MIN, exact_depth, matmul
-from isa.instructions.dma import WORD
+from isa.arithmetic import exact_depth, matmul
 from isa.instructions.footprints import (
     accumulators,
     channel_groups,
@@ -21,6 +20,7 @@ from isa.instructions.footprints import (
     visible_taps,
     window_box,
 )
+from isa.instructions.sums import store_sums
 from isa.memory_map import Space
 from isa.spec import (
     Access,
@@ -42,8 +42,6 @@ DENSE_SLACK: Final = 1 << 20
 """Elements that a padded image may have besides: as many are soon multiplied, padding or not."""
 DENSE_LIMIT: Final = 1 << 26
 """Elements up to which the windows of a tile are laid out side by side."""
-SAFE_DEPTH: Final = 33_025
-"""Sums of this many 9 x 9 bit products stay within int32."""
 Count = TypeVar("Count", int, NDArray[np.int64])
 """A number, or one for each of many candidates: the planner asks for the cost of all its tiles at once."""
 
@@ -77,32 +75,6 @@ def magnitude(element: ElementType, zero_point: int) -> int:
     """The greatest |value - zero_point|."""
     low, high = element.bounds
     return max(abs(low - zero_point), abs(high - zero_point))
-
-
-def store_sums(
-    m: MachineState,
-    targets: list[tuple[slice, Access]],
-    rows: Dims,
-    total: NDArray[Any],
-    depth: int,
-    *,
-    accumulate: bool,
-) -> None:
-    """Write (or add) a (rows, channels) sum into the accumulators, wrapping to int32."""
-    shape = tuple(n for n, _ in rows)
-    parts: list[NDArray[Any]] = []
-    for channels, access in targets:
-        lanes = access.dims[-1][0] // 4
-        part = np.moveaxis(total[:, channels].reshape(*shape, -1, lanes), -2, 0)
-        if accumulate or depth > SAFE_DEPTH or total.dtype != np.int32:
-            part = part.astype(np.int64)
-            if accumulate:
-                part += m.read(access, WORD)
-            if part.max() > INT32_MAX or part.min() < INT32_MIN:
-                m.accumulators_overflow()
-        parts.append(part)
-    for part, (_, access) in zip(parts, targets, strict=True):
-        m.write(access, part.astype(np.int32, copy=False), WORD)
 
 
 @instruction("conv", opcode=0x62, engine=Engine.MX)

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from isa.arithmetic import exact_depth
 from isa.instructions.footprints import accumulators, pixels, window_box
-from isa.instructions.matrix import array_cycles, magnitude, store_sums
+from isa.instructions.matrix import array_cycles, magnitude
+from isa.instructions.sums import store_sums
 from isa.spec import (
     Access,
     Dims,

@@ -92,3 +92,15 @@ def require_finite(operand: str, values: NDArray[Any]) -> None:
     """
     if not np.isfinite(values).all():
         raise TrapError(Trap.FP_INVALID, operand, "an offset or a table entry is NaN or infinite")
+
+
+def require_exponentials(operand: str, entries: NDArray[Any]) -> None:
+    """A softmax table is finite, non-negative, and positive at its end.
+
+    Raises:
+        TrapError: FP_INVALID.
+    """
+    if not np.isfinite(entries).all() or (entries < 0).any() or not entries[-1] > 0:
+        raise TrapError(
+            Trap.FP_INVALID, operand, "the table is not finite, non-negative, and positive at its end"
+        )

@@ -20,10 +20,12 @@ from isa.instructions.footprints import (
     pixels,
     register,
     table,
+    valid_windows,
     visible_taps,
     window_box,
 )
-from isa.instructions.records import FLOAT, QuantRecord, require_scale
+from isa.instructions.records import FLOAT, QuantRecord, require_exponentials, require_scale
+from isa.instructions.sums import gather_sums
 from isa.instructions.vector_words import observe
 from isa.memory_map import Q_GRANULES, REQUANT_RECORD, Space
 from isa.spec import (
@@ -209,11 +211,7 @@ class Requantize(Instruction):
         sources = self._sources(m.target)
         if len(sources) == 1 and sources[0][1].dims[0][0] == 1:
             return m.read(sources[0][1], WORD)[0]
-        acc = np.empty((self.h, self.w, self.c), np.int32)
-        for channels, access in sources:
-            part = np.moveaxis(m.read(access, WORD), 0, 2)
-            acc[..., channels].reshape(part.shape)[...] = part  # a view: only the last axis is split
-        return acc
+        return gather_sums(m, sources, (self.h, self.w), self.c)
 
     def _requantize(self, acc: NDArray[np.int32], records: NDArray[Any], shift: int) -> NDArray[np.int32]:
         bias, scale = records["bias"], records["m"]
@@ -273,12 +271,8 @@ class Pooling(Instruction):
         yield from window_box("iw", self.iw, self.ow, self.sw, self.kw, 1, self.pl)
         if self.fn is Pool.MAX and self.xt is not self.ot:
             yield Fault(Trap.BAD_ENUM, "ot", "fn=max copies values; allowed: ot = xt")
-        for name, pad, taps, out, stride, extent in (
-            ("ih", self.pt, self.kh, self.oh, self.sh, self.ih),
-            ("iw", self.pl, self.kw, self.ow, self.sw, self.iw),
-        ):
-            if pad >= taps or (out - 1) * stride - pad >= extent:
-                yield Fault(Trap.LIMIT, name, "a window has no valid tap")
+        yield from valid_windows("ih", self.ih, self.oh, self.sh, self.kh, self.pt)
+        yield from valid_windows("iw", self.iw, self.ow, self.sw, self.kw, self.pl)
 
     def _input(self) -> Access:
         return pixels("inp", self.inp, self.ih, self.irs, self.iw, self.ips, self.c)
@@ -461,10 +455,7 @@ class VectorSoftmax(Instruction):
 
     def execute(self, m: MachineState) -> None:
         entries = m.read(granules("tab", self.tab, SOFTMAX_TABLE_GRANULES), FLOAT)
-        if not np.isfinite(entries).all() or (entries < 0).any() or not entries[255] > 0:
-            raise TrapError(
-                Trap.FP_INVALID, "tab", "the table is not finite, non-negative, and positive at its end"
-            )
+        require_exponentials("tab", entries)
         q = QuantRecord.read(m, "prm", self.prm, scales=(0,), output=self.ot)
         codes = m.read(self._input(), self.xt.dtype).astype(np.int32) - self.xt.bounds[0]
         y = arithmetic.softmax(codes, entries, q.p[0], q.zo, q.lo, q.hi)

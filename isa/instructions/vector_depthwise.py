@@ -10,12 +10,31 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isa import arithmetic
-from isa.instructions.footprints import granules, pixels, run, table, visible_taps, window_box
+from isa.instructions.footprints import (
+    Pair,
+    Tap,
+    granules,
+    pixels,
+    run,
+    table,
+    visible_taps,
+    window_box,
+)
 from isa.instructions.records import QuantRecord, require_scale
 from isa.instructions.vector import write_codes
 from isa.memory_map import Q_GRANULES, REQUANT_RECORD, Space
 from isa.spec import Access, ElementType, Engine, Fault, Instruction, MachineState, instruction, operand
 from isa.target import Target
+
+
+def depthwise_sums(
+    box: NDArray[np.int32], kernel: NDArray[np.int32], taps: Iterator[Tap], out: Pair
+) -> NDArray[np.int32]:
+    """The sums over the taps of every channel's kernel, (oh, ow, c)."""
+    total = np.zeros((*out, kernel.shape[2]), np.int32)
+    for (ky, kx), outs, ins in taps:
+        total[outs] += box[ins] * kernel[ky, kx]
+    return total
 
 
 @instruction("vdwc", opcode=0x84, engine=Engine.VX)
@@ -96,18 +115,15 @@ class DepthwiseConv(Instruction):
         """int32 sums, (oh, ow, c); at most 256 products of 9 x 9 bits, far from overflow."""
         box = m.read(self._input(), self.xt.dtype).astype(np.int32) - q.za
         raw = m.read(self._weights(), self.wt.dtype).astype(np.int32) - q.zb
-        kernel = raw.reshape(self.kh, self.kw, self.c)
-        total = np.zeros((self.oh, self.ow, self.c), np.int32)
-        for (ky, kx), outs, ins in visible_taps(
+        taps = visible_taps(
             (self.kh, self.kw),
             (self.oh, self.ow),
             (self.sh, self.sw),
             (self.d, self.d),
             (self.pt, self.pl),
             (self.ih, self.iw),
-        ):
-            total[outs] += box[ins] * kernel[ky, kx]
-        return total
+        )
+        return depthwise_sums(box, raw.reshape(self.kh, self.kw, self.c), taps, (self.oh, self.ow))
 
     def macs(self) -> int:
         return self.oh * self.ow * self.c * self.kh * self.kw

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
-from isa import arithmetic
-from isa.instructions.dma import WORD
 from isa.instructions.footprints import accumulators, pixels, run, visible_taps, window_box
+from isa.instructions.sums import store_sums
+from isa.instructions.vector_depthwise import depthwise_sums
 from isa.memory_map import Space
 from isa.spec import (
     Access,
@@ -25,24 +24,6 @@ from isa.spec import (
     operand,
 )
 from isa.target import Target
-
-
-def add_to_accumulators(
-    m: MachineState, targets: list[tuple[slice, Access]], sums: NDArray[Any], *, accumulate: bool
-) -> None:
-    """Write (or add) sums, (rows, channels), into accumulator rows, wrapping to int32."""
-    parts: list[NDArray[Any]] = []
-    for channels, access in targets:
-        (groups, _), *_, (run_bytes, _) = access.dims
-        part = np.moveaxis(sums[:, channels].reshape(len(sums), groups, run_bytes // WORD.itemsize), 1, 0)
-        part = part.astype(np.int64)
-        if accumulate:
-            part = part + m.read(access, WORD)
-        if part.max() > arithmetic.INT32_MAX or part.min() < arithmetic.INT32_MIN:
-            m.accumulators_overflow()
-        parts.append(part)
-    for part, (_, access) in zip(parts, targets, strict=True):
-        m.write(access, arithmetic.wrap32(part), WORD)
 
 
 @instruction("vdwa", opcode=0x8F, engine=Engine.VX)
@@ -93,9 +74,11 @@ class DepthwiseSums(Instruction):
     def _weights(self) -> Access:
         return run("wgt", Space.SPM, self.wgt, self.kh * self.kw * self.c)
 
+    def _rows(self) -> Dims:
+        return ((self.oh * self.ow, 1),)
+
     def _targets(self, t: Target, *, write: bool) -> list[tuple[slice, Access]]:
-        rows: Dims = ((self.oh * self.ow, 1),)
-        return list(accumulators("acc", self.acc, self.ags, rows, self.c, t, write=write))
+        return list(accumulators("acc", self.acc, self.ags, self._rows(), self.c, t, write=write))
 
     def accesses(self, t: Target) -> Iterator[Access]:
         yield self._input()
@@ -110,19 +93,23 @@ class DepthwiseSums(Instruction):
     def execute(self, m: MachineState) -> None:
         box = m.read(self._input(), self.xt.dtype).astype(np.int32)
         raw = m.read(self._weights(), ElementType.S8.dtype).astype(np.int32)
-        kernel = raw.reshape(self.kh, self.kw, self.c)
-        total = np.zeros((self.oh, self.ow, self.c), np.int32)
-        for (ky, kx), outs, ins in visible_taps(
+        taps = visible_taps(
             (self.kh, self.kw),
             (self.oh, self.ow),
             (self.sh, self.sw),
             (self.d, self.d),
             (self.pt, self.pl),
             (self.ih, self.iw),
-        ):
-            total[outs] += box[ins] * kernel[ky, kx]
-        sums = total.reshape(-1, self.c)
-        add_to_accumulators(m, self._targets(m.target, write=True), sums, accumulate=bool(self.accum))
+        )
+        total = depthwise_sums(box, raw.reshape(self.kh, self.kw, self.c), taps, (self.oh, self.ow))
+        store_sums(
+            m,
+            self._targets(m.target, write=True),
+            self._rows(),
+            total.reshape(-1, self.c),
+            self.kh * self.kw,
+            accumulate=bool(self.accum),
+        )
 
     def macs(self) -> int:
         return self.oh * self.ow * self.c * self.kh * self.kw
@@ -178,10 +165,11 @@ class DepthwiseGradient(Instruction):
     def _errors(self) -> Access:
         return pixels("g", self.g, self.oh, self.grs, self.ow, self.gps, self.c)
 
+    def _rows(self, t: Target) -> Dims:
+        return ((self.kh * self.kw, math.ceil(self.c / t.mx.cols)),)
+
     def _targets(self, t: Target, *, write: bool) -> list[tuple[slice, Access]]:
-        groups = math.ceil(self.c / t.mx.cols)
-        rows: Dims = ((self.kh * self.kw, groups),)
-        return list(accumulators("acc", self.acc, 1, rows, self.c, t, write=write))
+        return list(accumulators("acc", self.acc, 1, self._rows(t), self.c, t, write=write))
 
     def accesses(self, t: Target) -> Iterator[Access]:
         yield self._input()
@@ -206,7 +194,14 @@ class DepthwiseGradient(Instruction):
             (self.ih, self.iw),
         ):
             sums[ky * self.kw + kx] = (x[ins] * g[outs]).sum(axis=(0, 1))
-        add_to_accumulators(m, self._targets(m.target, write=True), sums, accumulate=bool(self.accum))
+        store_sums(
+            m,
+            self._targets(m.target, write=True),
+            self._rows(m.target),
+            sums,
+            self.oh * self.ow,
+            accumulate=bool(self.accum),
+        )
 
     def macs(self) -> int:
         return self.oh * self.ow * self.c * self.kh * self.kw

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isa import arithmetic
-from isa.instructions.footprints import pixels, visible_taps
+from isa.instructions.footprints import pixels, valid_windows, visible_taps
 from isa.spec import (
     Access,
     ElementType,
@@ -19,7 +19,6 @@ from isa.spec import (
     Fault,
     Instruction,
     MachineState,
-    Trap,
     instruction,
     operand,
 )
@@ -78,12 +77,8 @@ class PoolingGradient(Instruction):
 
     def check(self, t: Target) -> Iterator[Fault]:
         del t
-        for name, pad, taps, out, stride, extent in (
-            ("ih", self.pt, self.kh, self.oh, self.sh, self.ih),
-            ("iw", self.pl, self.kw, self.ow, self.sw, self.iw),
-        ):
-            if pad >= taps or (out - 1) * stride - pad >= extent:
-                yield Fault(Trap.LIMIT, name, "a window has no valid tap")
+        yield from valid_windows("ih", self.ih, self.oh, self.sh, self.kh, self.pt)
+        yield from valid_windows("iw", self.iw, self.ow, self.sw, self.kw, self.pl)
 
     def _values(self) -> Access:
         return pixels("x", self.x, self.ih, self.irs, self.iw, self.ips, self.c)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from enum import IntEnum
-from typing import Any, ClassVar, Final
+from typing import ClassVar, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from isa import arithmetic
 from isa.instructions.dma import WORD
 from isa.instructions.footprints import accumulators, granules, pixels, register
-from isa.instructions.records import FLOAT, require_scale
+from isa.instructions.records import FLOAT, require_exponentials, require_scale
+from isa.instructions.sums import gather_sums
 from isa.spec import (
     Access,
     ElementType,
@@ -104,7 +105,7 @@ class SoftmaxLoss(Instruction):
     def execute(self, m: MachineState) -> None:
         table, factor = self._checked_table(m)
         exponent = int(m.read(register("sreg", self.sreg), WORD)[0])
-        sums = self._sums(m)
+        sums = gather_sums(m, self._sources(m.target), (self.h,), self.c)
         differences = arithmetic.loss_steps(sums, factor, exponent + STEPS_BITS)
         entries, total = arithmetic.exponentials(differences, table)
         if self.fn is Loss.PROBS:
@@ -126,19 +127,8 @@ class SoftmaxLoss(Instruction):
         words = m.read(self._table(), FLOAT)
         entries, factor = words[:256], words[256]
         require_scale("tab", words[256:257])
-        if not np.isfinite(entries).all() or (entries < 0).any() or not entries[255] > 0:
-            raise TrapError(
-                Trap.FP_INVALID, "tab", "the table is not finite, non-negative, and positive at its end"
-            )
+        require_exponentials("tab", entries)
         return entries, factor
-
-    def _sums(self, m: MachineState) -> NDArray[np.int32]:
-        """The sums as (rows, classes)."""
-        sums = np.empty((self.h, self.c), np.int32)
-        for classes, access in self._sources(m.target):
-            part: NDArray[Any] = np.moveaxis(m.read(access, WORD), 0, 1)
-            sums[:, classes].reshape(part.shape)[...] = part  # a view: only the last axis is split
-        return sums
 
     def cycles(self, t: Target) -> int:
         per_row = 3 * math.ceil(self.c / t.vx.lanes) + self.c

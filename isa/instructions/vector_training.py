@@ -14,8 +14,9 @@ from isa import arithmetic
 from isa.instructions.dma import BYTE, WORD
 from isa.instructions.footprints import accumulators, element_wise_cycles, granules, pixels, register, run
 from isa.instructions.records import FLOAT, require_finite
+from isa.instructions.sums import store_sums
 from isa.memory_map import GRANULE_BYTES, Space
-from isa.spec import Access, ElementType, Engine, Instruction, MachineState, instruction, operand
+from isa.spec import Access, Dims, ElementType, Engine, Instruction, MachineState, instruction, operand
 from isa.target import Target
 
 FRACTION: Final = np.float32(1 << 16)
@@ -88,9 +89,11 @@ class VectorSum(Instruction):
     def _rows(self) -> Access:
         return granules("prm", self.prm, ROWS[self.fn] * self._row_granules())
 
+    def _rows_of_map(self) -> Dims:
+        return ((self.h * self.w, 1),)
+
     def _targets(self, t: Target) -> list[tuple[slice, Access]]:
-        rows = ((self.h * self.w, 1),)
-        return list(accumulators("acc", self.acc, self.ags, rows, self.c, t, write=True))
+        return list(accumulators("acc", self.acc, self.ags, self._rows_of_map(), self.c, t, write=True))
 
     def accesses(self, t: Target) -> Iterator[Access]:
         if self.fn is not MapSum.SADD:
@@ -112,9 +115,7 @@ class VectorSum(Instruction):
                 int(m.read(register(f"sr{n}", r), WORD)[0]) for n, r in (("a", self.sra), ("b", self.srb))
             )
             exact = arithmetic.shift_right_rounding(a, s) + arithmetic.shift_right_rounding(b, t)
-            if exact.max() > arithmetic.INT32_MAX or exact.min() < arithmetic.INT32_MIN:
-                m.accumulators_overflow()
-            self._write(m, arithmetic.wrap32(exact))
+            self._write(m, exact)
             return
         v = arithmetic.f32(a) * rows[0]
         if self.fn is MapSum.BNF:
@@ -133,11 +134,8 @@ class VectorSum(Instruction):
         return rows
 
     def _write(self, m: MachineState, values: NDArray[Any]) -> None:
-        flat = values.reshape(self.h * self.w, self.c)
-        for channels, access in self._targets(m.target):
-            groups, *_, (run_bytes, _) = access.dims
-            part = flat[:, channels].reshape(-1, groups[0], run_bytes // WORD.itemsize)
-            m.write(access, np.moveaxis(part, 1, 0), WORD)
+        flat = values.reshape(-1, self.c)
+        store_sums(m, self._targets(m.target), self._rows_of_map(), flat, 1, accumulate=False)
 
     def cycles(self, t: Target) -> int:
         pitches = [(self.aps, self.ars)]

@@ -22,6 +22,7 @@ from compiler.schedule.order.history import NOBODY, History
 from compiler.schedule.order.scratchpad import NoRoomError, ScratchpadAllocator, limits_of
 from compiler.schedule.tile_graph import UNPLACED, Memory, TileOp, Touch
 from isa.accesses import tabulate
+from isa.encoding import addresses
 from isa.memory_map import Space, address_unit
 from isa.spec import Engine
 from isa.support.records import Frozen, field
@@ -86,10 +87,11 @@ def touches(ops: Sequence[TileOp], target: Target) -> list[list[Touch]]:
     spans: list[list[tuple[str, bool, int, int]]] = []
     for form in table.forms:
         spans.append([])
+        placing = {o.name for o in addresses(type(form.example))}
         for access in form.accesses:
             low, high = access.span()
             unit = address_unit(target, access.space) if access.space in (Space.ACC, Space.SREG) else 1
-            if access.space is Space.SREG and access.operand != "loc":
+            if access.space is Space.SREG and access.operand not in placing:
                 low, high = low - UNPLACED * unit, high - UNPLACED * unit
             spans[-1].append((access.operand, access.write, low // unit, -(-high // unit)))
     found: list[list[Touch]] = []

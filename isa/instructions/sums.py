@@ -1,0 +1,52 @@
+"""int32 sums in accumulator rows, as instructions read and write them."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from isa.arithmetic import INT32_MAX, INT32_MIN
+from isa.instructions.dma import WORD
+from isa.spec import Access, Dims, MachineState
+
+SAFE_DEPTH: Final = 33_025
+"""Sums of this many 9 x 9 bit products stay within int32."""
+
+
+def store_sums(
+    m: MachineState,
+    targets: list[tuple[slice, Access]],
+    rows: Dims,
+    total: NDArray[Any],
+    depth: int,
+    *,
+    accumulate: bool,
+) -> None:
+    """Write (or add) a (rows, channels) sum into the accumulators, wrapping to int32."""
+    shape = tuple(n for n, _ in rows)
+    parts: list[NDArray[Any]] = []
+    for channels, access in targets:
+        lanes = access.dims[-1][0] // 4
+        part = np.moveaxis(total[:, channels].reshape(*shape, -1, lanes), -2, 0)
+        if accumulate or depth > SAFE_DEPTH or total.dtype != np.int32:
+            part = part.astype(np.int64)
+            if accumulate:
+                part += m.read(access, WORD)
+            if part.max() > INT32_MAX or part.min() < INT32_MIN:
+                m.accumulators_overflow()
+        parts.append(part)
+    for part, (_, access) in zip(parts, targets, strict=True):
+        m.write(access, part.astype(np.int32, copy=False), WORD)
+
+
+def gather_sums(
+    m: MachineState, sources: list[tuple[slice, Access]], shape: tuple[int, ...], channels: int
+) -> NDArray[np.int32]:
+    """The sums of a tile of so many channels, as (*shape, channels)."""
+    sums = np.empty((*shape, channels), np.int32)
+    for lanes, access in sources:
+        part: NDArray[Any] = np.moveaxis(m.read(access, WORD), 0, -2)
+        sums[..., lanes].reshape(part.shape)[...] = part  # a view: only the last axis is split
+    return sums
