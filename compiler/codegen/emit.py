@@ -51,7 +51,7 @@ def emit(
 ) -> Program:
     """The program of a scheduled graph."""
     buffers = plan.tiles.buffers()
-    images = {memory: _image(buffers, memory, used[memory]) for memory in (Memory.WEIGHTS, Memory.PARAMS)}
+    images = {memory: region_image(buffers, memory, used[memory]) for memory in (Memory.WEIGHTS, Memory.PARAMS)}
     return Program(
         target,
         tuple(synchronized.instructions),
@@ -61,15 +61,15 @@ def emit(
         used[Memory.INPUT],
         used[Memory.OUTPUT],
         _abi(graph, plan),
-        DebugMap(tuple(_map_rows(order, synchronized))),
-        _operators(graph, plan),
-        tuple(_symbols(plan, order, synchronized)),
+        DebugMap(tuple(map_rows(order, synchronized))),
+        operators(graph, plan),
+        tuple(symbols(plan, order, synchronized)),
         note,
         graph.scheme,
     )
 
 
-def _image(buffers: Sequence[Buffer], memory: Memory, size: int) -> bytes:
+def region_image(buffers: Sequence[Buffer], memory: Memory, size: int) -> bytes:
     """The bytes of a read-only region."""
     content = np.zeros(size, np.uint8)
     for buffer in buffers:
@@ -152,7 +152,7 @@ def _device_dtype(node: Node) -> str:
 # --- debug map -----------------------------------------------------------------------------------
 
 
-def _map_rows(order: Sequence[TileOp], synchronized: Synchronized) -> list[MapRow]:
+def map_rows(order: Sequence[TileOp], synchronized: Synchronized) -> list[MapRow]:
     """Rows of instructions that belong together; one that completes a box of a tensor stands alone."""
     rows: list[MapRow] = []
     for pc, index in enumerate(synchronized.origin):
@@ -185,7 +185,7 @@ def _continues(row: MapRow, op: TileOp, pc: int) -> bool:
     return (row.op, row.tile, row.phase) == (op.layer, op.tile, op.phase) and row.first + row.count == pc
 
 
-def _operators(graph: Graph, plan: Plan) -> Operators:
+def operators(graph: Graph, plan: Plan) -> Operators:
     ops = tuple(
         OpRow(
             layer.id,
@@ -265,10 +265,12 @@ def _tensor_rows(graph: Graph, plan: Plan) -> list[TensorRow]:
     return rows
 
 
-def _symbols(plan: Plan, order: Sequence[TileOp], synchronized: Synchronized) -> list[Symbol]:
+def symbols(
+    plan: Plan, order: Sequence[TileOp], synchronized: Synchronized, stream: str = MAIN_STREAM
+) -> list[Symbol]:
     """A name for every tensor that is no part of another, one for the first instruction of every layer."""
     found: list[Symbol] = []
-    text = text_section(MAIN_STREAM)
+    text = text_section(stream)
     for tensor in plan.tiles.tensors:
         home = tensor.home
         assert home.address is not None

@@ -17,6 +17,8 @@ class Stage(StrEnum):
     """Integers in the layout of the source, real numbers at the edges alone."""
     DEVICE = "device"
     """Integers in the device's layout."""
+    STEP = "step"
+    """A step of training: integers with exponents of run time, weights and optimizers in real numbers."""
 
     @property
     def operations(self) -> tuple[str, ...]:
@@ -34,5 +36,6 @@ _OPERATIONS: Final[dict[Stage, tuple[str, ...]]] = {
     Stage.QDQ: ("", "nn", "q.quantize", "q.dequantize"),
     Stage.Q: ("", "q"),
     Stage.DEVICE: ("", "q"),
+    Stage.STEP: ("", "t"),
 }
 """Nothing stands before the operations that belong to all."""

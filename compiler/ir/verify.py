@@ -30,7 +30,7 @@ def verify(graph: Graph) -> None:
             _verify_edge(graph, node)
     names = [node.name for node in graph.nodes() if not isinstance(node.op, (Const, Input))]
     if not graph.stage.is_integer and len(set(names)) != len(names):
-        raise VerifyError("two values have the same name")
+        raise VerifyError(f"two values have the name {next(n for n in names if names.count(n) > 1)!r}")
     if len(set(graph.output_names)) != len(graph.outputs):
         raise VerifyError("two graph outputs have the same name")
     if any(not graph.alive(n) for n in graph.outputs):

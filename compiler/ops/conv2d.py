@@ -48,7 +48,7 @@ from isa.spec import greatest
 from isa.support.records import replace
 
 
-def _convolved(
+def convolved_shape(
     types: Sequence[TensorType],
     strides: Pair,
     pads: Pads,
@@ -93,14 +93,14 @@ class Conv2d(Product):
         return replace(self, clamp=None)
 
     def infer(self, types: Sequence[TensorType]) -> TensorType:
-        shape = _convolved(types, self.strides, self.pads, self.dilations, self.layout, self.groups)
+        shape = convolved_shape(types, self.strides, self.pads, self.dilations, self.layout, self.groups)
         return TensorType(DType.F32, shape)
 
     def evaluate(self, args: Sequence[Array], types: Sequence[TensorType], out: TensorType) -> Array:
         x, w, b = args
         kernel = (w.shape[2], w.shape[3])
         taken = windows(nhwc(x, self.layout), kernel, self.strides, self.dilations, self.pads, 0)
-        y = _grouped_product(taken, w, self.groups) + b
+        y = grouped_product(taken, w, self.groups) + b
         if self.clamp is not None:
             y = np.clip(y, *np.asarray(self.clamp, np.float32))
         return from_nhwc(y, self.layout)
@@ -132,7 +132,7 @@ class QConv2d(Op):
 
     def infer(self, types: Sequence[TensorType]) -> TensorType:
         require_codes(self.bounds)
-        shape = _convolved(types, self.strides, self.pads, self.dilations, self.layout, self.groups)
+        shape = convolved_shape(types, self.strides, self.pads, self.dilations, self.layout, self.groups)
         return TensorType(DType.I8, shape)
 
     def evaluate(self, args: Sequence[Array], types: Sequence[TensorType], out: TensorType) -> Array:
@@ -141,7 +141,7 @@ class QConv2d(Op):
         kernel = (w.shape[2], w.shape[3])
         taken = windows(nhwc(x, self.layout), kernel, self.strides, self.dilations, self.pads, zero)
         kernels = w.astype(np.float64) - zero_of(types[1])
-        acc = arithmetic.wrap32(_grouped_product(taken.astype(np.float64) - zero, kernels, self.groups))
+        acc = arithmetic.wrap32(grouped_product(taken.astype(np.float64) - zero, kernels, self.groups))
         y = arithmetic.requantize(acc, b, self.constants(types, out), zero_of(out), *self.bounds)
         return from_nhwc(y.astype(out.dtype.numpy), self.layout)
 
@@ -173,7 +173,7 @@ class QConv2d(Op):
         return arithmetic.convolution_multiplier(scale_of(types[0]), scales_of(types[1]), scale_of(out))
 
 
-def _grouped_product(taken: Array, w: Array, groups: int) -> Array:
+def grouped_product(taken: Array, w: Array, groups: int) -> Array:
     """Windows (n, oh, ow, c, kh, kw) times kernels (out, in, kh, kw), group by group: (n, oh, ow, out)."""
     n, oh, ow, c = taken.shape[:4]
     if w.shape[1] == 1 and groups == w.shape[0]:

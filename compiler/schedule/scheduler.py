@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from compiler.errors import FitError
@@ -72,7 +72,7 @@ def _fitting(
         planned: Plan | None = None
         try:
             planned = plan(graph, target, options, fill)
-            schedule = _placed(planned, target, options)
+            schedule = placed(planned, target, options)
         except (AllocationError, FitError, NoRoomError):
             if planned is not None and is_long(planned.tiles.ops):
                 return  # each proposal takes long, and the next ones hold hardly less
@@ -91,7 +91,7 @@ def _sparing(graph: Graph, target: Target, options: ScheduleOptions) -> Schedule
         return schedule
     bare = replace(bare, overlap=False)  # one operation after another may fit
     try:
-        return _placed(plan(graph, target, bare), target, bare)
+        return placed(plan(graph, target, bare), target, bare)
     except AllocationError as error:
         places = {n.name: n.loc for n in graph.nodes()}
         raise FitError(
@@ -108,8 +108,10 @@ def _sparing(graph: Graph, target: Target, options: ScheduleOptions) -> Schedule
         ) from None
 
 
-def _placed(planned: Plan, target: Target, options: ScheduleOptions) -> Schedule:
-    """The plan's operations in order, with addresses.
+def placed(
+    planned: Plan, target: Target, options: ScheduleOptions, begin: Mapping[Memory, int] | None = None
+) -> Schedule:
+    """The plan's operations in order, with addresses; `begin` says where regions of the binary are free.
 
     Raises:
         NoRoomError: a buffer finds no place between the others.
@@ -120,5 +122,5 @@ def _placed(planned: Plan, target: Target, options: ScheduleOptions) -> Schedule
     homes = frozenset(id(t.home) for t in planned.tiles.tensors if t.home.memory is Memory.SPM)
     timing = overlapped(ops, touched, target, homes, options) if options.overlap else serial(ops)
     names = {layer.id: layer.name for layer in planned.tiles.layers}
-    used = allocate(ops, touched, timing, planned.tiles.homes(), names, target)
+    used = allocate(ops, touched, timing, planned.tiles.homes(), names, target, begin)
     return Schedule(planned, [ops[i] for i in timing.issue_order], used)

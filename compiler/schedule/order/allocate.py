@@ -46,10 +46,12 @@ def allocate(
     homes: Sequence[Buffer],
     layers: Mapping[int, str],
     target: Target,
+    begin: Mapping[Memory, int] | None = None,
 ) -> dict[Memory, int]:
     """Give every buffer its address; the bytes, or rows of the accumulators, used of every memory.
 
-    `layers` are the names of the operations' layers.
+    `layers` are the names of the operations' layers. What is kept for the whole run begins in its memory where
+    `begin` says. The state lies where it is.
 
     Raises:
         AllocationError: a memory on the chip is too small.
@@ -68,8 +70,11 @@ def allocate(
         elif memory in (Memory.ARENA, *limits):
             used[memory] = pack(mine)
             _require_disjoint(mine)
+        elif memory is Memory.STATE:
+            used[memory] = max((p.buffer.address + p.buffer.size for p in mine if p.buffer.address is not None), default=0)
+            continue
         else:
-            used[memory] = _line_up(mine)
+            used[memory] = _line_up(mine, (begin or {}).get(memory, 0))
         if used[memory] > limits.get(memory, used[memory]):
             shortages += _shortages(mine, layers, limits[memory])
         for placed in mine:
@@ -121,9 +126,8 @@ def _require_disjoint(held: list[Placed]) -> None:
         assert apart, f"{one.buffer.name} and {other.buffer.name} share memory"
 
 
-def _line_up(held: list[Placed]) -> int:
+def _line_up(held: list[Placed], end: int) -> int:
     """One after another: what is kept for the whole run."""
-    end = 0
     for placed in held:
         placed.address = aligned(end)
         end = placed.address + placed.buffer.size

@@ -17,8 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compiler.ir.graph import Node
+from compiler.ir.op import Op
+from compiler.ir.types import Shape
 from compiler.ops.conv2d import QConv2d
-from compiler.ops.sliding_window import zero_of
+from compiler.ops.sliding_window import Pads, Pair, zero_of
 from compiler.schedule.builder import (
     Builder,
     Place,
@@ -40,6 +42,7 @@ from compiler.schedule.tiles.products import (
     MAX_GROUP_ROWS,
     SeenWindow,
     TileExit,
+    code_zero,
     convolution_windows,
     cuts,
     record_groups,
@@ -145,61 +148,90 @@ class ConvShape(Frozen):
 
 
 class ConvGroup(Frozen):
-    """A convolution of some channels of a grouped one, not grouped itself: (out, in, kh, kw)."""
+    """A convolution of some channels of a grouped one, not grouped itself: its weights (out, in, kh, kw)."""
 
     first_in: int
     first_out: int
-    weights: NDArray[Any]
+    shape: Shape
+    weights: NDArray[Any] | None = None
+    """What the compiler knows of them."""
+
+
+class ConvKind:
+    """Where the weights of a convolution come from, and how its sums become codes: constants, one scale each."""
+
+    def geometry(self, node: Node) -> tuple[Pair, Pair, Pads]:
+        """Strides, dilations and pads."""
+        operation = node.op
+        assert isinstance(operation, QConv2d)
+        return operation.strides, operation.dilations, operation.pads
+
+    def is_depthwise(self, node: Node) -> bool:
+        """Whether the lanes compute it, a channel each."""
+        return is_depthwise(node)
+
+    def groups(self, node: Node, cols: int) -> Iterator[ConvGroup]:
+        """The groups, as many at a time as fill the columns of the array."""
+        operation, weights = node.op, node.inputs[1].constant
+        assert isinstance(operation, QConv2d)
+        cout, cin = weights.shape[0] // operation.groups, weights.shape[1]
+        if operation.groups == 1:
+            yield ConvGroup(0, 0, weights.shape, weights)
+            return
+        for groups in spans(operation.groups, max(cols // cout, 1)):
+            shape = (groups.extent * cout, groups.extent * cin, *weights.shape[2:])
+            diagonal = np.full(shape, zero_of(node.inputs[1].type), weights.dtype)
+            for index in range(groups.extent):
+                first = (groups.start + index) * cout
+                rows, columns = (
+                    slice(index * cout, (index + 1) * cout),
+                    slice(index * cin, (index + 1) * cin),
+                )
+                diagonal[rows, columns] = weights[first : first + cout]
+            yield ConvGroup(groups.start * cin, groups.start * cout, shape, diagonal)
+
+    def image(self, b: Builder, node: Node, group: ConvGroup, view: Views) -> Buffer:
+        """The weights in DRAM as `[group][kh][kw][cin][C]`, padded lanes 0."""
+        del view
+        assert group.weights is not None
+        return _packed_weights(b, node.inputs[1].name, group.weights)
+
+    def records(self, b: Builder, node: Node, channels: Span, view: Views) -> Ref:
+        """The records of a channel range, in PRM."""
+        del view
+        return requant_records(b, node, channels)
+
+    def leave(self, b: Builder, node: Node, acc: Buffer, way: TileExit) -> None:
+        """Take a tile out of the accumulators."""
+        requantize(b, node, acc, way)
+
+
+KINDS: Final[dict[type[Op], ConvKind]] = {QConv2d: ConvKind()}
+"""Of every operation that is a convolution on the array."""
 
 
 def _convolved_rows(node: Node, index: int) -> Window:
     """The rows under the windows of some rows of the result."""
     del index
-    return convolution_windows(node)[0]
+    return convolution_windows(node, *KINDS[type(node.op)].geometry(node))[0]
 
 
 @tiles_of(QConv2d, reads=_convolved_rows)
-def plan_conv(b: Builder, node: Node, operation: QConv2d, view: Views, out: Tensor, budget: int) -> None:
+def plan_conv(b: Builder, node: Node, operation: Op, view: Views, out: Tensor, budget: int) -> None:
     """A convolution: tiles over channels, rows and columns; each a sum of parts, then requantized."""
-    del operation
-    x = view(0)
-    if b.once("depthwise", lambda: is_depthwise(node)):
-        plan_depthwise(b, node, x, out, budget)
+    kind = KINDS[type(operation)]
+    if b.once("depthwise", lambda: kind.is_depthwise(node)):
+        plan_depthwise(b, node, view(0), out, budget)
         return
-    b.once("expressible", lambda: _require_expressible(node))
-    for group in _groups(node, b.target.mx.cols):
-        _plan_group(b, node, x, out, group, budget)
+    b.once("expressible", lambda: _require_expressible(node, kind))
+    for group in kind.groups(node, b.target.mx.cols):
+        _plan_group(b, node, view, out, group, kind, budget)
 
 
-def _require_expressible(node: Node) -> None:
-    operation = node.op
-    assert isinstance(operation, QConv2d)
-    require_expressible(
-        node,
-        Conv,
-        kernel=node.inputs[1].shape[2:],
-        strides=operation.strides,
-        dilations=operation.dilations,
-        pads=operation.pads[:2],
-    )
-
-
-def _groups(node: Node, cols: int) -> Iterator[ConvGroup]:
-    """The groups, as many at a time as fill the columns of the array."""
-    operation, weights = node.op, node.inputs[1].constant
-    assert isinstance(operation, QConv2d)
-    cout, cin = weights.shape[0] // operation.groups, weights.shape[1]
-    if operation.groups == 1:
-        yield ConvGroup(0, 0, weights)
-        return
-    for groups in spans(operation.groups, max(cols // cout, 1)):
-        shape = (groups.extent * cout, groups.extent * cin, *weights.shape[2:])
-        diagonal = np.full(shape, zero_of(node.inputs[1].type), weights.dtype)
-        for index in range(groups.extent):
-            first = (groups.start + index) * cout
-            rows, columns = slice(index * cout, (index + 1) * cout), slice(index * cin, (index + 1) * cin)
-            diagonal[rows, columns] = weights[first : first + cout]
-        yield ConvGroup(groups.start * cin, groups.start * cout, diagonal)
+def _require_expressible(node: Node, kind: ConvKind) -> None:
+    strides, dilations, pads = kind.geometry(node)
+    kernel = node.inputs[1].shape[2:]
+    require_expressible(node, Conv, kernel=kernel, strides=strides, dilations=dilations, pads=pads[:2])
 
 
 class ConvPlan(Frozen):
@@ -214,6 +246,7 @@ class ConvPlan(Frozen):
     tile: ConvTile
     image: Buffer
     """The packed weights in DRAM."""
+    kind: ConvKind
 
 
 class ConvPart(Frozen):
@@ -223,13 +256,16 @@ class ConvPart(Frozen):
     cin: Span
 
 
-def _plan_group(b: Builder, node: Node, x: View, out: Tensor, group: ConvGroup, budget: int) -> None:
+def _plan_group(
+    b: Builder, node: Node, view: Views, out: Tensor, group: ConvGroup, kind: ConvKind, budget: int
+) -> None:
+    x = view(0)
     shape = _conv_shape(b, node, x, out, group)
     tile = b.once(("tile", shape), lambda: choose_conv_tile(node, shape, b.target, budget))
-    image = b.once(("image", group.first_out), lambda: _packed_weights(b, node.inputs[1].name, group.weights))
-    plan = ConvPlan(b, node, x, out, group, shape, tile, image)
+    image = b.once(("image", group.first_out), lambda: kind.image(b, node, group, view))
+    plan = ConvPlan(b, node, x, out, group, shape, tile, image, kind)
     for channels in spans(shape.cout, tile.cout):
-        params = requant_records(b, node, channels.shifted(group.first_out))
+        params = kind.records(b, node, channels.shifted(group.first_out), view)
         held: Buffer | None = None
         for n, h, w in itertools.product(
             b.images(x.shape[0]), b.rows(out.shape[1], tile.oh), spans(shape.ow, tile.ow)
@@ -291,9 +327,9 @@ def _channel_cuts(channels: int, rows: int) -> list[int]:
 
 
 def _conv_shape(b: Builder, node: Node, x: View, out: Tensor, part: ConvGroup) -> ConvShape:
-    cout, cin = part.weights.shape[:2]
+    cout, cin = part.shape[:2]
     copies = (0 if out.resident else 1) + (b.joined.copies if b.joined is not None else 0)
-    rows, columns = b.once("windows", lambda: convolution_windows(node))
+    rows, columns = b.once("windows", lambda: convolution_windows(node, *KINDS[type(node.op)].geometry(node)))
     _, oh, ow, _ = out.shape
     return ConvShape(
         rows,
@@ -334,7 +370,7 @@ def _conv_tile(plan: ConvPlan, at: Place, params: Ref, held: Buffer | None) -> B
         b.fill(Ref(acc), address_unit(b.target, Space.ACC), acc.size)
     place = n, h, w, channels.shifted(group.first_out)
     piece = b.result(plan.out, *place, "output")
-    requantize(b, plan.node, acc, TileExit(piece, params, at, stored(plan.out, *place)))
+    plan.kind.leave(b, plan.node, acc, TileExit(piece, params, at, stored(plan.out, *place)))
     b.deliver(plan.out, piece, *place)
     return held
 
@@ -363,8 +399,8 @@ def _conv(
         iw=window.columns.extent,
         pt=window.top,
         pl=window.left,
-        zx=x.quant.zero_point,
-        zw=zero_of(weights.type),
+        zx=code_zero(x.type),
+        zw=code_zero(weights.type),
         xt=element(x),
         wt=element(weights),
         accum=int(accum),
@@ -393,7 +429,7 @@ def _load_weights(plan: ConvPlan, channels: Span, part: ConvPart) -> Buffer:
 def _gathered(plan: ConvPlan, channels: Span, part: ConvPart) -> Buffer:
     b, taps, cin = plan.b, part.taps, part.cin
     cols = b.target.mx.cols
-    _, all_cin, kh, kw = plan.group.weights.shape
+    _, all_cin, kh, kw = plan.group.shape
     groups = -(-channels.extent // cols)
     row = cin.extent * cols
     buffer = b.buffer("weights", Memory.SPM, groups * taps.extent * kw * row)

@@ -48,7 +48,8 @@ def plan_depthwise(b: Builder, node: Node, x: View, out: Tensor, budget: int) ->
     operation = node.op
     assert isinstance(operation, QConv2d)
     kh, kw = node.inputs[1].shape[2:]
-    rows, columns = b.once("windows", lambda: convolution_windows(node))
+    geometry = operation.strides, operation.dilations, operation.pads
+    rows, columns = b.once("windows", lambda: convolution_windows(node, *geometry))
     _, oh, ow, channels = out.shape
     most = min(MAX_CHANNELS, b.target.prm.bytes // GRANULE_BYTES - Q_GRANULES)
 

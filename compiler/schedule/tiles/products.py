@@ -8,7 +8,8 @@ from typing import Any, Final
 import numpy as np
 
 from compiler.ir.graph import Node
-from compiler.ops.conv2d import QConv2d
+from compiler.ir.types import TensorType
+from compiler.ops.sliding_window import Pads, Pair
 from compiler.schedule.builder import Builder, Place, Span, Window, device_shape, element
 from compiler.schedule.tile_graph import Buffer, Piece, Ref, Stored
 from isa.instructions.matrix import Conv, Count
@@ -29,16 +30,16 @@ LOADS_OF_PART: Final = 2
 """Loads that a part of a sum waits for: its input and its weights."""
 
 
-def convolution_windows(node: Node) -> tuple[Window, Window]:
+def convolution_windows(node: Node, strides: Pair, dilations: Pair, pads: Pads) -> tuple[Window, Window]:
     """The windows of a convolution over rows and over columns."""
-    operation = node.op
-    assert isinstance(operation, QConv2d)
     extents, kernel = device_shape(node.inputs[0].shape)[1:3], node.inputs[1].shape[2:]
-    rows, columns = (
-        Window(extents[i], kernel[i], operation.strides[i], operation.dilations[i], operation.pads[i])
-        for i in (0, 1)
-    )
+    rows, columns = (Window(extents[i], kernel[i], strides[i], dilations[i], pads[i]) for i in (0, 1))
     return rows, columns
+
+
+def code_zero(kind: TensorType) -> int:
+    """The zero point of codes; 0 where an exponent alone says what they stand for."""
+    return 0 if kind.quant is None else kind.quant.zero_point
 
 
 @cache

@@ -1,0 +1,97 @@
+"""Emit a step: a placed and ordered plan becomes a stream of a training binary."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compiler.codegen.emit import map_rows, operators, region_image, symbols
+from compiler.ir.graph import Graph, Node
+from compiler.schedule.scheduler import Schedule
+from compiler.schedule.step.planner import StateBuffers
+from compiler.schedule.tile_graph import REGION, Buffer, Memory, Tensor
+from compiler.schedule.tokens import Synchronized
+from isa.program import Abi, DebugMap, Interface, Note, Program
+from isa.target import Target
+
+
+def emit_step(
+    graph: Graph,
+    schedule: Schedule,
+    synchronized: Synchronized,
+    state: bytes,
+    target: Target,
+    note: Note,
+    stream: str,
+) -> Program:
+    """The program of a stream."""
+    plan, used = schedule.plan, schedule.used
+    buffers = plan.tiles.buffers()
+    images = {m: region_image(buffers, m, used[m]) for m in (Memory.WEIGHTS, Memory.PARAMS)}
+    return Program(
+        target,
+        tuple(synchronized.instructions),
+        images[Memory.WEIGHTS],
+        images[Memory.PARAMS],
+        used[Memory.ARENA],
+        used[Memory.INPUT],
+        used[Memory.OUTPUT],
+        _abi(graph, schedule),
+        DebugMap(tuple(map_rows(schedule.order, synchronized))),
+        operators(graph, plan),
+        tuple(symbols(plan, schedule.order, synchronized, stream)),
+        note,
+        state=state,
+        stream=stream,
+    )
+
+
+def state_image(place: StateBuffers, values: Mapping[str, NDArray[Any]]) -> bytes:
+    """The state region that holds tensors and numbers, by name."""
+    content = np.zeros(place.size, np.uint8)
+    for name, offset in place.numbers.items():
+        content[offset : offset + 4] = np.asarray(values[name], "<i4").reshape(1).view(np.uint8)
+    for name, rows in place.layouts.items():
+        buffer = place.buffers[name]
+        assert buffer.address is not None
+        content[buffer.address : buffer.address + buffer.size] = rows.pack(values[name]).view(np.uint8).ravel()
+    return content.tobytes()
+
+
+def state_values(
+    place: StateBuffers, content: NDArray[np.uint8], shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, NDArray[Any]]:
+    """Tensors and numbers of a state region, by name."""
+    found: dict[str, NDArray[Any]] = {}
+    for name, offset in place.numbers.items():
+        found[name] = content[offset : offset + 4].copy().view("<i4").reshape(())
+    for name, rows in place.layouts.items():
+        buffer = place.buffers[name]
+        assert buffer.address is not None
+        words = content[buffer.address : buffer.address + buffer.size].copy().view("<f4")
+        found[name] = rows.unpack(words, shapes[name])
+    return found
+
+
+def _abi(graph: Graph, schedule: Schedule) -> Abi:
+    plan = schedule.plan
+    inputs = tuple(_interface(node.name, node, given) for node, given in plan.inputs)
+    named = zip(graph.output_names, graph.outputs, strict=True)
+    outputs = (_interface(name, node, plan.outputs[node.id]) for name, node in named if node.id in plan.outputs)
+    return Abi(inputs, tuple(outputs))
+
+
+def _interface(name: str, node: Node, given: Tensor | Buffer) -> Interface:
+    """An array that lies on the device as it is."""
+    home = given if isinstance(given, Buffer) else given.home
+    assert home.address is not None
+    dtype, region = node.type.dtype.host_name, REGION[home.memory]
+    shape = given.elements if isinstance(given, Tensor) else (1, 1, 1, node.type.elements)
+    pixel = shape[3] * node.type.dtype.numpy.itemsize
+    perm = tuple(range(len(node.shape)))
+    return Interface(
+        name, dtype, node.shape, dtype, shape, perm, pixel, None, 0, region, home.address, home.size
+    )

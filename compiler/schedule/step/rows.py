@@ -1,0 +1,104 @@
+"""How a tensor of the state lies in its region: rows of as many float32 as the array has columns.
+
+They are the rows in which `wgrad` sums gradients, and, a byte for a word, in which `conv` reads weights. Lanes
+beyond a tensor's channels are 0, and stay so.
+"""
+
+from __future__ import annotations
+
+import math
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compiler.ir.types import Shape
+from isa.support.records import Frozen
+
+WORD = 4
+"""Bytes of an element."""
+LONGEST_TURNED = 1 << 15
+"""Rows of a matrix that lies turned at most: the pitch of its codes is an operand of `vreq`."""
+
+
+class Layout(StrEnum):
+    """What the lanes of a row are."""
+
+    KERNEL = "kernel"
+    """Output channels; a row for each group of them, tap and input channel."""
+    MATRIX = "matrix"
+    """Columns; a row for each group of them and row of the matrix."""
+    TURNED = "turned"
+    """Rows of the matrix; a row for each group of them and column: where there are few columns."""
+    VECTOR = "vector"
+    """Elements."""
+
+
+class Rows(Frozen):
+    """The rows of a tensor on an array with so many columns."""
+
+    layout: Layout
+    shape: Shape
+    cols: int
+
+    @staticmethod
+    def of(shape: Shape, cols: int) -> Rows:
+        """The layout of a parameter of a shape: (out, in, kh, kw), (rows, columns) or (elements)."""
+        if len(shape) == 4:
+            return Rows(Layout.KERNEL, shape, cols)
+        if len(shape) == 2:
+            turned = 2 * shape[1] <= cols and shape[1] < shape[0] <= LONGEST_TURNED
+            return Rows(Layout.TURNED if turned else Layout.MATRIX, shape, cols)
+        return Rows(Layout.VECTOR, (math.prod(shape),), cols)
+
+    @property
+    def lanes(self) -> int:
+        """What lies along the lanes."""
+        return {Layout.KERNEL: 0, Layout.MATRIX: 1, Layout.TURNED: 0, Layout.VECTOR: 0}[self.layout]
+
+    @property
+    def groups(self) -> int:
+        """Groups of lanes."""
+        return -(-self.shape[self.lanes] // self.cols)
+
+    @property
+    def each(self) -> int:
+        """Rows of a group."""
+        return math.prod(self.shape) // self.shape[self.lanes]
+
+    @property
+    def count(self) -> int:
+        """All rows."""
+        return self.groups * self.each
+
+    @property
+    def ragged(self) -> bool:
+        """Whether some lanes are beyond the tensor."""
+        return self.shape[self.lanes] % self.cols > 0
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of all rows."""
+        return self.count * self.cols * WORD
+
+    def pack(self, values: NDArray[Any]) -> NDArray[np.float32]:
+        """The rows of a tensor."""
+        extent = self.shape[self.lanes]
+        first = np.moveaxis(values.reshape(self.shape), self._order(), range(len(self.shape)))
+        padded = np.zeros((self.groups * self.cols, self.each), np.float32)
+        padded[:extent] = first.reshape(extent, self.each)
+        split = padded.reshape(self.groups, self.cols, self.each).transpose(0, 2, 1)
+        return np.ascontiguousarray(split).reshape(self.count, self.cols)
+
+    def unpack(self, rows: NDArray[np.float32], shape: Shape) -> NDArray[np.float32]:
+        """The tensor of rows."""
+        extent, order = self.shape[self.lanes], self._order()
+        split = rows.reshape(self.groups, self.each, self.cols).transpose(0, 2, 1)
+        flat = split.reshape(self.groups * self.cols, self.each)[:extent]
+        first = flat.reshape([self.shape[i] for i in order])
+        return np.ascontiguousarray(np.moveaxis(first, range(len(order)), order)).reshape(shape)
+
+    def _order(self) -> list[int]:
+        """The axes, that of the lanes first, then those of the rows."""
+        return [0, 2, 3, 1] if self.layout is Layout.KERNEL else ([1, 0] if self.lanes else [*range(len(self.shape))])

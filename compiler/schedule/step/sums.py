@@ -1,0 +1,169 @@
+"""Sums over a batch for the gradients of a step: in accumulators, image by image, or where they are needed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from compiler.errors import CompileError
+from compiler.ir.graph import Node
+from compiler.schedule.builder import Builder, Span, Views, element, spans, tiles_of
+from compiler.schedule.step.builder import StepBuilder, step_of
+from compiler.schedule.step.rows import Rows
+from compiler.schedule.tile_graph import Buffer, Memory, Ref, Tensor
+from compiler.train.integer.convolution import Conv2dWeightSums
+from compiler.train.integer.sums import ChannelSums
+from isa.instructions.matrix_gradient import WeightGradient
+from isa.instructions.vector_depthwise_sums import DepthwiseGradient
+from isa.spec import ElementType, greatest
+from isa.support.diagnostics import Diagnostic
+from isa.support.records import Frozen
+
+MAX_MAP: Final = greatest(DepthwiseGradient, "oh")
+MAX_CHANNELS: Final = greatest(DepthwiseGradient, "c")
+MAX_IMAGE: Final = greatest(WeightGradient, "oh")
+
+
+@tiles_of(ChannelSums)
+def plan_channel_sums(
+    b: Builder, node: Node, operation: ChannelSums, view: Views, out: Tensor, budget: int
+) -> None:
+    """Errors times 1, every channel for itself."""
+    del operation, out
+    s = step_of(b)
+    g = view(0)
+    n, height, width, channels = g.shape
+    groups = -(-channels // s.cols)
+    if node.id not in s.sums:
+        s.sums[node.id] = s.zeroed("channel_sums", groups)
+    pixels = max((budget - channels) // channels, 1)
+    columns = min(width, MAX_MAP, pixels)
+    rows = min(MAX_MAP, max(pixels // columns, 1))
+    for c in spans(channels, MAX_CHANNELS // s.cols * s.cols):
+        ones = s.once(("ones", c.extent), lambda c=c: _ones(s, c.extent))
+        for image in b.images(n):
+            for h in b.rows(height, rows):
+                for w in spans(width, columns):
+                    s.tile = (image, h.start, w.start)
+                    source = b.fetch(g, image, h, w, c, "errors")
+                    instr = DepthwiseGradient(
+                        oh=h.extent, ow=w.extent, c=c.extent, ih=h.extent, iw=w.extent,
+                        gps=source.pixel_pitch, grs=source.row_pitch, accum=1, xt=ElementType.U8,
+                    )  # fmt: skip
+                    bind = {"x": Ref(ones), "g": source.ref, "acc": Ref(s.sums[node.id], c.start // s.cols)}
+                    s.emit(instr, bind)
+
+
+def _ones(s: StepBuilder, count: int) -> Buffer:
+    buffer = s.buffer("ones", Memory.SPM, count)
+    s.load(Ref(s.image(Memory.WEIGHTS, b"\1" * count, "ones")), Ref(buffer), count, [])
+    return buffer
+
+
+@tiles_of(Conv2dWeightSums)
+def plan_weight_sums(
+    b: Builder, node: Node, operation: Conv2dWeightSums, view: Views, out: Tensor, budget: int
+) -> None:
+    """Of every image that is made now; nothing where they are made later."""
+    del out, budget
+    s = step_of(b)
+    if node.id in s.deferred:
+        return
+    rows = Rows.of(node.shape, s.cols)
+    if node.id not in s.sums:
+        s.sums[node.id] = s.zeroed("weight_sums", rows.count)
+    boxes = list(_boxes(node, rows, Span(0, rows.count), whole=operation.dilations == (1, 1)))
+    for image in b.images(node.inputs[0].shape[0]):
+        s.tile = (image,)
+        for at, box in boxes:
+            _add_image(s, node, view, image, Ref(s.sums[node.id], at), box)
+
+
+def convolution_rows(s: StepBuilder, node: Node, view: Views, rows: Rows, part: Span) -> Buffer:
+    """Some rows of `Conv2dWeightSums`, as the weights lie in the state: from all images, one after another."""
+    acc = s.zeroed("gradient", part.extent)
+    boxes = list(_boxes(node, rows, part, whole=False))
+    for image in range(node.inputs[0].shape[0]):
+        for at, box in boxes:
+            _add_image(s, node, view, image, Ref(acc, at), box)
+    return acc
+
+
+Box = tuple[Span, Span, Span, Span]
+"""Rows and columns of the kernel, inputs, outputs."""
+
+
+def _boxes(node: Node, rows: Rows, part: Span, *, whole: bool) -> Iterator[tuple[int, Box]]:
+    """What one instruction sums, and its first row within the part: everything, or a tap of a group each."""
+    cout, cin, kh, kw = node.shape
+    if whole:
+        yield 0, (Span(0, kh), Span(0, kw), Span(0, cin), Span(0, cout))
+        return
+    at = part.start
+    while at < part.stop:
+        group, rest = divmod(at, rows.each)
+        tap, first = divmod(rest, cin)
+        count = min(cin - first, part.stop - at)
+        ky, kx = divmod(tap, kw)
+        channels = Span(group * rows.cols, min((group + 1) * rows.cols, cout))
+        yield at - part.start, (Span(ky, ky + 1), Span(kx, kx + 1), Span(first, first + count), channels)
+        at += count
+
+
+def _add_image(s: StepBuilder, node: Node, view: Views, image: int, acc: Ref, box: Box) -> None:
+    """Products of an image for some taps, inputs and outputs."""
+    operation = node.op
+    assert isinstance(operation, Conv2dWeightSums)
+    ky, kx, cin, cout = box
+    _, height, width, _ = node.inputs[0].shape
+    _, oh, ow, _ = node.inputs[1].shape
+    if max(height, width) > MAX_IMAGE or operation.groups != 1:
+        message = f"'{node.name}': no instruction sums it"
+        raise CompileError(
+            Diagnostic("model.unsupported", message, node.loc, f"images of at most {MAX_IMAGE} x {MAX_IMAGE}")
+        )
+    rows, columns = (
+        _Seen.of(extent, out, taps, operation.strides[i], operation.dilations[i], operation.pads[i])
+        for i, (extent, out, taps) in enumerate(((height, oh, ky), (width, ow, kx)))
+    )
+    if min(rows.extent, columns.extent) <= 0:
+        return  # padding alone
+    x = s.fetch(view(0), image, Span(0, height), Span(0, width), cin, "input")
+    g = s.fetch(view(1), image, Span(0, oh), Span(0, ow), cout, "errors")
+    instr = WeightGradient(
+        oh=oh,
+        ow=ow,
+        cin=cin.extent,
+        cout=cout.extent,
+        kh=ky.extent,
+        kw=kx.extent,
+        sh=operation.strides[0],
+        sw=operation.strides[1],
+        ips=x.pixel_pitch,
+        irs=x.row_pitch,
+        gps=g.pixel_pitch,
+        grs=g.row_pitch,
+        ih=rows.extent,
+        iw=columns.extent,
+        pt=rows.pad,
+        pl=columns.pad,
+        accum=1,
+        xt=element(node.inputs[0]),
+    )
+    first = x.ref.shifted(rows.first * x.row_pitch + columns.first * x.pixel_pitch)
+    s.emit(instr, {"x": first, "g": g.ref, "acc": acc})
+
+
+class _Seen(Frozen):
+    """What the outputs see through some taps along one dimension: first element, how many, padding before."""
+
+    first: int
+    extent: int
+    pad: int
+
+    @staticmethod
+    def of(extent: int, outputs: int, taps: Span, stride: int, dilation: int, pad: int) -> _Seen:
+        """Several taps are neighbours."""
+        begin = taps.start * dilation - pad
+        end = begin + (outputs - 1) * stride + taps.extent
+        return _Seen(max(begin, 0), min(extent, end) - max(begin, 0), max(-begin, 0))

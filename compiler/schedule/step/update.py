@@ -1,0 +1,127 @@
+"""Tiles of updates: some rows of a parameter, its slots and its gradient at a time."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+
+from compiler.ir.graph import Node
+from compiler.schedule.builder import Builder, Span, View, Views, tiles_of
+from compiler.schedule.step.builder import MAX_WORD_ROWS, Row, StepBuilder, Words, pieces, step_of
+from compiler.schedule.step.dense import weight_rows
+from compiler.schedule.step.rows import WORD, Layout, Rows
+from compiler.schedule.step.sums import convolution_rows
+from compiler.schedule.tile_graph import Ref, Tensor
+from compiler.train.formula import GRADIENT, WEIGHT, Formula, formula_of
+from compiler.train.integer.dense import DenseWeightSums
+from compiler.train.integer.update import Update
+from isa.instructions.vector_words import Function32
+
+ACC_SHARE: Final = 3
+"""Divides the accumulators, for all rows of a tile: the next is loaded while one is computed."""
+F = Function32
+
+
+@tiles_of(Update)
+def plan_update(b: Builder, node: Node, operation: Update, view: Views, out: Tensor, budget: int) -> None:
+    """Load, make the gradient, compute the formula step by step, store."""
+    del view, out
+    s = step_of(b)
+    parameter = node.inputs[3]
+    rows = s.layouts[parameter.id]
+    formula = formula_of(operation.chosen)
+    unit = s.rows_of("unit", 1)
+    s.words(F.P2F, Ref(unit), s.numbers.read(node.inputs[1]), rows=1)
+    s.words(F.FMUL, Ref(unit), Ref(unit), operation.factor, rows=1)
+    for part in _parts(s, rows, formula, len(operation.chosen.slots)):
+        s.tile = (part.start,)
+        gradient = _gradient(s, node.inputs[0], rows, part, budget)
+        _update(s, node, operation, formula, gradient, Ref(unit), part)
+
+
+def _parts(s: StepBuilder, rows: Rows, formula: Formula, slots: int) -> list[Span]:
+    """Rows that are updated together: those of a gradient that is made at once, as many as there is room for."""
+    blocks = slots + 2 + _most_alive(formula)
+    most = min(max(s.target.acc.rows // ACC_SHARE // blocks, 1), MAX_WORD_ROWS)
+    if rows.layout is Layout.TURNED:  # whole groups
+        each = rows.each
+        return [Span(p.start * each, p.stop * each) for p in pieces(rows.groups, max(most // each, 1))]
+    return pieces(rows.count, most)
+
+
+def _most_alive(formula: Formula) -> int:
+    """Results that are needed at the same time, at most: each takes the place of an operand where it can."""
+    return len(_Places(formula).rows)
+
+
+def _gradient(s: StepBuilder, sums: Node, rows: Rows, part: Span, budget: int) -> Ref:
+    """The sums of some rows: where they are, or made now."""
+    if sums.id in s.sums:
+        return Ref(s.sums[sums.id], part.start)
+
+    def operands(index: int) -> View:
+        return s.view_of(sums.inputs[index])
+
+    if isinstance(sums.op, DenseWeightSums):
+        return Ref(weight_rows(s, sums, operands, rows, part, budget))
+    return Ref(convolution_rows(s, sums, operands, rows, part))
+
+
+class _Places:
+    """Which block of rows every result of a formula takes: that of an operand that no later step reads, or one
+    more."""
+
+    def __init__(self, formula: Formula) -> None:
+        last = formula.last_uses()
+        self.place: dict[str, str] = {}
+        self.rows: list[str] = []
+        """Blocks beside those of weight, slots and gradient."""
+        free: list[str] = []
+        numbers = set(formula.numbers)
+        for index, step in enumerate(formula.steps):
+            operands = [n for n in (step.a, step.b) if n is not None and n not in numbers]
+            ending = [self.place.get(n, n) for n in dict.fromkeys(operands) if last[n] == index]
+            if ending:
+                self.place[step.result] = ending[0]
+                free += ending[1:]
+            elif free:
+                self.place[step.result] = free.pop()
+            else:
+                self.rows.append(f"rows{len(self.rows)}")
+                self.place[step.result] = self.rows[-1]
+
+
+def _update(
+    s: StepBuilder, node: Node, operation: Update, formula: Formula, gradient: Ref, unit: Ref, part: Span
+) -> None:
+    """The formula on some rows."""
+    chosen, state = operation.chosen, node.inputs[3:]
+    blocks: dict[str, Ref] = {GRADIENT: gradient}
+    for name, tensor in zip((WEIGHT, *chosen.slots), state, strict=True):
+        blocks[name] = Ref(s.rows_of(name, part.extent))
+        s.load_words(s.homes[tensor.id].shifted(part.start * s.cols * WORD), blocks[name], part.extent)
+    places = _Places(formula)
+    blocks |= {name: Ref(s.rows_of(name, part.extent)) for name in places.rows}
+    s.words(F.I2F, gradient, gradient, rows=part.extent)
+    s.words(F.FMUL, gradient, gradient, Row(unit), rows=part.extent)
+    constants = {name: float(np.float32(v)) for name, v in chosen.constants().items()}
+    numbers = node.inputs[2]
+
+    def operand(name: str) -> Words:
+        if name in constants:
+            return constants[name]
+        if name in chosen.step_numbers:
+            return s.number_given(numbers, chosen.step_numbers.index(name))
+        return blocks[places.place.get(name, name)]
+
+    last = {result: name for name, result in formula.results.items()}
+    for step in formula.steps:
+        observer = s.seen(node, len(state)) if last.get(step.result) == WEIGHT else None
+        a, other = operand(step.a), None if step.b is None else operand(step.b)
+        d = blocks[places.place[step.result]]
+        s.words(step.function, d, a, other, rows=part.extent, observer=observer)
+    for name, tensor in zip((WEIGHT, *chosen.slots), state, strict=True):
+        block = blocks[places.place.get(formula.results[name], formula.results[name])]
+        s.store_words(block, s.homes[tensor.id].shifted(part.start * s.cols * WORD), part.extent)
+

@@ -1,0 +1,100 @@
+"""Pooling, activations and their errors in a step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import numpy as np
+
+from compiler.ir.graph import Node
+from compiler.ir.op import Array, Op, op
+from compiler.ir.types import DType, TensorType
+from compiler.ops.activation import ClampGradient
+from compiler.ops.max_pool import MaxPool
+from compiler.ops.pool_gradient import MaxPoolGradient
+from compiler.ops.sliding_window import Pads, Pair
+from compiler.train.lowering import Fixed, Lowerer, integer_rule
+from isa import arithmetic
+from isa.support.records import replace
+
+
+@op("t.max_pool_errors", "x:i8|u8", "g:i8")
+class MaxPoolErrors(Op):
+    """A window's error goes to the first of its greatest values, row by row; what meets is summed, shifted.
+
+    With `rectified` a window whose greatest value is 0 or less gives nothing.
+    """
+
+    layout: ClassVar[str] = "NHWC"
+    kernel: Pair
+    strides: Pair
+    pads: Pads
+    shift: int
+    rectified: bool = False
+
+    def infer(self, types: Sequence[TensorType]) -> TensorType:
+        """Errors of the shape of what was pooled."""
+        return TensorType(DType.I8, types[0].shape)
+
+    def evaluate(self, args: Sequence[Array], types: Sequence[TensorType], out: TensorType) -> Array:
+        """Half to even, saturated to -127..127."""
+        x, g = (a.astype(np.float32) for a in args)
+        made = MaxPoolGradient(self.kernel, self.strides, self.pads, self.layout, x.shape)
+        sums = made.evaluate((x, g), types, out).astype(np.int64)
+        if self.rectified:
+            sums = np.where(x > 0, sums, 0)
+        return np.clip(arithmetic.shift_right_rounding(sums, self.shift), -127, 127)
+
+
+@op("t.mask", "g:i8", "y:i8|u8")
+class Mask(Op):
+    """The error g where low < y < high, else 0."""
+
+    low: int
+    high: int
+
+    def infer(self, types: Sequence[TensorType]) -> TensorType:
+        """Errors."""
+        return types[0]
+
+    def evaluate(self, args: Sequence[Array], types: Sequence[TensorType], out: TensorType) -> Array:
+        """Nothing is computed."""
+        g, y = args
+        return np.where((y.astype(np.int32) > self.low) & (y.astype(np.int32) < self.high), g, 0)
+
+
+def overlap_bits(kernel: Pair, strides: Pair) -> int:
+    """Bits that a sum of errors may grow by where windows overlap."""
+    return (-(-kernel[0] // strides[0]) * -(-kernel[1] // strides[1]) - 1).bit_length()
+
+
+@integer_rule(MaxPool)
+def lower_max_pool(l: Lowerer, node: Node, operation: MaxPool) -> Fixed:
+    """Codes as they are."""
+    value: Fixed = l[node.inputs[0]]
+    return replace(value, node=l.add(operation, (value.node,), node.name, node))
+
+
+@integer_rule(MaxPoolGradient)
+def lower_max_pool_gradient(l: Lowerer, node: Node, operation: MaxPoolGradient) -> Fixed:
+    """Shifted where windows overlap."""
+    x, g = (l[i] for i in node.inputs)
+    if operation.dilations != (1, 1):
+        l.fail(node, f"'{node.name}' comes from a dilated pooling", "dilation 1")
+    bits = overlap_bits(operation.kernel, operation.strides)
+    made = MaxPoolErrors(operation.kernel, operation.strides, operation.pads, bits)
+    exponent = g.exponent if not bits else l.scalar("add", l.number(g.exponent), imm=bits)
+    return Fixed(l.add(made, (x.node, g.node), node.name, node), exponent, g.c)
+
+
+@integer_rule(ClampGradient)
+def lower_clamp_gradient(l: Lowerer, node: Node, operation: ClampGradient) -> Fixed:
+    """Errors pass where a ReLU gives something; a pooling that comes after it sees that itself."""
+    error, y = (l[i] for i in node.inputs)
+    pooled = error.node.op
+    if isinstance(pooled, MaxPoolErrors) and error.node.inputs[0] is y.node:
+        made = l.add(replace(pooled, rectified=True), error.node.inputs, node.name, node)
+    else:
+        made = l.add(Mask(0, 256), (error.node, y.node), node.name, node)
+    return replace(error, node=made)
