@@ -72,7 +72,8 @@ def _alike(programs: Sequence[Program]) -> list[Program]:
 
 
 def _schedule(
-    step: Step, place: StateBuffers, target: Target, options: ScheduleOptions, begin: Mapping[Memory, int]
+    step: Step, place: StateBuffers, target: Target, options: ScheduleOptions, begin: Mapping[Memory, int],
+    again: float = 0.0,
 ) -> Schedule:
     """The first that fits.
 
@@ -82,7 +83,7 @@ def _schedule(
     refused: FitError | None = None
     for fill in FILLS:
         try:
-            plan = StepPlanner(step.graph, step.states, place, target, options, fill).run()
+            plan = StepPlanner(step.graph, step.states, place, target, options, fill, again).run()
             return placed(plan, target, options, begin)
         except FitError as error:
             refused = error

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Final, TypeVar
 
 from compiler.ir.graph import Node, TupleElement
-from compiler.schedule.builder import Builder, Span, View, spans
+from compiler.ir.op import Op
+from compiler.schedule.builder import Builder, Span, View, Views, spans, tiles_of
 from compiler.schedule.step.numbers import Numbers
 from compiler.schedule.step.rows import WORD, Rows
-from compiler.schedule.tile_graph import REGION, UNPLACED, Buffer, Memory, Ref
+from compiler.schedule.tile_graph import REGION, UNPLACED, Buffer, Memory, Ref, Tensor
 from isa.instructions.control import ScalarSet
 from isa.instructions.dma import Load, OnChip, Store
 from isa.instructions.vector import Requant, Requantize
@@ -166,6 +167,30 @@ class StepBuilder(Builder):
             if user.op == TupleElement(index):
                 return self.numbers.observer(user)
         return None
+
+
+Tiles = Callable[["StepBuilder", Node, Views, Tensor, int], Sequence[Callable[[], None]]]
+"""(builder, node, where its operands are, its result, bytes of the scratchpad it may use) to its tiles in order."""
+GRADUAL: Final[dict[type[Op], Tiles]] = {}
+"""Operations that can be made tile by tile beside others."""
+TilesT = TypeVar("TilesT", bound=Tiles)
+
+
+def gradual(kind: type[Op]) -> Callable[[TilesT], TilesT]:
+    """Register what gives the tiles of an operation that can be made beside others."""
+
+    def declare(make: TilesT) -> TilesT:
+        GRADUAL[kind] = make
+
+        def plan(b: Builder, node: Node, operation: Op, view: Views, out: Tensor, budget: int) -> None:
+            del operation
+            for tile in make(step_of(b), node, view, out, budget):
+                tile()
+
+        tiles_of(kind)(plan)
+        return make
+
+    return declare
 
 
 def step_of(b: Builder) -> StepBuilder:

@@ -24,7 +24,7 @@ from compiler.schedule.builder import (
 from compiler.schedule.step.builder import StepBuilder, step_of
 from compiler.schedule.step.convolution import requantize_shifted
 from compiler.schedule.tile_graph import UNPLACED, Buffer, Memory, Piece, Ref, Tensor
-from compiler.schedule.tiles.boxes import dense, fit_box, tiles
+from compiler.schedule.tiles.boxes import SLACK, dense, fit_box, tiles
 from compiler.schedule.tiles.limits import does_not_fit
 from compiler.schedule.tiles.products import TileExit
 from compiler.train.integer.convolution import Interleave
@@ -82,13 +82,16 @@ def plan_max_pool_errors(
     x, g = view(0), view(1)
     n, height, width, channels = out.shape
     oh, ow = node.inputs[1].shape[1:3]
-    rows = _rows_of_windows(operation, height, oh)
     copies = (not x.tensor.resident) + (not out.resident)
-    pixels = max(r.extent for r, _ in rows) * width * copies
-    pixels += (not g.tensor.resident) * max(o.extent for _, o in rows) * ow
-    most = min(channels, MAX_CHANNELS, (budget - 256) // pixels if pixels else channels)
+    most, rows = 0, [(Span(0, height), Span(0, oh))]
+    for rows in (rows, _rows_of_windows(operation, height, oh)):
+        pixels = max(r.extent for r, _ in rows) * width * copies
+        pixels += (not g.tensor.resident) * max(o.extent for _, o in rows) * ow
+        most = min(channels, MAX_CHANNELS, (budget - SLACK) // pixels if pixels else channels)
+        if most == channels:
+            break
     if most < 1:
-        raise does_not_fit(node, pixels + 256, budget)
+        raise does_not_fit(node, height * width * copies + SLACK, budget)
     whole, across = Span(0, width), Span(0, ow)
     for image, c, (taken, given) in itertools.product(b.images(n), spans(channels, most), rows):
         b.tile = (image, taken.start, 0, c.start)

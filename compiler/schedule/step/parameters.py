@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final
 
 import numpy as np
 
 from compiler.ir.graph import Node
 from compiler.schedule.builder import Builder, Span, Views, spans, tiles_of
-from compiler.schedule.step.builder import Row, StepBuilder, pieces, step_of
+from compiler.schedule.step.builder import Row, StepBuilder, gradual, pieces, step_of
 from compiler.schedule.step.rows import WORD, Layout, Rows
 from compiler.schedule.tile_graph import Memory, Ref, Tensor
 from compiler.train.integer.convolution import TurnWeights
@@ -29,74 +31,69 @@ MAX_RUNS: Final = greatest(VectorMove, "n1")
 F = Function32
 
 
-@tiles_of(QuantizeWeights)
-def plan_quantize_weights(
-    b: Builder, node: Node, operation: QuantizeWeights, view: Views, out: Tensor, budget: int
-) -> None:
+@gradual(QuantizeWeights)
+def quantize_tiles(s: StepBuilder, node: Node, view: Views, out: Tensor, budget: int) -> Sequence[Callable[[], None]]:
     """Some rows of the state at a time: to the accumulators, to codes, to their home."""
-    del operation, view, budget
-    s = step_of(b)
+    del view, budget
     rows = s.layouts[node.inputs[0].id]
-    most = max(b.target.acc.rows // ACC_SHARE, 1)
+    most = max(s.target.acc.rows // ACC_SHARE, 1)
     match rows.layout:
         case Layout.TURNED:
-            _quantize_turned(s, node, rows, out, most)
+            depth, columns = rows.shape
+            whole = depth // s.cols
+            parts = [(p.start, p.extent, s.cols) for p in pieces(whole, max(most // columns, 1))] if whole else []
+            if depth % s.cols:
+                parts.append((whole, 1, depth % s.cols))
+            return [partial(_quantize_turned, s, node, rows, out, part) for part in parts]
         case Layout.MATRIX:
-            _quantize_matrix(s, node, rows, out, most)
+            parts = pieces(rows.shape[0], max(most // rows.groups, 1))
+            return [partial(_quantize_matrix, s, node, rows, out, part) for part in parts]
         case _:
-            _quantize_kernel(s, node, rows, out, most)
+            return [partial(_quantize_kernel, s, node, out, part) for part in pieces(rows.count, most)]
 
 
-def _quantize_kernel(s: StepBuilder, node: Node, rows: Rows, out: Tensor, most: int) -> None:
+def _quantize_kernel(s: StepBuilder, node: Node, out: Tensor, part: Span) -> None:
     """A row of words becomes a row of as many bytes: as `conv` reads weights."""
-    source = s.homes[node.inputs[0].id]
-    for part in pieces(rows.count, most):
-        s.tile = (part.start,)
-        acc = s.rows_of("words", part.extent)
-        s.load_words(source.shifted(part.start * s.cols * WORD), Ref(acc), part.extent)
-        codes = _piece(s, out, part.start * s.cols, part.extent * s.cols)
-        exponent = s.numbers.read(node.inputs[1])
-        s.quantize(Ref(acc), codes, exponent, h=1, w=part.extent, c=s.cols, ops=s.cols)
-        _bring(s, out, codes, part.start * s.cols, part.extent * s.cols)
+    s.tile = (part.start,)
+    acc = s.rows_of("words", part.extent)
+    s.load_words(s.homes[node.inputs[0].id].shifted(part.start * s.cols * WORD), Ref(acc), part.extent)
+    codes = _piece(s, out, part.start * s.cols, part.extent * s.cols)
+    exponent = s.numbers.read(node.inputs[1])
+    s.quantize(Ref(acc), codes, exponent, h=1, w=part.extent, c=s.cols, ops=s.cols)
+    _bring(s, out, codes, part.start * s.cols, part.extent * s.cols)
 
 
-def _quantize_matrix(s: StepBuilder, node: Node, rows: Rows, out: Tensor, most: int) -> None:
+def _quantize_matrix(s: StepBuilder, node: Node, rows: Rows, out: Tensor, part: Span) -> None:
     """Groups of columns side by side again: a matrix (rows, columns)."""
     source, (depth, columns) = s.homes[node.inputs[0].id], rows.shape
-    for part in pieces(depth, max(most // rows.groups, 1)):
-        s.tile = (part.start,)
-        acc = s.rows_of("words", rows.groups * part.extent)
-        for group in range(rows.groups):
-            first = (group * depth + part.start) * s.cols * WORD
-            s.load_words(source.shifted(first), Ref(acc, group * part.extent), part.extent)
-        codes = _piece(s, out, part.start * columns, part.extent * columns)
-        exponent = s.numbers.read(node.inputs[1])
-        pitch = part.extent if rows.groups > 1 else 0
-        s.quantize(Ref(acc), codes, exponent, h=1, w=part.extent, c=columns, ops=columns, ags=pitch)
-        _bring(s, out, codes, part.start * columns, part.extent * columns)
+    s.tile = (part.start,)
+    acc = s.rows_of("words", rows.groups * part.extent)
+    for group in range(rows.groups):
+        first = (group * depth + part.start) * s.cols * WORD
+        s.load_words(source.shifted(first), Ref(acc, group * part.extent), part.extent)
+    codes = _piece(s, out, part.start * columns, part.extent * columns)
+    exponent = s.numbers.read(node.inputs[1])
+    pitch = part.extent if rows.groups > 1 else 0
+    s.quantize(Ref(acc), codes, exponent, h=1, w=part.extent, c=columns, ops=columns, ags=pitch)
+    _bring(s, out, codes, part.start * columns, part.extent * columns)
 
 
-def _quantize_turned(s: StepBuilder, node: Node, rows: Rows, out: Tensor, most: int) -> None:
-    """Groups of rows behind one another again: a matrix (columns, rows)."""
-    source, (depth, columns) = s.homes[node.inputs[0].id], rows.shape
-    whole = depth // s.cols
-    parts = [(p.start, p.extent, s.cols) for p in pieces(whole, max(most // columns, 1))] if whole else []
-    if depth % s.cols:
-        parts.append((whole, 1, depth % s.cols))
-    for start, count, lanes in parts:
-        s.tile = (start,)
-        acc = s.rows_of("words", count * columns)
-        s.load_words(source.shifted(start * columns * s.cols * WORD), Ref(acc), count * columns)
-        at_home = out.home.memory is Memory.SPM
-        run = (count - 1) * s.cols + lanes
-        codes = Ref(out.home, start * s.cols) if at_home else Ref(s.buffer("codes", Memory.SPM, columns * run))
-        exponent = s.numbers.read(node.inputs[1])
-        s.quantize(
-            Ref(acc), codes, exponent, h=count, w=columns, c=lanes, aws=columns if count > 1 else 0,
-            ops=depth if at_home else run, ors=s.cols,
-        )  # fmt: skip
-        if not at_home:
-            s.store(codes, Ref(out.home, start * s.cols), run, [(columns, depth, run)])
+def _quantize_turned(s: StepBuilder, node: Node, rows: Rows, out: Tensor, part: tuple[int, int, int]) -> None:
+    """Groups of rows behind one another again: a matrix (columns, rows); `part`: first group, groups, lanes."""
+    source, (depth, columns), (start, count, lanes) = s.homes[node.inputs[0].id], rows.shape, part
+    s.tile = (start,)
+    acc = s.rows_of("words", count * columns)
+    s.load_words(source.shifted(start * columns * s.cols * WORD), Ref(acc), count * columns)
+    at_home = out.home.memory is Memory.SPM
+    run = (count - 1) * s.cols + lanes
+    codes = Ref(out.home, start * s.cols) if at_home else Ref(s.buffer("codes", Memory.SPM, columns * run))
+    exponent = s.numbers.read(node.inputs[1])
+    s.quantize(
+        Ref(acc), codes, exponent, h=count, w=columns, c=lanes, aws=columns if count > 1 else 0,
+        ops=depth if at_home else run, ors=s.cols,
+    )  # fmt: skip
+    if not at_home:
+        s.store(codes, Ref(out.home, start * s.cols), run, [(columns, depth, run)])
 
 
 def _piece(s: StepBuilder, out: Tensor, offset: int, size: int) -> Ref:

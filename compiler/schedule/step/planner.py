@@ -7,7 +7,8 @@ the arena. Updates come last.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Final
 
 import compiler.schedule.step.convolution  # noqa: F401  # pyright: ignore[reportUnusedImport]
@@ -23,7 +24,7 @@ from compiler.ops.shapes import Reshape, unreshaped
 from compiler.schedule.builder import Span, Stripe, View, device_shape
 from compiler.schedule.options import ScheduleOptions
 from compiler.schedule.segments.plan import Plan
-from compiler.schedule.step.builder import StepBuilder
+from compiler.schedule.step.builder import GRADUAL, StepBuilder
 from compiler.schedule.step.rows import WORD, Layout, Rows
 from compiler.schedule.tile_graph import Buffer, Layer, LineBuffer, Memory, Ref, Tensor, aligned
 from compiler.schedule.tiles.planners import planner_of
@@ -41,6 +42,8 @@ from isa.target import Target
 
 ON_IMAGES: Final = (StepConv2d, MaxPool, MaxPoolErrors, Mask, StepAdd, Interleave, ChannelSums, Conv2dWeightSums)
 """Operations that work on one image after another."""
+ON_ARRAY: Final = (StepConv2d, ChannelSums, Conv2dWeightSums)
+"""Those of them that begin on the array."""
 SUMS: Final = (ChannelSums, Conv2dWeightSums)
 """Those of them whose result is a sum over images."""
 BUFFERED: Final = 2
@@ -86,6 +89,7 @@ class StepPlanner:
         target: the machine.
         options: what schedules may do.
         fill: the part of the scratchpad that values may hold.
+        again: for which part of the images a convolution is computed again rather than stored for later.
     """
 
     def __init__(
@@ -96,11 +100,16 @@ class StepPlanner:
         target: Target,
         options: ScheduleOptions,
         fill: float,
+        again: float = 0.0,
     ) -> None:
         self.graph, self.states, self.place, self.target = graph, states, place, target
         self.b = StepBuilder(target, options)
         self.b.find = self.view
         self.plan = Plan(self.b.graph)
+        self.layers: dict[int, Layer] = {}
+        self.lines: dict[tuple[int, int], LineBuffer] = {}
+        """Where a run has an image of a value, by value and image."""
+        self.again = again
         self.room = int(target.spm.bytes * fill)
         self.nodes = [n for n in graph.nodes() if self._is_layer(n)]
         self.index = {n.id: i for i, n in enumerate(self.nodes)}
@@ -114,6 +123,7 @@ class StepPlanner:
                 self.b.layouts[node.id] = place.layouts[state.name]
             else:
                 self.b.homes[node.id] = Ref(place.buffers[""], place.numbers[state.name])
+        self._defer()
         self.runs = self._runs()
         self.inside = {n.id: i for i, run in enumerate(self.runs) for n in run}
         self.resident = self._resident()
@@ -129,11 +139,12 @@ class StepPlanner:
         for node in self.graph.nodes():
             if isinstance(node.op, Input) and node.id not in self.b.homes:
                 self._input(node)
-        self._defer()
-        for run in self.runs:
-            if isinstance(run[0].op, ON_IMAGES) and len(run[0].inputs[0].shape) == 4 and self._fits(run):
-                self._together(run)
-            else:
+        beside = self._beside()
+        made = {n.id for nodes in beside.values() for n in nodes}
+        for index, run in enumerate(self.runs):
+            if self._is_striped(run):
+                self._together(run, beside[index])
+            elif run[0].id not in made:
                 self._alone(run[0])
         self._leave_numbers()
         for name in self.outputs:
@@ -162,6 +173,43 @@ class StepPlanner:
             runs += found
         return runs
 
+    def _is_striped(self, run: Sequence[Node]) -> bool:
+        """Whether operations work image by image together."""
+        return isinstance(run[0].op, ON_IMAGES) and _images_of(run[0]) > 0 and self._fits(run)
+
+    def _beside(self) -> dict[int, list[Node]]:
+        """What can be made tile by tile beside a run of operations on images, by the run's index.
+
+        Before it that is what it does not need, and no one before it; after it, what does not need it.
+        """
+        found: dict[int, list[Node]] = {}
+        taken: set[int] = set()
+        for index, run in enumerate(self.runs):
+            if not self._is_striped(run):
+                continue
+            found[index] = []
+            for at, (node, *_) in enumerate(self.runs):
+                if type(node.op) not in GRADUAL or node.id in taken or at == index:
+                    continue
+                needed = min((self.inside[u.id] for u in self._users(node)), default=len(self.runs))
+                ready = max((self.inside[m] for m in self._needs(node)), default=-1)
+                if ready < index < needed:
+                    found[index].append(node)
+                    taken.add(node.id)
+        return found
+
+    def _needs(self, node: Node) -> set[int]:
+        """The layers whose results a layer reads, also where it makes what it reads itself."""
+        found: set[int] = set()
+        for operand in node.inputs:
+            maker = unreshaped(_maker(operand))
+            if maker.id not in self.index:
+                continue
+            found.add(maker.id)
+            if isinstance(maker.op, (DenseSums, DenseWeightSums)) or maker.id in self.b.deferred:
+                found |= self._needs(maker)
+        return found
+
     def _images(self, left: Sequence[Node], waiting: Mapping[int, set[int]]) -> list[list[Node]]:
         """Operations on images that can follow one another, in pieces that fit into the scratchpad."""
         made: set[int] = set()
@@ -170,7 +218,7 @@ class StepPlanner:
             if not isinstance(node.op, ON_IMAGES) or waiting[node.id] - made:
                 continue
             made.add(node.id)
-            if runs and _images_of(runs[-1][0]) == _images_of(node) and self._fits([*runs[-1], node]):
+            if runs and _images_of(runs[-1][0]) == _images_of(node) > 0 and self._fits([*runs[-1], node]):
                 runs[-1].append(node)
             else:
                 runs.append([node])
@@ -226,7 +274,7 @@ class StepPlanner:
                 found += self._users(user)
             elif user.id in self.index:
                 found.append(user)
-                if isinstance(user.op, (DenseSums, DenseWeightSums, *SUMS)):
+                if isinstance(user.op, (DenseSums, DenseWeightSums)) or user.id in self.b.deferred:
                     found += self._users(user)  # they may be made where they are needed
         return found
 
@@ -247,60 +295,151 @@ class StepPlanner:
         kind = node.op.name.rpartition(".")[2]
         layer = Layer(self.index[node.id], node.name, kind, node.loc, (), LowerBound(0, 0, 0))
         self.b.begin(layer)
-        if isinstance(node.op, (Update, DenseSums, DenseWeightSums, *SUMS)):  # no value of its own
-            return layer, Tensor(-1, node.name, device_shape(node.shape), Buffer(node.name, Memory.ARENA, 0))
-        return layer, self.view(node).tensor
+        self.layers[node.id] = layer
+        return layer, self._out(node)
 
     def _alone(self, node: Node) -> None:
         """An operation over the whole batch."""
         _, out = self._begin(node)
-        held = sum(aligned(self._bytes(v)) for v in self.resident)
-        budget = int((self.target.spm.bytes - held) * TILE_SHARE)
+        budget = int((self.target.spm.bytes - self._kept_bytes()) * TILE_SHARE)
         planner_of(node.op)(self.b, node, node.op, lambda i: self.view(node.inputs[i]), out, budget)
 
-    def _together(self, run: Sequence[Node]) -> None:
-        """Operations on one image after another."""
-        members = [(node, *self._begin(node)) for node in run]
-        inside = {n.id for n in run}
-        for node, _, out in members:
-            if not out.resident and not isinstance(node.op, SUMS):
-                out.line = LineBuffer(out.shape[2] * out.shape[3])
-        entering = dict.fromkeys(
-            unreshaped(_maker(i)) for n in run for i in n.inputs if len(i.shape) == 4 and _is_map(i)
-            and unreshaped(_maker(i)).id not in inside
-        )
-        for image in range(_images_of(run[0])):
-            for value in entering:
-                self._enter(value, image, members[0][1])
-            for node, layer, out in members:
-                self.b.resume(layer)
-                height = node.inputs[-1].shape[1] if isinstance(node.op, SUMS) else out.shape[1]
-                self.b.stripe = Stripe(image, Span(0, height))
-                if out.line is not None:
-                    out.line.stripes = []
-                    size = out.shape[1] * out.line.row
-                    out.line.add(self.b.buffer("image", Memory.SPM, size), 0, out.shape[1])
-                budget = self.target.spm.bytes
-                planner_of(node.op)(self.b, node, node.op, lambda i, n=node: self.view(n.inputs[i]), out, budget)
+    def _together(self, run: Sequence[Node], beside: Sequence[Node]) -> None:
+        """Operations on one image after another; others tile by tile beside them.
+
+        In every round each operation works on another image: so array and vector unit do not wait for one
+        another. What came first in the order of the images comes first in a round.
+        """
+        tiles = [tile for node in beside for tile in self._tiles(node)]
+        for node in run:
+            self._begin(node)
+        entering = self._entering(run)
+        delay = self._delays(run, entering)
+        entering.sort(key=lambda n: isinstance(n.op, StepConv2d))  # made again of what comes before
+        members = sorted((*entering, *run), key=lambda n: -delay[n.id])
+        images, made = _images_of(run[0]), 0
+        rounds = images + max(delay.values())
+        for number in range(rounds):
+            for node in members:
+                image = number - delay[node.id]
+                if 0 <= image < images:
+                    self._on_image(node, image, entering)
+            while made < len(tiles) * (number + 1) // rounds:
+                self._aside(tiles[made])
+                made += 1
         self.b.stripe = None
         self.b.kept.clear()
-        for value in entering:
-            self.view(value).tensor.line = None
-        for _, _, out in members:
-            out.line = None
+        self.lines.clear()
+        for node in (*entering, *run):
+            if not isinstance(node.op, SUMS):
+                self.view(node).tensor.line = None
 
-    def _enter(self, value: Node, image: int, layer: Layer) -> None:
+    def _entering(self, run: Sequence[Node]) -> list[Node]:
+        """Values that a run reads and does not make, and that are not in the scratchpad."""
+        inside = {n.id for n in run}
+        found: dict[Node, None] = {}
+        for operand in (i for n in run for i in n.inputs if len(i.shape) == 4 and _is_map(i)):
+            maker = unreshaped(_maker(operand))
+            if maker.id not in inside and self.view(maker).tensor.home.memory is not Memory.SPM:
+                found[maker] = None
+        return list(found)
+
+    def _delays(self, run: Sequence[Node], entering: Sequence[Node]) -> dict[int, int]:
+        """By how many rounds each operation is behind the first: one for each change of the engine."""
+        delay: dict[int, int] = {}
+        for node in run:
+            delay[node.id] = 0
+            for operand in node.inputs:
+                maker = unreshaped(_maker(operand))
+                if maker in entering and self.again and isinstance(maker.op, StepConv2d):
+                    delay[node.id] = max(delay[node.id], 1)
+                elif maker.id in delay:
+                    changes = isinstance(maker.op, ON_ARRAY) != isinstance(node.op, ON_ARRAY)
+                    delay[node.id] = max(delay[node.id], delay[maker.id] + changes)
+        for value in entering:
+            users = [n for n in run if any(unreshaped(_maker(i)) is value for i in n.inputs)]
+            first = min(delay[u.id] for u in users)
+            again = self.again and isinstance(value.op, StepConv2d)
+            delay[value.id] = 0 if again else first
+        for value in entering:  # what another is computed again from is there before
+            for operand in value.inputs if isinstance(value.op, StepConv2d) and self.again else ():
+                if operand in entering:
+                    delay[operand.id] = 0
+        return delay
+
+    def _on_image(self, node: Node, image: int, entering: Sequence[Node]) -> None:
+        """An operation on one image, or an image of a value that comes from outside."""
+        out = self._out(node)
+        if node in entering and not self._is_again(node, image):
+            self.b.resume(next(self.layers[u.id] for u in self._users(node) if u.id in self.layers))
+            self._enter(node, image)
+            return
+        self.b.resume(self.layers[node.id])
+        height = node.inputs[-1].shape[1] if isinstance(node.op, SUMS) else out.shape[1]
+        self.b.stripe = Stripe(image, Span(0, height))
+        for operand in node.inputs:
+            self._focus(unreshaped(_maker(operand)), image)
+        if not isinstance(node.op, SUMS) and out.home.memory is not Memory.SPM:
+            out.line = LineBuffer(out.shape[2] * out.shape[3])
+            out.line.add(self.b.buffer("image", Memory.SPM, out.shape[1] * out.line.row), 0, out.shape[1])
+            self.lines[node.id, image] = out.line
+            out.delivered = node not in entering and self._leaves(node) and not self._is_again(node, image)
+        planner = planner_of(node.op)
+        planner(self.b, node, node.op, lambda i: self.view(node.inputs[i]), out, self.target.spm.bytes)
+
+    def _focus(self, node: Node, image: int) -> None:
+        """Let a value be found where the run has this image of it."""
+        if (node.id, image) in self.lines:
+            self.view(node).tensor.line = self.lines[node.id, image]
+
+    def _out(self, node: Node) -> Tensor:
+        """Where the result of an operation is; sums have no place of their own."""
+        if isinstance(node.op, (Update, DenseSums, DenseWeightSums, *SUMS)):
+            return Tensor(-1, node.name, device_shape(node.shape), Buffer(node.name, Memory.ARENA, 0))
+        return self.view(node).tensor
+
+    def _is_again(self, node: Node, image: int) -> bool:
+        """Whether a later run computes an image of a value again."""
+        if not isinstance(node.op, StepConv2d) or node.id in self.resident or node.id in self.outputs:
+            return False
+        later = [u for u in self._users(node) if self.inside[u.id] != self.inside[node.id]]
+        if not all(self._is_striped(self.runs[self.inside[u.id]]) for u in later):
+            return False
+        return int((image + 1) * self.again) > int(image * self.again)
+
+    def _tiles(self, node: Node) -> Sequence[Callable[[], None]]:
+        """The tiles of an operation that is made beside others."""
+        layer, out = self._begin(node)
+        budget = int((self.target.spm.bytes - self._kept_bytes()) * TILE_SHARE / 2)
+        make = GRADUAL[type(node.op)]
+        tiles = make(self.b, node, lambda i: self.view(node.inputs[i]), out, budget)
+
+        def as_own(tile: Callable[[], None]) -> None:
+            self.b.resume(layer)
+            tile()
+
+        return [partial(as_own, tile) for tile in tiles]
+
+    def _aside(self, tile: Callable[[], None]) -> None:
+        """A tile of another operation between those of a run."""
+        stripe, self.b.stripe = self.b.stripe, None
+        tile()
+        self.b.stripe = stripe
+
+    def _kept_bytes(self) -> int:
+        return sum(aligned(self._bytes(v)) for v in self.resident)
+
+    def _enter(self, value: Node, image: int) -> None:
         """Bring an image of a value from DRAM."""
         tensor = self.view(value).tensor
-        if tensor.home.memory is Memory.SPM:
-            return
-        self.b.resume(layer)
-        self.b.tile = (image,)
         _, height, width, channels = tensor.shape
-        tensor.line = LineBuffer(width * channels)
-        buffer = self.b.buffer("image", Memory.SPM, height * tensor.line.row)
+        line = LineBuffer(width * channels)
+        self.b.tile = (image,)
+        buffer = self.b.buffer("image", Memory.SPM, height * line.row)
+        tensor.line = None
         self.b.load_rows(tensor, image, Span(0, height), Ref(buffer))
-        tensor.line.add(buffer, 0, height)
+        line.add(buffer, 0, height)
+        self.lines[value.id, image] = line
 
     def _leave_numbers(self) -> None:
         """What the next step finds: all is computed before any of it is stored."""
@@ -371,8 +510,8 @@ def _is_map(node: Node) -> bool:
 
 
 def _images_of(node: Node) -> int:
-    """Images that an operation works on."""
-    return node.inputs[0].shape[0] if len(node.inputs[0].shape) == 4 else 1
+    """Images that an operation works on; of a matrix it takes all rows at once."""
+    return node.inputs[0].shape[0] if len(node.inputs[0].shape) == 4 else 0
 
 
 def _packed_bytes(node: Node, cols: int) -> int:

@@ -10,15 +10,17 @@ from compiler.ir.graph import Node
 from compiler.schedule.builder import Builder, Span, Views, element, spans, tiles_of
 from compiler.schedule.step.builder import StepBuilder, step_of
 from compiler.schedule.step.rows import Rows
-from compiler.schedule.tile_graph import Buffer, Memory, Ref, Tensor
+from compiler.schedule.tile_graph import Buffer, Memory, Piece, Ref, Tensor
 from compiler.train.integer.convolution import Conv2dWeightSums
 from compiler.train.integer.sums import ChannelSums
 from isa.instructions.matrix_gradient import WeightGradient
 from isa.instructions.vector_depthwise_sums import DepthwiseGradient
-from isa.spec import ElementType, greatest
+from isa.spec import ElementType, Instruction, greatest
 from isa.support.diagnostics import Diagnostic
 from isa.support.records import Frozen
 
+PREFERRED: Final = 1.5
+"""By what the array may be slower: on the way back the vector unit has more to do."""
 MAX_MAP: Final = greatest(DepthwiseGradient, "oh")
 MAX_CHANNELS: Final = greatest(DepthwiseGradient, "c")
 MAX_IMAGE: Final = greatest(WeightGradient, "oh")
@@ -46,12 +48,22 @@ def plan_channel_sums(
                 for w in spans(width, columns):
                     s.tile = (image, h.start, w.start)
                     source = b.fetch(g, image, h, w, c, "errors")
-                    instr = DepthwiseGradient(
-                        oh=h.extent, ow=w.extent, c=c.extent, ih=h.extent, iw=w.extent,
-                        gps=source.pixel_pitch, grs=source.row_pitch, accum=1, xt=ElementType.U8,
-                    )  # fmt: skip
-                    bind = {"x": Ref(ones), "g": source.ref, "acc": Ref(s.sums[node.id], c.start // s.cols)}
-                    s.emit(instr, bind)
+                    instr = _channel_sum(s, h.extent, w.extent, c.extent, source)
+                    acc = Ref(s.sums[node.id], c.start // s.cols)
+                    s.emit(instr, {"x": Ref(ones), "g": source.ref, "acc": acc})
+
+
+def _channel_sum(s: StepBuilder, height: int, width: int, channels: int, errors: Piece) -> Instruction:
+    """Ones times errors, on the vector unit or on the array, which needs them for one channel only."""
+    on_vector = DepthwiseGradient(
+        oh=height, ow=width, c=channels, ih=height, iw=width, gps=errors.pixel_pitch, grs=errors.row_pitch,
+        accum=1, xt=ElementType.U8,
+    )  # fmt: skip
+    on_array = WeightGradient(
+        oh=height, ow=width, cin=1, cout=channels, ih=height, iw=width, gps=errors.pixel_pitch,
+        grs=errors.row_pitch, accum=1, xt=ElementType.U8,
+    )  # fmt: skip
+    return on_array if on_array.cycles(s.target) < PREFERRED * on_vector.cycles(s.target) else on_vector
 
 
 def _ones(s: StepBuilder, count: int) -> Buffer:

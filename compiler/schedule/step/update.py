@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final
 
 import numpy as np
 
 from compiler.ir.graph import Node
-from compiler.schedule.builder import Builder, Span, View, Views, tiles_of
-from compiler.schedule.step.builder import MAX_WORD_ROWS, Row, StepBuilder, Words, pieces, step_of
+from compiler.schedule.builder import Span, View, Views
+from compiler.schedule.step.builder import MAX_WORD_ROWS, Row, StepBuilder, Words, gradual, pieces
 from compiler.schedule.step.dense import weight_rows
 from compiler.schedule.step.rows import WORD, Layout, Rows
 from compiler.schedule.step.sums import convolution_rows
@@ -23,21 +25,26 @@ ACC_SHARE: Final = 3
 F = Function32
 
 
-@tiles_of(Update)
-def plan_update(b: Builder, node: Node, operation: Update, view: Views, out: Tensor, budget: int) -> None:
+@gradual(Update)
+def update_tiles(s: StepBuilder, node: Node, view: Views, out: Tensor, budget: int) -> Sequence[Callable[[], None]]:
     """Load, make the gradient, compute the formula step by step, store."""
     del view, out
-    s = step_of(b)
-    parameter = node.inputs[3]
-    rows = s.layouts[parameter.id]
+    operation = node.op
+    assert isinstance(operation, Update)
+    rows = s.layouts[node.inputs[3].id]
     formula = formula_of(operation.chosen)
-    unit = s.rows_of("unit", 1)
-    s.words(F.P2F, Ref(unit), s.numbers.read(node.inputs[1]), rows=1)
-    s.words(F.FMUL, Ref(unit), Ref(unit), operation.factor, rows=1)
-    for part in _parts(s, rows, formula, len(operation.chosen.slots)):
+    unit: list[Ref] = []
+
+    def tile(part: Span) -> None:
         s.tile = (part.start,)
+        if not unit:
+            unit.append(Ref(s.rows_of("unit", 1)))
+            s.words(F.P2F, unit[0], s.numbers.read(node.inputs[1]), rows=1)
+            s.words(F.FMUL, unit[0], unit[0], operation.factor, rows=1)
         gradient = _gradient(s, node.inputs[0], rows, part, budget)
-        _update(s, node, operation, formula, gradient, Ref(unit), part)
+        _update(s, node, operation, formula, gradient, unit[0], part)
+
+    return [partial(tile, part) for part in _parts(s, rows, formula, len(operation.chosen.slots))]
 
 
 def _parts(s: StepBuilder, rows: Rows, formula: Formula, slots: int) -> list[Span]:
