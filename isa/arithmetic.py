@@ -30,6 +30,10 @@ WORD_LIMIT: Final = 1 << 30
 """Integers made of float32 values saturate at this magnitude: two of them can be added."""
 
 
+POWERS: Final = np.ldexp(np.float32(1), np.arange(-126, 128)).astype(np.float32)
+"""2^-126 to 2^127."""
+
+
 def f32(value: ArrayLike) -> Float:
     """F(x): round to float32, nearest even; float64 and integer input are rounded once."""
     return np.asarray(value).astype(np.float32)
@@ -63,7 +67,7 @@ def to_word(v: Float) -> Int:
 
 def power_of_two(exponent: Array) -> Float:
     """2^e as float32, e clamped to -126..127: no subnormal, no infinity."""
-    return np.ldexp(F32(1), np.clip(exponent, -126, 127)).astype(np.float32)
+    return POWERS[np.clip(exponent, -126, 127) + 126]
 
 
 def saturate32(value: Array) -> Int:
@@ -106,13 +110,13 @@ def requantize_shifted(acc: Array, bias: ArrayLike, m: ArrayLike, shift: int, lo
 
     With m = 1 this is `shift_right_rounding`, clamped, for sums that float32 holds exactly.
     """
-    scale = f32(m) * power_of_two(np.asarray(-min(max(shift, -31), 126)))
+    scale = f32(m) * POWERS[126 - min(max(shift, -31), 126)]
     return requantize(acc, bias, scale, 0, low, high)
 
 
 def quantize_by_exponent(v: Float, shift: int, low: int, high: int) -> Int:
     """clamp(rne(F(v * 2^-shift))) of float32 values; the shift is clamped to -126..126."""
-    return to_integer(v * power_of_two(np.asarray(-min(max(shift, -126), 126))), low, high)
+    return to_integer(v * POWERS[126 - min(max(shift, -126), 126)], low, high)
 
 
 def requantize_zero_point_first(

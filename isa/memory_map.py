@@ -85,12 +85,15 @@ SIZED_REGIONS: Final = (Region.ARENA, Region.INPUT, Region.OUTPUT)
 
 def address_unit(t: Target, space: Space) -> int:
     """Bytes from one address of a space to the next."""
-    units = {
-        Space.ACC: t.mx.cols * ACCUMULATOR_BYTES,
-        Space.PRM: GRANULE_BYTES,
-        Space.SREG: SREG_BYTES,
-    }
-    return units.get(space, 1)
+    match space:
+        case Space.ACC:
+            return t.mx.cols * ACCUMULATOR_BYTES
+        case Space.PRM:
+            return GRANULE_BYTES
+        case Space.SREG:
+            return SREG_BYTES
+        case _:
+            return 1
 
 
 def memory_size(t: Target, space: Space) -> int:

@@ -8,8 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isa.footprint import box, elements
-from isa.spec import RANGE_TRAP, Access, Trap, TrapError
+from isa.spec import RANGE_TRAP, Access, Dims, Trap, TrapError
 
+MAX_VIEWS: Final = 1 << 16
+"""Views of a memory that are kept, a few hundred bytes each: programs that run again need the same ones."""
 UNDEFINED: Final = 0xA5
 """What a memory holds before anything is written: the same bytes on every run."""
 
@@ -22,6 +24,8 @@ class CheckedMemory:
         self.writable = writable
         self.bytes: NDArray[np.uint8] = np.full(size, UNDEFINED, np.uint8)
         self.written: NDArray[np.bool_] | None = np.zeros(size, np.bool_) if poison else None
+        self._views: dict[tuple[int, Dims, np.dtype[Any]], NDArray[Any]] = {}
+        """By first byte, box and type; all lie within the memory."""
 
     def reset(self) -> None:
         """Forget everything."""
@@ -42,7 +46,7 @@ class CheckedMemory:
         Raises:
             TrapError: the access leaves the memory, or reads a byte that nothing has written.
         """
-        self._check_bounds(access)
+        view = self._view(access, dtype)
         if self.written is not None:
             known = box(self.written, access)
             if not known.all():
@@ -55,7 +59,7 @@ class CheckedMemory:
                     f"{access.operand} reads byte {address} of {self.name}, which nothing has written",
                     address,
                 )
-        return elements(self.bytes, access, dtype)
+        return view
 
     def write(self, access: Access, values: NDArray[Any], dtype: np.dtype[Any]) -> None:
         """Write the elements.
@@ -63,14 +67,25 @@ class CheckedMemory:
         Raises:
             TrapError: the access leaves the memory, or the memory is read-only.
         """
-        self._check_bounds(access)
+        view = self._view(access, dtype)
         if not self.writable:
             raise TrapError(
                 RANGE_TRAP[access.space], access.operand, f"{self.name} is read-only", access.base
             )
-        elements(self.bytes, access, dtype)[...] = values
+        view[...] = values
         if self.written is not None:
             box(self.written, access)[...] = True
+
+    def _view(self, access: Access, dtype: np.dtype[Any]) -> NDArray[Any]:
+        """The elements, within the memory."""
+        key = (access.base, access.dims, dtype)
+        view = self._views.get(key)
+        if view is None:
+            self._check_bounds(access)
+            view = elements(self.bytes, access, dtype)
+            if len(self._views) < MAX_VIEWS:
+                self._views[key] = view
+        return view
 
     def _check_bounds(self, access: Access) -> None:
         low, high = access.span()

@@ -102,15 +102,15 @@ class CoreState:
 
     def read(self, access: Access, dtype: np.dtype[Any]) -> NDArray[Any]:
         """The elements of an access, as a view that must not be written."""
-        return self._memory(access).read(access, dtype)
+        memory = self.chip[access.space] if access.region is None else self._region(access)
+        return memory.read(access, dtype)
 
     def write(self, access: Access, values: NDArray[Any], dtype: np.dtype[Any]) -> None:
         """Write the elements of an access."""
-        self._memory(access).write(access, values, dtype)
+        memory = self.chip[access.space] if access.region is None else self._region(access)
+        memory.write(access, values, dtype)
 
-    def _memory(self, access: Access) -> CheckedMemory:
-        if access.region is None:
-            return self.chip[access.space]
+    def _region(self, access: Access) -> CheckedMemory:
         if access.region not in self.dram:
             raise TrapError(Trap.DRAM_RANGE, access.operand, f"the program has no region {access.region}")
         return self.dram[access.region]

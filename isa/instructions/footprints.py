@@ -5,11 +5,15 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator
+from functools import lru_cache
+from typing import Final
 
 from isa.memory_map import GRANULE_BYTES, SREG_BYTES, TABLE_BYTES, Space, address_unit
 from isa.spec import Access, Dims, ElementType, Fault, Trap
 from isa.target import Target
 
+GEOMETRIES: Final = 1024
+"""Windows whose taps are remembered: more than a network has."""
 Pair = tuple[int, int]
 Tap = tuple[Pair, tuple[slice, slice], tuple[slice, slice]]
 """Row and column of a tap, the outputs that see input through it, and what they see."""
@@ -107,16 +111,19 @@ def seen(outputs: int, stride: int, offset: int, extent: int) -> tuple[slice, sl
     return slice(first, last + 1), slice(start, start + (last - first) * stride + 1, stride)
 
 
+@lru_cache(maxsize=GEOMETRIES)
 def visible_taps(
     kernel: Pair, out: Pair, stride: Pair, dilation: Pair, pad: Pair, extent: Pair
-) -> Iterator[Tap]:
+) -> tuple[Tap, ...]:
     """Every tap of a window, row by row: (ky, kx), the outputs that see input through it, and what they see.
 
     Each pair is (rows, columns). Padding is nowhere laid out, so that memory does not grow with it.
     """
+    found: list[Tap] = []
     for tap in itertools.product(range(kernel[0]), range(kernel[1])):
         rows, columns = (seen(out[i], stride[i], tap[i] * dilation[i] - pad[i], extent[i]) for i in (0, 1))
-        yield tap, (rows[0], columns[0]), (rows[1], columns[1])
+        found.append((tap, (rows[0], columns[0]), (rows[1], columns[1])))
+    return tuple(found)
 
 
 def window_box(

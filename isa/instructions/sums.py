@@ -29,7 +29,7 @@ def store_sums(
     parts: list[NDArray[Any]] = []
     for channels, access in targets:
         lanes = access.dims[-1][0] // 4
-        part = np.moveaxis(total[:, channels].reshape(*shape, -1, lanes), -2, 0)
+        part = total[:, channels].reshape(*shape, -1, lanes).transpose(len(shape), *range(len(shape)), -1)
         if accumulate or depth > SAFE_DEPTH or total.dtype != np.int32:
             part = part.astype(np.int64)
             if accumulate:
@@ -47,6 +47,6 @@ def gather_sums(
     """The sums of a tile of so many channels, as (*shape, channels)."""
     sums = np.empty((*shape, channels), np.int32)
     for lanes, access in sources:
-        part: NDArray[Any] = np.moveaxis(m.read(access, WORD), 0, -2)
+        part: NDArray[Any] = m.read(access, WORD).transpose(*range(1, len(shape) + 1), 0, -1)
         sums[..., lanes].reshape(part.shape)[...] = part  # a view: only the last axis is split
     return sums

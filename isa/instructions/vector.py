@@ -192,7 +192,7 @@ class Requantize(Instruction):
         write_codes(m, self._output(), values.astype(self.ot.dtype), self.lut)
         if self.obs:
             summed = arithmetic.add_wrapping(acc, records["bias"])
-            observe(m, self.obs, np.maximum(summed, 0) if self.ot is ElementType.U8 else summed)
+            observe(m, self.obs, np.maximum(summed.max(), 0) if self.ot is ElementType.U8 else summed)
 
     def _shift(self, m: MachineState) -> int:
         return int(m.read(register("sreg", self.sreg), WORD)[0]) if self.sreg else self.shift

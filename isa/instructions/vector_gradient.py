@@ -97,6 +97,9 @@ class PoolingGradient(Instruction):
         yield self._output()
 
     def execute(self, m: MachineState) -> None:
+        if self.fn is PoolBack.MAXB and self.kh <= self.sh and self.kw <= self.sw and not self.shift:
+            self._to_maxima_apart(m)
+            return
         errors = m.read(self._errors(), ElementType.S8.dtype).astype(np.int16)
         total = np.zeros((self.ih, self.iw, self.c), np.int16)  # at most 225 windows of 127: 15 bits
         if self.fn is PoolBack.MAXB:
@@ -106,6 +109,22 @@ class PoolingGradient(Instruction):
                 total[ins] += errors[outs]
         given = arithmetic.shift_right_rounding(total, self.shift) if self.shift else total
         m.write(self._output(), np.clip(given, -ERROR_BOUND, ERROR_BOUND), ElementType.S8.dtype)
+
+    def _to_maxima_apart(self, m: MachineState) -> None:
+        """The same where no windows overlap, and nothing is summed."""
+        x = m.read(self._values(), self.xt.dtype)
+        errors = np.maximum(m.read(self._errors(), ElementType.S8.dtype), np.int8(-ERROR_BOUND))
+        given = np.zeros((self.ih, self.iw, self.c), np.int8)
+        best = np.full(errors.shape, self.xt.bounds[0], x.dtype)
+        taps = list(self._taps())
+        for outs, ins in taps:
+            np.maximum(best[outs], x[ins], out=best[outs])
+        free = best > 0 if self.relu else np.ones(best.shape, np.bool_)
+        for outs, ins in taps:
+            hit = (x[ins] == best[outs]) & free[outs]
+            given[ins] = errors[outs] * hit
+            free[outs] &= ~hit
+        m.write(self._output(), given, ElementType.S8.dtype)
 
     def _to_maxima(self, x: NDArray[Any], errors: NDArray[Any], total: NDArray[Any]) -> None:
         """Add every window's error to the first of its greatest values."""

@@ -79,6 +79,8 @@ CONVERSIONS: Final[dict[Function32, Callable[[Words], Words]]] = {
     F.F2I: arithmetic.to_word,
     F.P2F: arithmetic.power_of_two,
 }
+SPREADING: Final = frozenset({F.FADD, F.FSUB, F.FMUL})
+"""Functions of two floats whose result is finite only if both are."""
 SHIFTED: Final = {F.ISHADD: 1, F.ISHSUB: -1}
 """The sign of the shifted operand."""
 INTEGER_BINARY: Final[dict[Function32, Callable[[Words, Words], Words]]] = {
@@ -95,7 +97,7 @@ IN_ACCUMULATORS: Final = (Source32.ROWS, Source32.ROW)
 
 
 @instruction("v32", opcode=0x89, engine=Engine.VX)
-class Vector32(Instruction):
+class Vector32(Instruction, dict=True):
     """Compute with 32-bit words, lane by lane: d = fn(a, b) in lanes 0..lanes-1 of accumulator rows.
 
     An operand is a row for each of d (rows), one row for all (row), a word of the parameter memory (prm;
@@ -188,39 +190,49 @@ class Vector32(Instruction):
         return read.operand in ("a", "b") and (read.base, read.dims) == (write.base, write.dims)
 
     def execute(self, m: MachineState) -> None:
+        places = self._places(m.target)
         kind = FLOAT if self.fn in TAKES_FLOATS else WORD
-        self._check_words(m)
-        a = self._values(m, "a", kind)
-        b = a if self.fn in UNARY else self._values(m, "b", kind)
-        result = np.broadcast_to(self._compute(m, a, b), (self.rows, self.lanes))
-        gives = FLOAT if self.fn in GIVES_FLOATS else WORD
-        m.write(self._rows(m.target, "d", self.d, self.rows, write=True), result, gives)
+        if kind is FLOAT and "prm" in (places[0].operand, places[1].operand):
+            self._check_words(m, places)
+        a = self._values(m, places, 0, kind)
+        b = a if self.fn in UNARY else self._values(m, places, 1, kind)
+        result = self._compute(m, a, b)
+        m.write(places[2], result, FLOAT if self.fn in GIVES_FLOATS else WORD)
         if self.obs:
             observe(m, self.obs, result)
 
-    def _check_words(self, m: MachineState) -> None:
-        """Words of the parameter memory first: the checker sees them alone."""
-        if self.fn in TAKES_FLOATS:
-            for name, source in (("a", self.sa), ("b", self.sb)):
-                if source is Source32.PRM and not (name == "b" and self.fn in UNARY):
-                    self._require_finite(self._values(m, name, FLOAT))
+    def _places(self, t: Target) -> tuple[Access, Access, Access]:
+        """a, b and d on a target; kept, for a program of training runs thousands of times."""
+        kept: tuple[Target, tuple[Access, Access, Access]] | None = self.__dict__.get("places")
+        if kept is None or kept[0] is not t:
+            a = self._operand(t, "a")
+            b = a if self.fn in UNARY else self._operand(t, "b")
+            kept = t, (a, b, self._rows(t, "d", self.d, self.rows, write=True))
+            self.__dict__["places"] = kept
+        return kept[1]
 
-    def _values(self, m: MachineState, name: str, kind: np.dtype[Any]) -> Words:
-        values = m.read(self._operand(m.target, name), kind)
-        source: Source32 = self.sa if name == "a" else self.sb
-        return values["ab".index(name)] if source is Source32.PRM else values
+    def _check_words(self, m: MachineState, places: tuple[Access, ...]) -> None:
+        """Words of the parameter memory first: the checker sees them alone."""
+        for index in (0,) if self.fn in UNARY else (0, 1):
+            if places[index].operand == "prm":
+                self._require_finite(self._values(m, places, index, FLOAT))
+
+    @staticmethod
+    def _values(m: MachineState, places: tuple[Access, ...], index: int, kind: np.dtype[Any]) -> Words:
+        values = m.read(places[index], kind)
+        return values[index] if places[index].operand == "prm" else values
 
     def _compute(self, m: MachineState, a: Words, b: Words) -> Words:
-        if self.fn in TAKES_FLOATS:
-            self._require_finite(a, b)
         if self.fn in FLOAT_BINARY:
             result = FLOAT_BINARY[self.fn](a, b)
-            self._require_finite(result)
+            self._require_finite(result, *(() if self.fn in SPREADING else (a, b)))
             return result
         if self.fn in FLOAT_UNARY:
             result = FLOAT_UNARY[self.fn](a)
             self._require_finite(result)
             return result
+        if self.fn is F.F2I:
+            self._require_finite(a)
         if self.fn in CONVERSIONS:
             return CONVERSIONS[self.fn](a)
         if self.fn in SHIFTED:
@@ -248,7 +260,7 @@ def observe(m: MachineState, number: int, values: Words) -> None:
     """
     before = int(m.read(register("obs", number), WORD)[0])
     if values.dtype == np.float32:
-        greatest = int(np.abs(values).max().view(np.int32))
+        greatest = int(abs(np.float32(max(values.max(), -values.min()))).view(np.int32))
     else:
-        greatest = min(int(np.abs(values.astype(np.int64)).max()), arithmetic.INT32_MAX)
+        greatest = min(max(int(values.max()), -int(values.min())), arithmetic.INT32_MAX)
     m.write(register("obs", number, write=True), np.array(max(before, greatest)), WORD)

@@ -23,12 +23,21 @@ class ReferenceExecutor:
         Raises:
             MachineTrap: an instruction trapped.
         """
+        instructions, legal = state.program.instructions, state.legal
         with np.errstate(all="ignore"):  # overflow to infinity is part of the arithmetic
             while not state.halted:
                 pc = state.pc
-                instr = step(state)
+                if pc < len(legal) and legal[pc] and not instructions[pc].is_terminator:  # as `step`, sooner
+                    try:
+                        instructions[pc].execute(state)
+                    except TrapError as error:
+                        raise trap_at(state.program, pc, error) from None
+                    state.pc = pc + 1
+                    state.retired += 1
+                else:
+                    step(state)
                 if observer is not None:
-                    observer(pc, instr)
+                    observer(pc, instructions[pc])
 
 
 def step(state: CoreState) -> Instruction:
