@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from fractions import Fraction
+from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 import compiler.train.integer
 import compiler.train.optimizers  # noqa: F401  # pyright: ignore[reportUnusedImport]  (declares)
@@ -13,20 +15,27 @@ from compiler.errors import CompileError, Unsupported
 from compiler.ir.graph import Graph, Input, Node
 from compiler.ir.stage import Stage
 from compiler.ir.types import DType, TensorType
-from compiler.train.gradient import differentiate
+from compiler.ops.softmax import Softmax
+from compiler.passes.base import Pass, run_passes
+from compiler.passes.eliminate_dead import EliminateDead
+from compiler.passes.eliminate_identity import EliminateIdentity
+from compiler.passes.fuse_activation import FuseActivation
+from compiler.train.gradient import differentiate, open_parameters
 from compiler.train.integer.loss import StepSoftmax
 from compiler.train.integer.update import Update
-from compiler.train.integer.weights import next_exponent
+from compiler.train.integer.weights import first_exponent, next_exponent
 from compiler.train.losses.categorical_crossentropy import CategoricalCrossentropy
-from compiler.train.lowering import RULES, Fixed, Lowerer, State
+from compiler.train.lowering import FIRST_SHIFT, RULES, Fixed, Lowerer, State
 from compiler.train.optimizers.optimizer import Optimizer
 from compiler.train.scalars import NUMBER
 from isa.support.diagnostics import Diagnostic
 from isa.support.records import Frozen, asdict
 
-NUMBERS = "numbers"
+SIMPLIFY: Final[tuple[Pass, ...]] = (EliminateIdentity(), FuseActivation(), EliminateDead())
+"""What is done to a network before training; what training changes is not folded."""
+NUMBERS: Final = "numbers"
 """The input with what the host computes for a step."""
-STEP = "step"
+STEP: Final = "step"
 """The state that counts the steps."""
 
 
@@ -43,6 +52,43 @@ class Network(Frozen):
     """Parameters that training leaves as they are."""
     input_type: DType = DType.U8
     input_c: Fraction = Fraction(1, 255)
+
+
+def network_of(
+    graph: Graph, parameters: Collection[str], *, input_type: DType, input_c: Fraction, frozen: Collection[str] = ()
+) -> tuple[Network, dict[str, NDArray[Any]]]:
+    """A float graph as a network to be trained, and the values of its parameters.
+
+    Args:
+        graph: it is simplified and extended; its one output is a softmax, or what a loss takes the softmax of.
+        parameters: names of the constants that are weights; others stay constants.
+        input_type: of the codes of inputs.
+        input_c: what their unit stands for.
+        frozen: parameters that training leaves as they are.
+    """
+    prepared = run_passes(graph, SIMPLIFY)
+    (result,) = prepared.outputs
+    logits = result.inputs[0] if isinstance(result.op, Softmax) else result
+    constants = [n for n in prepared.nodes() if n.is_constant and n.name in set(parameters)]
+    opened = open_parameters(prepared, constants)
+    found = Network(prepared, logits, opened.nodes, frozenset(frozen), input_type, input_c)
+    return found, dict(opened.values)
+
+
+def initial_state(states: Sequence[State], parameters: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """What the first step finds: parameters as they are given, all else at its beginning."""
+    found: dict[str, NDArray[Any]] = {}
+    for state in states:
+        owner, _, kind = state.name.rpartition("/")
+        if state.name in parameters:
+            found[state.name] = np.asarray(parameters[state.name], np.float32)
+        elif kind in ("exponent", "next_exponent"):
+            found[state.name] = np.asarray(first_exponent(parameters[owner]), np.int32)
+        elif kind == "shift":
+            found[state.name] = np.asarray(FIRST_SHIFT, np.int32)
+        else:
+            found[state.name] = np.zeros(state.before.shape, state.before.type.dtype.numpy)
+    return found
 
 
 class Step(Frozen):
@@ -76,6 +122,8 @@ def training_step(network: Network, optimizer: Optimizer) -> Step:
 
 def evaluation(network: Network) -> Step:
     """The network as it is now: the probabilities of its classes."""
+    network.graph.set_outputs([network.logits], ["logits"])
+    network.graph.erase_dead()
     l = _lowered(network, training=False)
     value: Fixed = l[network.logits]
     made = StepSoftmax(float(value.c))

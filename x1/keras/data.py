@@ -1,0 +1,116 @@
+"""Samples and labels as the device takes them."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from fractions import Fraction
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compiler.ir.types import DType
+from compiler.train.randomness import shuffled
+from isa.support.diagnostics import Diagnostic, UsageError
+from isa.support.records import Frozen
+from x1.keras.losses import Loss
+
+Array = NDArray[Any]
+GREATEST: Final = 127
+"""Of the codes of signed samples."""
+BEYOND: Final = 2.0
+"""By how much later samples may exceed the first ones before somebody is warned."""
+
+
+class Codes(Frozen):
+    """What the codes of samples stand for: code * c."""
+
+    dtype: DType
+    c: Fraction
+
+    @staticmethod
+    def of(x: Array) -> Codes:
+        """Bytes as they are, or as 255ths where float samples are such; else signed codes of the greatest."""
+        if x.dtype == np.uint8:
+            return Codes(DType.U8, Fraction(1))
+        if _are_255ths(x):
+            return Codes(DType.U8, Fraction(1, 255))
+        greatest = float(np.abs(x).max()) if x.size else 1.0
+        return Codes(DType.I8, Fraction(greatest or 1.0) / GREATEST)
+
+    def encode(self, x: Array) -> Array:
+        """The codes of samples, rounded half to even and saturated."""
+        if x.dtype == np.uint8 and self == Codes(DType.U8, Fraction(1)):
+            return x
+        steps = x.astype(np.float64) / float(self.c)
+        low, high = (0, 255) if self.dtype is DType.U8 else (-GREATEST, GREATEST)
+        if x.size and (steps.max() > BEYOND * high or steps.min() < BEYOND * low - 1):
+            warnings.warn("samples lie far beyond those that the model was trained on", stacklevel=3)
+        return np.clip(np.rint(steps), low, high).astype(self.dtype.numpy)
+
+
+def _are_255ths(x: Array) -> bool:
+    """Whether every sample is k / 255 in float32, for a whole k of 0..255."""
+    single = x.astype(np.float32)
+    if not x.size or single.min() < 0 or single.max() > 1:
+        return False
+    k = np.rint(single * np.float32(255))
+    return bool((k / np.float32(255) == single).all())
+
+
+def samples(x: Any, shape: tuple[int, ...], what: str) -> Array:
+    """An array of samples of a shape.
+
+    Raises:
+        UsageError: another shape, or samples that are no finite numbers.
+    """
+    found = np.asarray(x)
+    if found.shape[1:] != shape:
+        text = f"{what} has samples of the shape {list(found.shape[1:])}"
+        raise UsageError(Diagnostic("train.data", text, allowed=str(list(shape))))
+    if found.dtype.kind not in "fuib":
+        raise UsageError(Diagnostic("train.data", f"{what} is of type {found.dtype}", allowed="numbers"))
+    if found.dtype.kind == "f" and not np.isfinite(found).all():
+        at = int(np.argwhere(~np.isfinite(found.reshape(len(found), -1)).all(axis=1))[0, 0])
+        raise UsageError(Diagnostic("train.data", f"{what}: sample {at} holds NaN or infinity"))
+    return found if found.dtype == np.uint8 else found.astype(np.float32)
+
+
+def labels(y: Any, count: int, classes: int, loss: Loss, what: str) -> NDArray[np.int32]:
+    """The classes of samples.
+
+    Raises:
+        UsageError: another number of labels, another form than the loss takes, or a class that there is not.
+    """
+    found = np.asarray(y)
+    if loss.one_hot:
+        if found.shape != (count, classes) or not ((found == 0) | (found == 1)).all() or not (found.sum(axis=1) == 1).all():
+            text = f"{what} of shape {list(found.shape)} is not one-hot"
+            remedy = "for numbers of classes: loss='sparse_categorical_crossentropy'"
+            raise UsageError(Diagnostic("train.labels", text, allowed=f"[{count}, {classes}] with a 1 in each row", remedy=remedy))
+        return found.argmax(axis=1).astype(np.int32)
+    if found.ndim == 2 and found.shape[1] == 1:
+        found = found[:, 0]
+    if found.shape != (count,):
+        text = f"{what} has the shape {list(found.shape)}"
+        remedy = "for rows with a 1 for the class: loss='categorical_crossentropy'" if found.ndim == 2 else ""
+        raise UsageError(Diagnostic("train.labels", text, allowed=f"[{count}]", remedy=remedy))
+    whole = found.astype(np.int64) if found.dtype.kind in "iufb" else np.full(count, -1)
+    wrong = (whole != found) | (whole < 0) | (whole >= classes)
+    if wrong.any():
+        at = int(np.argmax(wrong))
+        text = f"{what}: label {at} is {found[at]}"
+        raise UsageError(Diagnostic("train.labels", text, allowed=f"whole numbers of 0..{classes - 1}"))
+    return whole.astype(np.int32)
+
+
+def order_of(count: int, seed: int, epoch: int, *, shuffle: bool) -> NDArray[np.int64]:
+    """The order of samples in an epoch."""
+    return shuffled((seed, epoch), count) if shuffle else np.arange(count)
+
+
+def batches(order: NDArray[np.int64], size: int) -> Iterator[NDArray[np.int64]]:
+    """The samples of every batch, the last perhaps fewer."""
+    for first in range(0, len(order), size):
+        yield order[first : first + size]

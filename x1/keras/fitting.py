@@ -1,0 +1,242 @@
+"""How a model is fitted, evaluated and asked: epochs, batches, validation, progress."""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from isa.support.diagnostics import Diagnostic, UsageError
+from isa.support.records import Struct
+from isa.target import Target, load_target
+from x1.keras import data
+from x1.keras.callbacks import CallbackList, History
+from x1.keras.data import Codes
+from x1.trainer import Batches, Trainer
+
+if TYPE_CHECKING:
+    from x1.keras.models import Model
+
+Array = NDArray[Any]
+DEVICES: Final = re.compile(r"/device:X1(:0)?$")
+LEAST_PROBABILITY: Final = 1e-7
+"""Keras's: a smaller one counts as this in a loss."""
+
+
+class Totals(Struct):
+    """Losses and hits of samples, summed."""
+
+    loss: float = 0.0
+    hits: int = 0
+    count: int = 0
+
+    def add(self, losses: Array, classes: Array, labels: Array) -> None:
+        """Some samples more."""
+        self.loss += float(losses.sum())
+        self.hits += int((classes == labels).sum())
+        self.count += len(labels)
+
+    def means(self, metrics: Sequence[str], prefix: str = "") -> dict[str, float]:
+        """The mean loss, and the share of hits if it is asked for."""
+        found = {f"{prefix}loss": self.loss / self.count}
+        return found | {f"{prefix}{name}": self.hits / self.count for name in metrics}
+
+
+class Fitting(Struct):
+    """One call of `fit`."""
+
+    model: Any
+    batch_size: int
+    epochs: int
+    initial_epoch: int
+    steps_per_epoch: int | None
+    verbose: int
+    shuffle: bool
+    seed: int
+    device: str
+    target: str | Target
+    validation_freq: int
+
+    def run(
+        self,
+        x: Any,
+        y: Any,
+        validation_split: float,
+        validation_data: tuple[Any, Any] | None,
+        callbacks: Sequence[Any],
+    ) -> History:
+        """Train; the history of the epochs."""
+        model: Model = self.model
+        self._require()
+        taken, given = _checked(model, x, y, "x", "y")
+        seen: tuple[Array, Array] | None = None
+        if validation_data is not None:
+            seen = _checked(model, *validation_data, "validation x", "validation y")
+        elif validation_split:
+            taken, given, seen = _split(taken, given, validation_split)
+        if self.batch_size > len(taken):
+            text = f"a batch of {self.batch_size} is more than the {len(taken)} samples"
+            raise UsageError(Diagnostic("train.batch", text, allowed=f"1..{len(taken)}"))
+        if model.codes is None:
+            model.codes = Codes.of(taken)
+        codes = model.codes.encode(taken)
+        machine = self.target if isinstance(self.target, Target) else load_target(self.target)
+        tail = len(taken) % self.batch_size
+        if self.steps_per_epoch is not None and self.steps_per_epoch * self.batch_size <= len(taken):
+            tail = 0
+        trainer = model.prepare(Batches(self.batch_size, tail, self.batch_size), machine)
+        history = History()
+        told = CallbackList([*callbacks], model, {"epochs": self.epochs, "verbose": self.verbose})
+        model.stop_training, model.history = False, history
+        told.tell("on_train_begin", {})
+        for epoch in range(self.initial_epoch, self.epochs):
+            logs = self._epoch(trainer, codes, given, seen, epoch, told)
+            history.note(epoch, logs)
+            told.tell("on_epoch_end", epoch, logs)
+            if model.stop_training:
+                break
+        told.tell("on_train_end", {})
+        return history
+
+    def _require(self) -> None:
+        """Refuse options that have no meaning.
+
+        Raises:
+            UsageError: all of them.
+        """
+        found: list[Diagnostic] = []
+        if self.model.loss is None:
+            found.append(Diagnostic("train.loss", "the model has no loss", remedy="call compile(loss=...) first"))
+        if not DEVICES.match(self.device):
+            found.append(
+                Diagnostic("train.device", f"there is no device '{self.device}'", allowed="/device:X1, /device:X1:0")
+            )
+        if self.batch_size < 1 or self.epochs < 0:
+            found.append(Diagnostic("train.batch", f"batch_size={self.batch_size}, epochs={self.epochs}", allowed="at least 1"))
+        if found:
+            raise UsageError(found)
+
+    def _epoch(
+        self, trainer: Trainer, x: Array, y: Array, seen: tuple[Array, Array] | None, epoch: int, told: CallbackList
+    ) -> dict[str, float]:
+        """All batches once, then validation."""
+        model: Model = self.model
+        began, totals = time.monotonic(), Totals()
+        told.tell("on_epoch_begin", epoch, {})
+        order = data.order_of(len(x), self.seed, epoch, shuffle=self.shuffle)
+        steps = -(-len(x) // self.batch_size)
+        if self.steps_per_epoch is not None:
+            steps = min(steps, self.steps_per_epoch)
+        show = _Progress(self.verbose, epoch, self.epochs, steps)
+        for number, chosen in enumerate(data.batches(order, self.batch_size)):
+            if number >= steps:
+                break
+            told.tell("on_train_batch_begin", number, {})
+            rate = model.optimizer.rate(trainer.step_number)
+            records = trainer.step(x[chosen], y[chosen], rate)
+            totals.add(records.losses, records.classes, y[chosen])
+            told.tell("on_train_batch_end", number, totals.means(model.metrics))
+            show.step(number + 1, totals.means(model.metrics))
+            if model.stop_training:
+                break
+        logs = totals.means(model.metrics)
+        if seen is not None and (epoch + 1) % self.validation_freq == 0:
+            told.tell("on_test_begin", {})
+            logs |= _measured(model, trainer, *seen).means(model.metrics, "val_")
+            told.tell("on_test_end", logs)
+        show.end(time.monotonic() - began, logs)
+        return logs
+
+
+class _Progress:
+    """What Keras prints: a line for each epoch, and while it runs a bar on terminals."""
+
+    def __init__(self, verbose: int, epoch: int, epochs: int, steps: int) -> None:
+        self.verbose, self.steps = verbose, steps
+        self.live = verbose == 1 and sys.stdout.isatty()
+        self.shown = 0.0
+        if verbose:
+            sys.stdout.write(f"Epoch {epoch + 1}/{epochs}\n")
+
+    def step(self, number: int, logs: dict[str, float]) -> None:
+        """A step has been made."""
+        now = time.monotonic()
+        if self.live and now - self.shown > 0.1:
+            self.shown = now
+            done = 20 * number // self.steps
+            bar = "━" * done + " " * (20 - done)
+            sys.stdout.write(f"\r{number}/{self.steps} {bar} {_numbers(logs)}")
+            sys.stdout.flush()
+
+    def end(self, seconds: float, logs: dict[str, float]) -> None:
+        """The epoch is over."""
+        if not self.verbose:
+            return
+        start = "\r\033[K" if self.live else ""
+        sys.stdout.write(f"{start}{self.steps}/{self.steps} - {seconds:.0f}s - {_numbers(logs)}\n")
+        sys.stdout.flush()
+
+
+def _numbers(logs: dict[str, float]) -> str:
+    return " - ".join(f"{name}: {value:.4f}" for name, value in logs.items())
+
+
+def _checked(model: Model, x: Any, y: Any, what: str, of: str) -> tuple[Array, Array]:
+    """Samples and their classes."""
+    build_for = getattr(model, "build_for", None)
+    if build_for is not None:
+        build_for(np.shape(x)[1:])
+    taken = data.samples(x, model.input_shape, what)
+    return taken, data.labels(y, len(taken), model.classes, model.loss, of)
+
+
+def _split(x: Array, y: Array, share: float) -> tuple[Array, Array, tuple[Array, Array]]:
+    """Keras's rule: the last part is kept back, before anything is shuffled.
+
+    Raises:
+        UsageError: a share that leaves nothing on one side.
+    """
+    first = int(len(x) * (1 - share))
+    if not 0 < share < 1 or not 0 < first < len(x):
+        text = f"validation_split={share} of {len(x)} samples"
+        raise UsageError(Diagnostic("train.data", text, allowed="a share between 0 and 1 that leaves samples"))
+    return x[:first], y[:first], (x[first:], y[first:])
+
+
+def _measured(model: Model, trainer: Trainer, x: Array, y: Array) -> Totals:
+    """Losses and hits of samples, as the network is now."""
+    assert model.codes is not None
+    totals = Totals()
+    p = trainer.probabilities(model.codes.encode(x))
+    chosen = np.clip(p[np.arange(len(y)), y].astype(np.float64), LEAST_PROBABILITY, 1)
+    totals.add(-np.log(chosen), p.argmax(axis=1), y)
+    return totals
+
+
+def evaluate_on(model: Model, x: Any, y: Any, *, verbose: int) -> dict[str, float]:
+    """Loss and metrics of samples."""
+    if model.loss is None:
+        raise UsageError(Diagnostic("train.loss", "the model has no loss", remedy="call compile(loss=...) first"))
+    taken, given = _checked(model, x, y, "x", "y")
+    if model.codes is None:
+        model.codes = Codes.of(taken)
+    found = _measured(model, model.runner(), taken, given).means(model.metrics)
+    if verbose:
+        sys.stdout.write(_numbers(found) + "\n")
+    return found
+
+
+def predict_on(model: Model, x: Any) -> NDArray[np.float32]:
+    """Probabilities of samples."""
+    build_for = getattr(model, "build_for", None)
+    if build_for is not None:
+        build_for(np.shape(x)[1:])
+    taken = data.samples(x, model.input_shape, "x")
+    if model.codes is None:
+        model.codes = Codes.of(taken)
+    return model.runner().probabilities(model.codes.encode(taken))

@@ -1,0 +1,114 @@
+"""Keras's optimizers, as far as the device has them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import compiler.train.optimizers  # noqa: F401  # pyright: ignore[reportUnusedImport]  (declares)
+from compiler.train.optimizers.optimizer import Optimizer, optimizer_of
+from isa.support.diagnostics import UsageError, not_among
+from isa.support.records import asdict
+
+NEUTRAL: Final[Mapping[str, tuple[Any, ...]]] = {
+    "name": (),
+    "amsgrad": (False,),
+    "centered": (False,),
+    "weight_decay": (None, 0),
+    "clipnorm": (None,),
+    "global_clipnorm": (None,),
+    "clipvalue": (None,),
+    "use_ema": (False,),
+    "ema_momentum": (),
+    "ema_overwrite_frequency": (),
+    "loss_scale_factor": (None,),
+    "gradient_accumulation_steps": (None,),
+    "jit_compile": (),
+}
+"""Options of Keras that change nothing while they have one of these values; none: whatever they are."""
+
+
+class KerasOptimizer:
+    """An optimizer whose learning rate may change between steps."""
+
+    def __init__(self, chosen: Optimizer) -> None:
+        self.chosen = chosen
+        self.learning_rate: Any = chosen.learning_rate
+
+    def __repr__(self) -> str:
+        return f"<{self.chosen.name}: learning rate {self.learning_rate}>"
+
+    def rate(self, step: int) -> float:
+        """The learning rate of a step, counted from 0: a number, or a schedule's."""
+        return float(self.learning_rate(step) if callable(self.learning_rate) else self.learning_rate)
+
+    def get_config(self) -> dict[str, Any]:
+        """Its options."""
+        return {"name": self.chosen.name, **asdict(self.chosen), "learning_rate": self.learning_rate}
+
+
+def _made(name: str, options: Mapping[str, Any]) -> KerasOptimizer:
+    rate = options.get("learning_rate")
+    schedule = rate if callable(rate) else None
+    kept = {k: v for k, v in options.items() if not (k == "learning_rate" and schedule is not None)}
+    made = KerasOptimizer(optimizer_of(name, kept))
+    if schedule is not None:
+        made.learning_rate = schedule
+    return made
+
+
+def SGD(learning_rate: Any = 0.01, momentum: float = 0.0, nesterov: bool = False) -> KerasOptimizer:  # noqa: FBT001, FBT002, N802
+    """Gradient descent, with momentum if it is not 0."""
+    if momentum:
+        options = {"learning_rate": learning_rate, "momentum": momentum, "nesterov": nesterov}
+        return _made("momentum", options)
+    return _made("sgd", {"learning_rate": learning_rate})
+
+
+def Adam(learning_rate: Any = 0.001, **options: Any) -> KerasOptimizer:  # noqa: N802
+    """Adam(learning_rate=0.001, beta_1=0.9, beta_2=0.999, epsilon=1e-7)."""
+    return _made("adam", {"learning_rate": learning_rate, **options})
+
+
+def AdamW(learning_rate: Any = 0.001, **options: Any) -> KerasOptimizer:  # noqa: N802
+    """AdamW(learning_rate=0.001, weight_decay=0.004, ...)."""
+    return _made("adamw", {"learning_rate": learning_rate, **options})
+
+
+def RMSprop(learning_rate: Any = 0.001, **options: Any) -> KerasOptimizer:  # noqa: N802
+    """RMSprop(learning_rate=0.001, rho=0.9, epsilon=1e-7), not centered."""
+    return _made("rmsprop", {"learning_rate": learning_rate, **options})
+
+
+NAMED: Final = {"sgd": SGD, "adam": Adam, "adamw": AdamW, "rmsprop": RMSprop}
+
+
+def get(identifier: Any) -> KerasOptimizer:
+    """An optimizer of a name, of a configuration, or of an object of Keras's.
+
+    Raises:
+        UsageError: there is none of that name, or it has an option that the device has not.
+    """
+    if isinstance(identifier, KerasOptimizer):
+        return identifier
+    if isinstance(identifier, str):
+        name, options = identifier.lower(), {}
+    else:
+        config = dict(identifier if isinstance(identifier, Mapping) else identifier.get_config())
+        name = str(config.pop("name", type(identifier).__name__)).lower()
+        options = {k: v for k, v in config.items() if not _is_neutral(name, k, v)}
+        if name in ("sgd", "adamw"):
+            pass
+    if name not in NAMED:
+        raise UsageError(not_among("train.optimizer", f"there is no optimizer '{name}'", name, list(NAMED)))
+    if name == "sgd" and not options.get("momentum"):
+        options = {k: v for k, v in options.items() if k not in ("momentum", "nesterov")}
+    return NAMED[name](**options)
+
+
+def _is_neutral(optimizer: str, option: str, value: Any) -> bool:
+    if optimizer == "adamw" and option == "weight_decay":
+        return False
+    if option == "momentum" and optimizer == "rmsprop":
+        return value == 0
+    return option in NEUTRAL and (not NEUTRAL[option] or value in NEUTRAL[option])

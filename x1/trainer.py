@@ -1,0 +1,130 @@
+"""A network in training on a simulated device: its binary, its state, step after step."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compiler.codegen.emit_step import state_image, state_values
+from compiler.codegen.training import generate_streams
+from compiler.schedule.options import schedule_options
+from compiler.train.optimizers.optimizer import Optimizer
+from compiler.train.step import NUMBERS, STEP, Network, Step, evaluation, initial_state, training_step
+from isa.program import Note
+from isa.support.records import Frozen
+from isa.target import Target
+from runtime.device import Device
+from x1.version import __version__
+
+Array = NDArray[Any]
+STEPS_PER_UNIT: Final = 16
+"""Differences of logits count in steps of 1/16."""
+
+
+class Batches(Frozen):
+    """Sizes of the batches of a binary: of training, of what a division leaves (0: nothing), of evaluation."""
+
+    train: int
+    tail: int
+    evaluation: int
+
+
+class Records(Frozen):
+    """What a step says of its samples: losses, and the classes that it takes them for."""
+
+    losses: NDArray[np.float64]
+    classes: NDArray[np.int32]
+
+    @staticmethod
+    def of(words: NDArray[np.int32]) -> Records:
+        """From the words that `vloss` leaves: difference, sum, greatest."""
+        sums = words[:, 1].copy().view(np.float32).astype(np.float64)
+        return Records(np.log(sums) - words[:, 0] / STEPS_PER_UNIT, words[:, 2])
+
+
+class Trainer:
+    """A binary with streams for training and evaluation, on a device.
+
+    Args:
+        build: the network for a batch size, its parameters opened; called once for each stream.
+        parameters: their values, by name.
+        optimizer: whose formula the update is.
+        batches: the sizes of the streams' batches.
+        target: the machine.
+        state: what another trainer of the network has left, by name; tensors that it lacks are as at first.
+
+    Raises:
+        CompileError: an operation that no step computes.
+        FitError: the network does not fit the target.
+    """
+
+    def __init__(
+        self,
+        build: Callable[[int], Network],
+        parameters: Mapping[str, Array],
+        optimizer: Optimizer,
+        batches: Batches,
+        target: Target,
+        state: Mapping[str, Array] | None = None,
+    ) -> None:
+        self.optimizer, self.batches, self.target = optimizer, batches, target
+        steps: dict[str, Step] = {"train": training_step(build(batches.train), optimizer)}
+        if batches.tail:
+            steps["tail"] = training_step(build(batches.tail), optimizer)
+        steps["eval"] = evaluation(build(batches.evaluation))
+        self.states = steps["train"].states
+        self.shapes = {s.name: s.before.shape for s in self.states}
+        values = initial_state(self.states, parameters) | {
+            name: value for name, value in (state or {}).items() if name in self.shapes and name not in parameters
+        }
+        note = Note(f"x1 {__version__}", (("optimizer", optimizer.name),))
+        self.executable, self.place = generate_streams(steps, values, target, schedule_options(3), note)
+        self.device = Device(self.executable)
+        self.input = next(i.name for i in self.executable.stream("eval").abi.inputs)
+        self.step_number = int(values[STEP])
+
+    def __repr__(self) -> str:
+        return f"<Trainer on {self.target.name}: step {self.step_number}>"
+
+    def step(self, x: Array, labels: NDArray[np.int32], learning_rate: float) -> Records:
+        """Train on a batch of codes; the state is as it was if the device traps."""
+        stream = "train" if len(x) == self.batches.train else "tail"
+        numbers = self.optimizer.of_step(self.step_number + 1, np.float32(learning_rate))
+        given = np.array([numbers[name] for name in self.optimizer.step_numbers], np.float32)
+        result = self.device.run(stream, {self.input: x, "labels": labels, NUMBERS: given})
+        self.step_number += 1
+        return Records.of(result.outputs["records"])
+
+    def probabilities(self, x: Array) -> NDArray[np.float32]:
+        """What the network makes of codes; the last batch is filled up with zeros."""
+        size, found = self.batches.evaluation, list[Array]()
+        for first in range(0, len(x), size):
+            part = x[first : first + size]
+            filled = np.zeros((size, *x.shape[1:]), x.dtype)
+            filled[: len(part)] = part
+            found.append(self.device.run("eval", {self.input: filled}).outputs["probabilities"][: len(part)])
+        return np.concatenate(found) if found else np.zeros((0, 0), np.float32)
+
+    @property
+    def state(self) -> dict[str, Array]:
+        """Every tensor and number that lasts, by name."""
+        return state_values(self.place, self.device.state, self.shapes)
+
+    @state.setter
+    def state(self, values: Mapping[str, Array]) -> None:
+        self.device.state[:] = np.frombuffer(state_image(self.place, values), np.uint8)
+        self.step_number = int(values[STEP])
+
+
+def state_sha256(state: Mapping[str, Array]) -> str:
+    """A digest of the tensors of a state, whatever the machine on which they were made."""
+    found = hashlib.sha256()
+    for name in sorted(state):
+        value = np.ascontiguousarray(state[name]).astype(state[name].dtype.newbyteorder("<"))
+        found.update(f"{name} {value.dtype.str} {list(value.shape)}\n".encode())
+        found.update(value.tobytes())
+    return found.hexdigest()
