@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import compiler.ops  # pyright: ignore[reportUnusedImport]  (declares)
+import compiler.train.integer  # pyright: ignore[reportUnusedImport]  (declares)
 import compiler.train.losses  # noqa: F401  # pyright: ignore[reportUnusedImport]  (declares)
 from compiler.ir.op import OPS
 from compiler.rules.importing import LAYERS, MICROSOFT_DOMAIN, ONNX_OPERATORS
@@ -20,10 +21,10 @@ INTRODUCTION: Final = """\
 
 # Operators
 
-What the compiler takes, each from its declaration in `compiler/ops`, or in `compiler/train/losses`. ONNX
-models may be float32, or quantized already as QOperator or QDQ; `x1 inspect MODEL --supported` says of a
-model whether all of it is supported, and of every node that is not, why. What an operator becomes on the
-device is in [lowering.md](lowering.md).
+What the compiler takes, each from its declaration in `compiler/ops`, or in `compiler/train`. ONNX models may
+be float32, or quantized already as QOperator or QDQ; `x1 inspect MODEL --supported` says of a model whether
+all of it is supported, and of every node that is not, why. What an operator becomes on the device is
+in [lowering.md](lowering.md).
 """
 
 
@@ -53,7 +54,12 @@ def _quantized() -> Iterator[str]:
     yield "## Operations on integers\n\nWhat a quantized network consists of, in IR dumps.\n"
     yield "| operation | meaning | declared in |\n|---|---|---|"
     for name, kind in sorted(OPS.items()):
-        if not name.startswith("nn."):
+        if not name.startswith(("nn.", "t.")):
+            yield f"| `{name}` | {_sentence(kind)} | `{_file(kind)}` |"
+    yield "\n## Operations of a step of training\n\nIntegers with exponents of run time.\n"
+    yield "| operation | meaning | declared in |\n|---|---|---|"
+    for name, kind in sorted(OPS.items()):
+        if name.startswith("t."):
             yield f"| `{name}` | {_sentence(kind)} | `{_file(kind)}` |"
     yield "\n## Operations on real numbers\n\nWhat the importers make, and how each is quantized.\n"
     yield "| operation | meaning | quantized | declared in |\n|---|---|---|---|"

@@ -92,16 +92,18 @@ def requantize(acc: Array, bias: ArrayLike, m: ArrayLike, zero_point: int, low: 
         low: the least output value.
         high: the greatest output value.
     """
-    v = f32(add_wrapping(acc, bias))
+    v = f32(acc if isinstance(bias, int) and bias == 0 else add_wrapping(acc, bias))
     v *= f32(m)
     return _clamped_then_rounded(v, zero_point, low, high)
 
 
 def _clamped_then_rounded(v: Float, zero_point: int, low: int, high: int) -> Int:
     """rne(clamp(v, low - zp, high - zp)) + zp; v is used up."""
-    np.clip(v, F32(low - zero_point), F32(high - zero_point), out=v)
-    rounded = round_half_even(v).astype(np.int32)
-    rounded += np.int32(zero_point)
+    np.maximum(v, F32(low - zero_point), out=v)
+    np.minimum(v, F32(high - zero_point), out=v)
+    rounded = np.rint(v, out=v).astype(np.int32)
+    if zero_point:
+        rounded += np.int32(zero_point)
     return rounded
 
 

@@ -111,6 +111,6 @@ class CoreState:
         memory.write(access, values, dtype)
 
     def _region(self, access: Access) -> CheckedMemory:
-        if access.region not in self.dram:
+        if access.region is None or access.region not in self.dram:
             raise TrapError(Trap.DRAM_RANGE, access.operand, f"the program has no region {access.region}")
         return self.dram[access.region]

@@ -45,6 +45,7 @@ ORDER: Final = (
         "compiler/schedule/scheduler.py",
         "compiler/schedule/printer.py",
         "compiler/schedule/tokens.py",
+        "compiler/schedule/step/",
     ),
     *("compiler/codegen/", "compiler/driver.py", "compiler/search.py", "compiler/manual.py"),
     *("runtime/__init__.py", "runtime/memory.py", "runtime/state.py", "runtime/executors/"),
@@ -60,7 +61,16 @@ ORDER: Final = (
         "x1/quantization.py",
         "x1/api.py",
     ),
-    *("x1/session.py", "x1/onnx_backend.py", "x1/lab/", "x1/__init__.py", "x1/cli/", "x1/__main__.py"),
+    *(
+        "x1/trainer.py",
+        "x1/keras/",
+        "x1/session.py",
+        "x1/onnx_backend.py",
+        "x1/lab/",
+        "x1/__init__.py",
+        "x1/cli/",
+        "x1/__main__.py",
+    ),
 )
 """The rooms, each a file or a folder: a file imports from its own room and from those before it."""
 FRONT_DOOR: Final = "x1/__init__.py"

@@ -160,6 +160,9 @@ def load_network(model: Loadable, shapes: Shapes | None = None, log: PassLog | N
             return _prequantized(driver.prepare_prequantized(graph, log), source, log, remarks)
         case Stage.Q | Stage.DEVICE:
             return Model(graph.name, None, graph)
+        case Stage.STEP:
+            text = f"'{place}' is a step of training, which no command takes"
+            raise UsageError(Diagnostic("usage.stage", text, allowed="stage nn, qdq, q or device"))
 
 
 def as_model(model: Loadable | Model, shapes: Shapes | None = None, log: PassLog | None = None) -> Model:

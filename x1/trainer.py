@@ -13,7 +13,15 @@ from compiler.codegen.emit_step import state_image, state_values
 from compiler.codegen.training import generate_streams
 from compiler.schedule.options import schedule_options
 from compiler.train.optimizers.optimizer import Optimizer
-from compiler.train.step import NUMBERS, STEP, Network, Step, evaluation, initial_state, training_step
+from compiler.train.step import (
+    NUMBERS,
+    STEP,
+    TrainableNetwork,
+    TrainingStep,
+    evaluation,
+    initial_state,
+    training_step,
+)
 from isa.program import Note
 from isa.support.records import Frozen
 from isa.target import Target
@@ -26,7 +34,7 @@ STEPS_PER_UNIT: Final = 16
 
 
 class Batches(Frozen):
-    """Sizes of the batches of a binary: of training, of what a division leaves (0: nothing), of evaluation."""
+    """Sizes of batches: of training, of what a division leaves (0: nothing), of evaluation."""
 
     train: int
     tail: int
@@ -64,7 +72,7 @@ class Trainer:
 
     def __init__(
         self,
-        build: Callable[[int], Network],
+        build: Callable[[int], TrainableNetwork],
         parameters: Mapping[str, Array],
         optimizer: Optimizer,
         batches: Batches,
@@ -72,14 +80,16 @@ class Trainer:
         state: Mapping[str, Array] | None = None,
     ) -> None:
         self.optimizer, self.batches, self.target = optimizer, batches, target
-        steps: dict[str, Step] = {"train": training_step(build(batches.train), optimizer)}
+        steps: dict[str, TrainingStep] = {"train": training_step(build(batches.train), optimizer)}
         if batches.tail:
             steps["tail"] = training_step(build(batches.tail), optimizer)
         steps["eval"] = evaluation(build(batches.evaluation))
         self.states = steps["train"].states
         self.shapes = {s.name: s.before.shape for s in self.states}
         values = initial_state(self.states, parameters) | {
-            name: value for name, value in (state or {}).items() if name in self.shapes and name not in parameters
+            name: value
+            for name, value in (state or {}).items()
+            if name in self.shapes and name not in parameters
         }
         note = Note(f"x1 {__version__}", (("optimizer", optimizer.name),))
         self.executable, self.place = generate_streams(steps, values, target, schedule_options(3), note)

@@ -51,7 +51,9 @@ def emit(
 ) -> Program:
     """The program of a scheduled graph."""
     buffers = plan.tiles.buffers()
-    images = {memory: region_image(buffers, memory, used[memory]) for memory in (Memory.WEIGHTS, Memory.PARAMS)}
+    images = {
+        memory: region_image(buffers, memory, used[memory]) for memory in (Memory.WEIGHTS, Memory.PARAMS)
+    }
     return Program(
         target,
         tuple(synchronized.instructions),
@@ -186,6 +188,7 @@ def _continues(row: MapRow, op: TileOp, pc: int) -> bool:
 
 
 def operators(graph: Graph, plan: Plan) -> Operators:
+    """The rows of layers and tensors."""
     ops = tuple(
         OpRow(
             layer.id,

@@ -57,7 +57,9 @@ def state_image(place: StateBuffers, values: Mapping[str, NDArray[Any]]) -> byte
     for name, rows in place.layouts.items():
         buffer = place.buffers[name]
         assert buffer.address is not None
-        content[buffer.address : buffer.address + buffer.size] = rows.pack(values[name]).view(np.uint8).ravel()
+        content[buffer.address : buffer.address + buffer.size] = (
+            rows.pack(values[name]).view(np.uint8).ravel()
+        )
     return content.tobytes()
 
 
@@ -80,7 +82,9 @@ def _abi(graph: Graph, schedule: Schedule) -> Abi:
     plan = schedule.plan
     inputs = tuple(_interface(node.name, node, given) for node, given in plan.inputs)
     named = zip(graph.output_names, graph.outputs, strict=True)
-    outputs = (_interface(name, node, plan.outputs[node.id]) for name, node in named if node.id in plan.outputs)
+    outputs = (
+        _interface(name, node, plan.outputs[node.id]) for name, node in named if node.id in plan.outputs
+    )
     return Abi(inputs, tuple(outputs))
 
 

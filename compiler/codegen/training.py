@@ -10,35 +10,50 @@ from numpy.typing import NDArray
 from compiler.codegen.emit import resolved_stream
 from compiler.codegen.emit_step import emit_step, state_image
 from compiler.errors import FitError
-from compiler.schedule.options import ScheduleOptions
+from compiler.schedule.options import ScheduleOptions, StepOptions
 from compiler.schedule.order.allocate import AllocationError
 from compiler.schedule.order.scratchpad import NoRoomError
 from compiler.schedule.scheduler import Schedule, placed
 from compiler.schedule.step.planner import StateBuffers, StepPlanner
 from compiler.schedule.tile_graph import Memory
 from compiler.schedule.tokens import insert_tokens
-from compiler.train.step import Step
+from compiler.train.step import TrainingStep
 from isa.checker import check
 from isa.executable import Executable
 from isa.program import Note, Program
 from isa.support.diagnostics import Diagnostic
-from isa.support.records import replace
+from isa.support.records import Frozen, replace
 from isa.target import Target
+from isa.timing.model import simulate
 
 FILLS: Final = (0.92, 0.8, 0.6, 0.4, 0.2)
 """Parts of the scratchpad that values may hold, in the order in which they are tried."""
+SEARCHED: Final[tuple[Mapping[str, float], ...]] = (
+    {"again": 0.5},
+    {"again": 0.75},
+    {"update_share": 4},
+    {"update_share": 6},
+    {"array_for_sums": 1.0},
+)
+"""Choices that are tried one after another."""
+MAIN: Final = "train"
+LARGE: Final = 8000
+"""Instructions of a schedule beyond which no others are tried: each takes seconds."""
 
 
 def generate_streams(
-    steps: Mapping[str, Step],
+    steps: Mapping[str, TrainingStep],
     values: Mapping[str, NDArray[Any]],
     target: Target,
     options: ScheduleOptions,
     note: Note,
+    *,
+    search: bool = True,
 ) -> tuple[Executable, StateBuffers]:
     """The binary of steps, by the names of their streams, and where their state lies.
 
-    The first step has all of the state; the others some of it.
+    The first step has all of the state; the others some of it. With `search` the cycle model compares some
+    schedules of the stream `train`.
 
     Raises:
         FitError: the target is too small.
@@ -50,10 +65,11 @@ def generate_streams(
     begin = {Memory.WEIGHTS: 0, Memory.PARAMS: 0}
     programs: list[Program] = []
     for stream, step in steps.items():
-        schedule = _schedule(step, place, target, options, begin)
-        synchronized = insert_tokens(resolved_stream(schedule.order), target)
-        programs.append(emit_step(step.graph, schedule, synchronized, state, target, note, stream))
-        begin = {m: schedule.used[m] for m in begin}
+        planning = Planning(step, place, target, options, state, note, stream)
+        tried = SEARCHED if search and stream == MAIN else ()
+        program = _best(planning, begin, tried)
+        programs.append(program)
+        begin = {Memory.WEIGHTS: len(program.weights), Memory.PARAMS: len(program.params)}
     executable = Executable(tuple(_alike(programs)))
     for program in executable.programs:
         report = check(program)
@@ -64,27 +80,71 @@ def generate_streams(
 def _alike(programs: Sequence[Program]) -> list[Program]:
     """The same regions for all streams: the images of each lie behind those of the ones before."""
     weights, params = (
-        b"".join(getattr(p, name)[len(getattr(before, name)) if before else 0 :] for before, p in zip([None, *programs], programs, strict=False))
+        b"".join(
+            getattr(p, name)[len(getattr(before, name)) if before else 0 :]
+            for before, p in zip([None, *programs], programs, strict=False)
+        )
         for name in ("weights", "params")
     )
-    sizes = {name: max(getattr(p, name) for p in programs) for name in ("arena_bytes", "input_bytes", "output_bytes")}
+    sizes = {
+        name: max(getattr(p, name) for p in programs)
+        for name in ("arena_bytes", "input_bytes", "output_bytes")
+    }
     return [replace(p, weights=weights, params=params, **sizes) for p in programs]
 
 
-def _schedule(
-    step: Step, place: StateBuffers, target: Target, options: ScheduleOptions, begin: Mapping[Memory, int],
-    again: float = 0.0,
-) -> Schedule:
+class Planning(Frozen):
+    """What a stream is made of."""
+
+    step: TrainingStep
+    place: StateBuffers
+    target: Target
+    options: ScheduleOptions
+    state: bytes
+    note: Note
+    stream: str
+
+    def program(self, choices: StepOptions, begin: Mapping[Memory, int]) -> Program:
+        """The program with these choices; regions of the binary are free from `begin` on.
+
+        Raises:
+            FitError: the target is too small.
+        """
+        schedule = _schedule(self, choices, begin)
+        synchronized = insert_tokens(resolved_stream(schedule.order), self.target)
+        return emit_step(
+            self.step.graph, schedule, synchronized, self.state, self.target, self.note, self.stream
+        )
+
+
+def _best(planning: Planning, begin: Mapping[Memory, int], tried: Sequence[Mapping[str, float]]) -> Program:
+    """The program of the fewest cycles: choices are changed one after another, and kept where that helps."""
+    choices = StepOptions()
+    best = planning.program(choices, begin)
+    fewest = simulate(best).cycles if tried else 0
+    for change in tried:
+        if len(best.instructions) > LARGE:
+            break
+        other = replace(choices, **change)
+        program = planning.program(other, begin)
+        cycles = simulate(program).cycles
+        if cycles < fewest:
+            best, fewest, choices = program, cycles, other
+    return best
+
+
+def _schedule(planning: Planning, choices: StepOptions, begin: Mapping[Memory, int]) -> Schedule:
     """The first that fits.
 
     Raises:
         FitError: none does.
     """
+    step, target, options = planning.step, planning.target, planning.options
     refused: FitError | None = None
     for fill in FILLS:
         try:
-            plan = StepPlanner(step.graph, step.states, place, target, options, fill, again).run()
-            return placed(plan, target, options, begin)
+            planner = StepPlanner(step.graph, step.states, planning.place, target, options, fill, choices)
+            return placed(planner.run(), target, options, begin)
         except FitError as error:
             refused = error
         except (AllocationError, NoRoomError):

@@ -56,6 +56,11 @@ def convolved_shape(
     layout: str,
     groups: int,
 ) -> tuple[int, ...]:
+    """The shape of a convolution.
+
+    Raises:
+        ShapeError: operands or geometry that do not go together.
+    """
     x, w, b = types
     require_geometry(layout, pads, strides, dilations)
     n, h, width, c = image_shape(x.shape, layout)

@@ -27,6 +27,17 @@ class ScheduleOptions(Frozen):
     """What is accessed at the same time is laid into different banks."""
 
 
+class StepOptions(Frozen):
+    """What the schedule of a step of training may differ in; the cycle model says which is best."""
+
+    again: float = 0.0
+    """For which part of the images a convolution is computed again rather than stored for the way back."""
+    update_share: int = 3
+    """Divides the accumulators, for the rows of a tile of an update."""
+    array_for_sums: float = 1.5
+    """By what the array may be slower than the vector unit where either can sum errors."""
+
+
 TECHNIQUES: Final = names_of(ScheduleOptions)
 NONE: Final = ScheduleOptions(**dict.fromkeys(TECHNIQUES, False))
 LEVELS: Final = {

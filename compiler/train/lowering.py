@@ -19,6 +19,7 @@ from compiler.ir.op import Op
 from compiler.ir.types import DType, TensorType
 from compiler.train.scalars import NUMBER, ScalarFunction
 from isa.support.diagnostics import Diagnostic
+from isa.support.locations import UNKNOWN
 from isa.support.records import Frozen, Struct, field
 
 FIRST_SHIFT: Final = 8
@@ -36,7 +37,7 @@ class Fixed(Frozen):
     c: Fraction
 
 
-class State(Frozen):
+class StateTensor(Frozen):
     """A tensor that lasts from step to step: what a step finds, and what it leaves if it changes it."""
 
     name: str
@@ -56,7 +57,7 @@ class Lowerer(Struct):
     """The node of stage nn whose sums stay as they are."""
     values: dict[int, Any] = field(default_factory=dict[int, Any])
     """What the nodes of stage nn have become, by their numbers."""
-    states: dict[str, State] = field(default_factory=dict[str, State])
+    states: dict[str, StateTensor] = field(default_factory=dict[str, StateTensor])
     records: list[tuple[str, Node]] = field(default_factory=list[tuple[str, Node]])
     """What a step leaves for the host, by name."""
     made: dict[Any, Node] = field(default_factory=dict[Any, Node])
@@ -73,7 +74,7 @@ class Lowerer(Struct):
 
     def add(self, operation: Op, inputs: Sequence[Node], name: str, of: Node | None = None) -> Node:
         """An operation of the step."""
-        return self.graph.add(operation, inputs, name=name, **({} if of is None else {"loc": of.loc}))
+        return self.graph.add(operation, inputs, name=name, loc=UNKNOWN if of is None else of.loc)
 
     # --- numbers ---------------------------------------------------------------------------------
 
@@ -108,14 +109,14 @@ class Lowerer(Struct):
     def state(self, name: str, type_: TensorType = NUMBER) -> Node:
         """What a step finds of a lasting tensor."""
         if name not in self.states:
-            self.states[name] = State(name, self.graph.input(name, type_.dtype, type_.shape))
+            self.states[name] = StateTensor(name, self.graph.input(name, type_.dtype, type_.shape))
         return self.states[name].before
 
     def leave(self, name: str, value: Node) -> None:
         """Say what a step leaves of a lasting tensor."""
         before = self.states[name]
         assert before.after is None, f"{name} is changed twice"
-        self.states[name] = State(name, before.before, value)
+        self.states[name] = StateTensor(name, before.before, value)
 
     def shift(self, key: str) -> Node:
         """By how much an 8-bit result is shifted in this step."""

@@ -43,5 +43,6 @@ class ScalarFunction(Op):
 
     def evaluate(self, args: Sequence[Array], types: Sequence[TensorType], out: TensorType) -> Array:
         """Modulo 2^32."""
+        del types, out
         a, b = self.sides([int(v) for v in args])
         return np.asarray(SCALAR[self.scalar](a, int(np.int64(b + self.imm).astype(np.int32))), np.int32)

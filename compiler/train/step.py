@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-import compiler.train.integer
+import compiler.train.integer  # pyright: ignore[reportUnusedImport]  (declares)
 import compiler.train.optimizers  # noqa: F401  # pyright: ignore[reportUnusedImport]  (declares)
 from compiler.errors import CompileError, Unsupported
 from compiler.ir.graph import Graph, Input, Node
@@ -25,7 +25,7 @@ from compiler.train.integer.loss import StepSoftmax
 from compiler.train.integer.update import Update
 from compiler.train.integer.weights import first_exponent, next_exponent
 from compiler.train.losses.categorical_crossentropy import CategoricalCrossentropy
-from compiler.train.lowering import FIRST_SHIFT, RULES, Fixed, Lowerer, State
+from compiler.train.lowering import FIRST_SHIFT, RULES, Fixed, Lowerer, StateTensor
 from compiler.train.optimizers.optimizer import Optimizer
 from compiler.train.scalars import NUMBER
 from isa.support.diagnostics import Diagnostic
@@ -39,7 +39,7 @@ STEP: Final = "step"
 """The state that counts the steps."""
 
 
-class Network(Frozen):
+class TrainableNetwork(Frozen):
     """A float network to be trained: its inputs, the sums before its loss, its parameters.
 
     `input_type` and `input_c` say what the codes of inputs are: q * c.
@@ -55,12 +55,17 @@ class Network(Frozen):
 
 
 def network_of(
-    graph: Graph, parameters: Collection[str], *, input_type: DType, input_c: Fraction, frozen: Collection[str] = ()
-) -> tuple[Network, dict[str, NDArray[Any]]]:
+    graph: Graph,
+    parameters: Collection[str],
+    *,
+    input_type: DType,
+    input_c: Fraction,
+    frozen: Collection[str] = (),
+) -> tuple[TrainableNetwork, dict[str, NDArray[Any]]]:
     """A float graph as a network to be trained, and the values of its parameters.
 
     Args:
-        graph: it is simplified and extended; its one output is a softmax, or what a loss takes the softmax of.
+        graph: it is simplified and extended; its one output is a softmax, or what is to be one.
         parameters: names of the constants that are weights; others stay constants.
         input_type: of the codes of inputs.
         input_c: what their unit stands for.
@@ -71,11 +76,13 @@ def network_of(
     logits = result.inputs[0] if isinstance(result.op, Softmax) else result
     constants = [n for n in prepared.nodes() if n.is_constant and n.name in set(parameters)]
     opened = open_parameters(prepared, constants)
-    found = Network(prepared, logits, opened.nodes, frozenset(frozen), input_type, input_c)
+    found = TrainableNetwork(prepared, logits, opened.nodes, frozenset(frozen), input_type, input_c)
     return found, dict(opened.values)
 
 
-def initial_state(states: Sequence[State], parameters: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+def initial_state(
+    states: Sequence[StateTensor], parameters: Mapping[str, NDArray[Any]]
+) -> dict[str, NDArray[Any]]:
     """What the first step finds: parameters as they are given, all else at its beginning."""
     found: dict[str, NDArray[Any]] = {}
     for state in states:
@@ -91,14 +98,14 @@ def initial_state(states: Sequence[State], parameters: Mapping[str, NDArray[Any]
     return found
 
 
-class Step(Frozen):
+class TrainingStep(Frozen):
     """A step as a graph, and its state in order."""
 
     graph: Graph
-    states: Sequence[State]
+    states: Sequence[StateTensor]
 
 
-def training_step(network: Network, optimizer: Optimizer) -> Step:
+def training_step(network: TrainableNetwork, optimizer: Optimizer) -> TrainingStep:
     """A step of training: the graph of the network is extended by its loss and the way back.
 
     Raises:
@@ -111,57 +118,59 @@ def training_step(network: Network, optimizer: Optimizer) -> Step:
     gradients = dict(zip(wanted, differentiate(network.graph, loss, list(wanted.values())), strict=True))
     network.graph.set_outputs(list(gradients.values()), list(gradients))
     network.graph.erase_dead()
-    l = _lowered(network, training=True)
-    numbers = l.graph.input(NUMBERS, DType.F32, (len(optimizer.step_numbers),))
+    lower = _lowered(network, training=True)
+    numbers = lower.graph.input(NUMBERS, DType.F32, (len(optimizer.step_numbers),))
     for name, gradient in gradients.items():
-        _update(l, name, wanted[name], l[gradient], numbers, optimizer, rows)
-    before = l.state(STEP)
-    l.leave(STEP, l.scalar("add", before, imm=1))
-    return _finished(l, dict(l.records))
+        _update(lower, name, wanted[name], lower[gradient], numbers, optimizer, rows)
+    before = lower.state(STEP)
+    lower.leave(STEP, lower.scalar("add", before, imm=1))
+    return _finished(lower, dict(lower.records))
 
 
-def evaluation(network: Network) -> Step:
+def evaluation(network: TrainableNetwork) -> TrainingStep:
     """The network as it is now: the probabilities of its classes."""
     network.graph.set_outputs([network.logits], ["logits"])
     network.graph.erase_dead()
-    l = _lowered(network, training=False)
-    value: Fixed = l[network.logits]
+    lower = _lowered(network, training=False)
+    value: Fixed = lower[network.logits]
     made = StepSoftmax(float(value.c))
-    probabilities = l.add(made, (value.node, l.number(value.exponent)), "probabilities", network.logits)
-    return _finished(l, {"probabilities": probabilities})
+    probabilities = lower.add(
+        made, (value.node, lower.number(value.exponent)), "probabilities", network.logits
+    )
+    return _finished(lower, {"probabilities": probabilities})
 
 
-def _lowered(network: Network, *, training: bool) -> Lowerer:
+def _lowered(network: TrainableNetwork, *, training: bool) -> Lowerer:
     """Every operation by its rule.
 
     Raises:
         CompileError: some have none; all are named.
     """
     source = network.graph
-    l = Lowerer(Graph(source.name, Stage.STEP), training, network.logits)
+    lower = Lowerer(Graph(source.name, Stage.STEP), training, network.logits)
     parameters = {p.id for p in network.parameters.values()}
     refused: list[Diagnostic] = []
     for node in source.nodes():
         if node.is_constant or node.id in parameters or node.name == "labels":
             continue
-        if any(i.id not in l.values for i in node.inputs if not _is_parameter(i, parameters)):
+        if any(i.id not in lower.values for i in node.inputs if not _is_parameter(i, parameters)):
             continue  # an operand was refused
         if isinstance(node.op, Input):
-            made = l.graph.input(node.name, network.input_type, node.shape, node.loc)
-            l.values[node.id] = Fixed(made, None, network.input_c)
+            made = lower.graph.input(node.name, network.input_type, node.shape, node.loc)
+            lower.values[node.id] = Fixed(made, None, network.input_c)
             continue
         rule = RULES.get(type(node.op))
         try:
             if rule is None:
-                kinds = sorted({k.name.rpartition(".")[2] for k in RULES})
-                l.fail(node, f"'{node.name}' ({node.op.name.rpartition('.')[2]}) has no form in a step of "
-                       "training", ", ".join(kinds))  # fmt: skip
-            l.values[node.id] = rule(l, node, node.op)
+                kinds = ", ".join(sorted({k.name.rpartition(".")[2] for k in RULES}))
+                kind = node.op.name.rpartition(".")[2]
+                lower.fail(node, f"'{node.name}' ({kind}) has no form in a step of training", kinds)
+            lower.values[node.id] = rule(lower, node, node.op)
         except Unsupported as reason:
             refused.append(reason.diagnostic)
     if refused:
         raise CompileError(refused)
-    return l
+    return lower
 
 
 def _is_parameter(node: Node, parameters: set[int]) -> bool:
@@ -169,26 +178,26 @@ def _is_parameter(node: Node, parameters: set[int]) -> bool:
 
 
 def _update(
-    l: Lowerer, name: str, parameter: Node, sums: Fixed, numbers: Node, optimizer: Optimizer, rows: int
+    lower: Lowerer, name: str, parameter: Node, sums: Fixed, numbers: Node, optimizer: Optimizer, rows: int
 ) -> None:
     factor = np.float32(float(sums.c)) * (np.float32(1) / np.float32(rows))
     options = tuple(asdict(optimizer).items())
     names = [name, *(f"{name}/{slot}" for slot in optimizer.slots)]
-    state = [l.state(n, TensorType(DType.F32, parameter.shape)) for n in names]
+    state = [lower.state(n, TensorType(DType.F32, parameter.shape)) for n in names]
     made = Update(float(factor), optimizer.name, options)
-    operands = (sums.node, l.number(sums.exponent), numbers, *state)
-    update = l.add(made, operands, f"{name}/update", parameter)
-    results = [l.graph.element(update, i, f"{n}/new") for i, n in enumerate([*names, f"{name}/greatest"])]
+    operands = (sums.node, lower.number(sums.exponent), numbers, *state)
+    update = lower.add(made, operands, f"{name}/update", parameter)
+    results = [lower.graph.element(update, i, f"{n}/new") for i, n in enumerate([*names, f"{name}/greatest"])]
     for state_name, result in zip(names, results, strict=False):
-        l.leave(state_name, result)
-    if f"{name}/exponent" in l.states:
-        l.state(f"{name}/next_exponent", NUMBER)
-        next_exponent(l, name, results[-1])
+        lower.leave(state_name, result)
+    if f"{name}/exponent" in lower.states:
+        lower.state(f"{name}/next_exponent", NUMBER)
+        next_exponent(lower, name, results[-1])
 
 
-def _finished(l: Lowerer, results: Mapping[str, Node]) -> Step:
-    after = {s.name: s.after for s in l.states.values() if s.after is not None}
+def _finished(lower: Lowerer, results: Mapping[str, Node]) -> TrainingStep:
+    after = {s.name: s.after for s in lower.states.values() if s.after is not None}
     named = {**results, **after}
-    l.graph.set_outputs(list(named.values()), list(named))
-    l.graph.erase_dead()
-    return Step(l.graph, tuple(l.states.values()))
+    lower.graph.set_outputs(list(named.values()), list(named))
+    lower.graph.erase_dead()
+    return TrainingStep(lower.graph, tuple(lower.states.values()))

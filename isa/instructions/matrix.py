@@ -40,6 +40,8 @@ DENSE_GROWTH: Final = 4
 """How many times as large as the input a padded image may be: beyond, most products are of padding."""
 DENSE_SLACK: Final = 1 << 20
 """Elements that a padded image may have besides: as many are soon multiplied, padding or not."""
+SHALLOW: Final = 64
+"""Products of a sum up to which the windows of a tile are laid out as a whole: numpy starts once."""
 DENSE_LIMIT: Final = 1 << 26
 """Elements up to which the windows of a tile are laid out side by side."""
 Count = TypeVar("Count", int, NDArray[np.int64])
@@ -245,6 +247,15 @@ class Conv(Instruction):
     ) -> NDArray[Any]:
         """The sum over taps and channels, (oh*ow, cout): one product per kernel row."""
         row, pixel, byte = image.strides
+        depth_of_all = self.kh * self.kw * self.cin
+        if depth_of_all <= SHALLOW and depth_of_all <= depth:  # few products: all rows of the kernel at once
+            taps = as_strided(
+                image,
+                (self.oh, self.ow, self.kh, self.kw, self.cin),
+                (row * self.sh, pixel * self.sw, row * self.dh, pixel * self.dw, byte),
+                writeable=False,
+            ).reshape(self.oh * self.ow, depth_of_all)
+            return (taps @ kernel.reshape(depth_of_all, self.cout)).astype(np.int32)
         shape = (image.shape[0], self.ow, self.kw, self.cin)
         strides = (row, pixel * self.sw, pixel * self.dw, byte)
         columns = as_strided(image, shape, strides, writeable=False)

@@ -188,11 +188,12 @@ class Requantize(Instruction):
         if self.mode is Requant.RAW:
             m.write(self._output(), arithmetic.add_wrapping(acc, records["bias"]), WORD)
             return
-        values = self._requantize(acc, records, self._shift(m))
+        bias: NDArray[np.int32] = records["bias"]
+        sums = arithmetic.add_wrapping(acc, bias) if bias.any() else acc
+        values = self._requantize(sums, records["m"], self._shift(m))
         write_codes(m, self._output(), values.astype(self.ot.dtype), self.lut)
         if self.obs:
-            summed = arithmetic.add_wrapping(acc, records["bias"])
-            observe(m, self.obs, np.maximum(summed.max(), 0) if self.ot is ElementType.U8 else summed)
+            observe(m, self.obs, np.maximum(sums.max(), 0) if self.ot is ElementType.U8 else sums)
 
     def _shift(self, m: MachineState) -> int:
         return int(m.read(register("sreg", self.sreg), WORD)[0]) if self.sreg else self.shift
@@ -213,15 +214,17 @@ class Requantize(Instruction):
             return m.read(sources[0][1], WORD)[0]
         return gather_sums(m, sources, (self.h, self.w), self.c)
 
-    def _requantize(self, acc: NDArray[np.int32], records: NDArray[Any], shift: int) -> NDArray[np.int32]:
-        bias, scale = records["bias"], records["m"]
+    def _requantize(
+        self, sums: NDArray[np.int32], scale: NDArray[np.float32], shift: int
+    ) -> NDArray[np.int32]:
+        """Codes of sums that have their bias."""
         match self.mode:
             case Requant.F32:
-                return arithmetic.requantize(acc, bias, scale, self.zp, self.lo, self.hi)
+                return arithmetic.requantize(sums, 0, scale, self.zp, self.lo, self.hi)
             case Requant.F32Z:
-                return arithmetic.requantize_zero_point_first(acc, bias, scale, self.zp, self.lo, self.hi)
+                return arithmetic.requantize_zero_point_first(sums, 0, scale, self.zp, self.lo, self.hi)
             case _:
-                return arithmetic.requantize_shifted(acc, bias, scale, shift, self.lo, self.hi)
+                return arithmetic.requantize_shifted(sums, 0, scale, shift, self.lo, self.hi)
 
     def cycles(self, t: Target) -> int:
         lanes = math.ceil(self.c / t.mx.cols) * t.mx.cols

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -28,7 +28,7 @@ from isa.target import Target
 
 
 def depthwise_sums(
-    box: NDArray[np.int32], kernel: NDArray[np.int32], taps: Iterator[Tap], out: Pair
+    box: NDArray[np.int32], kernel: NDArray[np.int32], taps: Iterable[Tap], out: Pair
 ) -> NDArray[np.int32]:
     """The sums over the taps of every channel's kernel, (oh, ow, c)."""
     total = np.zeros((*out, kernel.shape[2]), np.int32)

@@ -203,12 +203,12 @@ class Vector32(Instruction, dict=True):
 
     def _places(self, t: Target) -> tuple[Access, Access, Access]:
         """a, b and d on a target; kept, for a program of training runs thousands of times."""
-        kept: tuple[Target, tuple[Access, Access, Access]] | None = self.__dict__.get("places")
+        kept: tuple[Target, tuple[Access, Access, Access]] | None = vars(self).get("places")
         if kept is None or kept[0] is not t:
             a = self._operand(t, "a")
             b = a if self.fn in UNARY else self._operand(t, "b")
             kept = t, (a, b, self._rows(t, "d", self.d, self.rows, write=True))
-            self.__dict__["places"] = kept
+            vars(self)["places"] = kept
         return kept[1]
 
     def _check_words(self, m: MachineState, places: tuple[Access, ...]) -> None:

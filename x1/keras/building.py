@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,7 +47,9 @@ class Wiring(Frozen):
                 text = f"the layer '{layer.name or type(layer).__name__}' is used twice"
                 raise UsageError(Diagnostic("keras.model", text, remedy="make a layer for each place"))
             if isinstance(layer, InputLayer) and i >= len(inputs):
-                raise UsageError(Diagnostic("keras.model", "the outputs depend on an input that is none of the model's"))
+                raise UsageError(
+                    Diagnostic("keras.model", "the outputs depend on an input that is none of the model's")
+                )
         return Wiring(layers, tuple(tuple(place[id(i)] for i in t.inputs) for t in order))
 
     @staticmethod
@@ -78,7 +80,9 @@ def name_layers(layers: Sequence[Layer]) -> None:
     """Give Keras's names to layers without one: conv2d, conv2d_1, ..."""
     taken = {layer.name for layer in layers if layer.name}
     if len(taken) < sum(bool(layer.name) for layer in layers):
-        raise UsageError(Diagnostic("keras.model", "two layers have the same name", remedy="name them otherwise"))
+        raise UsageError(
+            Diagnostic("keras.model", "two layers have the same name", remedy="name them otherwise")
+        )
     counts: dict[str, int] = {}
     for layer in layers:
         kind = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(layer).__name__).lower().replace("conv2_d", "conv2d")
@@ -119,14 +123,24 @@ def build(wiring: Wiring, name: str, batch: int, seed: int) -> Built:
         rule, _ = LAYERS[type(layer).__name__]
         weights = _source(layer, number, seed, owners)
         call = LayerCall(
-            graph, type(layer).__name__, layer.name or "", [values[i] for i in reads], dict(_plain(layer)), weights, loc
+            graph,
+            type(layer).__name__,
+            layer.name or "",
+            [values[i] for i in reads],
+            dict(_plain(layer)),
+            weights,
+            loc,
         )
         try:
             values.append(rule(call))
         except Unsupported as reason:
             found.append(reason.diagnostic)
         except ShapeError as error:
-            found.append(Diagnostic("keras.shape", f"'{layer.name}': {error.message}", loc, error.allowed, error.remedy))
+            found.append(
+                Diagnostic(
+                    "keras.shape", f"'{layer.name}': {error.message}", loc, error.allowed, error.remedy
+                )
+            )
         if found:
             raise CompileError(found)
     graph.set_outputs([values[-1]], ["output"])
@@ -139,8 +153,9 @@ def _plain(layer: Layer) -> dict[str, Any]:
     for key, value in layer.arguments.items():
         if value is None:
             continue
-        name = getattr(value, "__name__", None) if callable(value) else None
-        plain[key] = name if name is not None else tuple(value) if isinstance(value, list) else value
+        if callable(value):
+            value = getattr(value, "__name__", value)
+        plain[key] = tuple(cast("list[Any]", value)) if isinstance(value, list) else value
     return plain
 
 

@@ -85,10 +85,18 @@ def labels(y: Any, count: int, classes: int, loss: Loss, what: str) -> NDArray[n
     """
     found = np.asarray(y)
     if loss.one_hot:
-        if found.shape != (count, classes) or not ((found == 0) | (found == 1)).all() or not (found.sum(axis=1) == 1).all():
+        if (
+            found.shape != (count, classes)
+            or not ((found == 0) | (found == 1)).all()
+            or not (found.sum(axis=1) == 1).all()
+        ):
             text = f"{what} of shape {list(found.shape)} is not one-hot"
             remedy = "for numbers of classes: loss='sparse_categorical_crossentropy'"
-            raise UsageError(Diagnostic("train.labels", text, allowed=f"[{count}, {classes}] with a 1 in each row", remedy=remedy))
+            raise UsageError(
+                Diagnostic(
+                    "train.labels", text, allowed=f"[{count}, {classes}] with a 1 in each row", remedy=remedy
+                )
+            )
         return found.argmax(axis=1).astype(np.int32)
     if found.ndim == 2 and found.shape[1] == 1:
         found = found[:, 0]

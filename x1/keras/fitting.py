@@ -6,7 +6,7 @@ import re
 import sys
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,15 +17,42 @@ from isa.target import Target, load_target
 from x1.keras import data
 from x1.keras.callbacks import CallbackList, History
 from x1.keras.data import Codes
+from x1.keras.optimizers import KerasOptimizer
 from x1.trainer import Batches, Trainer
-
-if TYPE_CHECKING:
-    from x1.keras.models import Model
 
 Array = NDArray[Any]
 DEVICES: Final = re.compile(r"/device:X1(:0)?$")
 LEAST_PROBABILITY: Final = 1e-7
 """Keras's: a smaller one counts as this in a loss."""
+
+
+class Fitted(Protocol):
+    """What fitting knows of a model."""
+
+    optimizer: KerasOptimizer
+    loss: Any
+    metrics: list[str]
+    stop_training: bool
+    history: History | None
+    codes: Codes | None
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """The shape of a sample."""
+        ...
+
+    @property
+    def classes(self) -> int:
+        """Values that the last layer gives for a sample."""
+        ...
+
+    def prepare(self, batches: Batches, target: Target) -> Trainer:
+        """A trainer for these batches."""
+        ...
+
+    def runner(self) -> Trainer:
+        """A trainer for evaluation."""
+        ...
 
 
 class Totals(Struct):
@@ -50,7 +77,7 @@ class Totals(Struct):
 class Fitting(Struct):
     """One call of `fit`."""
 
-    model: Any
+    model: Fitted
     batch_size: int
     epochs: int
     initial_epoch: int
@@ -71,7 +98,7 @@ class Fitting(Struct):
         callbacks: Sequence[Any],
     ) -> History:
         """Train; the history of the epochs."""
-        model: Model = self.model
+        model = self.model
         self._require()
         taken, given = _checked(model, x, y, "x", "y")
         seen: tuple[Array, Array] | None = None
@@ -111,21 +138,35 @@ class Fitting(Struct):
         """
         found: list[Diagnostic] = []
         if self.model.loss is None:
-            found.append(Diagnostic("train.loss", "the model has no loss", remedy="call compile(loss=...) first"))
+            found.append(
+                Diagnostic("train.loss", "the model has no loss", remedy="call compile(loss=...) first")
+            )
         if not DEVICES.match(self.device):
             found.append(
-                Diagnostic("train.device", f"there is no device '{self.device}'", allowed="/device:X1, /device:X1:0")
+                Diagnostic(
+                    "train.device", f"there is no device '{self.device}'", allowed="/device:X1, /device:X1:0"
+                )
             )
         if self.batch_size < 1 or self.epochs < 0:
-            found.append(Diagnostic("train.batch", f"batch_size={self.batch_size}, epochs={self.epochs}", allowed="at least 1"))
+            found.append(
+                Diagnostic(
+                    "train.batch", f"batch_size={self.batch_size}, epochs={self.epochs}", allowed="at least 1"
+                )
+            )
         if found:
             raise UsageError(found)
 
     def _epoch(
-        self, trainer: Trainer, x: Array, y: Array, seen: tuple[Array, Array] | None, epoch: int, told: CallbackList
+        self,
+        trainer: Trainer,
+        x: Array,
+        y: Array,
+        seen: tuple[Array, Array] | None,
+        epoch: int,
+        told: CallbackList,
     ) -> dict[str, float]:
         """All batches once, then validation."""
-        model: Model = self.model
+        model = self.model
         began, totals = time.monotonic(), Totals()
         told.tell("on_epoch_begin", epoch, {})
         order = data.order_of(len(x), self.seed, epoch, shuffle=self.shuffle)
@@ -186,7 +227,7 @@ def _numbers(logs: dict[str, float]) -> str:
     return " - ".join(f"{name}: {value:.4f}" for name, value in logs.items())
 
 
-def _checked(model: Model, x: Any, y: Any, what: str, of: str) -> tuple[Array, Array]:
+def _checked(model: Fitted, x: Any, y: Any, what: str, of: str) -> tuple[Array, Array]:
     """Samples and their classes."""
     build_for = getattr(model, "build_for", None)
     if build_for is not None:
@@ -204,11 +245,13 @@ def _split(x: Array, y: Array, share: float) -> tuple[Array, Array, tuple[Array,
     first = int(len(x) * (1 - share))
     if not 0 < share < 1 or not 0 < first < len(x):
         text = f"validation_split={share} of {len(x)} samples"
-        raise UsageError(Diagnostic("train.data", text, allowed="a share between 0 and 1 that leaves samples"))
+        raise UsageError(
+            Diagnostic("train.data", text, allowed="a share between 0 and 1 that leaves samples")
+        )
     return x[:first], y[:first], (x[first:], y[first:])
 
 
-def _measured(model: Model, trainer: Trainer, x: Array, y: Array) -> Totals:
+def _measured(model: Fitted, trainer: Trainer, x: Array, y: Array) -> Totals:
     """Losses and hits of samples, as the network is now."""
     assert model.codes is not None
     totals = Totals()
@@ -218,10 +261,12 @@ def _measured(model: Model, trainer: Trainer, x: Array, y: Array) -> Totals:
     return totals
 
 
-def evaluate_on(model: Model, x: Any, y: Any, *, verbose: int) -> dict[str, float]:
+def evaluate_on(model: Fitted, x: Any, y: Any, *, verbose: int) -> dict[str, float]:
     """Loss and metrics of samples."""
     if model.loss is None:
-        raise UsageError(Diagnostic("train.loss", "the model has no loss", remedy="call compile(loss=...) first"))
+        raise UsageError(
+            Diagnostic("train.loss", "the model has no loss", remedy="call compile(loss=...) first")
+        )
     taken, given = _checked(model, x, y, "x", "y")
     if model.codes is None:
         model.codes = Codes.of(taken)
@@ -231,7 +276,7 @@ def evaluate_on(model: Model, x: Any, y: Any, *, verbose: int) -> dict[str, floa
     return found
 
 
-def predict_on(model: Model, x: Any) -> NDArray[np.float32]:
+def predict_on(model: Fitted, x: Any) -> NDArray[np.float32]:
     """Probabilities of samples."""
     build_for = getattr(model, "build_for", None)
     if build_for is not None:

@@ -1,7 +1,7 @@
 """The layers of Keras that X1 trains, each with Keras's arguments.
 
-What a layer does is declared once, beside its operation (compiler/ops); a class here gives it a name, arguments
-and weights.
+What a layer does is declared once, beside its operation (compiler/ops); a class here gives it a name,
+arguments and weights.
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ class Layer:
 
     positional: ClassVar[tuple[str, ...]] = ()
 
-    def __init__(self, *values: Any, name: str | None = None, trainable: bool = True, **arguments: Any) -> None:
+    def __init__(
+        self, *values: Any, name: str | None = None, trainable: bool = True, **arguments: Any
+    ) -> None:
         if len(values) > len(self.positional):
             raise TypeError(f"{type(self).__name__} takes {len(self.positional)} arguments without a name")
         given = dict(zip(self.positional, values, strict=False))
@@ -130,7 +132,7 @@ def initial(initializer: str, shape: tuple[int, ...], key: tuple[int, int]) -> A
 def fans(shape: tuple[int, ...]) -> tuple[int, int]:
     """How many inputs an output of a weight has, and how many outputs an input, as Keras counts."""
     if len(shape) < 2:
-        return (shape[0] if shape else 1,) * 2
+        return (shape[0], shape[0]) if shape else (1, 1)
     field = int(np.prod(shape[:-2]))
     return field * shape[-2], field * shape[-1]
 
@@ -148,7 +150,8 @@ def Input(shape: Sequence[int], name: str | None = None) -> Tensor:  # noqa: N80
 
 class Conv2D(Layer):
     """Conv2D(filters, kernel_size, strides=1, padding="valid", dilation_rate=1, groups=1, activation,
-    use_bias)."""
+    use_bias).
+    """
 
     positional = ("filters", "kernel_size", "strides", "padding")
 

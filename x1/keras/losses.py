@@ -29,12 +29,12 @@ class Loss(Frozen):
         return self.name == ONE_HOT
 
 
-def SparseCategoricalCrossentropy(from_logits: bool = False) -> Loss:  # noqa: FBT001, FBT002, N802
+def SparseCategoricalCrossentropy(from_logits: bool = False) -> Loss:  # noqa: N802
     """For labels that are numbers of classes."""
     return Loss(SPARSE, from_logits)
 
 
-def CategoricalCrossentropy(from_logits: bool = False) -> Loss:  # noqa: FBT001, FBT002, N802
+def CategoricalCrossentropy(from_logits: bool = False) -> Loss:  # noqa: N802
     """For labels that are rows with a 1 for the class."""
     return Loss(ONE_HOT, from_logits)
 

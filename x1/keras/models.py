@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from compiler.train.step import Network, network_of
+from compiler.train.step import TrainableNetwork, network_of
 from isa.support.diagnostics import Diagnostic, UsageError
 from isa.target import Target
 from x1.keras import losses, optimizers
@@ -29,7 +29,9 @@ EVALUATED: int = 32
 class Model:
     """A functional model: Model(inputs, outputs)."""
 
-    def __init__(self, inputs: Tensor | Sequence[Tensor], outputs: Tensor | Sequence[Tensor], name: str = "functional") -> None:
+    def __init__(
+        self, inputs: Tensor | Sequence[Tensor], outputs: Tensor | Sequence[Tensor], name: str = "functional"
+    ) -> None:
         given = [inputs] if isinstance(inputs, Tensor) else list(inputs)
         made = [outputs] if isinstance(outputs, Tensor) else list(outputs)
         if len(given) != 1 or len(made) != 1:
@@ -64,7 +66,13 @@ class Model:
         for layer in self.layers:
             if layer.name == name:
                 return layer
-        raise UsageError(Diagnostic("keras.model", f"there is no layer '{name}'", allowed=", ".join(str(l.name) for l in self.layers)))
+        raise UsageError(
+            Diagnostic(
+                "keras.model",
+                f"there is no layer '{name}'",
+                allowed=", ".join(str(layer.name) for layer in self.layers),
+            )
+        )
 
     @property
     def built(self) -> Built:
@@ -115,19 +123,23 @@ class Model:
 
     def summary(self, print_fn: Any = None) -> None:
         """Print the layers with the shapes of their results and the numbers of their weights."""
-        say = print_fn or (lambda text: sys.stdout.write(f"{text}\n"))
+        say: Callable[[str], object] = print_fn or _say
         shapes = [str((None, *v.shape[1:])) for v in self.built.values]
         rows = [
-            (f"{l.name} ({type(l).__name__})", shape, f"{sum(a.size for a in l.arrays.values()):,}")
-            for l, shape in zip(self.wiring.layers, shapes, strict=True)
-            if not isinstance(l, InputLayer)
+            (
+                f"{layer.name} ({type(layer).__name__})",
+                shape,
+                f"{sum(a.size for a in layer.arrays.values()):,}",
+            )
+            for layer, shape in zip(self.wiring.layers, shapes, strict=True)
+            if not isinstance(layer, InputLayer)
         ]
         head = ("Layer (type)", "Output Shape", "Param #")
         widths = [max(len(r[i]) for r in (head, *rows)) for i in range(3)]
         say(f'Model: "{self.name}"')
         for row in (head, tuple("-" * w for w in widths), *rows):
             say("  ".join((row[0].ljust(widths[0]), row[1].ljust(widths[1]), row[2].rjust(widths[2]))))
-        frozen = sum(a.size for l in self.layers if not l.trainable for a in l.arrays.values())
+        frozen = sum(a.size for layer in self.layers if not layer.trainable for a in layer.arrays.values())
         total = self.count_params()
         say(f"Total params: {total:,}")
         say(f"Trainable params: {total - frozen:,}")
@@ -135,7 +147,9 @@ class Model:
 
     # --- training --------------------------------------------------------------------------------
 
-    def compile(self, optimizer: Any = "rmsprop", loss: Any = None, metrics: Sequence[Any] | None = None) -> None:
+    def compile(
+        self, optimizer: Any = "rmsprop", loss: Any = None, metrics: Sequence[Any] | None = None
+    ) -> None:
         """Choose optimizer, loss and metrics; the optimizer begins anew.
 
         Raises:
@@ -158,10 +172,9 @@ class Model:
         callbacks: Sequence[Any] | None = None,
         validation_split: float = 0.0,
         validation_data: tuple[Any, Any] | None = None,
-        shuffle: bool = True,  # noqa: FBT001, FBT002
+        shuffle: bool = True,
         initial_epoch: int = 0,
         steps_per_epoch: int | None = None,
-        validation_batch_size: int | None = None,
         validation_freq: int = 1,
         *,
         device: str = "/device:X1",
@@ -170,10 +183,8 @@ class Model:
     ) -> History:
         """Train on samples x and labels y, on the simulated device; arguments as Keras has them.
 
-        Args:
-            device: "/device:X1".
-            target: the machine, a name or a file.
-            seed: of the order of the samples; that of `set_random_seed` if it is not given.
+        `device` is "/device:X1"; `target` the machine, a name or a file; `seed` decides the order of samples,
+        that of `set_random_seed` if it is not given.
 
         Raises:
             UsageError: data, options or a device that do not fit.
@@ -196,7 +207,7 @@ class Model:
         return fitting.run(x, y, validation_split, validation_data, callbacks or ())
 
     def evaluate(
-        self, x: Any, y: Any, batch_size: int | None = None, verbose: Any = 0, return_dict: bool = False  # noqa: FBT001, FBT002
+        self, x: Any, y: Any, batch_size: int | None = None, verbose: Any = 0, return_dict: bool = False
     ) -> Any:
         """Loss and metrics on samples: numbers in a list, or by name.
 
@@ -216,11 +227,11 @@ class Model:
 
     # --- the device ------------------------------------------------------------------------------
 
-    def network(self, batch: int) -> Network:
+    def network(self, batch: int) -> TrainableNetwork:
         """The model as a network to be trained, for a batch size."""
         return self._network(batch)[0]
 
-    def _network(self, batch: int) -> tuple[Network, dict[str, Array]]:
+    def _network(self, batch: int) -> tuple[TrainableNetwork, dict[str, Array]]:
         made = build(self.wiring, self.name, batch, self.seed)
         codes = self.codes or Codes.of(np.zeros(0, np.uint8))
         frozen = [name for name, (layer, _) in made.owners.items() if not layer.trainable]
@@ -231,7 +242,9 @@ class Model:
         self._pull()
         if self.trainer is None or (self.trainer.batches, self.trainer.target) != (batches, target):
             _, parameters = self._network(1)
-            self.trainer = Trainer(self.network, parameters, self.optimizer.chosen, batches, target, self.kept)
+            self.trainer = Trainer(
+                self.network, parameters, self.optimizer.chosen, batches, target, self.kept
+            )
         return self.trainer
 
     def runner(self) -> Trainer:
@@ -290,13 +303,17 @@ class Sequential(Model):
     @property
     def layers(self) -> list[Layer]:
         """The layers, without the input."""
-        return [l for l in self.wiring.layers if not isinstance(l, InputLayer)]
+        return [layer for layer in self.wiring.layers if not isinstance(layer, InputLayer)]
 
     def build_for(self, shape: tuple[int, ...]) -> None:
         """Let the shape of samples be known, if no layer has said it."""
         first = self.wiring.layers[0] if self.wiring.layers else None
         if first is not None and first.input_shape is None:
             first.input_shape = tuple(shape)
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
 
 
 def _require_accuracy(metric: Any) -> bool:

@@ -40,7 +40,8 @@ class KerasOptimizer:
 
     def rate(self, step: int) -> float:
         """The learning rate of a step, counted from 0: a number, or a schedule's."""
-        return float(self.learning_rate(step) if callable(self.learning_rate) else self.learning_rate)
+        rate: Any = self.learning_rate
+        return float(rate(step) if callable(rate) else rate)  # pyright: ignore[reportArgumentType]
 
     def get_config(self) -> dict[str, Any]:
         """Its options."""
@@ -57,7 +58,7 @@ def _made(name: str, options: Mapping[str, Any]) -> KerasOptimizer:
     return made
 
 
-def SGD(learning_rate: Any = 0.01, momentum: float = 0.0, nesterov: bool = False) -> KerasOptimizer:  # noqa: FBT001, FBT002, N802
+def SGD(learning_rate: Any = 0.01, momentum: float = 0.0, nesterov: bool = False) -> KerasOptimizer:  # noqa: N802
     """Gradient descent, with momentum if it is not 0."""
     if momentum:
         options = {"learning_rate": learning_rate, "momentum": momentum, "nesterov": nesterov}
@@ -66,17 +67,17 @@ def SGD(learning_rate: Any = 0.01, momentum: float = 0.0, nesterov: bool = False
 
 
 def Adam(learning_rate: Any = 0.001, **options: Any) -> KerasOptimizer:  # noqa: N802
-    """Adam(learning_rate=0.001, beta_1=0.9, beta_2=0.999, epsilon=1e-7)."""
+    """The options beta_1=0.9, beta_2=0.999, epsilon=1e-7."""
     return _made("adam", {"learning_rate": learning_rate, **options})
 
 
 def AdamW(learning_rate: Any = 0.001, **options: Any) -> KerasOptimizer:  # noqa: N802
-    """AdamW(learning_rate=0.001, weight_decay=0.004, ...)."""
+    """As Adam, and weight_decay=0.004."""
     return _made("adamw", {"learning_rate": learning_rate, **options})
 
 
 def RMSprop(learning_rate: Any = 0.001, **options: Any) -> KerasOptimizer:  # noqa: N802
-    """RMSprop(learning_rate=0.001, rho=0.9, epsilon=1e-7), not centered."""
+    """The options rho=0.9, epsilon=1e-7; not centered."""
     return _made("rmsprop", {"learning_rate": learning_rate, **options})
 
 
@@ -92,13 +93,12 @@ def get(identifier: Any) -> KerasOptimizer:
     if isinstance(identifier, KerasOptimizer):
         return identifier
     if isinstance(identifier, str):
-        name, options = identifier.lower(), {}
+        name, options = identifier.lower(), dict[str, Any]()
     else:
-        config = dict(identifier if isinstance(identifier, Mapping) else identifier.get_config())
-        name = str(config.pop("name", type(identifier).__name__)).lower()
+        given: Any = identifier.get_config() if hasattr(identifier, "get_config") else identifier
+        config: dict[str, Any] = dict(given)
+        name = str(config.pop("name", "")).lower()
         options = {k: v for k, v in config.items() if not _is_neutral(name, k, v)}
-        if name in ("sgd", "adamw"):
-            pass
     if name not in NAMED:
         raise UsageError(not_among("train.optimizer", f"there is no optimizer '{name}'", name, list(NAMED)))
     if name == "sgd" and not options.get("momentum"):

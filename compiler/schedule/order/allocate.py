@@ -50,8 +50,8 @@ def allocate(
 ) -> dict[Memory, int]:
     """Give every buffer its address; the bytes, or rows of the accumulators, used of every memory.
 
-    `layers` are the names of the operations' layers. What is kept for the whole run begins in its memory where
-    `begin` says. The state lies where it is.
+    `layers` are the names of the operations' layers. What is kept for the whole run begins in its memory
+    where `begin` says. The state lies where it is.
 
     Raises:
         AllocationError: a memory on the chip is too small.
@@ -70,8 +70,10 @@ def allocate(
         elif memory in (Memory.ARENA, *limits):
             used[memory] = pack(mine)
             _require_disjoint(mine)
-        elif memory is Memory.STATE:
-            used[memory] = max((p.buffer.address + p.buffer.size for p in mine if p.buffer.address is not None), default=0)
+        elif memory is Memory.STATE and all(p.buffer.address is not None for p in mine):
+            used[memory] = max(
+                (p.buffer.address + p.buffer.size for p in mine if p.buffer.address is not None), default=0
+            )
             continue
         else:
             used[memory] = _line_up(mine, (begin or {}).get(memory, 0))

@@ -1,4 +1,4 @@
-"""What the planners of a step share beside the tiles: numbers, rows of the state, sums in the accumulators."""
+"""What the planners of a step share beside tiles: numbers, rows of the state, sums in accumulators."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import Any, Final, TypeVar
 from compiler.ir.graph import Node, TupleElement
 from compiler.ir.op import Op
 from compiler.schedule.builder import Builder, Span, View, Views, spans, tiles_of
+from compiler.schedule.options import StepOptions
 from compiler.schedule.step.numbers import Numbers
-from compiler.schedule.step.rows import WORD, Rows
+from compiler.schedule.step.rows import WORD, StateRows
 from compiler.schedule.tile_graph import REGION, UNPLACED, Buffer, Memory, Ref, Tensor
 from isa.instructions.control import ScalarSet
 from isa.instructions.dma import Load, OnChip, Store
@@ -18,7 +19,7 @@ from isa.instructions.vector import Requant, Requantize
 from isa.instructions.vector_words import Function32, Source32, Vector32
 from isa.memory_map import GRANULE_BYTES
 from isa.spec import greatest
-from isa.support.records import Frozen, field
+from isa.support.records import Frozen, field, replace
 
 MAX_ROWS = greatest(Load, "n1")
 MAX_WORD_ROWS = greatest(Vector32, "rows")
@@ -30,7 +31,13 @@ class Row(Frozen):
     ref: Ref
 
 
-Words = Ref | Row | float
+class Constant(Frozen):
+    """A float32 number that the compiler knows."""
+
+    value: float
+
+
+Words = Ref | Row | Constant
 """Where `v32` finds an operand: rows or a register, one row, a constant."""
 
 
@@ -39,10 +46,11 @@ class StepBuilder(Builder):
 
     homes: dict[int, Ref] = field(default_factory=dict[int, Ref])
     """Where numbers and tensors of the state lie, by node."""
-    layouts: dict[int, Rows] = field(default_factory=dict[int, Rows])
+    layouts: dict[int, StateRows] = field(default_factory=dict[int, StateRows])
     """The rows of the tensors of the state, by node."""
     sums: dict[int, Buffer] = field(default_factory=dict[int, Buffer])
     """Rows of accumulators that hold sums over a batch, by node."""
+    choices: StepOptions = field(default_factory=StepOptions)
     constants: dict[bytes, Ref] = field(default_factory=dict[bytes, Ref])
     """What the parameter memory holds for the whole program."""
     deferred: set[int] = field(default_factory=set[int])
@@ -118,9 +126,9 @@ class StepBuilder(Builder):
         fields: dict[str, Any] = {}
         bind: dict[str, Ref] = {"d": d}
         for name, operand in (("a", a), ("b", b)):
-            if isinstance(operand, float):
+            if isinstance(operand, Constant):
                 fields[f"s{name}"] = Source32.PRM
-                bind["prm"] = self.constant(struct.pack("<ff", operand, operand))
+                bind["prm"] = self.constant(struct.pack("<ff", operand.value, operand.value))
             elif isinstance(operand, Row):
                 fields[f"s{name}"] = Source32.ROW
                 bind[name] = operand.ref
@@ -150,9 +158,9 @@ class StepBuilder(Builder):
         self.fill(Ref(made), self.cols * WORD, rows)
         return made
 
-    def quantize(self, acc: Ref, out: Ref, exponent: Ref, **shape: int) -> None:
+    def quantize(self, shape: Requantize, acc: Ref, out: Ref, exponent: Ref) -> None:
         """Rows of float32 to codes by an exponent."""
-        instr = Requantize(mode=Requant.FLOAT, lo=-127, hi=127, sreg=UNPLACED, **shape)
+        instr = replace(shape, mode=Requant.FLOAT, lo=-127, hi=127, sreg=UNPLACED)
         self.emit(instr, {"acc": acc, "out": out, "sreg": exponent})
 
     def number_of(self, value: int) -> Ref:
@@ -170,7 +178,7 @@ class StepBuilder(Builder):
 
 
 Tiles = Callable[["StepBuilder", Node, Views, Tensor, int], Sequence[Callable[[], None]]]
-"""(builder, node, where its operands are, its result, bytes of the scratchpad it may use) to its tiles in order."""
+"""(builder, node, where its operands are, its result, bytes of the scratchpad it may use) to its tiles."""
 GRADUAL: Final[dict[type[Op], Tiles]] = {}
 """Operations that can be made tile by tile beside others."""
 TilesT = TypeVar("TilesT", bound=Tiles)

@@ -11,21 +11,16 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Final
 
-import compiler.schedule.step.convolution  # noqa: F401  # pyright: ignore[reportUnusedImport]
-import compiler.schedule.step.loss
-import compiler.schedule.step.maps
-import compiler.schedule.step.parameters
-import compiler.schedule.step.sums
-import compiler.schedule.step.update  # noqa: F401  # pyright: ignore[reportUnusedImport]
+import compiler.schedule.step.tiles  # noqa: F401  # pyright: ignore[reportUnusedImport]  (declares)
 from compiler.ir.graph import Graph, Input, Node, TupleElement
 from compiler.ir.work import LowerBound
 from compiler.ops.max_pool import MaxPool
 from compiler.ops.shapes import Reshape, unreshaped
 from compiler.schedule.builder import Span, Stripe, View, device_shape
-from compiler.schedule.options import ScheduleOptions
+from compiler.schedule.options import ScheduleOptions, StepOptions
 from compiler.schedule.segments.plan import Plan
 from compiler.schedule.step.builder import GRADUAL, StepBuilder
-from compiler.schedule.step.rows import WORD, Layout, Rows
+from compiler.schedule.step.rows import WORD, Layout, StateRows
 from compiler.schedule.tile_graph import Buffer, Layer, LineBuffer, Memory, Ref, Tensor, aligned
 from compiler.schedule.tiles.planners import planner_of
 from compiler.train.integer.convolution import Conv2dWeightSums, Interleave, StepConv2d, TurnWeights
@@ -34,13 +29,22 @@ from compiler.train.integer.pooling import Mask, MaxPoolErrors
 from compiler.train.integer.sums import ChannelSums, StepAdd
 from compiler.train.integer.update import Update
 from compiler.train.integer.weights import QuantizeBias, QuantizeWeights
-from compiler.train.lowering import State
+from compiler.train.lowering import StateTensor
 from compiler.train.scalars import ScalarFunction
 from isa.memory_map import GRANULE_BYTES
 from isa.support.records import Frozen
 from isa.target import Target
 
-ON_IMAGES: Final = (StepConv2d, MaxPool, MaxPoolErrors, Mask, StepAdd, Interleave, ChannelSums, Conv2dWeightSums)
+ON_IMAGES: Final = (
+    StepConv2d,
+    MaxPool,
+    MaxPoolErrors,
+    Mask,
+    StepAdd,
+    Interleave,
+    ChannelSums,
+    Conv2dWeightSums,
+)
 """Operations that work on one image after another."""
 ON_ARRAY: Final = (StepConv2d, ChannelSums, Conv2dWeightSums)
 """Those of them that begin on the array."""
@@ -58,21 +62,21 @@ class StateBuffers(Frozen):
     """The state region: what lies where, the same for every stream of a binary."""
 
     buffers: Mapping[str, Buffer]
-    layouts: Mapping[str, Rows]
+    layouts: Mapping[str, StateRows]
     numbers: Mapping[str, int]
     """Where each number lies in the first buffer, in bytes."""
     size: int
 
     @staticmethod
-    def of(states: Sequence[State], cols: int) -> StateBuffers:
+    def of(states: Sequence[StateTensor], cols: int) -> StateBuffers:
         """Numbers first, then the rows of every tensor."""
         numbers = {s.name: i * WORD for i, s in enumerate(s for s in states if not s.before.shape)}
         buffers = {"": Buffer("numbers", Memory.STATE, max(len(numbers) * WORD, WORD), address=0)}
-        layouts: dict[str, Rows] = {}
+        layouts: dict[str, StateRows] = {}
         end = aligned(buffers[""].size)
         for state in states:
             if state.before.shape:
-                layouts[state.name] = Rows.of(state.before.shape, cols)
+                layouts[state.name] = StateRows.of(state.before.shape, cols)
                 size = layouts[state.name].bytes
                 buffers[state.name] = Buffer(state.name, Memory.STATE, size, address=end)
                 end = aligned(end + size)
@@ -89,27 +93,28 @@ class StepPlanner:
         target: the machine.
         options: what schedules may do.
         fill: the part of the scratchpad that values may hold.
-        again: for which part of the images a convolution is computed again rather than stored for later.
+        choices: what schedules may differ in.
     """
 
     def __init__(
         self,
         graph: Graph,
-        states: Sequence[State],
+        states: Sequence[StateTensor],
         place: StateBuffers,
         target: Target,
         options: ScheduleOptions,
         fill: float,
-        again: float = 0.0,
+        choices: StepOptions,
     ) -> None:
         self.graph, self.states, self.place, self.target = graph, states, place, target
         self.b = StepBuilder(target, options)
+        self.b.choices = choices
         self.b.find = self.view
         self.plan = Plan(self.b.graph)
         self.layers: dict[int, Layer] = {}
         self.lines: dict[tuple[int, int], LineBuffer] = {}
         """Where a run has an image of a value, by value and image."""
-        self.again = again
+        self.again = choices.again
         self.room = int(target.spm.bytes * fill)
         self.nodes = [n for n in graph.nodes() if self._is_layer(n)]
         self.index = {n.id: i for i, n in enumerate(self.nodes)}
@@ -130,9 +135,7 @@ class StepPlanner:
 
     @staticmethod
     def _is_layer(node: Node) -> bool:
-        return not (
-            node.is_constant or isinstance(node.op, (Input, TupleElement, Reshape, ScalarFunction))
-        )
+        return not (node.is_constant or isinstance(node.op, (Input, TupleElement, Reshape, ScalarFunction)))
 
     def run(self) -> Plan:
         """The tile graph."""
@@ -263,8 +266,10 @@ class StepPlanner:
     def _may_stay(self, node: Node) -> bool:
         """Codes of maps, and weights that `gemm` reads as they lie."""
         if isinstance(node.op, QuantizeWeights):
-            return Rows.of(node.shape, self.target.mx.cols).layout is not Layout.KERNEL
-        return node.type.dtype.is_code and not isinstance(node.op, TurnWeights) and node.id not in self.outputs
+            return StateRows.of(node.shape, self.target.mx.cols).layout is not Layout.KERNEL
+        return (
+            node.type.dtype.is_code and not isinstance(node.op, TurnWeights) and node.id not in self.outputs
+        )
 
     def _users(self, node: Node) -> list[Node]:
         """The layers that read a value, also through reshapes."""
@@ -283,7 +288,7 @@ class StepPlanner:
         left = self.target.acc.rows // SUMS_SHARE
         for node in self.nodes:
             if isinstance(node.op, Conv2dWeightSums):
-                rows = Rows.of(node.shape, self.target.mx.cols).count
+                rows = StateRows.of(node.shape, self.target.mx.cols).count
                 if rows <= left:
                     left -= rows
                 else:
@@ -444,7 +449,7 @@ class StepPlanner:
     def _leave_numbers(self) -> None:
         """What the next step finds: all is computed before any of it is stored."""
         numbers = [s for s in self.states if s.after is not None and not s.before.shape]
-        moved = [s for s in numbers if isinstance(s.after.op, Input)] if numbers else []
+        moved = [s for s in numbers if s.after is not None and isinstance(s.after.op, Input)]
         for state in numbers:
             assert state.after is not None
             self.b.numbers.read(state.after)
@@ -471,7 +476,9 @@ class StepPlanner:
             elif isinstance(node.op, TupleElement) and node.op.index == 0:
                 self.plan.views[node.id] = self.view(node.inputs[0])
             else:
-                self.plan.views[node.id] = View(self._tensor(node, self._home(node)), device_shape(node.shape))
+                self.plan.views[node.id] = View(
+                    self._tensor(node, self._home(node)), device_shape(node.shape)
+                )
                 self.plan.views[node.id].tensor.delivered = self._leaves(node)
         return self.plan.views[node.id]
 
@@ -520,4 +527,3 @@ def _packed_bytes(node: Node, cols: int) -> int:
         return node.type.elements
     out, ins, kh, kw = node.shape
     return -(-out // cols) * cols * ins * kh * kw
-

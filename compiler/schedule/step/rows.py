@@ -1,7 +1,7 @@
 """How a tensor of the state lies in its region: rows of as many float32 as the array has columns.
 
-They are the rows in which `wgrad` sums gradients, and, a byte for a word, in which `conv` reads weights. Lanes
-beyond a tensor's channels are 0, and stay so.
+They are the rows in which `wgrad` sums gradients, and, a byte for a word, in which `conv` reads weights.
+Lanes beyond a tensor's channels are 0, and stay so.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Layout(StrEnum):
     """Elements."""
 
 
-class Rows(Frozen):
+class StateRows(Frozen):
     """The rows of a tensor on an array with so many columns."""
 
     layout: Layout
@@ -43,14 +43,14 @@ class Rows(Frozen):
     cols: int
 
     @staticmethod
-    def of(shape: Shape, cols: int) -> Rows:
+    def of(shape: Shape, cols: int) -> StateRows:
         """The layout of a parameter of a shape: (out, in, kh, kw), (rows, columns) or (elements)."""
         if len(shape) == 4:
-            return Rows(Layout.KERNEL, shape, cols)
+            return StateRows(Layout.KERNEL, shape, cols)
         if len(shape) == 2:
             turned = 2 * shape[1] <= cols and shape[1] < shape[0] <= LONGEST_TURNED
-            return Rows(Layout.TURNED if turned else Layout.MATRIX, shape, cols)
-        return Rows(Layout.VECTOR, (math.prod(shape),), cols)
+            return StateRows(Layout.TURNED if turned else Layout.MATRIX, shape, cols)
+        return StateRows(Layout.VECTOR, (math.prod(shape),), cols)
 
     @property
     def lanes(self) -> int:
@@ -101,4 +101,8 @@ class Rows(Frozen):
 
     def _order(self) -> list[int]:
         """The axes, that of the lanes first, then those of the rows."""
-        return [0, 2, 3, 1] if self.layout is Layout.KERNEL else ([1, 0] if self.lanes else [*range(len(self.shape))])
+        return (
+            [0, 2, 3, 1]
+            if self.layout is Layout.KERNEL
+            else ([1, 0] if self.lanes else [*range(len(self.shape))])
+        )

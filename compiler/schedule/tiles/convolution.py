@@ -158,7 +158,7 @@ class ConvGroup(Frozen):
 
 
 class ConvKind:
-    """Where the weights of a convolution come from, and how its sums become codes: constants, one scale each."""
+    """Where weights of a convolution come from, and how sums become codes: constants, a scale each."""
 
     def geometry(self, node: Node) -> tuple[Pair, Pair, Pads]:
         """Strides, dilations and pads."""
@@ -217,9 +217,15 @@ def _convolved_rows(node: Node, index: int) -> Window:
 
 
 @tiles_of(QConv2d, reads=_convolved_rows)
-def plan_conv(b: Builder, node: Node, operation: Op, view: Views, out: Tensor, budget: int) -> None:
+def plan_conv(b: Builder, node: Node, operation: QConv2d, view: Views, out: Tensor, budget: int) -> None:
+    """A convolution with constant weights."""
+    del operation
+    convolve(b, node, view, out, budget)
+
+
+def convolve(b: Builder, node: Node, view: Views, out: Tensor, budget: int) -> None:
     """A convolution: tiles over channels, rows and columns; each a sum of parts, then requantized."""
-    kind = KINDS[type(operation)]
+    kind = KINDS[type(node.op)]
     if b.once("depthwise", lambda: kind.is_depthwise(node)):
         plan_depthwise(b, node, view(0), out, budget)
         return

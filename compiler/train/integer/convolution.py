@@ -14,10 +14,10 @@ from compiler.ir.types import DType, Shape, TensorType
 from compiler.ops.conv2d import Conv2d, convolved_shape, grouped_product
 from compiler.ops.conv2d_gradient import Conv2dInputGradient, Conv2dWeightGradient
 from compiler.ops.sliding_window import Pads, Pair, windows
-from compiler.train.scalars import NUMBER
 from compiler.train.integer.sums import is_rectified, requantized, shifted
 from compiler.train.integer.weights import bias_of, weights_of
 from compiler.train.lowering import Fixed, Lowerer, code_type, integer_rule
+from compiler.train.scalars import NUMBER
 from isa import arithmetic
 from isa.support.records import Frozen
 
@@ -132,12 +132,18 @@ class Taps(Frozen):
     after: int
 
     @staticmethod
-    def of(phase: int, extent: int, errors: int, taps: int, stride: int, dilation: int, pad: int) -> Taps | None:
+    def of(
+        phase: int, extent: int, errors: int, taps: int, stride: int, dilation: int, pad: int
+    ) -> Taps | None:
         """For inputs phase, phase + stride, ... of so many, and so many errors; None where no tap meets them.
 
         Input phase + stride*q meets tap k in error q + (phase + pad - k*dilation) / stride.
         """
-        met = {(phase + pad - k * dilation) // stride: k for k in range(taps) if (phase + pad - k * dilation) % stride == 0}
+        met = {
+            (phase + pad - k * dilation) // stride: k
+            for k in range(taps)
+            if (phase + pad - k * dilation) % stride == 0
+        }
         if not met:
             return None
         step = dilation // math.gcd(dilation, stride)
@@ -152,26 +158,26 @@ class Taps(Frozen):
 
 
 @integer_rule(Conv2d)
-def lower_conv(l: Lowerer, node: Node, operation: Conv2d) -> Fixed:
+def lower_conv(lower: Lowerer, node: Node, operation: Conv2d) -> Fixed:
     """Codes of the sums; unsigned ones where a ReLU follows."""
     x, w, b = node.inputs
-    value: Fixed = l[x]
-    codes, exponent = weights_of(l, w)
-    e = l.plus(value.exponent, exponent)
-    unsigned = is_rectified(l, node, operation.clamp)
+    value: Fixed = lower[x]
+    codes, exponent = weights_of(lower, w)
+    e = lower.plus(value.exponent, exponent)
+    unsigned = is_rectified(lower, node, operation.clamp)
     made = StepConv2d(operation.strides, operation.pads, operation.dilations, operation.groups, unsigned)
-    operands = (value.node, codes, bias_of(l, b, e, value.c))
-    return requantized(l, node, made, operands, e, value.c, f"{node.name}/y")
+    operands = (value.node, codes, bias_of(lower, b, e, value.c))
+    return requantized(lower, node, made, operands, e, value.c, f"{node.name}/y")
 
 
 @integer_rule(Conv2dInputGradient)
-def lower_input_gradient(l: Lowerer, node: Node, operation: Conv2dInputGradient) -> Fixed:
+def lower_input_gradient(lower: Lowerer, node: Node, operation: Conv2dInputGradient) -> Fixed:
     """A convolution of the errors with the weights turned around."""
     g, w = node.inputs
-    value: Fixed = l[g]
-    codes, exponent = weights_of(l, w)
-    e = l.plus(value.exponent, exponent)
-    shift = l.shift(node.name)
+    value: Fixed = lower[g]
+    codes, exponent = weights_of(lower, w)
+    e = lower.plus(value.exponent, exponent)
+    shift = lower.shift(node.name)
     maps: dict[Pair, Node] = {}
     seen: list[Node] = []
     for phase in np.ndindex(*operation.strides):
@@ -187,36 +193,44 @@ def lower_input_gradient(l: Lowerer, node: Node, operation: Conv2dInputGradient)
             )
             for i in (0, 1)
         )
-        if rows is None or columns is None or min(phase[0] - operation.shape[1], phase[1] - operation.shape[2]) >= 0:
+        if (
+            rows is None
+            or columns is None
+            or min(phase[0] - operation.shape[1], phase[1] - operation.shape[2]) >= 0
+        ):
             continue
-        turned = _turned(l, w, codes, TurnWeights(operation.groups, rows.kernel, columns.kernel))
-        zeros = l.graph.const(np.zeros(turned.shape[0], np.int32), "nothing")
+        turned = _turned(lower, w, codes, TurnWeights(operation.groups, rows.kernel, columns.kernel))
+        zeros = lower.graph.const(np.zeros(turned.shape[0], np.int32), "nothing")
         pads = (rows.before, columns.before, rows.after, columns.after)
         made = StepConv2d((1, 1), pads, (rows.dilation, columns.dilation), operation.groups)
         name = node.name if operation.strides == (1, 1) else f"{node.name}/{phase[0]}_{phase[1]}"
-        maps[phase] = l.add(made, (value.node, turned, zeros, shift), name, node)
-        seen.append(l.graph.element(maps[phase], 1, f"{name}/seen"))
-    l.observed(node.name, functools.reduce(lambda a, b: l.scalar("max", a, b), seen), unsigned=False)
-    result = maps[0, 0] if operation.strides == (1, 1) else l.add(
-        Interleave(operation.shape, operation.strides, tuple(maps)), tuple(maps.values()), node.name, node
+        maps[phase] = lower.add(made, (value.node, turned, zeros, shift), name, node)
+        seen.append(lower.graph.element(maps[phase], 1, f"{name}/seen"))
+    lower.observed(node.name, functools.reduce(lambda a, b: lower.scalar("max", a, b), seen), unsigned=False)
+    result = (
+        maps[0, 0]
+        if operation.strides == (1, 1)
+        else lower.add(
+            Interleave(operation.shape, operation.strides, tuple(maps)), tuple(maps.values()), node.name, node
+        )
     )
-    return Fixed(result, l.plus(e, shift), value.c)
+    return Fixed(result, lower.plus(e, shift), value.c)
 
 
-def _turned(l: Lowerer, w: Node, codes: Node, turn: TurnWeights) -> Node:
+def _turned(lower: Lowerer, w: Node, codes: Node, turn: TurnWeights) -> Node:
     """The codes of a parameter turned around, once for all that need them so."""
-    if (w.id, turn) not in l.made:
-        number = sum(isinstance(k, tuple) and k[0] == w.id for k in l.made)
-        l.made[w.id, turn] = l.add(turn, (codes,), f"{w.name}/turned_{number}", w)
-    return l.made[w.id, turn]
+    if (w.id, turn) not in lower.made:
+        places = "_".join(map(str, (*turn.rows, "x", *turn.columns)))
+        lower.made[w.id, turn] = lower.add(turn, (codes,), f"{w.name}/turned_{places}", w)
+    return lower.made[w.id, turn]
 
 
 @integer_rule(Conv2dWeightGradient)
-def lower_weight_gradient(l: Lowerer, node: Node, operation: Conv2dWeightGradient) -> Fixed:
+def lower_weight_gradient(lower: Lowerer, node: Node, operation: Conv2dWeightGradient) -> Fixed:
     """Sums over the batch."""
-    x, g = (l[i] for i in node.inputs)
+    x, g = (lower[i] for i in node.inputs)
     made = Conv2dWeightSums(
         operation.strides, operation.pads, operation.dilations, operation.groups, operation.shape
     )
-    sums = l.add(made, (x.node, g.node), node.name, node)
-    return Fixed(sums, l.plus(x.exponent, g.exponent), x.c * g.c)
+    sums = lower.add(made, (x.node, g.node), node.name, node)
+    return Fixed(sums, lower.plus(x.exponent, g.exponent), x.c * g.c)

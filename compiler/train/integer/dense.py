@@ -12,10 +12,10 @@ from compiler.ir.op import Array, Op, ShapeError, op
 from compiler.ir.types import DType, TensorType
 from compiler.ops.gemm import Gemm
 from compiler.ops.shapes import Transpose
-from compiler.train.scalars import NUMBER
 from compiler.train.integer.sums import is_rectified, requantized, shifted
 from compiler.train.integer.weights import bias_of, weights_of
 from compiler.train.lowering import Fixed, Lowerer, code_type, integer_rule
+from compiler.train.scalars import NUMBER
 from isa import arithmetic
 from isa.support.records import Frozen
 
@@ -86,31 +86,31 @@ class Turned(Frozen):
 
 
 @integer_rule(Transpose)
-def lower_transpose(l: Lowerer, node: Node, operation: Transpose) -> Turned:
+def lower_transpose(lower: Lowerer, node: Node, operation: Transpose) -> Turned:
     """Of a matrix, for the gradients of a product."""
     if operation.perm != (1, 0):
-        l.fail(node, f"'{node.name}' moves axes, which no step of training does yet")
+        lower.fail(node, f"'{node.name}' moves axes, which no step of training does yet")
     return Turned(node.inputs[0])
 
 
 @integer_rule(Gemm)
-def lower_gemm(l: Lowerer, node: Node, operation: Gemm) -> Fixed:
+def lower_gemm(lower: Lowerer, node: Node, operation: Gemm) -> Fixed:
     """A layer, or one of the two products on its way back."""
     a, b, bias = node.inputs
-    left, right = l.values.get(a.id), l.values.get(b.id)
+    left, right = lower.values.get(a.id), lower.values.get(b.id)
     if isinstance(left, Turned):
-        x, g = l[left.node], l[b]
-        sums = l.add(DenseWeightSums(), (x.node, g.node), node.name, node)
-        return Fixed(sums, l.plus(x.exponent, g.exponent), x.c * g.c)
+        x, g = lower[left.node], lower[b]
+        sums = lower.add(DenseWeightSums(), (x.node, g.node), node.name, node)
+        return Fixed(sums, lower.plus(x.exponent, g.exponent), x.c * g.c)
     weights = right.node if isinstance(right, Turned) else b
-    codes, exponent = weights_of(l, weights)
-    value: Fixed = l[a]
+    codes, exponent = weights_of(lower, weights)
+    value: Fixed = lower[a]
     c = value.c * Fraction(operation.alpha)
-    e = l.plus(value.exponent, exponent)
-    operands = (value.node, codes, bias_of(l, bias, e, c))
-    if node is l.logits:
-        return Fixed(l.add(DenseSums(), operands, f"{node.name}/logits", node), e, c)
-    unsigned = is_rectified(l, node, operation.clamp)
+    e = lower.plus(value.exponent, exponent)
+    operands = (value.node, codes, bias_of(lower, bias, e, c))
+    if node is lower.logits:
+        return Fixed(lower.add(DenseSums(), operands, f"{node.name}/logits", node), e, c)
+    unsigned = is_rectified(lower, node, operation.clamp)
     turned = isinstance(right, Turned)
     key = node.name if turned else f"{node.name}/y"
-    return requantized(l, node, StepDense(unsigned, turned), operands, e, c, key)
+    return requantized(lower, node, StepDense(unsigned, turned), operands, e, c, key)

@@ -75,19 +75,19 @@ class StepSoftmax(Op):
 
 
 @integer_rule(CategoricalCrossentropy)
-def lower_loss(l: Lowerer, node: Node, operation: CategoricalCrossentropy) -> None:
+def lower_loss(lower: Lowerer, node: Node, operation: CategoricalCrossentropy) -> None:
     """The host makes the number of the records that the errors leave."""
-    del l, node, operation
+    del lower, node, operation
 
 
 @integer_rule(CategoricalCrossentropyGradient)
-def lower_errors(l: Lowerer, node: Node, operation: CategoricalCrossentropyGradient) -> Fixed:
+def lower_errors(lower: Lowerer, node: Node, operation: CategoricalCrossentropyGradient) -> Fixed:
     """Errors in units of 2^-7; that the loss is a mean, the update knows."""
     del operation
     logits, labels = node.inputs
-    value: Fixed = l[logits]
-    given = l.graph.input("labels", DType.I32, labels.shape)
+    value: Fixed = lower[logits]
+    given = lower.graph.input("labels", DType.I32, labels.shape)
     made = SoftmaxErrors(float(value.c))
-    errors = l.add(made, (value.node, l.number(value.exponent), given), node.name, node)
-    l.records.append(("records", l.graph.element(errors, 1, "records")))
-    return Fixed(errors, l.constant(ERROR_EXPONENT), Fraction(1))
+    errors = lower.add(made, (value.node, lower.number(value.exponent), given), node.name, node)
+    lower.records.append(("records", lower.graph.element(errors, 1, "records")))
+    return Fixed(errors, lower.constant(ERROR_EXPONENT), Fraction(1))

@@ -14,6 +14,7 @@ from compiler.ops.activation import ClampGradient
 from compiler.ops.max_pool import MaxPool
 from compiler.ops.pool_gradient import MaxPoolGradient
 from compiler.ops.sliding_window import Pads, Pair
+from compiler.train.integer.sums import RELU
 from compiler.train.lowering import Fixed, Lowerer, integer_rule
 from isa import arithmetic
 from isa.support.records import replace
@@ -70,31 +71,33 @@ def overlap_bits(kernel: Pair, strides: Pair) -> int:
 
 
 @integer_rule(MaxPool)
-def lower_max_pool(l: Lowerer, node: Node, operation: MaxPool) -> Fixed:
+def lower_max_pool(lower: Lowerer, node: Node, operation: MaxPool) -> Fixed:
     """Codes as they are."""
-    value: Fixed = l[node.inputs[0]]
-    return replace(value, node=l.add(operation, (value.node,), node.name, node))
+    value: Fixed = lower[node.inputs[0]]
+    return replace(value, node=lower.add(operation, (value.node,), node.name, node))
 
 
 @integer_rule(MaxPoolGradient)
-def lower_max_pool_gradient(l: Lowerer, node: Node, operation: MaxPoolGradient) -> Fixed:
+def lower_max_pool_gradient(lower: Lowerer, node: Node, operation: MaxPoolGradient) -> Fixed:
     """Shifted where windows overlap."""
-    x, g = (l[i] for i in node.inputs)
+    x, g = (lower[i] for i in node.inputs)
     if operation.dilations != (1, 1):
-        l.fail(node, f"'{node.name}' comes from a dilated pooling", "dilation 1")
+        lower.fail(node, f"'{node.name}' comes from a dilated pooling", "dilation 1")
     bits = overlap_bits(operation.kernel, operation.strides)
     made = MaxPoolErrors(operation.kernel, operation.strides, operation.pads, bits)
-    exponent = g.exponent if not bits else l.scalar("add", l.number(g.exponent), imm=bits)
-    return Fixed(l.add(made, (x.node, g.node), node.name, node), exponent, g.c)
+    exponent = g.exponent if not bits else lower.scalar("add", lower.number(g.exponent), imm=bits)
+    return Fixed(lower.add(made, (x.node, g.node), node.name, node), exponent, g.c)
 
 
 @integer_rule(ClampGradient)
-def lower_clamp_gradient(l: Lowerer, node: Node, operation: ClampGradient) -> Fixed:
+def lower_clamp_gradient(lower: Lowerer, node: Node, operation: ClampGradient) -> Fixed:
     """Errors pass where a ReLU gives something; a pooling that comes after it sees that itself."""
-    error, y = (l[i] for i in node.inputs)
+    if (operation.low, operation.high) != RELU:
+        lower.fail(node, f"'{node.name}' comes from a clamp that is no ReLU", "0..inf")
+    error, y = (lower[i] for i in node.inputs)
     pooled = error.node.op
     if isinstance(pooled, MaxPoolErrors) and error.node.inputs[0] is y.node:
-        made = l.add(replace(pooled, rectified=True), error.node.inputs, node.name, node)
+        made = lower.add(replace(pooled, rectified=True), error.node.inputs, node.name, node)
     else:
-        made = l.add(Mask(0, 256), (error.node, y.node), node.name, node)
+        made = lower.add(Mask(0, 256), (error.node, y.node), node.name, node)
     return replace(error, node=made)

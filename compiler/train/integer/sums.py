@@ -14,8 +14,8 @@ from compiler.ir.types import DType, TensorType
 from compiler.ops.add import Add
 from compiler.ops.reduce import Reduce, Spread
 from compiler.ops.shapes import Reshape
-from compiler.train.scalars import NUMBER
 from compiler.train.lowering import Fixed, Lowerer, code_bounds, code_type, integer_rule
+from compiler.train.scalars import NUMBER
 from isa import arithmetic
 from isa.support.records import replace
 
@@ -32,15 +32,15 @@ def shifted(sums: Array, shift: int, dtype: DType) -> tuple[Array, Array]:
     return codes, np.asarray(min(int(greatest), arithmetic.INT32_MAX), np.int32)
 
 
-def is_rectified(l: Lowerer, node: Node, clamp: tuple[float, float] | None) -> bool:
+def is_rectified(lower: Lowerer, node: Node, clamp: tuple[float, float] | None) -> bool:
     """Whether a ReLU follows sums: its codes have no sign."""
     if clamp not in (None, RELU):
-        l.fail(node, f"'{node.name}' ends in a clamp to {clamp[0]:g}..{clamp[1]:g}", "0..inf")
+        lower.fail(node, f"'{node.name}' ends in a clamp to {clamp[0]:g}..{clamp[1]:g}", "0..inf")
     return clamp is not None
 
 
 def requantized(
-    l: Lowerer,
+    lower: Lowerer,
     node: Node,
     operation: Op,
     operands: Sequence[Node],
@@ -49,10 +49,10 @@ def requantized(
     key: str,
 ) -> Fixed:
     """The result of an operation that ends in a shift, which it takes as its last operand."""
-    shift = l.shift(key)
-    made = l.add(operation, (*operands, shift), key, node)
-    l.observed(key, l.graph.element(made, 1, f"{key}/seen"), unsigned=made.type.dtype is DType.U8)
-    return Fixed(made, l.plus(exponent, shift), c)
+    shift = lower.shift(key)
+    made = lower.add(operation, (*operands, shift), key, node)
+    lower.observed(key, lower.graph.element(made, 1, f"{key}/seen"), unsigned=made.type.dtype is DType.U8)
+    return Fixed(made, lower.plus(exponent, shift), c)
 
 
 @op("t.add", "x*:i8|u8|i32")
@@ -95,63 +95,63 @@ class ChannelSums(Op):
         return arithmetic.wrap32(args[0].astype(np.int64).reshape(-1, args[0].shape[-1]).sum(axis=0))
 
 
-def summands(l: Lowerer, node: Node) -> list[Node]:
+def summands(lower: Lowerer, node: Node) -> list[Node]:
     """The operands of a sum of sums: what no one else needs is taken apart."""
     found: list[Node] = []
     for operand in node.inputs:
         inner = isinstance(operand.op, Add) and operand.op.clamp is None and node.shape == operand.shape
         alone = inner and operand.graph.sole_user(operand) is node
-        found += summands(l, operand) if alone else [operand]
+        found += summands(lower, operand) if alone else [operand]
     return found
 
 
 @integer_rule(Add)
-def lower_add(l: Lowerer, node: Node, operation: Add) -> Fixed | None:
+def lower_add(lower: Lowerer, node: Node, operation: Add) -> Fixed | None:
     """Values under one exponent: the least, or MOST_APART below the greatest."""
     user = node.graph.sole_user(node)
     if user is not None and isinstance(user.op, Add) and operation.clamp is None and user.shape == node.shape:
         return None  # part of a larger sum
-    terms = [l[operand] for operand in summands(l, node)]
+    terms = [lower[operand] for operand in summands(lower, node)]
     if any(t.node.shape != node.shape for t in terms):
-        l.fail(node, f"'{node.name}' repeats an operand", "operands of one shape")
-    exponents = [l.number(t.exponent) for t in terms]
+        lower.fail(node, f"'{node.name}' repeats an operand", "operands of one shape")
+    exponents = [lower.number(t.exponent) for t in terms]
     least, greatest = exponents[0], exponents[0]
     for e in exponents[1:]:
-        least, greatest = l.scalar("min", least, e), l.scalar("max", greatest, e)
-    common = l.scalar("max", least, l.scalar("sub", greatest, imm=MOST_APART))
-    by = [l.scalar("sub", common, e) for e in exponents]
-    unsigned = is_rectified(l, node, operation.clamp)
+        least, greatest = lower.scalar("min", least, e), lower.scalar("max", greatest, e)
+    common = lower.scalar("max", least, lower.scalar("sub", greatest, imm=MOST_APART))
+    by = [lower.scalar("sub", common, e) for e in exponents]
+    unsigned = is_rectified(lower, node, operation.clamp)
     c = terms[0].c
     if any(t.c != c for t in terms):
-        l.fail(node, f"'{node.name}' adds values of different factors")
+        lower.fail(node, f"'{node.name}' adds values of different factors")
     made = StepAdd(len(terms), unsigned)
-    return requantized(l, node, made, (*(t.node for t in terms), *by), common, c, node.name)
+    return requantized(lower, node, made, (*(t.node for t in terms), *by), common, c, node.name)
 
 
 @integer_rule(Reduce)
-def lower_reduce(l: Lowerer, node: Node, operation: Reduce) -> Fixed:
+def lower_reduce(lower: Lowerer, node: Node, operation: Reduce) -> Fixed:
     """Sums of errors over everything but channels: of a bias."""
     (x,) = node.inputs
-    value: Fixed = l[x]
+    value: Fixed = lower[x]
     last = len(x.shape) - 1
     if operation.function != "sum" or operation.axes != tuple(range(last)):
-        l.fail(node, f"'{node.name}' is a {operation.function} over axes {list(operation.axes)}")
-    return Fixed(l.add(ChannelSums(), (value.node,), node.name, node), value.exponent, value.c)
+        lower.fail(node, f"'{node.name}' is a {operation.function} over axes {list(operation.axes)}")
+    return Fixed(lower.add(ChannelSums(), (value.node,), node.name, node), value.exponent, value.c)
 
 
 @integer_rule(Reshape)
-def lower_reshape(l: Lowerer, node: Node, operation: Reshape) -> Fixed:
+def lower_reshape(lower: Lowerer, node: Node, operation: Reshape) -> Fixed:
     """The codes as they are; sums of channels have their shape already."""
-    value: Fixed = l[node.inputs[0]]
+    value: Fixed = lower[node.inputs[0]]
     if value.node.shape == node.shape:
         return value
-    return Fixed(l.add(operation, (value.node,), node.name, node), value.exponent, value.c)
+    return Fixed(lower.add(operation, (value.node,), node.name, node), value.exponent, value.c)
 
 
 @integer_rule(Spread)
-def lower_factor(l: Lowerer, node: Node, operation: Spread) -> Fixed:
+def lower_factor(lower: Lowerer, node: Node, operation: Spread) -> Fixed:
     """A factor of the whole is one of c."""
-    value: Fixed = l[node.inputs[0]]
+    value: Fixed = lower[node.inputs[0]]
     if value.node.shape != node.shape:
-        l.fail(node, f"'{node.name}' repeats a value")
+        lower.fail(node, f"'{node.name}' repeats a value")
     return replace(value, c=value.c * Fraction(operation.factor))

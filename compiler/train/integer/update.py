@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from compiler.ir.op import Array, Op, op
 from compiler.ir.types import TensorType
-from compiler.train.scalars import NUMBER
 from compiler.train.optimizers.optimizer import Optimizer, apply, optimizer_of
+from compiler.train.scalars import NUMBER
 from isa import arithmetic
 
 
@@ -17,8 +18,9 @@ from isa import arithmetic
 class Update(Op):
     """An optimizer's step for one parameter: the gradient is F(F(sums) * F(factor * 2^e)).
 
-    `numbers` are what the host has computed for the step, in the order in which the optimizer names them.
-    The state is the weights and the slots. Results: the new weights, the new slots, and the bits of the greatest magnitude among the new weights.
+    `numbers` are what the host has computed for the step, in the order in which the optimizer names them. The
+    state is the weights and the slots. Results: the new weights, the new slots, and the bits of the greatest
+    magnitude among the new weights.
     """
 
     factor: float
@@ -40,7 +42,8 @@ class Update(Op):
         """In float32, one rounding for each operation."""
         sums, e, given, w, *slots = args
         chosen = self.chosen
-        g = arithmetic.f32(sums) * (np.float32(self.factor) * arithmetic.power_of_two(e))
+        unit = np.asarray(np.float32(self.factor) * arithmetic.power_of_two(e), np.float32)
+        g: NDArray[np.float32] = arithmetic.f32(sums) * unit
         numbers = dict(zip(chosen.step_numbers, given, strict=True))
         new, kept = apply(chosen, w, g, dict(zip(chosen.slots, slots, strict=True)), numbers)
         greatest = np.abs(new).max().astype(np.float32).view(np.int32)

@@ -50,39 +50,37 @@ class QuantizeBias(Op):
         return arithmetic.to_word(args[0] * unit)
 
 
-def weights_of(l: Lowerer, w: Node) -> tuple[Node, Node]:
+def weights_of(lower: Lowerer, w: Node) -> tuple[Node, Node]:
     """The codes of a parameter of products in this step, and their exponent."""
-    exponent = l.state(f"{w.name}/exponent")
-    if (w.id, "codes") not in l.made:
-        master = l.state(w.name, w.type)
-        l.made[w.id, "codes"] = l.add(QuantizeWeights(), (master, exponent), f"{w.name}/codes", w)
-    return l.made[w.id, "codes"], exponent
+    exponent = lower.state(f"{w.name}/exponent")
+    if (w.id, "codes") not in lower.made:
+        master = lower.state(w.name, w.type)
+        lower.made[w.id, "codes"] = lower.add(QuantizeWeights(), (master, exponent), f"{w.name}/codes", w)
+    return lower.made[w.id, "codes"], exponent
 
 
-def bias_of(l: Lowerer, b: Node, exponent: Node | None, c: Fraction) -> Node:
+def bias_of(lower: Lowerer, b: Node, exponent: Node | None, c: Fraction) -> Node:
     """A bias as words that are added to sums of an exponent and a factor."""
     if b.is_constant:
         assert not b.constant.any(), f"{b.name} is a constant"
-        return l.graph.const(np.zeros(b.shape, np.int32), b.name)
+        return lower.graph.const(np.zeros(b.shape, np.int32), b.name)
     inverse = float(np.float32(float(1 / c)))
-    below = l.scalar("sub", l.number(exponent), right=True)
-    return l.add(QuantizeBias(inverse), (l.state(b.name, b.type), below), f"{b.name}/words", b)
+    below = lower.scalar("sub", lower.number(exponent), right=True)
+    return lower.add(QuantizeBias(inverse), (lower.state(b.name, b.type), below), f"{b.name}/words", b)
 
 
-def next_exponent(l: Lowerer, name: str, greatest: Node) -> None:
+def next_exponent(lower: Lowerer, name: str, greatest: Node) -> None:
     """Exponents of a parameter after a step that leaves weights of up to `greatest`, as float32 bits.
 
     The next step uses what this one's beginning has decided: so weights can be quantized before all of them
     are known.
     """
-    bits = l.scalar("sub", l.scalar("shr", greatest, imm=FLOAT_EXPONENT), imm=WEIGHT_BITS)
-    l.leave(f"{name}/exponent", l.state(f"{name}/next_exponent"))
-    l.leave(f"{name}/next_exponent", l.scalar("max", bits, imm=LEAST_EXPONENT))
+    bits = lower.scalar("sub", lower.scalar("shr", greatest, imm=FLOAT_EXPONENT), imm=WEIGHT_BITS)
+    lower.leave(f"{name}/exponent", lower.state(f"{name}/next_exponent"))
+    lower.leave(f"{name}/next_exponent", lower.scalar("max", bits, imm=LEAST_EXPONENT))
 
 
 def first_exponent(w: Array) -> int:
     """The exponent of weights that no step has changed."""
     greatest = int(np.abs(w).max().astype(np.float32).view(np.int32))
     return max((greatest >> FLOAT_EXPONENT) - WEIGHT_BITS, LEAST_EXPONENT)
-
-

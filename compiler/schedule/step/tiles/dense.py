@@ -7,15 +7,16 @@ from typing import Final
 from compiler.ir.graph import Node
 from compiler.schedule.builder import Builder, Span, View, Views, element, spans, stored, tiles_of
 from compiler.schedule.step.builder import Row, StepBuilder, pieces, step_of
-from compiler.schedule.step.convolution import bias_records, requantize_shifted
-from compiler.schedule.step.rows import Layout, Rows
+from compiler.schedule.step.rows import Layout, StateRows
+from compiler.schedule.step.tiles.convolution import bias_records, requantize_shifted
 from compiler.schedule.tile_graph import Buffer, Memory, Ref, Tensor
 from compiler.schedule.tiles.products import TileExit
-from compiler.train.integer.dense import DenseSums, StepDense
+from compiler.train.integer.dense import StepDense
 from isa.instructions.matrix import ArrayGemm
 from isa.instructions.vector import Requantize
 from isa.instructions.vector_words import Function32
 from isa.spec import greatest
+from isa.support.records import Frozen
 
 ACC_SHARE: Final = 4
 """Divides the accumulators, for the sums of a tile: one is emptied while the next are made."""
@@ -26,7 +27,7 @@ MAX_DEPTH: Final = greatest(ArrayGemm, "k")
 class Matrix:
     """The codes of weights (depth, columns) as they lie: row after row, or column after column."""
 
-    def __init__(self, s: StepBuilder, view: View, rows: Rows) -> None:
+    def __init__(self, s: StepBuilder, view: View, rows: StateRows) -> None:
         self.s, self.home = s, view.tensor.home
         self.turned = rows.layout is Layout.TURNED
         self.depth, self.columns = rows.shape
@@ -44,7 +45,16 @@ class Matrix:
 
 
 def _times(
-    s: StepBuilder, node: Node, x: View, matrix: Matrix, acc: Buffer, m: Span, n: Span, *, back: bool, budget: int
+    s: StepBuilder,
+    node: Node,
+    x: View,
+    matrix: Matrix,
+    acc: Buffer,
+    m: Span,
+    n: Span,
+    *,
+    back: bool,
+    budget: int,
 ) -> None:
     """Rows m of x times columns n of the matrix, or of its transpose, into accumulators."""
     depth = matrix.columns if back else matrix.depth
@@ -80,7 +90,9 @@ def plan_dense(b: Builder, node: Node, operation: StepDense, view: Views, out: T
     count, columns = node.shape
     most = s.target.acc.rows // ACC_SHARE
     m_size = min(count, most)
-    n_size = min(columns, max(most // m_size, 1) * s.cols, MAX_COLUMNS // s.cols * s.cols, _records(s) * s.cols)
+    n_size = min(
+        columns, max(most // m_size, 1) * s.cols, MAX_COLUMNS // s.cols * s.cols, _records(s) * s.cols
+    )
     for n in spans(columns, n_size):
         params = bias_records(s, node.inputs[2], n, view)
         for m in spans(count, m_size):
@@ -115,7 +127,7 @@ def dense_sums(s: StepBuilder, node: Node, view: Views, m: Span, budget: int) ->
     return acc
 
 
-def weight_rows(s: StepBuilder, node: Node, view: Views, rows: Rows, part: Span, budget: int) -> Buffer:
+def weight_rows(s: StepBuilder, node: Node, view: Views, rows: StateRows, part: Span, budget: int) -> Buffer:
     """Some rows of `DenseWeightSums`, as the weights lie in the state."""
     x, g = view(0), view(1)
     depth, columns = rows.shape
@@ -124,8 +136,9 @@ def weight_rows(s: StepBuilder, node: Node, view: Views, rows: Rows, part: Span,
     most = max(min(batch, MAX_DEPTH), 1)
     del budget
     for index, samples in enumerate(pieces(batch, most)):
+        started = index > 0 or rows.ragged
         if rows.layout is Layout.TURNED:
-            _turned_sums(s, node, (x, g), acc, part, samples, columns, depth, started=index > 0 or rows.ragged)
+            _turned_sums(s, node, (x, g), Tile(acc, part, samples), rows, started=started)
             continue
         at = part.start
         while at < part.stop:  # group after group of columns
@@ -135,27 +148,48 @@ def weight_rows(s: StepBuilder, node: Node, view: Views, rows: Rows, part: Span,
             left = s.fetch(x, 0, Span(0, 1), samples, Span(first, first + count), "input")
             right = s.fetch(g, 0, Span(0, 1), samples, Span(group * s.cols, group * s.cols + lanes), "errors")
             instr = ArrayGemm(
-                m=count, n=lanes, k=samples.extent, ap=left.pixel_pitch, bp=right.pixel_pitch, bg=s.cols, ta=1,
-                xt=element(node.inputs[0]), accum=int(index > 0 or rows.ragged),
-            )  # fmt: skip
+                m=count,
+                n=lanes,
+                k=samples.extent,
+                ap=left.pixel_pitch,
+                bp=right.pixel_pitch,
+                bg=s.cols,
+                ta=1,
+                xt=element(node.inputs[0]),
+                accum=int(started),
+            )
             s.emit(instr, {"a": left.ref, "b": right.ref, "acc": Ref(acc, at - part.start)})
             at += count
     return acc
 
 
-def _turned_sums(
-    s: StepBuilder, node: Node, operands: tuple[View, View], acc: Buffer, part: Span, samples: Span, columns: int,
-    depth: int, *, started: bool,
-) -> None:  # fmt: skip
-    """Errors times inputs: rows are whole groups of inputs, a row for each column."""
-    x, g = operands
-    first, last = part.start // columns * s.cols, min(part.stop // columns * s.cols, depth)
-    left = s.fetch(g, 0, Span(0, 1), samples, Span(0, columns), "errors")
-    right = s.fetch(x, 0, Span(0, 1), samples, Span(first, last), "input")
-    instr = ArrayGemm(
-        m=columns, n=last - first, k=samples.extent, ap=left.pixel_pitch, bp=right.pixel_pitch, bg=s.cols, ta=1,
-        xt=element(node.inputs[1]), wt=element(node.inputs[0]), accum=int(started),
-        ags=columns if last - first > s.cols else 0,
-    )  # fmt: skip
-    s.emit(instr, {"a": left.ref, "b": right.ref, "acc": Ref(acc)})
+class Tile(Frozen):
+    """Some rows of sums, and the samples of which they are made."""
 
+    acc: Buffer
+    rows: Span
+    samples: Span
+
+
+def _turned_sums(
+    s: StepBuilder, node: Node, operands: tuple[View, View], tile: Tile, rows: StateRows, *, started: bool
+) -> None:
+    """Errors times inputs: rows are whole groups of inputs, a row for each column."""
+    (x, g), (depth, columns) = operands, rows.shape
+    first, last = tile.rows.start // columns * s.cols, min(tile.rows.stop // columns * s.cols, depth)
+    left = s.fetch(g, 0, Span(0, 1), tile.samples, Span(0, columns), "errors")
+    right = s.fetch(x, 0, Span(0, 1), tile.samples, Span(first, last), "input")
+    instr = ArrayGemm(
+        m=columns,
+        n=last - first,
+        k=tile.samples.extent,
+        ap=left.pixel_pitch,
+        bp=right.pixel_pitch,
+        bg=s.cols,
+        ta=1,
+        xt=element(node.inputs[1]),
+        wt=element(node.inputs[0]),
+        accum=int(started),
+        ags=columns if last - first > s.cols else 0,
+    )
+    s.emit(instr, {"a": left.ref, "b": right.ref, "acc": Ref(tile.acc)})

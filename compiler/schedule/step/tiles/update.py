@@ -4,29 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Final
 
 import numpy as np
 
 from compiler.ir.graph import Node
 from compiler.schedule.builder import Span, View, Views
-from compiler.schedule.step.builder import MAX_WORD_ROWS, Row, StepBuilder, Words, gradual, pieces
-from compiler.schedule.step.dense import weight_rows
-from compiler.schedule.step.rows import WORD, Layout, Rows
-from compiler.schedule.step.sums import convolution_rows
+from compiler.schedule.step.builder import MAX_WORD_ROWS, Constant, Row, StepBuilder, Words, gradual, pieces
+from compiler.schedule.step.rows import WORD, Layout, StateRows
+from compiler.schedule.step.tiles.dense import weight_rows
+from compiler.schedule.step.tiles.sums import convolution_rows
 from compiler.schedule.tile_graph import Ref, Tensor
 from compiler.train.formula import GRADIENT, WEIGHT, Formula, formula_of
 from compiler.train.integer.dense import DenseWeightSums
 from compiler.train.integer.update import Update
 from isa.instructions.vector_words import Function32
 
-ACC_SHARE: Final = 3
-"""Divides the accumulators, for all rows of a tile: the next is loaded while one is computed."""
 F = Function32
 
 
 @gradual(Update)
-def update_tiles(s: StepBuilder, node: Node, view: Views, out: Tensor, budget: int) -> Sequence[Callable[[], None]]:
+def update_tiles(
+    s: StepBuilder, node: Node, view: Views, out: Tensor, budget: int
+) -> Sequence[Callable[[], None]]:
     """Load, make the gradient, compute the formula step by step, store."""
     del view, out
     operation = node.op
@@ -40,17 +39,17 @@ def update_tiles(s: StepBuilder, node: Node, view: Views, out: Tensor, budget: i
         if not unit:
             unit.append(Ref(s.rows_of("unit", 1)))
             s.words(F.P2F, unit[0], s.numbers.read(node.inputs[1]), rows=1)
-            s.words(F.FMUL, unit[0], unit[0], operation.factor, rows=1)
+            s.words(F.FMUL, unit[0], unit[0], Constant(operation.factor), rows=1)
         gradient = _gradient(s, node.inputs[0], rows, part, budget)
         _update(s, node, operation, formula, gradient, unit[0], part)
 
     return [partial(tile, part) for part in _parts(s, rows, formula, len(operation.chosen.slots))]
 
 
-def _parts(s: StepBuilder, rows: Rows, formula: Formula, slots: int) -> list[Span]:
-    """Rows that are updated together: those of a gradient that is made at once, as many as there is room for."""
+def _parts(s: StepBuilder, rows: StateRows, formula: Formula, slots: int) -> list[Span]:
+    """Rows that are updated together: as many as there is room for."""
     blocks = slots + 2 + _most_alive(formula)
-    most = min(max(s.target.acc.rows // ACC_SHARE // blocks, 1), MAX_WORD_ROWS)
+    most = min(max(s.target.acc.rows // s.choices.update_share // blocks, 1), MAX_WORD_ROWS)
     if rows.layout is Layout.TURNED:  # whole groups
         each = rows.each
         return [Span(p.start * each, p.stop * each) for p in pieces(rows.groups, max(most // each, 1))]
@@ -62,7 +61,7 @@ def _most_alive(formula: Formula) -> int:
     return len(_Places(formula).rows)
 
 
-def _gradient(s: StepBuilder, sums: Node, rows: Rows, part: Span, budget: int) -> Ref:
+def _gradient(s: StepBuilder, sums: Node, rows: StateRows, part: Span, budget: int) -> Ref:
     """The sums of some rows: where they are, or made now."""
     if sums.id in s.sums:
         return Ref(s.sums[sums.id], part.start)
@@ -76,8 +75,7 @@ def _gradient(s: StepBuilder, sums: Node, rows: Rows, part: Span, budget: int) -
 
 
 class _Places:
-    """Which block of rows every result of a formula takes: that of an operand that no later step reads, or one
-    more."""
+    """Which block of rows every result takes: that of an operand that no later step reads, or one more."""
 
     def __init__(self, formula: Formula) -> None:
         last = formula.last_uses()
@@ -117,7 +115,7 @@ def _update(
 
     def operand(name: str) -> Words:
         if name in constants:
-            return constants[name]
+            return Constant(constants[name])
         if name in chosen.step_numbers:
             return s.number_given(numbers, chosen.step_numbers.index(name))
         return blocks[places.place.get(name, name)]
@@ -131,4 +129,3 @@ def _update(
     for name, tensor in zip((WEIGHT, *chosen.slots), state, strict=True):
         block = blocks[places.place.get(formula.results[name], formula.results[name])]
         s.store_words(block, s.homes[tensor.id].shifted(part.start * s.cols * WORD), part.extent)
-

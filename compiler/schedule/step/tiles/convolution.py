@@ -10,8 +10,8 @@ from compiler.ir.graph import Node
 from compiler.ops.sliding_window import Pads, Pair
 from compiler.schedule.builder import Builder, Span, Views, Window, element, tiles_of
 from compiler.schedule.step.builder import StepBuilder, step_of
-from compiler.schedule.tile_graph import UNPLACED, Buffer, Memory, Ref
-from compiler.schedule.tiles.convolution import KINDS, ConvGroup, ConvKind, plan_conv
+from compiler.schedule.tile_graph import UNPLACED, Buffer, Memory, Ref, Tensor
+from compiler.schedule.tiles.convolution import KINDS, ConvGroup, ConvKind, convolve
 from compiler.schedule.tiles.products import TileExit, convolution_windows
 from compiler.train.integer.convolution import StepConv2d
 from compiler.train.lowering import code_bounds
@@ -42,7 +42,9 @@ class StepConv(ConvKind):
 
     def records(self, b: Builder, node: Node, channels: Span, view: Views) -> Ref:
         """Of the biases."""
-        return step_of(b).once(("records", channels), lambda: bias_records(step_of(b), node.inputs[2], channels, view))
+        return step_of(b).once(
+            ("records", channels), lambda: bias_records(step_of(b), node.inputs[2], channels, view)
+        )
 
     def leave(self, b: Builder, node: Node, acc: Buffer, way: TileExit) -> None:
         """By the shift of this step; what the next one's depends on is observed."""
@@ -92,4 +94,12 @@ def _convolved_rows(node: Node, index: int) -> Window | None:
 
 
 KINDS[StepConv2d] = StepConv()
-tiles_of(StepConv2d, reads=_convolved_rows)(plan_conv)
+
+
+@tiles_of(StepConv2d, reads=_convolved_rows)
+def plan_step_conv(
+    b: Builder, node: Node, operation: StepConv2d, view: Views, out: Tensor, budget: int
+) -> None:
+    """As convolutions of inference."""
+    del operation
+    convolve(b, node, view, out, budget)

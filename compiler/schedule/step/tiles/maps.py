@@ -22,7 +22,7 @@ from compiler.schedule.builder import (
     tiles_of,
 )
 from compiler.schedule.step.builder import StepBuilder, step_of
-from compiler.schedule.step.convolution import requantize_shifted
+from compiler.schedule.step.tiles.convolution import requantize_shifted
 from compiler.schedule.tile_graph import UNPLACED, Buffer, Memory, Piece, Ref, Tensor
 from compiler.schedule.tiles.boxes import SLACK, dense, fit_box, tiles
 from compiler.schedule.tiles.limits import does_not_fit
@@ -74,7 +74,7 @@ def plan_mask(b: Builder, node: Node, operation: Mask, view: Views, out: Tensor,
         b.deliver(out, target, *place)
 
 
-@tiles_of(MaxPoolErrors, reads=lambda node, index: None)
+@tiles_of(MaxPoolErrors)
 def plan_max_pool_errors(
     b: Builder, node: Node, operation: MaxPoolErrors, view: Views, out: Tensor, budget: int
 ) -> None:
@@ -83,8 +83,8 @@ def plan_max_pool_errors(
     n, height, width, channels = out.shape
     oh, ow = node.inputs[1].shape[1:3]
     copies = (not x.tensor.resident) + (not out.resident)
-    most, rows = 0, [(Span(0, height), Span(0, oh))]
-    for rows in (rows, _rows_of_windows(operation, height, oh)):
+    most, rows = 0, list[tuple[Span, Span]]()
+    for rows in ([(Span(0, height), Span(0, oh))], _rows_of_windows(operation, height, oh)):
         pixels = max(r.extent for r, _ in rows) * width * copies
         pixels += (not g.tensor.resident) * max(o.extent for _, o in rows) * ow
         most = min(channels, MAX_CHANNELS, (budget - SLACK) // pixels if pixels else channels)
@@ -174,9 +174,7 @@ def plan_add(b: Builder, node: Node, operation: StepAdd, view: Views, out: Tenso
         b.deliver(out, target, *place)
 
 
-def _pair(
-    s: StepBuilder, node: Node, maps: Sequence[View], place: Place, index: int, rows: int
-) -> Buffer:
+def _pair(s: StepBuilder, node: Node, maps: Sequence[View], place: Place, index: int, rows: int) -> Buffer:
     """The sum of a map and of the next, if there is one, in accumulators."""
     _, h, w, c = place
     count = len(maps)
@@ -204,11 +202,12 @@ def _pair(
     return acc
 
 
-@tiles_of(Interleave, reads=lambda node, index: None)
+@tiles_of(Interleave)
 def plan_interleave(
     b: Builder, node: Node, operation: Interleave, view: Views, out: Tensor, budget: int
 ) -> None:
     """Every phase's pixels to their places."""
+    del budget
     n, height, width, channels = out.shape
     (sh, sw), whole = operation.strides, Span(0, channels)
     for image in b.images(n):

@@ -1,4 +1,4 @@
-"""Tiles of what a step makes of its parameters first: codes of weights, words of biases, weights turned around."""
+"""Tiles of what a step makes of its parameters first: codes, words of biases, weights turned around."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import numpy as np
 
 from compiler.ir.graph import Node
 from compiler.schedule.builder import Builder, Span, Views, spans, tiles_of
-from compiler.schedule.step.builder import Row, StepBuilder, gradual, pieces, step_of
-from compiler.schedule.step.rows import WORD, Layout, Rows
+from compiler.schedule.step.builder import Constant, Row, StepBuilder, gradual, pieces, step_of
+from compiler.schedule.step.rows import WORD, Layout, StateRows
 from compiler.schedule.tile_graph import Memory, Ref, Tensor
 from compiler.train.integer.convolution import TurnWeights
 from compiler.train.integer.dense import DenseSums
@@ -32,7 +32,9 @@ F = Function32
 
 
 @gradual(QuantizeWeights)
-def quantize_tiles(s: StepBuilder, node: Node, view: Views, out: Tensor, budget: int) -> Sequence[Callable[[], None]]:
+def quantize_tiles(
+    s: StepBuilder, node: Node, view: Views, out: Tensor, budget: int
+) -> Sequence[Callable[[], None]]:
     """Some rows of the state at a time: to the accumulators, to codes, to their home."""
     del view, budget
     rows = s.layouts[node.inputs[0].id]
@@ -41,7 +43,9 @@ def quantize_tiles(s: StepBuilder, node: Node, view: Views, out: Tensor, budget:
         case Layout.TURNED:
             depth, columns = rows.shape
             whole = depth // s.cols
-            parts = [(p.start, p.extent, s.cols) for p in pieces(whole, max(most // columns, 1))] if whole else []
+            parts = (
+                [(p.start, p.extent, s.cols) for p in pieces(whole, max(most // columns, 1))] if whole else []
+            )
             if depth % s.cols:
                 parts.append((whole, 1, depth % s.cols))
             return [partial(_quantize_turned, s, node, rows, out, part) for part in parts]
@@ -59,11 +63,11 @@ def _quantize_kernel(s: StepBuilder, node: Node, out: Tensor, part: Span) -> Non
     s.load_words(s.homes[node.inputs[0].id].shifted(part.start * s.cols * WORD), Ref(acc), part.extent)
     codes = _piece(s, out, part.start * s.cols, part.extent * s.cols)
     exponent = s.numbers.read(node.inputs[1])
-    s.quantize(Ref(acc), codes, exponent, h=1, w=part.extent, c=s.cols, ops=s.cols)
+    s.quantize(Requantize(h=1, w=part.extent, c=s.cols, ops=s.cols), Ref(acc), codes, exponent)
     _bring(s, out, codes, part.start * s.cols, part.extent * s.cols)
 
 
-def _quantize_matrix(s: StepBuilder, node: Node, rows: Rows, out: Tensor, part: Span) -> None:
+def _quantize_matrix(s: StepBuilder, node: Node, rows: StateRows, out: Tensor, part: Span) -> None:
     """Groups of columns side by side again: a matrix (rows, columns)."""
     source, (depth, columns) = s.homes[node.inputs[0].id], rows.shape
     s.tile = (part.start,)
@@ -74,12 +78,15 @@ def _quantize_matrix(s: StepBuilder, node: Node, rows: Rows, out: Tensor, part: 
     codes = _piece(s, out, part.start * columns, part.extent * columns)
     exponent = s.numbers.read(node.inputs[1])
     pitch = part.extent if rows.groups > 1 else 0
-    s.quantize(Ref(acc), codes, exponent, h=1, w=part.extent, c=columns, ops=columns, ags=pitch)
+    shape = Requantize(h=1, w=part.extent, c=columns, ops=columns, ags=pitch)
+    s.quantize(shape, Ref(acc), codes, exponent)
     _bring(s, out, codes, part.start * columns, part.extent * columns)
 
 
-def _quantize_turned(s: StepBuilder, node: Node, rows: Rows, out: Tensor, part: tuple[int, int, int]) -> None:
-    """Groups of rows behind one another again: a matrix (columns, rows); `part`: first group, groups, lanes."""
+def _quantize_turned(
+    s: StepBuilder, node: Node, rows: StateRows, out: Tensor, part: tuple[int, int, int]
+) -> None:
+    """Groups of rows behind one another: a matrix (columns, rows); `part`: first group, groups, lanes."""
     source, (depth, columns), (start, count, lanes) = s.homes[node.inputs[0].id], rows.shape, part
     s.tile = (start,)
     acc = s.rows_of("words", count * columns)
@@ -88,17 +95,18 @@ def _quantize_turned(s: StepBuilder, node: Node, rows: Rows, out: Tensor, part: 
     run = (count - 1) * s.cols + lanes
     codes = Ref(out.home, start * s.cols) if at_home else Ref(s.buffer("codes", Memory.SPM, columns * run))
     exponent = s.numbers.read(node.inputs[1])
-    s.quantize(
-        Ref(acc), codes, exponent, h=count, w=columns, c=lanes, aws=columns if count > 1 else 0,
-        ops=depth if at_home else run, ors=s.cols,
-    )  # fmt: skip
+    pitch = columns if count > 1 else 0
+    shape = Requantize(h=count, w=columns, c=lanes, aws=pitch, ops=depth if at_home else run, ors=s.cols)
+    s.quantize(shape, Ref(acc), codes, exponent)
     if not at_home:
         s.store(codes, Ref(out.home, start * s.cols), run, [(columns, depth, run)])
 
 
 def _piece(s: StepBuilder, out: Tensor, offset: int, size: int) -> Ref:
     """Bytes of a result: at home, or a buffer from which they go there."""
-    return Ref(out.home, offset) if out.home.memory is Memory.SPM else Ref(s.buffer("codes", Memory.SPM, size))
+    return (
+        Ref(out.home, offset) if out.home.memory is Memory.SPM else Ref(s.buffer("codes", Memory.SPM, size))
+    )
 
 
 def _bring(s: StepBuilder, out: Tensor, codes: Ref, offset: int, size: int) -> None:
@@ -118,7 +126,7 @@ def plan_quantize_bias(
     words, unit = s.rows_of("bias", rows.count), s.rows_of("unit", 1)
     s.load_words(source, Ref(words), rows.count)
     s.words(F.P2F, Ref(unit), exponent, rows=1)
-    s.words(F.FMUL, Ref(unit), Ref(unit), operation.inverse, rows=1)
+    s.words(F.FMUL, Ref(unit), Ref(unit), Constant(operation.inverse), rows=1)
     s.words(F.FMUL, Ref(words), Ref(words), Row(Ref(unit)), rows=rows.count)
     s.words(F.F2I, Ref(words), Ref(words), rows=rows.count)
     s.sums[node.id] = words

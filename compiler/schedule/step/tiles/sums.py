@@ -1,4 +1,4 @@
-"""Sums over a batch for the gradients of a step: in accumulators, image by image, or where they are needed."""
+"""Sums over a batch for the gradients of a step: image by image, or where they are needed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from compiler.errors import CompileError
 from compiler.ir.graph import Node
 from compiler.schedule.builder import Builder, Span, Views, element, spans, tiles_of
 from compiler.schedule.step.builder import StepBuilder, step_of
-from compiler.schedule.step.rows import Rows
+from compiler.schedule.step.rows import StateRows
 from compiler.schedule.tile_graph import Buffer, Memory, Piece, Ref, Tensor
 from compiler.train.integer.convolution import Conv2dWeightSums
 from compiler.train.integer.sums import ChannelSums
@@ -19,8 +19,6 @@ from isa.spec import ElementType, Instruction, greatest
 from isa.support.diagnostics import Diagnostic
 from isa.support.records import Frozen
 
-PREFERRED: Final = 1.5
-"""By what the array may be slower: on the way back the vector unit has more to do."""
 MAX_MAP: Final = greatest(DepthwiseGradient, "oh")
 MAX_CHANNELS: Final = greatest(DepthwiseGradient, "c")
 MAX_IMAGE: Final = greatest(WeightGradient, "oh")
@@ -63,7 +61,8 @@ def _channel_sum(s: StepBuilder, height: int, width: int, channels: int, errors:
         oh=height, ow=width, cin=1, cout=channels, ih=height, iw=width, gps=errors.pixel_pitch,
         grs=errors.row_pitch, accum=1, xt=ElementType.U8,
     )  # fmt: skip
-    return on_array if on_array.cycles(s.target) < PREFERRED * on_vector.cycles(s.target) else on_vector
+    most = s.choices.array_for_sums * on_vector.cycles(s.target)
+    return on_array if on_array.cycles(s.target) < most else on_vector
 
 
 def _ones(s: StepBuilder, count: int) -> Buffer:
@@ -81,7 +80,7 @@ def plan_weight_sums(
     s = step_of(b)
     if node.id in s.deferred:
         return
-    rows = Rows.of(node.shape, s.cols)
+    rows = StateRows.of(node.shape, s.cols)
     if node.id not in s.sums:
         s.sums[node.id] = s.zeroed("weight_sums", rows.count)
     boxes = list(_boxes(node, rows, Span(0, rows.count), whole=operation.dilations == (1, 1)))
@@ -91,8 +90,8 @@ def plan_weight_sums(
             _add_image(s, node, view, image, Ref(s.sums[node.id], at), box)
 
 
-def convolution_rows(s: StepBuilder, node: Node, view: Views, rows: Rows, part: Span) -> Buffer:
-    """Some rows of `Conv2dWeightSums`, as the weights lie in the state: from all images, one after another."""
+def convolution_rows(s: StepBuilder, node: Node, view: Views, rows: StateRows, part: Span) -> Buffer:
+    """Some rows of `Conv2dWeightSums`, as the weights lie in the state: from all images in turn."""
     acc = s.zeroed("gradient", part.extent)
     boxes = list(_boxes(node, rows, part, whole=False))
     for image in range(node.inputs[0].shape[0]):
@@ -105,7 +104,7 @@ Box = tuple[Span, Span, Span, Span]
 """Rows and columns of the kernel, inputs, outputs."""
 
 
-def _boxes(node: Node, rows: Rows, part: Span, *, whole: bool) -> Iterator[tuple[int, Box]]:
+def _boxes(node: Node, rows: StateRows, part: Span, *, whole: bool) -> Iterator[tuple[int, Box]]:
     """What one instruction sums, and its first row within the part: everything, or a tap of a group each."""
     cout, cin, kh, kw = node.shape
     if whole:

@@ -9,8 +9,8 @@ import numpy as np
 from compiler.ir.graph import Node
 from compiler.schedule.builder import Builder, Span, Views, spans, stored, tiles_of
 from compiler.schedule.step.builder import StepBuilder, step_of
-from compiler.schedule.step.dense import dense_sums
 from compiler.schedule.step.rows import WORD
+from compiler.schedule.step.tiles.dense import dense_sums
 from compiler.schedule.tile_graph import UNPLACED, Buffer, Memory, Ref, Tensor
 from compiler.train.integer.dense import DenseSums, DenseWeightSums
 from compiler.train.integer.loss import SoftmaxErrors, StepSoftmax, softmax_table
@@ -77,7 +77,9 @@ def plan_softmax_errors(
 
 
 @tiles_of(StepSoftmax)
-def plan_softmax(b: Builder, node: Node, operation: StepSoftmax, view: Views, out: Tensor, budget: int) -> None:
+def plan_softmax(
+    b: Builder, node: Node, operation: StepSoftmax, view: Views, out: Tensor, budget: int
+) -> None:
     """Probabilities, float32."""
     del view
     s = step_of(b)
@@ -89,6 +91,8 @@ def plan_softmax(b: Builder, node: Node, operation: StepSoftmax, view: Views, ou
         size = m.extent * columns * WORD
         made = s.buffer("probabilities", Memory.SPM, size)
         exponent = s.numbers.read(node.inputs[1])
-        instr = SoftmaxLoss(fn=Loss.PROBS, h=m.extent, c=columns, ags=pitch, gps=columns * WORD, sreg=UNPLACED)
+        instr = SoftmaxLoss(
+            fn=Loss.PROBS, h=m.extent, c=columns, ags=pitch, gps=columns * WORD, sreg=UNPLACED
+        )
         s.emit(instr, {"acc": Ref(acc), "g": Ref(made), "tab": table, "sreg": exponent})
         s.store(Ref(made), Ref(out.home, m.start * columns * WORD), size, [])

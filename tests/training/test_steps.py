@@ -1,0 +1,136 @@
+"""A step of training: the IR's meaning equals the independent statement, and the machine equals both."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from compiler.codegen.emit_step import state_values
+from compiler.codegen.training import generate_streams
+from compiler.ir.evaluate import evaluate
+from compiler.ir.verify import verify
+from compiler.schedule.options import schedule_options
+from compiler.train.optimizers.optimizer import Optimizer, apply, optimizer_of
+from compiler.train.step import TrainableNetwork, TrainingStep, initial_state, training_step
+from isa.program import Note
+from isa.target import load_target
+from runtime.device import Device
+from tests.training.nets import LENET, RESIDUAL, SEED_NET, as_graph, graph_of, weights
+from tests.training.oracle import Layer, Network
+
+Array = NDArray[Any]
+NETS: Final = {"mission": SEED_NET, "lenet": LENET, "residual": RESIDUAL}
+BATCH: Final = 4
+
+
+class Trained:
+    """A network as the independent statement, as a graph and on machines, side by side."""
+
+    def __init__(
+        self, layers: list[Layer], optimizer: str = "adam", batch: int = BATCH, seed: int = 0
+    ) -> None:
+        self.weights = weights(layers, seed)
+        self.optimizer: Optimizer = optimizer_of(optimizer)
+        self.batch, self.count = batch, 0
+        graph, logits, parameters = graph_of(layers, self.weights, batch)
+        self.step: TrainingStep = training_step(TrainableNetwork(graph, logits, parameters), self.optimizer)
+        verify(self.step.graph)
+        given = {name: as_graph(name, value) for name, value in self.weights.items()}
+        self.state = initial_state(self.step.states, given)
+        self.oracle = Network(layers, self.weights)
+        self.slots = {n: {s: np.zeros_like(v) for s in self.optimizer.slots} for n, v in self.weights.items()}
+        self.devices: dict[str, tuple[Device, Any]] = {}
+        self.random = np.random.default_rng(seed)
+
+    def on(self, target: str, level: int = 3) -> None:
+        """Let a machine take part."""
+        machine = load_target(target)
+        made, place = generate_streams(
+            {"train": self.step}, self.state, machine, schedule_options(level), Note(), search=False
+        )
+        self.devices[f"{target} O{level}"] = Device(made), place
+
+    def one(self) -> tuple[dict[str, Array], dict[str, Array]]:
+        """A step of all; what the graph's outputs are, and what each machine has left."""
+        self.count += 1
+        x = self.random.integers(0, 256, (self.batch, 28, 28, 1)).astype(np.uint8)
+        labels = self.random.integers(0, 10, self.batch).astype(np.int32)
+        numbers = self.optimizer.of_step(self.count, np.float32(self.optimizer.learning_rate))
+
+        def update(name: str, w: Array, g: Array) -> Array:
+            new, slots = apply(self.optimizer, w, g, self.slots[name], numbers)
+            self.slots[name] = dict(slots)
+            return new
+
+        self.oracle.step(x, labels, update)
+        given = {
+            "input": x,
+            "labels": labels,
+            "numbers": np.array([numbers[n] for n in self.optimizer.step_numbers], np.float32),
+        }
+        values = evaluate(self.step.graph, {**self.state, **given})
+        named = zip(self.step.graph.output_names, self.step.graph.outputs, strict=True)
+        outputs = {name: values[node.id] for name, node in named}
+        self.state = {name: outputs.get(name, value) for name, value in self.state.items()}
+        shapes = {s.name: s.before.shape for s in self.step.states}
+        found: dict[str, Array] = {}
+        for name, (device, place) in self.devices.items():
+            result = device.run("train", given)
+            np.testing.assert_array_equal(result.outputs["records"], outputs["records"])
+            found |= {f"{name}: {k}": v for k, v in state_values(place, device.state, shapes).items()}
+        return outputs, found
+
+    def assert_equal_to_the_oracle(self) -> None:
+        """Weights, slots, exponents, greatest sums and shifts."""
+        for name, value in self.oracle.w.items():
+            np.testing.assert_array_equal(self.state[name], as_graph(name, value), name)
+            for slot, kept in self.slots[name].items():
+                np.testing.assert_array_equal(self.state[f"{name}/{slot}"], as_graph(name, kept))
+        for name, exponent in self.oracle.ew.items():
+            assert int(self.state[f"{name}/exponent"]) == exponent
+            assert int(self.state[f"{name}/next_exponent"]) == self.oracle.ew_next[name]
+        greatest, shifts = (
+            sorted(int(v) for name, v in self.state.items() if name.endswith(kind))
+            for kind in ("/greatest", "/shift")
+        )
+        assert greatest == sorted(self.oracle.h.values())
+        assert shifts == sorted(self.oracle.s.values())
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_graph_and_machine_do_what_the_independent_statement_says(name: str) -> None:
+    trained = Trained(NETS[name])
+    trained.on("edge32")
+    for _ in range(2):
+        _, found = trained.one()
+        trained.assert_equal_to_the_oracle()
+        for key, value in found.items():
+            np.testing.assert_array_equal(value, trained.state[key.partition(": ")[2]], key)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("name", NETS)
+def test_fifty_steps_are_the_same_on_every_machine(name: str) -> None:
+    trained = Trained(NETS[name], batch=8)
+    for target in ("edge16", "edge32", "edge64", "tiny8"):
+        trained.on(target)
+    trained.on("edge32", 0)
+    found: dict[str, Array] = {}
+    for _ in range(50):
+        _, found = trained.one()
+    trained.assert_equal_to_the_oracle()
+    for key, value in found.items():
+        np.testing.assert_array_equal(value, trained.state[key.partition(": ")[2]], key)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "momentum", "rmsprop", "adamw"])
+def test_every_optimizer_is_computed_on_the_machine(optimizer: str) -> None:
+    trained = Trained(SEED_NET, optimizer)
+    trained.on("edge64")
+    _, found = trained.one()
+    trained.assert_equal_to_the_oracle()
+    for key, value in found.items():
+        np.testing.assert_array_equal(value, trained.state[key.partition(": ")[2]], key)
