@@ -26,6 +26,8 @@ from isa.support.record_json import RecordError
 HOST_CAP: Final = 4 << 30
 """The host never allocates more than this for the regions of one program."""
 DEVICE_DTYPES: Final = ("int8", "uint8", "int32")
+OUTPUT_DTYPES: Final = ("float32", *DEVICE_DTYPES)
+"""Of results: real ones come from extension T."""
 DEVICE_RANK: Final = 4
 MAX_RANK: Final = 16
 MAX_STEPS: Final = 64
@@ -75,7 +77,7 @@ def _check_tensor(tensor: Interface, region: Region, limit: int, writer: str) ->
     what = f"{writer} '{tensor.name}'"
     if tensor.dtype not in HOST_DTYPES:
         raise RecordError(f"{what} has the dtype {tensor.dtype!r}; allowed: {', '.join(HOST_DTYPES)}")
-    stored = DEVICE_DTYPES if region is Region.OUTPUT else HOST_DTYPES
+    stored = OUTPUT_DTYPES if region is Region.OUTPUT else HOST_DTYPES
     if tensor.device_dtype not in stored:
         raise RecordError(
             f"{what} has the device dtype {tensor.device_dtype!r}; allowed: {', '.join(stored)}"

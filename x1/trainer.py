@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
 import numpy as np
@@ -12,16 +12,12 @@ from numpy.typing import NDArray
 from compiler.codegen.emit_step import state_image, state_values
 from compiler.codegen.training import generate_streams
 from compiler.schedule.options import schedule_options
+from compiler.schedule.step.planner import StateBuffers
+from compiler.train.integer.weights import first_exponent
+from compiler.train.network import TrainableNetwork, rebatched
 from compiler.train.optimizers.optimizer import Optimizer
-from compiler.train.step import (
-    NUMBERS,
-    STEP,
-    TrainableNetwork,
-    TrainingStep,
-    evaluation,
-    initial_state,
-    training_step,
-)
+from compiler.train.step import NUMBERS, STEP, TrainingStep, evaluation, initial_state, training_step
+from isa.executable import Executable
 from isa.program import Note
 from isa.support.records import Frozen
 from isa.target import Target
@@ -58,12 +54,13 @@ class Trainer:
     """A binary with streams for training and evaluation, on a device.
 
     Args:
-        build: the network for a batch size, its parameters opened; called once for each stream.
+        network: for one sample, its parameters opened.
         parameters: their values, by name.
         optimizer: whose formula the update is.
         batches: the sizes of the streams' batches.
         target: the machine.
         state: what another trainer of the network has left, by name; tensors that it lacks are as at first.
+        executable: the binary, if there is one already for network, optimizer, batches and target.
 
     Raises:
         CompileError: an operation that no step computes.
@@ -72,29 +69,34 @@ class Trainer:
 
     def __init__(
         self,
-        build: Callable[[int], TrainableNetwork],
+        network: TrainableNetwork,
         parameters: Mapping[str, Array],
         optimizer: Optimizer,
         batches: Batches,
         target: Target,
         state: Mapping[str, Array] | None = None,
+        executable: Executable | None = None,
     ) -> None:
         self.optimizer, self.batches, self.target = optimizer, batches, target
-        steps: dict[str, TrainingStep] = {"train": training_step(build(batches.train), optimizer)}
-        if batches.tail:
-            steps["tail"] = training_step(build(batches.tail), optimizer)
-        steps["eval"] = evaluation(build(batches.evaluation))
-        self.states = steps["train"].states
-        self.shapes = {s.name: s.before.shape for s in self.states}
-        values = initial_state(self.states, parameters) | {
+        step = training_step(rebatched(network, batches.train), optimizer)
+        self.tensors = [(s.name, s.before.shape) for s in step.states]
+        self.shapes = dict(self.tensors)
+        values = initial_state(step.states, parameters) | {
             name: value
             for name, value in (state or {}).items()
             if name in self.shapes and name not in parameters
         }
-        note = Note(f"x1 {__version__}", (("optimizer", optimizer.name),))
-        self.executable, self.place = generate_streams(steps, values, target, schedule_options(3), note)
-        self.device = Device(self.executable)
-        self.input = next(i.name for i in self.executable.stream("eval").abi.inputs)
+        if executable is None:
+            steps: dict[str, TrainingStep] = {"train": step}
+            if batches.tail:
+                steps["tail"] = training_step(rebatched(network, batches.tail), optimizer)
+            steps["eval"] = evaluation(rebatched(network, batches.evaluation))
+            note = Note(f"x1 {__version__}", (("optimizer", optimizer.name),))
+            executable, _ = generate_streams(steps, values, target, schedule_options(3), note)
+        self.executable = executable
+        self.place = StateBuffers.of(self.tensors, target.mx.cols)
+        self.device = Device(executable, state=state_image(self.place, values))
+        self.input = network.graph.inputs[0].name
         self.step_number = int(values[STEP])
 
     def __repr__(self) -> str:
@@ -124,10 +126,15 @@ class Trainer:
         """Every tensor and number that lasts, by name."""
         return state_values(self.place, self.device.state, self.shapes)
 
-    @state.setter
-    def state(self, values: Mapping[str, Array]) -> None:
+    def give(self, parameters: Mapping[str, Array]) -> None:
+        """Let parameters have other values; their exponents are as at first."""
+        values = self.state
+        for name, value in parameters.items():
+            values[name] = value
+            for kind in ("exponent", "next_exponent"):
+                if f"{name}/{kind}" in values:
+                    values[f"{name}/{kind}"] = np.asarray(first_exponent(value), np.int32)
         self.device.state[:] = np.frombuffer(state_image(self.place, values), np.uint8)
-        self.step_number = int(values[STEP])
 
 
 def state_sha256(state: Mapping[str, Array]) -> str:

@@ -14,7 +14,7 @@ from compiler.schedule.scheduler import Schedule
 from compiler.schedule.step.planner import StateBuffers
 from compiler.schedule.tile_graph import REGION, Buffer, Memory, Tensor
 from compiler.schedule.tokens import Synchronized
-from isa.program import Abi, DebugMap, Interface, Note, Program
+from isa.program import Abi, DebugMap, Interface, Note, Operators, Program
 from isa.target import Target
 
 
@@ -31,6 +31,9 @@ def emit_step(
     plan, used = schedule.plan, schedule.used
     buffers = plan.tiles.buffers()
     images = {m: region_image(buffers, m, used[m]) for m in (Memory.WEIGHTS, Memory.PARAMS)}
+    rows = tuple(map_rows(schedule.order, synchronized))
+    stored = {row.tensor for row in rows}
+    named = operators(graph, plan)
     return Program(
         target,
         tuple(synchronized.instructions),
@@ -40,8 +43,8 @@ def emit_step(
         used[Memory.INPUT],
         used[Memory.OUTPUT],
         _abi(graph, schedule),
-        DebugMap(tuple(map_rows(schedule.order, synchronized))),
-        operators(graph, plan),
+        DebugMap(rows),
+        Operators(named.ops, tuple(t for t in named.tensors if t.id in stored)),
         tuple(symbols(plan, schedule.order, synchronized, stream)),
         note,
         state=state,

@@ -20,7 +20,7 @@ from compiler.schedule.tokens import insert_tokens
 from compiler.train.step import TrainingStep
 from isa.checker import check
 from isa.executable import Executable
-from isa.program import Note, Program
+from isa.program import Note, Program, text_section
 from isa.support.diagnostics import Diagnostic
 from isa.support.records import Frozen, replace
 from isa.target import Target
@@ -60,7 +60,7 @@ def generate_streams(
         CompileError: an operation that no tile expresses.
     """
     first = next(iter(steps.values()))
-    place = StateBuffers.of(first.states, target.mx.cols)
+    place = StateBuffers.of([(s.name, s.before.shape) for s in first.states], target.mx.cols)
     state = state_image(place, values)
     begin = {Memory.WEIGHTS: 0, Memory.PARAMS: 0}
     programs: list[Program] = []
@@ -78,19 +78,25 @@ def generate_streams(
 
 
 def _alike(programs: Sequence[Program]) -> list[Program]:
-    """The same regions for all streams: the images of each lie behind those of the ones before."""
-    weights, params = (
-        b"".join(
-            getattr(p, name)[len(getattr(before, name)) if before else 0 :]
-            for before, p in zip([None, *programs], programs, strict=False)
+    """The same regions and names of data for all streams: images of each lie behind those of the ones before."""
+    weights = params = b""
+    for program in programs:
+        weights += program.weights[len(weights) :]
+        params += program.params[len(params) :]
+    texts = {text_section(p.stream) for p in programs}
+    data = tuple(dict.fromkeys(s for p in programs for s in p.symbols if s.section not in texts))
+    return [
+        replace(
+            p,
+            weights=weights,
+            params=params,
+            arena_bytes=max(q.arena_bytes for q in programs),
+            input_bytes=max(q.input_bytes for q in programs),
+            output_bytes=max(q.output_bytes for q in programs),
+            symbols=(*data, *(s for s in p.symbols if s.section in texts)),
         )
-        for name in ("weights", "params")
-    )
-    sizes = {
-        name: max(getattr(p, name) for p in programs)
-        for name in ("arena_bytes", "input_bytes", "output_bytes")
-    }
-    return [replace(p, weights=weights, params=params, **sizes) for p in programs]
+        for p in programs
+    ]
 
 
 class Planning(Frozen):

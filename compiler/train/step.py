@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from fractions import Fraction
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -15,69 +14,22 @@ from compiler.errors import CompileError, Unsupported
 from compiler.ir.graph import Graph, Input, Node
 from compiler.ir.stage import Stage
 from compiler.ir.types import DType, TensorType
-from compiler.ops.softmax import Softmax
-from compiler.passes.base import Pass, run_passes
-from compiler.passes.eliminate_dead import EliminateDead
-from compiler.passes.eliminate_identity import EliminateIdentity
-from compiler.passes.fuse_activation import FuseActivation
-from compiler.train.gradient import differentiate, open_parameters
+from compiler.train.gradient import differentiate
 from compiler.train.integer.loss import StepSoftmax
 from compiler.train.integer.update import Update
 from compiler.train.integer.weights import first_exponent, next_exponent
 from compiler.train.losses.categorical_crossentropy import CategoricalCrossentropy
 from compiler.train.lowering import FIRST_SHIFT, RULES, Fixed, Lowerer, StateTensor
+from compiler.train.network import TrainableNetwork
 from compiler.train.optimizers.optimizer import Optimizer
 from compiler.train.scalars import NUMBER
 from isa.support.diagnostics import Diagnostic
 from isa.support.records import Frozen, asdict
 
-SIMPLIFY: Final[tuple[Pass, ...]] = (EliminateIdentity(), FuseActivation(), EliminateDead())
-"""What is done to a network before training; what training changes is not folded."""
 NUMBERS: Final = "numbers"
 """The input with what the host computes for a step."""
 STEP: Final = "step"
 """The state that counts the steps."""
-
-
-class TrainableNetwork(Frozen):
-    """A float network to be trained: its inputs, the sums before its loss, its parameters.
-
-    `input_type` and `input_c` say what the codes of inputs are: q * c.
-    """
-
-    graph: Graph
-    logits: Node
-    parameters: Mapping[str, Node]
-    frozen: frozenset[str] = frozenset()
-    """Parameters that training leaves as they are."""
-    input_type: DType = DType.U8
-    input_c: Fraction = Fraction(1, 255)
-
-
-def network_of(
-    graph: Graph,
-    parameters: Collection[str],
-    *,
-    input_type: DType,
-    input_c: Fraction,
-    frozen: Collection[str] = (),
-) -> tuple[TrainableNetwork, dict[str, NDArray[Any]]]:
-    """A float graph as a network to be trained, and the values of its parameters.
-
-    Args:
-        graph: it is simplified and extended; its one output is a softmax, or what is to be one.
-        parameters: names of the constants that are weights; others stay constants.
-        input_type: of the codes of inputs.
-        input_c: what their unit stands for.
-        frozen: parameters that training leaves as they are.
-    """
-    prepared = run_passes(graph, SIMPLIFY)
-    (result,) = prepared.outputs
-    logits = result.inputs[0] if isinstance(result.op, Softmax) else result
-    constants = [n for n in prepared.nodes() if n.is_constant and n.name in set(parameters)]
-    opened = open_parameters(prepared, constants)
-    found = TrainableNetwork(prepared, logits, opened.nodes, frozenset(frozen), input_type, input_c)
-    return found, dict(opened.values)
 
 
 def initial_state(

@@ -13,8 +13,9 @@ from compiler.codegen.training import generate_streams
 from compiler.ir.evaluate import evaluate
 from compiler.ir.verify import verify
 from compiler.schedule.options import schedule_options
+from compiler.train.network import TrainableNetwork
 from compiler.train.optimizers.optimizer import Optimizer, apply, optimizer_of
-from compiler.train.step import TrainableNetwork, TrainingStep, initial_state, training_step
+from compiler.train.step import TrainingStep, initial_state, training_step
 from isa.program import Note
 from isa.target import load_target
 from runtime.device import Device

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from x1.keras import callbacks, layers, losses, models, optimizers, utils
 from x1.keras.layers import Input
+from x1.keras.loading import load
 from x1.keras.models import Model, Sequential
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "Sequential",
     "callbacks",
     "layers",
+    "load",
     "losses",
     "models",
     "optimizers",

@@ -35,6 +35,8 @@ class Fitted(Protocol):
     stop_training: bool
     history: History | None
     codes: Codes | None
+    seed: int
+    epochs: int
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -84,7 +86,6 @@ class Fitting(Struct):
     steps_per_epoch: int | None
     verbose: int
     shuffle: bool
-    seed: int
     device: str
     target: str | Target
     validation_freq: int
@@ -117,13 +118,14 @@ class Fitting(Struct):
         if self.steps_per_epoch is not None and self.steps_per_epoch * self.batch_size <= len(taken):
             tail = 0
         trainer = model.prepare(Batches(self.batch_size, tail, self.batch_size), machine)
-        history = History()
+        history = model.history if self.initial_epoch and model.history is not None else History()
         told = CallbackList([*callbacks], model, {"epochs": self.epochs, "verbose": self.verbose})
         model.stop_training, model.history = False, history
         told.tell("on_train_begin", {})
         for epoch in range(self.initial_epoch, self.epochs):
             logs = self._epoch(trainer, codes, given, seen, epoch, told)
             history.note(epoch, logs)
+            model.epochs = epoch + 1
             told.tell("on_epoch_end", epoch, logs)
             if model.stop_training:
                 break
@@ -169,7 +171,7 @@ class Fitting(Struct):
         model = self.model
         began, totals = time.monotonic(), Totals()
         told.tell("on_epoch_begin", epoch, {})
-        order = data.order_of(len(x), self.seed, epoch, shuffle=self.shuffle)
+        order = data.order_of(len(x), model.seed, epoch, shuffle=self.shuffle)
         steps = -(-len(x) // self.batch_size)
         if self.steps_per_epoch is not None:
             steps = min(steps, self.steps_per_epoch)

@@ -112,3 +112,12 @@ def _is_neutral(optimizer: str, option: str, value: Any) -> bool:
     if option == "momentum" and optimizer == "rmsprop":
         return value == 0
     return option in NEUTRAL and (not NEUTRAL[option] or value in NEUTRAL[option])
+
+
+def restored(name: str, options: Mapping[str, Any]) -> KerasOptimizer:
+    """The optimizer of a checkpoint: by the name and the options of the device's own.
+
+    Raises:
+        UsageError: there is none.
+    """
+    return KerasOptimizer(optimizer_of(name, options))

@@ -13,6 +13,7 @@ from typing import Final
 
 import compiler.schedule.step.tiles  # noqa: F401  # pyright: ignore[reportUnusedImport]  (declares)
 from compiler.ir.graph import Graph, Input, Node, TupleElement
+from compiler.ir.types import Shape
 from compiler.ir.work import LowerBound
 from compiler.ops.max_pool import MaxPool
 from compiler.ops.shapes import Reshape, unreshaped
@@ -68,17 +69,17 @@ class StateBuffers(Frozen):
     size: int
 
     @staticmethod
-    def of(states: Sequence[StateTensor], cols: int) -> StateBuffers:
-        """Numbers first, then the rows of every tensor."""
-        numbers = {s.name: i * WORD for i, s in enumerate(s for s in states if not s.before.shape)}
+    def of(tensors: Sequence[tuple[str, Shape]], cols: int) -> StateBuffers:
+        """Numbers first, then the rows of every tensor; by names and shapes."""
+        numbers = {name: i * WORD for i, (name, _) in enumerate(t for t in tensors if not t[1])}
         buffers = {"": Buffer("numbers", Memory.STATE, max(len(numbers) * WORD, WORD), address=0)}
         layouts: dict[str, StateRows] = {}
         end = aligned(buffers[""].size)
-        for state in states:
-            if state.before.shape:
-                layouts[state.name] = StateRows.of(state.before.shape, cols)
-                size = layouts[state.name].bytes
-                buffers[state.name] = Buffer(state.name, Memory.STATE, size, address=end)
+        for name, shape in tensors:
+            if shape:
+                layouts[name] = StateRows.of(shape, cols)
+                size = layouts[name].bytes
+                buffers[name] = Buffer(name, Memory.STATE, size, address=end)
                 end = aligned(end + size)
         return StateBuffers(buffers, layouts, numbers, end)
 

@@ -1,0 +1,88 @@
+"""A network to be trained: a float graph, its parameters, what its inputs are."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from fractions import Fraction
+from typing import Any, Final
+
+from numpy.typing import NDArray
+
+from compiler.ir.graph import Graph, Input, Node
+from compiler.ir.types import DType
+from compiler.ops.shapes import Reshape
+from compiler.ops.softmax import Softmax
+from compiler.passes.base import Pass, run_passes
+from compiler.passes.eliminate_dead import EliminateDead
+from compiler.passes.eliminate_identity import EliminateIdentity
+from compiler.passes.fuse_activation import FuseActivation
+from compiler.train.gradient import open_parameters
+from isa.support.records import Frozen
+
+SIMPLIFY: Final[tuple[Pass, ...]] = (EliminateIdentity(), FuseActivation(), EliminateDead())
+"""What is done to a network before training; what training changes is not folded."""
+
+
+class TrainableNetwork(Frozen):
+    """A float network to be trained: its inputs, the sums before its loss, its parameters.
+
+    `input_type` and `input_c` say what the codes of inputs are: q * c.
+    """
+
+    graph: Graph
+    logits: Node
+    parameters: Mapping[str, Node]
+    frozen: frozenset[str] = frozenset()
+    """Parameters that training leaves as they are."""
+    input_type: DType = DType.U8
+    input_c: Fraction = Fraction(1, 255)
+
+
+def network_of(
+    graph: Graph,
+    parameters: Collection[str],
+    *,
+    input_type: DType,
+    input_c: Fraction,
+    frozen: Collection[str] = (),
+) -> tuple[TrainableNetwork, dict[str, NDArray[Any]]]:
+    """A float graph as a network to be trained, and the values of its parameters.
+
+    Args:
+        graph: it is simplified and extended; its one output is a softmax, or what is to be one.
+        parameters: names of the constants that are weights; others stay constants.
+        input_type: of the codes of inputs.
+        input_c: what their unit stands for.
+        frozen: parameters that training leaves as they are.
+    """
+    prepared = run_passes(graph, SIMPLIFY)
+    (result,) = prepared.outputs
+    logits = result.inputs[0] if isinstance(result.op, Softmax) else result
+    constants = [n for n in prepared.nodes() if n.is_constant and n.name in set(parameters)]
+    opened = open_parameters(prepared, constants)
+    found = TrainableNetwork(prepared, logits, opened.nodes, frozenset(frozen), input_type, input_c)
+    return found, dict(opened.values)
+
+
+def rebatched(network: TrainableNetwork, batch: int) -> TrainableNetwork:
+    """A copy of a network of one sample, for so many; reshapes keep the first dimension apart."""
+    source, made = network.graph, Graph(network.graph.name)
+    copies: dict[int, Node] = {}
+    parameters = {p.id for p in network.parameters.values()}
+    for node in source.nodes():
+        if node.is_constant:
+            copies[node.id] = made.const(node.constant, node.name, node.loc)
+        elif isinstance(node.op, Input):
+            shape = node.shape if node.id in parameters else (batch, *node.shape[1:])
+            copies[node.id] = made.input(node.name, node.type.dtype, shape, node.loc)
+        else:
+            operation = node.op
+            if isinstance(operation, Reshape):
+                operation = Reshape((batch, *operation.shape[1:]))
+            operands = [copies[i.id] for i in node.inputs]
+            copies[node.id] = made.add(operation, operands, name=node.name, loc=node.loc)
+    made.set_outputs([copies[n.id] for n in source.outputs], source.output_names)
+    opened = {name: copies[node.id] for name, node in network.parameters.items()}
+    return TrainableNetwork(
+        made, copies[network.logits.id], opened, network.frozen, network.input_type, network.input_c
+    )

@@ -1,0 +1,149 @@
+"""Models from files: training binaries, and networks of other tools."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compiler.train.network import TrainableNetwork
+from isa.support.records import replace
+from x1.checkpoint import Loaded, layers_of, load_checkpoint, number, unsound
+from x1.keras import layers as keras_layers
+from x1.keras import losses, optimizers
+from x1.keras.building import Wiring
+from x1.keras.callbacks import History
+from x1.keras.data import Codes
+from x1.keras.layers import Layer
+from x1.keras.models import Model
+from x1.keras.trainable import Trainable
+from x1.trainer import Batches, Trainer
+
+Array = NDArray[Any]
+
+
+class GraphModel(Trainable):
+    """A network that no layers have made: from ONNX, from the network language, from a checkpoint."""
+
+    def __init__(self, network: TrainableNetwork, parameters: Mapping[str, Array]) -> None:
+        self.name = network.graph.name
+        self._network, self._values = network, dict(parameters)
+        self.begin()
+
+    def network(self) -> TrainableNetwork:
+        """The network for one sample, its parameters opened."""
+        if self.codes is None:
+            return self._network
+        return replace(self._network, input_type=self.codes.dtype, input_c=self.codes.c)
+
+    def parameters(self) -> dict[str, Array]:
+        """The values of the parameters."""
+        return dict(self._values)
+
+    def take(self, parameters: Mapping[str, Array]) -> None:
+        """Take other values of parameters over."""
+        self._values |= parameters
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """The shape of a sample."""
+        parameters = {p.id for p in self._network.parameters.values()}
+        return next(n for n in self._network.graph.inputs if n.id not in parameters).shape[1:]
+
+    @property
+    def classes(self) -> int:
+        """The number of values that the network gives for a sample."""
+        return int(np.prod(self._network.logits.shape[1:]))
+
+
+def load(path: str | Path) -> Trainable:
+    """The model of a file that `save` or `x1 train` has written; fit(initial_epoch=...) goes on to the bit.
+
+    Raises:
+        UsageError: no such file.
+        BinaryError: it is no sound training binary.
+    """
+    place = str(path)
+    loaded = load_checkpoint(place)
+    checkpoint = loaded.checkpoint
+    network = checkpoint.network_of(place)
+    missing = [name for name in checkpoint.parameters if name not in loaded.values]
+    if missing:
+        raise unsound(place, f"the state lacks '{missing[0]}'")
+    weights = {name: loaded.values[name] for name in checkpoint.parameters}
+    for name, node in network.parameters.items():
+        if weights[name].shape != node.shape:
+            raise unsound(
+                place, f"'{name}' has the shape {list(weights[name].shape)}, not {list(node.shape)}"
+            )
+    model: Trainable = GraphModel(network, weights)
+    if checkpoint.layers:
+        model = _of_layers(loaded, weights, place)
+    _restore(model, loaded, weights, place)
+    return model
+
+
+def _of_layers(loaded: Loaded, weights: Mapping[str, Array], place: str) -> Model:
+    """A model of Keras's layers."""
+    made: list[Layer] = []
+    reads: list[tuple[int, ...]] = []
+    for entry in layers_of(loaded.checkpoint.layers, place):
+        kind = getattr(keras_layers, str(entry.get("class")), None)
+        if not (isinstance(kind, type) and issubclass(kind, Layer)):
+            raise unsound(place, f"there is no layer '{entry.get('class')}'")
+        try:
+            arguments = {str(k): _plain(v) for k, v in dict(entry["arguments"]).items()}
+            layer = kind(name=str(entry["name"]), trainable=bool(entry["trainable"]), **arguments)
+            shape = entry["input_shape"]
+            layer.input_shape = None if shape is None else tuple(int(n) for n in shape)
+            reads.append(tuple(int(i) for i in entry["reads"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise unsound(place, f"a layer of the training does not fit: {error}") from None
+        if any(not 0 <= i < len(made) for i in reads[-1]):
+            raise unsound(place, "a layer of the training reads one that comes later")
+        made.append(layer)
+    model = Model.__new__(Model)
+    model.name = loaded.checkpoint.network.split('"', 2)[1] if '"' in loaded.checkpoint.network else "model"
+    model.wire(Wiring(tuple(made), tuple(reads)))
+    model.take({name: value for name, value in weights.items() if name in model.built.owners})
+    return model
+
+
+def _plain(value: Any) -> Any:
+    return tuple(cast("list[Any]", value)) if isinstance(value, list) else value
+
+
+def _restore(model: Trainable, loaded: Loaded, weights: Mapping[str, Array], place: str) -> None:
+    """Loss, optimizer, history and device as they were."""
+    checkpoint = loaded.checkpoint
+    network = checkpoint.network_of(place)
+    model.codes = Codes(network.input_type, network.input_c)
+    if checkpoint.loss not in losses.NAMED:
+        raise unsound(place, f"there is no loss '{checkpoint.loss[:40]}'")
+    model.loss = losses.Loss(checkpoint.loss, checkpoint.from_logits)
+    model.metrics = [m for m in checkpoint.metrics if m == "accuracy"]
+    options = checkpoint.optimizer_options(place)
+    if checkpoint.optimizer == "sgd":
+        options = {k: v for k, v in options.items() if k == "learning_rate"}
+    model.optimizer = optimizers.restored(checkpoint.optimizer, options)
+    model.optimizer.learning_rate = float(number(checkpoint.learning_rate, place))
+    model.seed, model.epochs = checkpoint.seed, checkpoint.epochs
+    model.history = History()
+    model.history.history = {n: [float(number(v, place)) for v in vs] for n, vs in checkpoint.history}
+    model.history.epoch = list(range(checkpoint.epochs))
+    model.kept = {n: v for n, v in loaded.values.items() if n not in weights}
+    batches = Batches(*checkpoint.batches)
+    if min(batches.train, batches.evaluation) < 1 or batches.tail < 0:
+        raise unsound(place, "the batches of the training are none")
+    model.trainer = Trainer(
+        model.network(),
+        model.parameters(),
+        model.optimizer.chosen,
+        batches,
+        loaded.executable.programs[0].target,
+        model.kept,
+        loaded.executable,
+    )

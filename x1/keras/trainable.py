@@ -1,0 +1,246 @@
+"""What can be trained: a network, an optimizer, a loss, and a device that has got so far."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compiler.train.network import TrainableNetwork
+from isa.support.diagnostics import Diagnostic, UsageError
+from isa.support.records import asdict
+from isa.target import Target, load_target
+from x1.checkpoint import Checkpoint, hexadecimal, network_text, written
+from x1.files import write_atomic
+from x1.keras import losses, optimizers
+from x1.keras.callbacks import History
+from x1.keras.data import Codes
+from x1.keras.fitting import Fitting, evaluate_on, predict_on
+from x1.keras.utils import SEED
+from x1.trainer import Batches, Trainer
+
+Array = NDArray[Any]
+EVALUATED: Final = 32
+"""Samples of a batch where nothing is trained."""
+
+
+class Trainable:
+    """The base of models: compile, fit, evaluate, predict, save."""
+
+    name: str
+
+    def begin(self) -> None:
+        """Nothing has been chosen or trained yet."""
+        self.optimizer: optimizers.KerasOptimizer = optimizers.get("rmsprop")
+        self.loss: losses.Loss | None = None
+        self.metrics: list[str] = []
+        self.stop_training = False
+        self.history: History | None = None
+        self.seed = SEED.value
+        self.epochs = 0
+        """That are complete."""
+        self.codes: Codes | None = None
+        self.kept: dict[str, Array] = {}
+        """What training has left beside the weights: shifts, slots, the number of steps."""
+        self.trainer: Trainer | None = None
+
+    # --- what a kind of model says ---------------------------------------------------------------
+
+    def network(self) -> TrainableNetwork:
+        """The network for one sample, its parameters opened."""
+        raise NotImplementedError
+
+    def parameters(self) -> dict[str, Array]:
+        """The values of the parameters, as the network has them."""
+        raise NotImplementedError
+
+    def take(self, parameters: Mapping[str, Array]) -> None:
+        """Take other values of parameters over."""
+        raise NotImplementedError
+
+    def layer_text(self) -> str:
+        """The layers as JSON, for a checkpoint; nothing where there are none."""
+        return ""
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """The shape of a sample."""
+        raise NotImplementedError
+
+    @property
+    def classes(self) -> int:
+        """The number of values that the last layer gives for a sample."""
+        raise NotImplementedError
+
+    # --- training --------------------------------------------------------------------------------
+
+    def compile(
+        self, optimizer: Any = "rmsprop", loss: Any = None, metrics: Sequence[Any] | None = None
+    ) -> None:
+        """Choose optimizer, loss and metrics; the optimizer begins anew.
+
+        Raises:
+            UsageError: one that there is not.
+        """
+        self.pull()
+        self.optimizer, self.loss = optimizers.get(optimizer), losses.get(loss)
+        self.metrics = ["accuracy" for m in metrics or () if _require_accuracy(m)]
+        kept = ("shift", "greatest")
+        self.kept = {n: v for n, v in self.kept.items() if n.rpartition("/")[2] in kept}
+        self.trainer = None
+
+    def fit(
+        self,
+        x: Any,
+        y: Any,
+        batch_size: int | None = None,
+        epochs: int = 1,
+        verbose: Any = "auto",
+        callbacks: Sequence[Any] | None = None,
+        validation_split: float = 0.0,
+        validation_data: tuple[Any, Any] | None = None,
+        shuffle: bool = True,
+        initial_epoch: int = 0,
+        steps_per_epoch: int | None = None,
+        validation_freq: int = 1,
+        *,
+        device: str = "/device:X1",
+        target: str | Target = "edge32",
+        seed: int | None = None,
+    ) -> History:
+        """Train on samples x and labels y, on the simulated device; arguments as Keras has them.
+
+        `device` is "/device:X1"; `target` the machine, a name or a file; `seed` decides the order of samples,
+        that of `set_random_seed` if it is not given.
+
+        Raises:
+            UsageError: data, options or a device that do not fit.
+            CompileError: a layer that cannot be trained.
+            FitError: the model does not fit the target.
+        """
+        if seed is not None:
+            self.seed = seed
+        fitting = Fitting(
+            self,
+            batch_size=32 if batch_size is None else batch_size,
+            epochs=epochs,
+            initial_epoch=initial_epoch,
+            steps_per_epoch=steps_per_epoch,
+            verbose=1 if verbose == "auto" else int(verbose),
+            shuffle=shuffle,
+            device=device,
+            target=target,
+            validation_freq=validation_freq,
+        )
+        return fitting.run(x, y, validation_split, validation_data, callbacks or ())
+
+    def evaluate(
+        self,
+        x: Any,
+        y: Any,
+        batch_size: int | None = None,
+        verbose: Any = 0,
+        return_dict: bool = False,
+    ) -> Any:
+        """Loss and metrics on samples: numbers in a list, or by name.
+
+        Raises:
+            UsageError: data that do not fit, or a model without loss.
+        """
+        del batch_size
+        found = evaluate_on(self, x, y, verbose=int(verbose not in (0, "auto")))
+        if return_dict:
+            return found
+        return list(found.values()) if len(found) > 1 else found["loss"]
+
+    def predict(self, x: Any, batch_size: int | None = None, verbose: Any = 0) -> NDArray[np.float32]:
+        """The probabilities of the classes, for every sample."""
+        del batch_size, verbose
+        return predict_on(self, x)
+
+    # --- the device ------------------------------------------------------------------------------
+
+    def prepare(self, batches: Batches, target: Target) -> Trainer:
+        """A trainer for these batches, with what training so far has left."""
+        if self.trainer is None or (self.trainer.batches, self.trainer.target) != (batches, target):
+            self.pull()
+            self.trainer = Trainer(
+                self.network(), self.parameters(), self.optimizer.chosen, batches, target, self.kept
+            )
+        return self.trainer
+
+    def runner(self) -> Trainer:
+        """A trainer for evaluation: the one that there is, or one for few samples."""
+        if self.trainer is None:
+            self.prepare(Batches(EVALUATED, 0, EVALUATED), load_target("edge32"))
+        assert self.trainer is not None
+        return self.trainer
+
+    def pull(self) -> None:
+        """Take weights and all else over from the device."""
+        if self.trainer is None:
+            return
+        state, names = self.trainer.state, self.parameters()
+        self.take({name: state[name] for name in names if name in state})
+        self.kept = {name: value for name, value in state.items() if name not in names}
+
+    def push(self) -> None:
+        """Give the weights to the device."""
+        if self.trainer is not None:
+            shapes = self.trainer.shapes
+            self.trainer.give({n: v for n, v in self.parameters().items() if n in shapes})
+
+    # --- files -----------------------------------------------------------------------------------
+
+    def content(self) -> bytes:
+        """The file of the model: a binary that trains on from here."""
+        trainer, network = self.runner(), self.network()
+        codes = self.codes or Codes.of(np.zeros(0, np.uint8))
+        loss = self.loss or losses.Loss(losses.SPARSE)
+        options = asdict(self.optimizer.chosen)
+        history = {} if self.history is None else self.history.history
+        rate: Any = self.optimizer.learning_rate
+        checkpoint = Checkpoint(
+            network=network_text(network),
+            logits=network.logits.name,
+            parameters=tuple(network.parameters),
+            frozen=tuple(sorted(network.frozen)),
+            input_type=codes.dtype.value,
+            input_c=str(codes.c),
+            layers=self.layer_text(),
+            loss=loss.name,
+            from_logits=loss.from_logits,
+            metrics=tuple(self.metrics),
+            optimizer=self.optimizer.chosen.name,
+            options=tuple((name, hexadecimal(value)) for name, value in options.items()),
+            learning_rate=hexadecimal(options["learning_rate"] if callable(rate) else float(rate)),
+            batches=(trainer.batches.train, trainer.batches.tail, trainer.batches.evaluation),
+            seed=self.seed,
+            epochs=self.epochs,
+            history=tuple((name, tuple(map(hexadecimal, values))) for name, values in history.items()),
+            state=tuple((name, tuple(shape)) for name, shape in trainer.tensors),
+        )
+        return written(trainer.executable, checkpoint, trainer.state)
+
+    def save(self, path: str | Path) -> None:
+        """Write the model as a binary, from which training goes on to the bit.
+
+        Raises:
+            UsageError: the place cannot be written.
+        """
+        write_atomic(path, self.content())
+
+
+def _require_accuracy(metric: Any) -> bool:
+    """The only metric is accuracy, however it is called.
+
+    Raises:
+        UsageError: another one.
+    """
+    name = metric if isinstance(metric, str) else str(getattr(metric, "name", type(metric).__name__))
+    if name not in ("accuracy", "acc", "sparse_categorical_accuracy", "categorical_accuracy"):
+        raise UsageError(Diagnostic("train.metric", f"there is no metric '{name}'", allowed="accuracy"))
+    return True
