@@ -46,6 +46,8 @@ def wrap32(value: Array) -> Int:
 
 def add_wrapping(a: ArrayLike, b: ArrayLike) -> Int:
     """int32 addition modulo 2^32; unsigned, because there numpy promises to wrap."""
+    if isinstance(b, int) and b == 0:
+        return np.asarray(a, np.int32)
     left, right = (np.asarray(v, np.int32).view(np.uint32) for v in (a, b))
     return np.add(left, right).view(np.int32)
 
@@ -92,7 +94,7 @@ def requantize(acc: Array, bias: ArrayLike, m: ArrayLike, zero_point: int, low: 
         low: the least output value.
         high: the greatest output value.
     """
-    v = f32(acc if isinstance(bias, int) and bias == 0 else add_wrapping(acc, bias))
+    v = f32(add_wrapping(acc, bias))
     v *= f32(m)
     return _clamped_then_rounded(v, zero_point, low, high)
 
@@ -101,9 +103,8 @@ def _clamped_then_rounded(v: Float, zero_point: int, low: int, high: int) -> Int
     """rne(clamp(v, low - zp, high - zp)) + zp; v is used up."""
     np.maximum(v, F32(low - zero_point), out=v)
     np.minimum(v, F32(high - zero_point), out=v)
-    rounded = np.rint(v, out=v).astype(np.int32)
-    if zero_point:
-        rounded += np.int32(zero_point)
+    rounded = round_half_even(v).astype(np.int32)
+    rounded += np.int32(zero_point)
     return rounded
 
 

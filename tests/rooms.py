@@ -63,7 +63,9 @@ ORDER: Final = (
     ),
     *(
         "x1/trainer.py",
+        "x1/checkpoint.py",
         "x1/keras/",
+        "x1/training.py",
         "x1/session.py",
         "x1/onnx_backend.py",
         "x1/lab/",

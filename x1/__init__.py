@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from x1.lab.evaluation import evaluate
     from x1.lab.verification import verify
     from x1.session import Session
+    from x1.training import train
 
 __all__ = [
     "Binary",
@@ -33,6 +34,7 @@ __all__ = [
     "evaluate",
     "profile",
     "quantize",
+    "train",
     "verify",
 ]
 
@@ -47,6 +49,7 @@ _HOMES = {
     "compile": "x1.api",
     "quantize": "x1.api",
     "evaluate": "x1.lab.evaluation",
+    "train": "x1.training",
     "verify": "x1.lab.verification",
 }
 

@@ -45,6 +45,8 @@ class Checkpoint(Frozen):
     frozen: tuple[str, ...]
     input_type: str
     input_c: str
+    perm: tuple[int, ...]
+    """How the axes of a batch of samples are permuted for the network."""
     layers: str
     """The layers of a Keras model as JSON; nothing for another network."""
     loss: str
@@ -55,6 +57,8 @@ class Checkpoint(Frozen):
     learning_rate: str
     batches: tuple[int, int, int]
     seed: int
+    shuffle: bool
+    validation_split: str
     epochs: int
     """That are complete."""
     history: tuple[tuple[str, tuple[str, ...]], ...]

@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from compiler.codegen.emit_step import state_image, state_values
+from compiler.codegen.emit_step import RealInput, state_image, state_values
 from compiler.codegen.training import generate_streams
 from compiler.schedule.options import schedule_options
 from compiler.schedule.step.planner import StateBuffers
@@ -61,6 +61,7 @@ class Trainer:
         target: the machine.
         state: what another trainer of the network has left, by name; tensors that it lacks are as at first.
         executable: the binary, if there is one already for network, optimizer, batches and target.
+        perm: how the host permutes the axes of a batch of samples for the network.
 
     Raises:
         CompileError: an operation that no step computes.
@@ -76,6 +77,7 @@ class Trainer:
         target: Target,
         state: Mapping[str, Array] | None = None,
         executable: Executable | None = None,
+        perm: tuple[int, ...] | None = None,
     ) -> None:
         self.optimizer, self.batches, self.target = optimizer, batches, target
         step = training_step(rebatched(network, batches.train), optimizer)
@@ -92,11 +94,15 @@ class Trainer:
                 steps["tail"] = training_step(rebatched(network, batches.tail), optimizer)
             steps["eval"] = evaluation(rebatched(network, batches.evaluation))
             note = Note(f"x1 {__version__}", (("optimizer", optimizer.name),))
-            executable, _ = generate_streams(steps, values, target, schedule_options(3), note)
+            source = network.source
+            real = RealInput(float(network.input_c), perm or tuple(range(len(source.shape))))
+            executable, _ = generate_streams(
+                steps, values, target, schedule_options(3), note, {source.name: real}
+            )
         self.executable = executable
         self.place = StateBuffers.of(self.tensors, target.mx.cols)
         self.device = Device(executable, state=state_image(self.place, values))
-        self.input = network.graph.inputs[0].name
+        self.input = network.source.name
         self.step_number = int(values[STEP])
 
     def __repr__(self) -> str:
@@ -112,11 +118,11 @@ class Trainer:
         return Records.of(result.outputs["records"])
 
     def probabilities(self, x: Array) -> NDArray[np.float32]:
-        """What the network makes of codes; the last batch is filled up with zeros."""
+        """What the network makes of samples, real numbers; the last batch is filled up with zeros."""
         size, found = self.batches.evaluation, list[Array]()
         for first in range(0, len(x), size):
             part = x[first : first + size]
-            filled = np.zeros((size, *x.shape[1:]), x.dtype)
+            filled = np.zeros((size, *x.shape[1:]), np.float32)
             filled[: len(part)] = part
             found.append(self.device.run("eval", {self.input: filled}).outputs["probabilities"][: len(part)])
         return np.concatenate(found) if found else np.zeros((0, 0), np.float32)

@@ -10,11 +10,13 @@ from numpy.typing import NDArray
 
 from compiler.codegen.emit import map_rows, operators, region_image, symbols
 from compiler.ir.graph import Graph, Node
+from compiler.ir.types import DType
 from compiler.schedule.scheduler import Schedule
 from compiler.schedule.step.planner import StateBuffers
 from compiler.schedule.tile_graph import REGION, Buffer, Memory, Tensor
 from compiler.schedule.tokens import Synchronized
-from isa.program import Abi, DebugMap, Interface, Note, Operators, Program
+from isa.program import Abi, DebugMap, Interface, Note, Operators, Program, float_bits
+from isa.support.records import Frozen, replace
 from isa.target import Target
 
 
@@ -26,6 +28,7 @@ def emit_step(
     target: Target,
     note: Note,
     stream: str,
+    real: Mapping[str, RealInput],
 ) -> Program:
     """The program of a stream."""
     plan, used = schedule.plan, schedule.used
@@ -42,7 +45,7 @@ def emit_step(
         used[Memory.ARENA],
         used[Memory.INPUT],
         used[Memory.OUTPUT],
-        _abi(graph, schedule),
+        _abi(graph, schedule, real),
         DebugMap(rows),
         Operators(named.ops, tuple(t for t in named.tensors if t.id in stored)),
         tuple(symbols(plan, schedule.order, synchronized, stream)),
@@ -81,9 +84,36 @@ def state_values(
     return found
 
 
-def _abi(graph: Graph, schedule: Schedule) -> Abi:
+class RealInput(Frozen):
+    """An input that the host gives as real numbers: what its codes stand for, how its axes are permuted."""
+
+    scale: float
+    perm: tuple[int, ...]
+
+
+def _real_interface(node: Node, given: Tensor | Buffer, real: RealInput) -> Interface:
+    """Quantized and permuted by the host."""
+    plain = _interface(node.name, node, given)
+    host = [0] * len(real.perm)
+    for axis, extent in zip(real.perm, node.shape, strict=True):
+        host[axis] = extent
+    return replace(
+        plain,
+        dtype=DType.F32.host_name,
+        shape=tuple(host),
+        perm=real.perm,
+        scale_bits=float_bits(real.scale),
+    )
+
+
+def _abi(graph: Graph, schedule: Schedule, real: Mapping[str, RealInput]) -> Abi:
     plan = schedule.plan
-    inputs = tuple(_interface(node.name, node, given) for node, given in plan.inputs)
+    inputs = tuple(
+        _real_interface(node, given, real[node.name])
+        if node.name in real
+        else _interface(node.name, node, given)
+        for node, given in plan.inputs
+    )
     named = zip(graph.output_names, graph.outputs, strict=True)
     outputs = (
         _interface(name, node, plan.outputs[node.id]) for name, node in named if node.id in plan.outputs

@@ -8,7 +8,7 @@ from typing import Any, Final
 from numpy.typing import NDArray
 
 from compiler.codegen.emit import resolved_stream
-from compiler.codegen.emit_step import emit_step, state_image
+from compiler.codegen.emit_step import RealInput, emit_step, state_image
 from compiler.errors import FitError
 from compiler.schedule.options import ScheduleOptions, StepOptions
 from compiler.schedule.order.allocate import AllocationError
@@ -37,6 +37,7 @@ SEARCHED: Final[tuple[Mapping[str, float], ...]] = (
 )
 """Choices that are tried one after another."""
 MAIN: Final = "train"
+EVALUATION: Final = "eval"
 LARGE: Final = 8000
 """Instructions of a schedule beyond which no others are tried: each takes seconds."""
 
@@ -47,6 +48,7 @@ def generate_streams(
     target: Target,
     options: ScheduleOptions,
     note: Note,
+    real: Mapping[str, RealInput] | None = None,
     *,
     search: bool = True,
 ) -> tuple[Executable, StateBuffers]:
@@ -65,7 +67,8 @@ def generate_streams(
     begin = {Memory.WEIGHTS: 0, Memory.PARAMS: 0}
     programs: list[Program] = []
     for stream, step in steps.items():
-        planning = Planning(step, place, target, options, state, note, stream)
+        given = dict(real or {}) if stream == EVALUATION else {}
+        planning = Planning(step, place, target, options, state, note, stream, given)
         tried = SEARCHED if search and stream == MAIN else ()
         program = _best(planning, begin, tried)
         programs.append(program)
@@ -78,7 +81,7 @@ def generate_streams(
 
 
 def _alike(programs: Sequence[Program]) -> list[Program]:
-    """The same regions and names of data for all streams: images of each lie behind those of the ones before."""
+    """The same regions and names of data for all streams: each has its images behind those before."""
     weights = params = b""
     for program in programs:
         weights += program.weights[len(weights) :]
@@ -109,6 +112,7 @@ class Planning(Frozen):
     state: bytes
     note: Note
     stream: str
+    real: Mapping[str, RealInput]
 
     def program(self, choices: StepOptions, begin: Mapping[Memory, int]) -> Program:
         """The program with these choices; regions of the binary are free from `begin` on.
@@ -119,7 +123,14 @@ class Planning(Frozen):
         schedule = _schedule(self, choices, begin)
         synchronized = insert_tokens(resolved_stream(schedule.order), self.target)
         return emit_step(
-            self.step.graph, schedule, synchronized, self.state, self.target, self.note, self.stream
+            self.step.graph,
+            schedule,
+            synchronized,
+            self.state,
+            self.target,
+            self.note,
+            self.stream,
+            self.real,
         )
 
 

@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final, NoReturn, cast
+from typing import Any, Final, NoReturn, cast
 
 import numpy as np
 from lark import Token, Tree
@@ -34,13 +34,13 @@ MAX_TEXT: Final = 1 << 20
 MAX_SYNTAX_ERRORS: Final = 20
 
 
-def read_dsl(path: Path) -> Graph:
-    """The graph of a .net file.
+def read_dsl(path: Path, fresh: Callable[[str, tuple[int, ...]], Any] | None = None) -> Graph:
+    """The graph of a .net file; `fresh` gives the weights in the place of the file that it names.
 
     Raises:
         CompileError: the text is no network; every finding, with line, column and caret.
     """
-    return _Reader(path, read_text(path, MAX_TEXT, "dsl")).run()
+    return _Reader(path, read_text(path, MAX_TEXT, "dsl"), fresh).run()
 
 
 class _Abort(Exception):
@@ -48,8 +48,10 @@ class _Abort(Exception):
 
 
 class _Reader:
-    def __init__(self, path: Path, text: str) -> None:
-        self.path, self.text = path, text
+    def __init__(
+        self, path: Path, text: str, fresh: Callable[[str, tuple[int, ...]], Any] | None = None
+    ) -> None:
+        self.path, self.text, self.fresh = path, text, fresh
         self.shown = one_line(str(path))
         """The path in messages and places: it may hold what is no text."""
         self.lines = lines_of(text)
@@ -162,6 +164,8 @@ class _Reader:
     def _weights(self, statement: Parsed) -> None:
         token = cast("Token", statement.children[0])
         self.weights_named = True
+        if self.fresh is not None:
+            return
         folder = self.path.resolve().parent
         place = resolved(folder / str(token)[1:-1])
         if place is None or not place.is_relative_to(folder):
@@ -319,6 +323,8 @@ class _Reader:
 
     def _source(self, layer: str) -> Callable[[str, tuple[int, ...]], NDArray[np.float32]]:
         def take(kind: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
+            if self.fresh is not None:
+                return self.fresh(f"{layer}/{kind}", shape)
             if self.weights is None and self.weights_named:
                 raise _Abort  # why the file cannot be used has been said
             if self.weights is None:

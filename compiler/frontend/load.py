@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from compiler.frontend.onnx_reader import read_onnx
 from compiler.frontend.texts import read_text
@@ -13,12 +13,20 @@ from isa.support.diagnostics import Diagnostic, UsageError
 from isa.support.locations import FileLoc
 from isa.support.paths import require_file
 
+Weights = Callable[[str, tuple[int, ...]], Any]
+"""(name of a weight, its shape) to the weight."""
 KINDS: Final = (".onnx", ".net", ".x1ir")
 MAX_DUMP: Final = 1 << 31
 
 
-def load_model(model: str | Path | bytes, shapes: Mapping[str, Sequence[int]] | None = None) -> Graph:
+def load_model(
+    model: str | Path | bytes,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    fresh: Weights | None = None,
+) -> Graph:
     """The graph of an .onnx, .net or .x1ir file, or of an ONNX model in memory.
+
+    `fresh` gives the weights of a .net in the place of its file.
 
     Raises:
         UsageError: no such file, or a file of no known kind.
@@ -40,7 +48,7 @@ def load_model(model: str | Path | bytes, shapes: Mapping[str, Sequence[int]] | 
         case ".net":
             from compiler.frontend.dsl_reader import read_dsl  # noqa: PLC0415  (ONNX needs no parser)
 
-            return read_dsl(place)
+            return read_dsl(place, fresh)
         case ".x1ir":
             from compiler.frontend.ir_reader import parse_graph  # noqa: PLC0415
 

@@ -62,7 +62,7 @@ def _require_bounds(bounds: Sequence[float]) -> None:
 
 
 @op("nn.clamp", "x:f32")
-class Clamp(Op):
+class Clamp(ElementWise):
     """min(max(x, low), high): Relu is low = 0, high = infinity."""
 
     low: float
@@ -103,7 +103,7 @@ def clamp_gradient(d: Differentiator, node: Node, operation: Clamp, error: Node)
 
 
 @op("nn.unary", "x:f32")
-class Unary(Op):
+class Unary(ElementWise):
     """A function of every element."""
 
     function: str

@@ -31,6 +31,9 @@ class Add(Op):
     def infer(self, types: Sequence[TensorType]) -> TensorType:
         return TensorType(DType.F32, broadcast(types))
 
+    def commute_transpose(self, perm: Sequence[int]) -> Op:
+        return self
+
     def evaluate(self, args: Sequence[Array], types: Sequence[TensorType], out: TensorType) -> Array:
         y = args[0] + args[1]
         return y if self.clamp is None else np.clip(y, *np.asarray(self.clamp, np.float32))

@@ -39,7 +39,7 @@ from compiler.ops.sliding_window import (
 )
 from compiler.rules.differentiating import Differentiator, Errors, gradient_rule
 from compiler.rules.exporting import OnnxWriter, written_as_onnx
-from compiler.rules.importing import LayerCall, OnnxNode, layer, onnx_operator
+from compiler.rules.importing import NO_BIAS, LayerCall, OnnxNode, layer, onnx_operator
 from compiler.rules.quantizing import Quantizer, quantization_rule
 from isa import arithmetic
 from isa.instructions.vector_depthwise import DepthwiseConv
@@ -207,7 +207,7 @@ def import_conv(n: OnnxNode) -> Node:
     pads = onnx_pads(n, (x.shape[2], x.shape[3]), kernel, strides, dilations)
     bias = n.maybe(2)
     if bias is None:
-        bias = n.const(np.zeros(int(weights.shape[0]), np.float32), "bias")
+        bias = n.const(np.zeros(int(weights.shape[0]), np.float32), NO_BIAS)
     else:
         bias = n.parameter(2, "the bias")
     conv = Conv2d(strides, pads, dilations, "NCHW", groups=n.integer("group", 1))
@@ -263,7 +263,7 @@ def _with_bias(
     count = int(weights.shape[0])
     bias = call.weights("bias", (count,)) if has_bias else np.zeros(count, np.float32)
     w = call.const(np.ascontiguousarray(weights), "kernel")
-    return apply_activation(call, activation, conv, (x, w, call.const(bias, "bias")))
+    return apply_activation(call, activation, conv, (x, w, call.const(bias, "bias" if has_bias else NO_BIAS)))
 
 
 @quantization_rule(Conv2d)

@@ -22,6 +22,7 @@ from compiler.ops.sliding_window import Pair, require_codes, scale_of, scales_of
 from compiler.rules.differentiating import Differentiator, Errors, gradient_rule
 from compiler.rules.exporting import MICROSOFT, OnnxWriter, written_as_onnx
 from compiler.rules.importing import (
+    NO_BIAS,
     ONNX_OPERATORS,
     LayerCall,
     OnnxNode,
@@ -153,13 +154,13 @@ def _with_bias(n: OnnxNode, a: Node, b: Node, alpha: float) -> Node:
     rows, columns = a.shape[0], b.shape[1]
     c, beta = n.maybe(2), n.real("beta", 1.0)
     if c is None:
-        return n.add(Gemm(alpha), a, b, n.const(np.zeros(columns, np.float32), "bias"))
+        return n.add(Gemm(alpha), a, b, n.const(np.zeros(columns, np.float32), NO_BIAS))
     if is_parameter(c) and not c.is_constant and c.type.elements == columns and beta == 1:
         return n.add(Gemm(alpha), a, b, _row_of_codes(n, c, columns))
     spread = _spread_bias(n, known_values(n.parameter(2, "C")), beta, rows, columns)
     if (spread == spread[0]).all() or not np.isfinite(spread).all():
         return n.add(Gemm(alpha), a, b, n.const(np.array(spread[0]), "bias"))
-    zero = n.const(np.zeros(columns, np.float32), "bias")
+    zero = n.const(np.zeros(columns, np.float32), NO_BIAS)
     product = n.before(Gemm(alpha), a, b, zero, suffix="product")
     return n.add(Add(), product, n.const(np.array(spread), "c"))
 
@@ -238,7 +239,9 @@ def dense_layer(call: LayerCall) -> Node:
     call.done()
     weights = call.const(call.weights("kernel", (x.shape[1], units)), "kernel")
     bias = call.weights("bias", (units,)) if has_bias else np.zeros(units, np.float32)
-    return apply_activation(call, activation, Gemm(), (x, weights, call.const(bias, "bias")))
+    return apply_activation(
+        call, activation, Gemm(), (x, weights, call.const(bias, "bias" if has_bias else NO_BIAS))
+    )
 
 
 @quantization_rule(Gemm)

@@ -15,7 +15,7 @@ from compiler.ops.quantize_linear import QLinear, qlinear
 from compiler.ops.shapes import Reshape
 from compiler.ops.sliding_window import Pair, require_codes, scale_of, write_clamped, zero_of
 from compiler.rules.exporting import OnnxWriter, written_as_onnx
-from compiler.rules.importing import OnnxNode, is_parameter, known_values, onnx_operator
+from compiler.rules.importing import NO_BIAS, OnnxNode, is_parameter, known_values, onnx_operator
 from compiler.rules.quantizing import Quantizer, quantization_rule
 from isa import arithmetic
 
@@ -88,7 +88,7 @@ def import_matmul(n: OnnxNode) -> Node:
         with np.errstate(all="ignore"):
             return n.graph.const(np.matmul(a.constant, known_values(b)), n.output, n.loc)
     if is_parameter(b) and len(b.shape) == MATRIX:
-        bias = n.const(np.zeros(b.shape[1], np.float32), "bias")
+        bias = n.const(np.zeros(b.shape[1], np.float32), NO_BIAS)
         if len(a.shape) == MATRIX:
             return n.add(Gemm(), a, b, bias)
         rows = n.before(Reshape((a.type.elements // a.shape[-1], a.shape[-1])), a, suffix="rows")

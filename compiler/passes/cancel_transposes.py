@@ -13,7 +13,7 @@ from typing import ClassVar
 import numpy as np
 
 from compiler.ir.graph import Graph, Node
-from compiler.ops.gemm import QGemm
+from compiler.ops.gemm import Gemm, QGemm
 from compiler.ops.shapes import Reshape, Transpose
 from compiler.ops.sliding_window import TO_NHWC
 from compiler.passes.base import Pass
@@ -43,7 +43,7 @@ def _rewrite(graph: Graph, node: Node) -> Node | None:
     match node.op:
         case Transpose():
             return _merge(graph, node) or _free(graph, node)
-        case QGemm():
+        case QGemm() | Gemm():
             return _permute_weights(graph, node)
         case _:
             return _push(graph, node)

@@ -42,6 +42,8 @@ class ToDeviceLayout(Pass):
     """Transposes are put around; later passes remove them again."""
 
     name: ClassVar[str] = "to-device-layout"
+    stage: Stage = Stage.DEVICE
+    """Of the graph then; training keeps real numbers."""
 
     def run(self, graph: Graph) -> Graph:
         for node in graph.nodes():
@@ -56,7 +58,7 @@ class ToDeviceLayout(Pass):
                 kept = [i for i in range(len(node.shape)) if i not in operation.axes]
                 axes = tuple(range(len(kept), len(node.shape)))
                 _convert(graph, node, replace(operation, axes=axes), (*kept, *operation.axes))
-        graph.stage = Stage.DEVICE
+        graph.stage = self.stage
         return graph
 
 

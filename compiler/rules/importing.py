@@ -221,6 +221,10 @@ class OnnxNode(Frozen):
         return self.graph.const(value, f"{self.output}.{suffix}", self.loc)
 
 
+NO_BIAS: Final = "no_bias"
+"""What the zeros are called that stand for a bias that a layer has not: training leaves them alone."""
+
+
 class LayerCall(Struct):
     """A DSL layer applied to values; activations are (N, H, W, C) or (N, features)."""
 

@@ -9,13 +9,16 @@ from typing import Any, Final
 from numpy.typing import NDArray
 
 from compiler.ir.graph import Graph, Input, Node
+from compiler.ir.stage import Stage
 from compiler.ir.types import DType
-from compiler.ops.shapes import Reshape
+from compiler.ops.shapes import Reshape, Transpose
 from compiler.ops.softmax import Softmax
 from compiler.passes.base import Pass, run_passes
+from compiler.passes.cancel_transposes import CancelTransposes
 from compiler.passes.eliminate_dead import EliminateDead
 from compiler.passes.eliminate_identity import EliminateIdentity
 from compiler.passes.fuse_activation import FuseActivation
+from compiler.passes.to_device_layout import ToDeviceLayout
 from compiler.train.gradient import open_parameters
 from isa.support.records import Frozen
 
@@ -36,6 +39,12 @@ class TrainableNetwork(Frozen):
     """Parameters that training leaves as they are."""
     input_type: DType = DType.U8
     input_c: Fraction = Fraction(1, 255)
+
+    @property
+    def source(self) -> Node:
+        """The input that the samples are."""
+        parameters = {p.id for p in self.parameters.values()}
+        return next(n for n in self.graph.inputs if n.id not in parameters)
 
 
 def network_of(
@@ -62,6 +71,23 @@ def network_of(
     opened = open_parameters(prepared, constants)
     found = TrainableNetwork(prepared, logits, opened.nodes, frozenset(frozen), input_type, input_c)
     return found, dict(opened.values)
+
+
+def channels_last(graph: Graph) -> tuple[Graph, tuple[int, ...]]:
+    """A float graph in the device's layout, and how the host permutes the axes of its input for it."""
+    made = run_passes(graph, (*SIMPLIFY, ToDeviceLayout(Stage.NN), CancelTransposes(), EliminateIdentity()))
+    (source,) = (n for n in made.nodes() if isinstance(n.op, Input))
+    kept = tuple(range(len(source.shape)))
+    users = made.users(source)
+    turned = users[0].op if users else None
+    if not isinstance(turned, Transpose) or any(u.op != turned for u in users):
+        return made, kept
+    shape = tuple(source.shape[p] for p in turned.perm)
+    given = made.input(source.name, source.type.dtype, shape, source.loc)
+    for user in users:
+        made.replace(user, given)
+    made.erase(source)
+    return made, turned.perm
 
 
 def rebatched(network: TrainableNetwork, batch: int) -> TrainableNetwork:

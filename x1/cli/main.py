@@ -18,6 +18,7 @@ COMMANDS: Final = {
     "quantize": "quantize a network and write it as ONNX",
     "run": "run a binary on inputs",
     "eval": "top-1 of float network, quantized network and binary",
+    "train": "train a network on the simulated device",
     "verify": "compare every tensor of the binary with ONNX Runtime",
     "profile": "count the cycles of a binary, and where they go",
     "check": "prove a binary free of races and deadlocks",

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from compiler.ir.types import DType
 from compiler.train.randomness import shuffled
+from isa import arithmetic
 from isa.support.diagnostics import Diagnostic, UsageError
 from isa.support.records import Frozen
 from x1.keras.losses import Loss
@@ -43,11 +44,11 @@ class Codes(Frozen):
         """The codes of samples, rounded half to even and saturated."""
         if x.dtype == np.uint8 and self == Codes(DType.U8, Fraction(1)):
             return x
-        steps = x.astype(np.float64) / float(self.c)
         low, high = (0, 255) if self.dtype is DType.U8 else (-GREATEST, GREATEST)
-        if x.size and (steps.max() > BEYOND * high or steps.min() < BEYOND * low - 1):
+        scale = np.float32(self.c)
+        if x.size and max(float(x.max()), -float(x.min())) > BEYOND * high * float(scale):
             warnings.warn("samples lie far beyond those that the model was trained on", stacklevel=3)
-        return np.clip(np.rint(steps), low, high).astype(self.dtype.numpy)
+        return arithmetic.quantize(x, scale, 0, low, high).astype(self.dtype.numpy)
 
 
 def _are_255ths(x: Array) -> bool:

@@ -48,6 +48,10 @@ class Fitted(Protocol):
         """Values that the last layer gives for a sample."""
         ...
 
+    def encode(self, x: Array) -> Array:
+        """The codes of samples, as the network takes them."""
+        ...
+
     def prepare(self, batches: Batches, target: Target) -> Trainer:
         """A trainer for these batches."""
         ...
@@ -112,7 +116,7 @@ class Fitting(Struct):
             raise UsageError(Diagnostic("train.batch", text, allowed=f"1..{len(taken)}"))
         if model.codes is None:
             model.codes = Codes.of(taken)
-        codes = model.codes.encode(taken)
+        codes = model.encode(taken)
         machine = self.target if isinstance(self.target, Target) else load_target(self.target)
         tail = len(taken) % self.batch_size
         if self.steps_per_epoch is not None and self.steps_per_epoch * self.batch_size <= len(taken):
@@ -190,7 +194,7 @@ class Fitting(Struct):
         logs = totals.means(model.metrics)
         if seen is not None and (epoch + 1) % self.validation_freq == 0:
             told.tell("on_test_begin", {})
-            logs |= _measured(model, trainer, *seen).means(model.metrics, "val_")
+            logs |= _measured(trainer, *seen).means(model.metrics, "val_")
             told.tell("on_test_end", logs)
         show.end(time.monotonic() - began, logs)
         return logs
@@ -253,11 +257,10 @@ def _split(x: Array, y: Array, share: float) -> tuple[Array, Array, tuple[Array,
     return x[:first], y[:first], (x[first:], y[first:])
 
 
-def _measured(model: Fitted, trainer: Trainer, x: Array, y: Array) -> Totals:
+def _measured(trainer: Trainer, x: Array, y: Array) -> Totals:
     """Losses and hits of samples, as the network is now."""
-    assert model.codes is not None
     totals = Totals()
-    p = trainer.probabilities(model.codes.encode(x))
+    p = trainer.probabilities(x)
     chosen = np.clip(p[np.arange(len(y)), y].astype(np.float64), LEAST_PROBABILITY, 1)
     totals.add(-np.log(chosen), p.argmax(axis=1), y)
     return totals
@@ -272,7 +275,7 @@ def evaluate_on(model: Fitted, x: Any, y: Any, *, verbose: int) -> dict[str, flo
     taken, given = _checked(model, x, y, "x", "y")
     if model.codes is None:
         model.codes = Codes.of(taken)
-    found = _measured(model, model.runner(), taken, given).means(model.metrics)
+    found = _measured(model.runner(), taken, given).means(model.metrics)
     if verbose:
         sys.stdout.write(_numbers(found) + "\n")
     return found
@@ -286,4 +289,4 @@ def predict_on(model: Fitted, x: Any) -> NDArray[np.float32]:
     taken = data.samples(x, model.input_shape, "x")
     if model.codes is None:
         model.codes = Codes.of(taken)
-    return model.runner().probabilities(model.codes.encode(taken))
+    return model.runner().probabilities(taken)

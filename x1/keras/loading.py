@@ -28,8 +28,11 @@ Array = NDArray[Any]
 class GraphModel(Trainable):
     """A network that no layers have made: from ONNX, from the network language, from a checkpoint."""
 
-    def __init__(self, network: TrainableNetwork, parameters: Mapping[str, Array]) -> None:
+    def __init__(
+        self, network: TrainableNetwork, parameters: Mapping[str, Array], perm: tuple[int, ...]
+    ) -> None:
         self.name = network.graph.name
+        self._perm = perm
         self._network, self._values = network, dict(parameters)
         self.begin()
 
@@ -50,8 +53,16 @@ class GraphModel(Trainable):
     @property
     def input_shape(self) -> tuple[int, ...]:
         """The shape of a sample."""
-        parameters = {p.id for p in self._network.parameters.values()}
-        return next(n for n in self._network.graph.inputs if n.id not in parameters).shape[1:]
+        device = self._network.source.shape
+        host = [0] * len(device)
+        for axis, extent in zip(self._perm, device, strict=True):
+            host[axis] = extent
+        return tuple(host[1:])
+
+    @property
+    def perm(self) -> tuple[int, ...]:
+        """How the axes of a batch of samples are permuted for the network."""
+        return self._perm
 
     @property
     def classes(self) -> int:
@@ -73,13 +84,15 @@ def load(path: str | Path) -> Trainable:
     missing = [name for name in checkpoint.parameters if name not in loaded.values]
     if missing:
         raise unsound(place, f"the state lacks '{missing[0]}'")
+    if sorted(checkpoint.perm) != list(range(len(network.source.shape))) or checkpoint.perm[0]:
+        raise unsound(place, f"the axes of the samples are permuted by {list(checkpoint.perm)}")
     weights = {name: loaded.values[name] for name in checkpoint.parameters}
     for name, node in network.parameters.items():
         if weights[name].shape != node.shape:
             raise unsound(
                 place, f"'{name}' has the shape {list(weights[name].shape)}, not {list(node.shape)}"
             )
-    model: Trainable = GraphModel(network, weights)
+    model: Trainable = GraphModel(network, weights, checkpoint.perm)
     if checkpoint.layers:
         model = _of_layers(loaded, weights, place)
     _restore(model, loaded, weights, place)
@@ -130,7 +143,8 @@ def _restore(model: Trainable, loaded: Loaded, weights: Mapping[str, Array], pla
         options = {k: v for k, v in options.items() if k == "learning_rate"}
     model.optimizer = optimizers.restored(checkpoint.optimizer, options)
     model.optimizer.learning_rate = float(number(checkpoint.learning_rate, place))
-    model.seed, model.epochs = checkpoint.seed, checkpoint.epochs
+    model.seed, model.epochs, model.shuffle = checkpoint.seed, checkpoint.epochs, checkpoint.shuffle
+    model.validation_split = float(number(checkpoint.validation_split, place))
     model.history = History()
     model.history.history = {n: [float(number(v, place)) for v in vs] for n, vs in checkpoint.history}
     model.history.epoch = list(range(checkpoint.epochs))
@@ -146,4 +160,5 @@ def _restore(model: Trainable, loaded: Loaded, weights: Mapping[str, Array], pla
         loaded.executable.programs[0].target,
         model.kept,
         loaded.executable,
+        model.perm,
     )

@@ -40,6 +40,7 @@ class Trainable:
         self.stop_training = False
         self.history: History | None = None
         self.seed = SEED.value
+        self.shuffle, self.validation_split = True, 0.0
         self.epochs = 0
         """That are complete."""
         self.codes: Codes | None = None
@@ -60,6 +61,16 @@ class Trainable:
     def take(self, parameters: Mapping[str, Array]) -> None:
         """Take other values of parameters over."""
         raise NotImplementedError
+
+    @property
+    def perm(self) -> tuple[int, ...]:
+        """How the axes of a batch of samples are permuted for the network."""
+        return tuple(range(len(self.input_shape) + 1))
+
+    def encode(self, x: Array) -> Array:
+        """The codes of samples, as the network takes them."""
+        assert self.codes is not None
+        return np.ascontiguousarray(self.codes.encode(x).transpose(self.perm))
 
     def layer_text(self) -> str:
         """The layers as JSON, for a checkpoint; nothing where there are none."""
@@ -123,6 +134,7 @@ class Trainable:
         """
         if seed is not None:
             self.seed = seed
+        self.shuffle, self.validation_split = bool(shuffle), float(validation_split)
         fitting = Fitting(
             self,
             batch_size=32 if batch_size is None else batch_size,
@@ -168,7 +180,13 @@ class Trainable:
         if self.trainer is None or (self.trainer.batches, self.trainer.target) != (batches, target):
             self.pull()
             self.trainer = Trainer(
-                self.network(), self.parameters(), self.optimizer.chosen, batches, target, self.kept
+                self.network(),
+                self.parameters(),
+                self.optimizer.chosen,
+                batches,
+                target,
+                self.kept,
+                perm=self.perm,
             )
         return self.trainer
 
@@ -210,6 +228,7 @@ class Trainable:
             frozen=tuple(sorted(network.frozen)),
             input_type=codes.dtype.value,
             input_c=str(codes.c),
+            perm=self.perm,
             layers=self.layer_text(),
             loss=loss.name,
             from_logits=loss.from_logits,
@@ -219,6 +238,8 @@ class Trainable:
             learning_rate=hexadecimal(options["learning_rate"] if callable(rate) else float(rate)),
             batches=(trainer.batches.train, trainer.batches.tail, trainer.batches.evaluation),
             seed=self.seed,
+            shuffle=self.shuffle,
+            validation_split=hexadecimal(self.validation_split),
             epochs=self.epochs,
             history=tuple((name, tuple(map(hexadecimal, values))) for name, values in history.items()),
             state=tuple((name, tuple(shape)) for name, shape in trainer.tensors),

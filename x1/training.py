@@ -1,0 +1,189 @@
+"""Training of networks from files: `x1.train`, and what `x1 train` is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Final, TypedDict, Unpack
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compiler.errors import CompileError
+from compiler.frontend.load import load_model
+from compiler.ir.graph import Graph, Node
+from compiler.ir.stage import Stage
+from compiler.ir.types import DType
+from compiler.ops.conv2d import Conv2d
+from compiler.ops.gemm import Gemm
+from compiler.rules.importing import NO_BIAS
+from compiler.train.network import channels_last, network_of
+from isa.support.diagnostics import Diagnostic, UsageError, not_among
+from isa.target import Target
+from x1.keras import losses
+from x1.keras.layers import DEFAULTS, initial
+from x1.keras.loading import GraphModel, load
+from x1.keras.trainable import Trainable
+from x1.model import Loadable, Shapes
+
+INITIAL: Final = ("keep", "glorot")
+"""Where weights come from: the file, or Glorot's uniform distribution."""
+BINARY: Final = ".x1"
+
+
+def model_of(
+    model: Loadable, *, init: str = "keep", seed: int = 0, shapes: Shapes | None = None
+) -> Trainable:
+    """A network to be trained: of an .onnx or .net file, of an ONNX model, or of a training binary.
+
+    Args:
+        model: the file or the model.
+        init: "keep" for the weights of the file, "glorot" for new ones.
+        seed: of new weights.
+        shapes: fixed shapes for inputs with open dimensions.
+
+    Raises:
+        UsageError: no such file, or a network that is quantized already.
+        CompileError: a network that cannot be trained.
+    """
+    if init not in INITIAL:
+        raise UsageError(not_among("train.init", f"--init {init} is not known", init, INITIAL))
+    if isinstance(model, (str, Path)) and str(model).endswith(BINARY):
+        return load(model)
+    given = model if isinstance(model, (str, Path, bytes)) else model.SerializeToString()
+    makes = _Fresh(seed)
+    is_language = isinstance(given, (str, Path)) and str(given).endswith(".net")
+    graph = load_model(given, shapes, makes.weight if init == "glorot" and is_language else None)
+    _require_trainable(graph)
+    made, perm = channels_last(graph)
+    names = [n.name for n in weights_in(made)]
+    network, values = network_of(made, names, input_type=DType.U8, input_c=Fraction(1))
+    if init == "glorot" and not is_language:
+        values = {name: makes.again(name, value) for name, value in values.items()}
+    return GraphModel(network, values, perm)
+
+
+class Training(TypedDict, total=False):
+    """The options of `train`, each with a default.
+
+    batch_size (32): samples of a step. optimizer ("adam"): a name, or an object of `x1.keras.optimizers`.
+    loss ("sparse_categorical_crossentropy"): Keras's name. validation_split (0): the part of the samples that
+    is kept back, the last ones. shuffle (true): another order in every epoch. seed (0): of the order, and of
+    new weights. init ("keep"): "glorot" for new weights. target ("edge32"): the machine. callbacks: objects
+    with methods of Keras's callbacks. verbose (0): 1 prints a line for every epoch. shapes: fixed shapes for
+    inputs with open dimensions.
+    """
+
+    batch_size: int
+    optimizer: Any
+    loss: str
+    validation_split: float
+    shuffle: bool
+    seed: int
+    init: str
+    target: str | Target
+    callbacks: Sequence[Any]
+    verbose: int
+    shapes: Shapes | None
+
+
+def train(
+    model: Loadable | Trainable,
+    x: Any,
+    y: Any,
+    *,
+    epochs: int = 10,
+    **options: Unpack[Training],
+) -> Trainable:
+    """Train a network on samples and labels, on the simulated device; a training binary goes on where it was.
+
+    Args:
+        model: an .onnx or .net file, an ONNX model in memory, a training binary, or a model.
+        x: samples, in the layout of the model.
+        y: a class for every sample.
+        epochs: in all: what a training binary has behind it counts.
+        options: see `Training`.
+
+    Raises:
+        UsageError: data or options that do not fit.
+        CompileError: a network that cannot be trained.
+        FitError: the network does not fit the target.
+    """
+    init, seed = options.get("init", "keep"), options.get("seed", 0)
+    given = options.get("shapes")
+    found = model if isinstance(model, Trainable) else model_of(model, init=init, seed=seed, shapes=given)
+    if found.loss is None:
+        loss = options.get("loss", losses.SPARSE)
+        found.compile(options.get("optimizer", "adam"), loss, ["accuracy"])
+    found.fit(
+        x,
+        y,
+        batch_size=options.get("batch_size", 32),
+        epochs=epochs,
+        initial_epoch=found.epochs,
+        validation_split=options.get("validation_split", 0.0),
+        shuffle=options.get("shuffle", True),
+        seed=seed,
+        target=options.get("target", "edge32"),
+        callbacks=options.get("callbacks", ()),
+        verbose=options.get("verbose", 0),
+    )
+    return found
+
+
+def weights_in(graph: Graph) -> list[Node]:
+    """The constants of a float network that training changes: weights and biases of its products."""
+    found: dict[Node, None] = {}
+    for node in graph.nodes():
+        if isinstance(node.op, (Conv2d, Gemm)):
+            for operand in node.inputs[1:]:
+                if operand.is_constant and not operand.name.endswith(NO_BIAS):
+                    found[operand] = None
+    return list(found)
+
+
+def _require_trainable(graph: Graph) -> None:
+    """A float network of one input, one sample and one output.
+
+    Raises:
+        UsageError: it is quantized.
+        CompileError: it has other inputs or outputs.
+    """
+    if graph.stage is not Stage.NN:
+        text = f"the network '{graph.name}' is quantized already"
+        raise UsageError(Diagnostic("train.model", text, allowed="a float32 network"))
+    inputs = graph.inputs
+    if len(inputs) != 1 or len(graph.outputs) != 1:
+        text = f"the network '{graph.name}' has {len(inputs)} inputs and {len(graph.outputs)} outputs"
+        raise CompileError(Diagnostic("model.untrainable", text, allowed="one of each"))
+    if inputs[0].shape[0] != 1 or inputs[0].type.dtype is not DType.F32:
+        text = f"the input '{inputs[0].name}' is {inputs[0].type}"
+        raise CompileError(Diagnostic("model.untrainable", text, inputs[0].loc, "float32, one sample"))
+
+
+class _Fresh:
+    """New weights, each from a stream of its own."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed, self.made = seed, 0
+
+    def weight(self, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
+        """A weight of the network language."""
+        self.made += 1
+        return initial(DEFAULTS.get(name.rpartition("/")[2], "zeros"), shape, (self.seed, self.made))
+
+    def again(self, name: str, value: NDArray[Any]) -> NDArray[np.float32]:
+        """A weight of the shape of one: of products random, of biases 0."""
+        del name
+        self.made += 1
+        if value.ndim < 2:
+            return np.zeros(value.shape, np.float32)
+        order = (2, 3, 1, 0) if value.ndim == 4 else (0, 1)
+        fresh = initial("glorot_uniform", tuple(value.shape[i] for i in order), (self.seed, self.made))
+        return np.ascontiguousarray(fresh.transpose(np.argsort(order)))
+
+
+def labelled(names: Collection[str]) -> tuple[str, str] | None:
+    """The arrays of a file that are samples and labels, where it has Keras's names for them."""
+    return ("x_train", "y_train") if {"x_train", "y_train"} <= set(names) else None
