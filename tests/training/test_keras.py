@@ -1,0 +1,177 @@
+"""The way of Keras: the listing runs, resumes to the bit, and refuses what does not fit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+import x1.keras
+from isa.support.diagnostics import BinaryError, UsageError, X1Error
+from x1.keras import optimizers
+from x1.keras.callbacks import Callback
+from x1.keras.layers import Conv2D, Dense, Flatten, Input, MaxPooling2D
+from x1.keras.models import Model, Sequential
+from x1.trainer import state_sha256
+
+Array = NDArray[Any]
+DIGITS = np.load(Path(__file__).resolve().parents[2] / "samples" / "mnist" / "digits.npz")
+X, Y = DIGITS["inputs"][:96], DIGITS["labels"][:96]
+LOSS = "sparse_categorical_crossentropy"
+
+
+def model(filters: int = 4, **chosen: Any) -> Sequential:
+    made = Sequential(
+        [
+            Conv2D(filters, (3, 3), activation="relu", input_shape=(28, 28, 1)),
+            MaxPooling2D((2, 2)),
+            Flatten(),
+            Dense(10, activation="softmax"),
+        ]
+    )
+    made.compile(**{"optimizer": "adam", "loss": LOSS, "metrics": ["accuracy"], **chosen})
+    return made
+
+
+def test_the_listing_learns_digits(capsys: pytest.CaptureFixture[str]) -> None:
+    made = model(optimizer=optimizers.Adam(0.01))
+    history = made.fit(X, Y, epochs=6, batch_size=16, validation_split=0.25, verbose=1, device="/device:X1")
+    assert set(history.history) == {"loss", "accuracy", "val_loss", "val_accuracy"}
+    assert history.history["loss"][-1] < history.history["loss"][0] / 2
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[0] == "Epoch 1/6"
+    assert shown[1].startswith("5/5 - ")
+    assert " - loss: " in shown[1]
+    loss, accuracy = made.evaluate(X, Y)
+    assert loss < 1
+    assert accuracy > 0.75
+    assert made.predict(X[:3]).shape == (3, 10)
+
+
+def test_a_functional_model_is_the_same_model() -> None:
+    given = Input((28, 28, 1))
+    made = Conv2D(4, 3, activation="relu")(given)
+    made = Dense(10, activation="softmax")(Flatten()(MaxPooling2D()(made)))
+    functional, sequential = Model(given, made), model()
+    functional.compile(optimizer="adam", loss=LOSS)
+    functional.set_weights(sequential.get_weights())
+    for each in (functional, sequential):
+        each.fit(X, Y, verbose=0, epochs=1)
+    for one, other in zip(functional.get_weights(), sequential.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_training_resumes_to_the_bit(tmp_path: Path) -> None:
+    through, first = model(), model()
+    through.fit(X, Y, epochs=3, batch_size=20, verbose=0)  # with a tail of 16
+    first.fit(X, Y, epochs=1, batch_size=20, verbose=0)
+    first.save(tmp_path / "first.x1")
+    second = x1.keras.load(tmp_path / "first.x1")
+    second.fit(X, Y, epochs=3, batch_size=20, verbose=0, initial_epoch=second.epochs)
+    for name, each in (("a.x1", through), ("b.x1", second)):
+        each.save(tmp_path / name)
+    assert (tmp_path / "a.x1").read_bytes() == (tmp_path / "b.x1").read_bytes()
+    np.testing.assert_array_equal(through.predict(X[:5]), second.predict(X[:5]))
+
+
+def test_the_order_within_a_batch_changes_no_bit() -> None:
+    hashes: set[str] = set()
+    for order in (np.arange(32), np.random.default_rng(1).permutation(32)):
+        made = model()
+        made.fit(X[:32][order], Y[:32][order], epochs=2, batch_size=32, verbose=0, shuffle=False)
+        assert made.trainer is not None
+        hashes.add(state_sha256(made.trainer.state))
+    assert len(hashes) == 1
+
+
+def test_bits_do_not_depend_on_the_machine() -> None:
+    hashes: set[str] = set()
+    for target in ("edge16", "edge32", "edge64"):
+        made = model()
+        made.fit(X[:32], Y[:32], epochs=1, batch_size=16, verbose=0, target=target)
+        assert made.trainer is not None
+        hashes.add(state_sha256(made.trainer.state))
+    assert len(hashes) == 1
+
+
+def test_frozen_layers_stay_as_they_are() -> None:
+    made = model()
+    made.layers[0].trainable = False
+    before = made.get_weights()
+    made.fit(X[:32], Y[:32], verbose=0)
+    after = made.get_weights()
+    for index in (0, 1):
+        np.testing.assert_array_equal(after[index], before[index])
+    assert (after[2] != before[2]).any()
+
+
+def test_callbacks_are_any_objects_with_their_methods() -> None:
+    class Stops(Callback):
+        epochs = 0
+
+        def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
+            assert {"loss", "accuracy"} <= set(logs)
+            self.epochs = epoch + 1
+            self.model.stop_training = True
+
+    class Counts:
+        batches = 0
+
+        def on_train_batch_end(self, batch: int, logs: dict[str, float]) -> None:
+            del logs
+            self.batches = batch + 1
+
+    stops, counts = Stops(), Counts()
+    made = model()
+    made.fit(X[:64], Y[:64], epochs=5, verbose=0, callbacks=[stops, counts])
+    assert (stops.epochs, counts.batches) == (1, 2)
+
+
+def test_a_learning_rate_may_change_between_epochs() -> None:
+    class Halves(Callback):
+        def on_epoch_begin(self, epoch: int, logs: dict[str, float]) -> None:
+            del epoch, logs
+            self.model.optimizer.learning_rate = self.model.optimizer.learning_rate / 2
+
+    plain, halved = model(), model()
+    plain.fit(X[:32], Y[:32], verbose=0)
+    halved.fit(X[:32], Y[:32], verbose=0, callbacks=[Halves()])
+    assert (plain.get_weights()[0] != halved.get_weights()[0]).any()
+    assert halved.optimizer.learning_rate == 0.0005
+
+
+WRONG = {
+    "label": lambda m: m.fit(X, np.where(np.arange(96) == 7, 10, Y), verbose=0),
+    "nan": lambda m: m.fit(np.where(np.arange(96)[:, None, None, None] == 5, np.nan, X), Y, verbose=0),
+    "shape": lambda m: m.fit(X[:, :27], Y, verbose=0),
+    "count": lambda m: m.fit(X, Y[:90], verbose=0),
+    "batch": lambda m: m.fit(X, Y, batch_size=97, verbose=0),
+    "device": lambda m: m.fit(X, Y, device="/device:GPU:0", verbose=0),
+    "split": lambda m: m.fit(X, Y, validation_split=1.5, verbose=0),
+    "one-hot": lambda m: m.fit(X, np.eye(10)[Y], verbose=0),
+    "optimizer": lambda m: m.compile(optimizer="adan", loss=LOSS),
+    "option": lambda m: m.compile(optimizer={"name": "adam", "amsgrad": True}, loss=LOSS),
+    "loss": lambda m: m.compile(loss="hinge"),
+    "metric": lambda m: m.compile(loss=LOSS, metrics=["auc"]),
+    "weights": lambda m: m.set_weights(m.get_weights()[:3]),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_does_not_fit_is_refused(name: str, golden: Any) -> None:
+    with pytest.raises(X1Error) as caught:
+        WRONG[name](model())
+    assert isinstance(caught.value, UsageError)
+    golden(f"training/refused/{name}.txt", "\n".join(d.render() for d in caught.value.diagnostics) + "\n")
+
+
+def test_a_binary_without_training_is_refused(tmp_path: Path) -> None:
+    import x1
+
+    folder = Path(__file__).resolve().parents[2] / "samples" / "mnist"
+    x1.compile(folder / "mnist.net", calibrate=folder / "calibration.npz", search=1).save(tmp_path / "net.x1")
+    with pytest.raises(BinaryError, match="holds no training"):
+        x1.keras.load(tmp_path / "net.x1")
