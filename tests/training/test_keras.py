@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -143,7 +144,7 @@ def test_a_learning_rate_may_change_between_epochs() -> None:
     assert halved.optimizer.learning_rate == 0.0005
 
 
-WRONG = {
+WRONG: dict[str, Callable[[Sequential], object]] = {
     "label": lambda m: m.fit(X, np.where(np.arange(96) == 7, 10, Y), verbose=0),
     "nan": lambda m: m.fit(np.where(np.arange(96)[:, None, None, None] == 5, np.nan, X), Y, verbose=0),
     "shape": lambda m: m.fit(X[:, :27], Y, verbose=0),

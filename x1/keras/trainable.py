@@ -9,10 +9,13 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from compiler.train.exporting import to_float32, to_integers
 from compiler.train.network import TrainableNetwork
-from isa.support.diagnostics import Diagnostic, UsageError
+from isa.support.diagnostics import Diagnostic, UsageError, not_among
 from isa.support.records import asdict
 from isa.target import Target, load_target
+from x1.api import compile as compile_network
+from x1.binary import Binary
 from x1.checkpoint import Checkpoint, hexadecimal, network_text, written
 from x1.files import write_atomic
 from x1.keras import losses, optimizers
@@ -23,6 +26,7 @@ from x1.keras.utils import SEED
 from x1.trainer import Batches, Trainer
 
 Array = NDArray[Any]
+FORMATS: Final = ("float32", "qoperator")
 EVALUATED: Final = 32
 """Samples of a batch where nothing is trained."""
 
@@ -253,6 +257,36 @@ class Trainable:
             UsageError: the place cannot be written.
         """
         write_atomic(path, self.content())
+
+    def export(self, path: str | Path, format: str = "float32") -> None:  # noqa: A002
+        """Write the network as ONNX: its real numbers, or with "qoperator" the device's integers.
+
+        Raises:
+            UsageError: a format that is not known, or a place that cannot be written.
+            CompileError: an operation that ONNX does not have.
+        """
+        write_atomic(path, self.onnx(format).SerializeToString(deterministic=True))
+
+    def onnx(self, format: str = "float32") -> Any:  # noqa: A002
+        """The ONNX model that `export` writes."""
+        if format not in FORMATS:
+            message = f"the format '{format}' is not supported"
+            raise UsageError(not_among("usage.format", message, format, FORMATS))
+        self.pull()
+        if format == "float32":
+            return to_float32(self.network(), self.parameters(), self.perm)
+        return to_integers(self.network(), self.runner().state, self.perm)
+
+    def compile_inference(self, samples: Any, target: str | Target = "edge32") -> Binary:
+        """A binary of the trained network that takes one sample; its scales come from `samples`.
+
+        Raises:
+            CompileError: an operation that ONNX does not have.
+            FitError: the network does not fit the target.
+        """
+        model, name = self.onnx(), self.network().source.name
+        given = np.asarray(samples, np.float32)
+        return compile_network(model, target, calibrate=given, shapes={name: (1, *self.input_shape)})
 
 
 def _require_accuracy(metric: Any) -> bool:
