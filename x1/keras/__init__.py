@@ -9,6 +9,7 @@ Names, arguments and defaults are those of Keras 3; `fit` has an argument more: 
 from __future__ import annotations
 
 from x1.keras import callbacks, layers, losses, models, optimizers, utils
+from x1.keras.exchange import fit, from_keras, to_keras
 from x1.keras.layers import Input
 from x1.keras.loading import load
 from x1.keras.models import Model, Sequential
@@ -18,10 +19,13 @@ __all__ = [
     "Model",
     "Sequential",
     "callbacks",
+    "fit",
+    "from_keras",
     "layers",
     "load",
     "losses",
     "models",
     "optimizers",
+    "to_keras",
     "utils",
 ]

@@ -7,7 +7,7 @@ arguments and weights.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -110,6 +110,11 @@ DEFAULTS: Final = {
     "alpha": "zeros",
 }
 """Keras's initializers, by what a weight is."""
+
+
+def plain(value: Any) -> Any:
+    """An argument from JSON: lists are tuples."""
+    return tuple(cast("list[Any]", value)) if isinstance(value, list) else value
 
 
 def _initializer(chosen: Any) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,7 @@ from x1.keras import losses, optimizers
 from x1.keras.building import Wiring
 from x1.keras.callbacks import History
 from x1.keras.data import Codes
-from x1.keras.layers import Layer
+from x1.keras.layers import Layer, plain
 from x1.keras.models import Model
 from x1.keras.trainable import Trainable
 from x1.trainer import Batches, Trainer
@@ -108,7 +108,7 @@ def _of_layers(loaded: Loaded, weights: Mapping[str, Array], place: str) -> Mode
         if not (isinstance(kind, type) and issubclass(kind, Layer)):
             raise unsound(place, f"there is no layer '{entry.get('class')}'")
         try:
-            arguments = {str(k): _plain(v) for k, v in dict(entry["arguments"]).items()}
+            arguments = {str(k): plain(v) for k, v in dict(entry["arguments"]).items()}
             layer = kind(name=str(entry["name"]), trainable=bool(entry["trainable"]), **arguments)
             shape = entry["input_shape"]
             layer.input_shape = None if shape is None else tuple(int(n) for n in shape)
@@ -123,10 +123,6 @@ def _of_layers(loaded: Loaded, weights: Mapping[str, Array], place: str) -> Mode
     model.wire(Wiring(tuple(made), tuple(reads)))
     model.take({name: value for name, value in weights.items() if name in model.built.owners})
     return model
-
-
-def _plain(value: Any) -> Any:
-    return tuple(cast("list[Any]", value)) if isinstance(value, list) else value
 
 
 def _restore(model: Trainable, loaded: Loaded, weights: Mapping[str, Array], place: str) -> None:

@@ -97,7 +97,9 @@ def get(identifier: Any) -> KerasOptimizer:
     else:
         given: Any = identifier.get_config() if hasattr(identifier, "get_config") else identifier
         config: dict[str, Any] = dict(given)
-        name = str(config.pop("name", "")).lower()
+        named = str(config.pop("name", "")).lower()
+        kind = type(identifier).__name__.lower()  # the name of an object of Keras's may be any
+        name = kind if kind in NAMED else named
         options = {k: v for k, v in config.items() if not _is_neutral(name, k, v)}
     if name not in NAMED:
         raise UsageError(not_among("train.optimizer", f"there is no optimizer '{name}'", name, list(NAMED)))
