@@ -9,10 +9,14 @@ import numpy as np
 from compiler.ir.graph import Graph, Node
 from compiler.ir.types import DType
 from compiler.ops.add import Add
+from compiler.ops.average_pool import AveragePool
+from compiler.ops.concat import Concat
 from compiler.ops.conv2d import Conv2d
 from compiler.ops.gemm import Gemm
 from compiler.ops.max_pool import MaxPool
+from compiler.ops.reduce import Reduce
 from compiler.ops.shapes import Reshape
+from compiler.ops.slices import Pad
 from tests.training.oracle import Array, Layer
 
 RELU = (0.0, float("inf"))
@@ -45,6 +49,17 @@ RESIDUAL = [
     Layer("flatten", "flatten"),
     Layer("dense", "dense", options={"logits": True}),
 ]
+JOINED = [
+    Layer("conv", "a", options={"kernel": (3, 3), "strides": (2, 2), "relu": True}),
+    Layer("conv", "b", ("input",), {"kernel": (5, 5), "strides": (2, 2), "pads": (1, 1, 1, 1)}),
+    Layer("concat", "both", ("a", "b")),
+    Layer("average_pool", "halved", options={"kernel": (2, 2), "strides": (2, 2)}),
+    Layer("pad", "padded", options={"pads": (1, 2, 0, 1)}),
+    Layer("conv", "c", options={"kernel": (3, 3), "relu": True}),
+    Layer("average_pool", "smooth", options={"kernel": (3, 3)}),
+    Layer("global_average", "mean"),
+    Layer("dense", "dense", options={"logits": True}),
+]
 FILTERS = {"conv": 32, "conv1": 6, "conv2": 16, "dense1": 120, "dense2": 84, "stem": 8, "a": 8, "b": 8, "c": 16,
            "short": 16}  # fmt: skip
 CLASSES = 10
@@ -59,6 +74,8 @@ def weights(layers: Sequence[Layer], seed: int) -> dict[str, Array]:
     for layer in layers:
         shape = shapes[(layer.of or (last,))[0]]
         shapes[layer.name], kernel = _shapes(layer, shape)
+        if layer.kind == "concat":
+            shapes[layer.name] = (*shape[:2], sum(shapes[n][2] for n in layer.of))
         if kernel:
             limit = np.sqrt(6 / (np.prod(kernel[:-1]) + np.prod(kernel[:-2]) * kernel[-1]))
             found[f"{layer.name}/kernel"] = r.uniform(-limit, limit, kernel).astype(np.float32)
@@ -84,6 +101,14 @@ def _shapes(layer: Layer, shape: tuple[int, ...]) -> tuple[tuple[int, ...], tupl
         case "dense":
             count = FILTERS.get(layer.name, CLASSES)
             return (count,), (shape[0], count)
+        case "average_pool":
+            rows, columns = ((shape[i] - o["kernel"][i]) // o.get("strides", (1, 1))[i] + 1 for i in (0, 1))
+            return (rows, columns, shape[2]), ()
+        case "global_average":
+            return (shape[2],), ()
+        case "pad":
+            top, left, bottom, right = o["pads"]
+            return (shape[0] + top + bottom, shape[1] + left + right, shape[2]), ()
         case "flatten":
             return (int(np.prod(shape)),), ()
         case _:
@@ -120,8 +145,17 @@ def graph_of(
             "max_pool": lambda o=o, s=strides, p=pads: MaxPool(o["kernel"], s, p, "NHWC"),
             "flatten": lambda x=inputs[0]: Reshape((batch, x.type.elements // batch)),
             "add": lambda c=clamp: Add(c),
+            "average_pool": lambda o=o, s=strides: AveragePool(
+                o["kernel"], s, (0, 0, 0, 0), count_include_pad=False, layout="NHWC"
+            ),
+            "global_average": lambda: Reduce("mean", (1, 2)),
+            "concat": lambda: Concat(3),
+            "pad": lambda p=pads: Pad((0, *p[:2], 0), (0, *p[2:], 0), "constant", 0.0),
         }[layer.kind]()
         values[layer.name] = graph.add(made, inputs, name=layer.name)
+        if layer.kind == "global_average":
+            flat = Reshape((batch, values[layer.name].shape[3]))
+            values[layer.name] = graph.add(flat, [values[layer.name]], name=f"{layer.name}/flat")
         last = layer.name
     return graph, values[last], parameters
 

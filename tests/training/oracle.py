@@ -55,6 +55,7 @@ class Value:
     q: Array
     e: int
     c: Fraction
+    unsigned: bool = False
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,7 @@ class Network:
 
     def forward(self, x: Array, seen: dict[str, int] | None = None) -> Value:
         """The logits of pictures of bytes, (n, h, w, c); `seen` collects maxima while training."""
-        self.values: dict[str, Value] = {"input": Value(x.astype(np.int64), 0, self.input_c)}
+        self.values: dict[str, Value] = {"input": Value(x.astype(np.int64), 0, self.input_c, unsigned=True)}
         self.w8: dict[str, Array] = {}
         last = "input"
         for layer in self.layers:
@@ -168,8 +169,9 @@ class Network:
         self.tensors[f"{layer.name}/sums"] = a
         if layer.options.get("logits"):
             return Value(a, e, c)
-        q, shift = self.quantizer(f"{layer.name}/y", a, unsigned=bool(layer.options.get("relu")), seen=seen)
-        return Value(q, e + shift, c)
+        unsigned = bool(layer.options.get("relu"))
+        q, shift = self.quantizer(f"{layer.name}/y", a, unsigned=unsigned, seen=seen)
+        return Value(q, e + shift, c, unsigned)
 
     def forward_conv(self, layer: Layer, inputs: list[Value], seen: dict[str, int] | None) -> Value:
         (x,) = inputs
@@ -186,11 +188,37 @@ class Network:
 
     def forward_max_pool(self, layer: Layer, inputs: list[Value], _: dict[str, int] | None) -> Value:
         (x,) = inputs
-        return Value(windows(x.q, layer.options, -(1 << 20)).max(axis=(3, 4)), x.e, x.c)
+        return Value(windows(x.q, layer.options, -(1 << 20)).max(axis=(3, 4)), x.e, x.c, x.unsigned)
+
+    def forward_average_pool(self, layer: Layer, inputs: list[Value], _: dict[str, int] | None) -> Value:
+        (x,) = inputs
+        kh, kw = layer.options["kernel"]
+        sums = windows(x.q, layer.options, 0).sum(axis=(3, 4))
+        mean = f32(sums) / F(kh * kw)
+        return Value(rne(mean, *((0, 255) if x.unsigned else (-128, 127))), x.e, x.c, x.unsigned)
+
+    def forward_global_average(self, layer: Layer, inputs: list[Value], seen: dict[str, int] | None) -> Value:
+        (x,) = inputs
+        sums = x.q.sum(axis=(1, 2))
+        q, shift = self.quantizer(f"{layer.name}/y", sums, unsigned=x.unsigned, seen=seen)
+        return Value(q, x.e + shift, x.c / (x.q.shape[1] * x.q.shape[2]), x.unsigned)
+
+    def forward_concat(self, layer: Layer, inputs: list[Value], seen: dict[str, int] | None) -> Value:
+        e = max(min(v.e for v in inputs), max(v.e for v in inputs) - 16)
+        joined = np.concatenate([rsh(v.q, e - v.e) for v in inputs], axis=-1)
+        unsigned = all(v.unsigned for v in inputs)
+        q, shift = self.quantizer(f"{layer.name}/y", joined, unsigned=unsigned, seen=seen)
+        return Value(q, e + shift, inputs[0].c, unsigned)
+
+    def forward_pad(self, layer: Layer, inputs: list[Value], _: dict[str, int] | None) -> Value:
+        (x,) = inputs
+        top, left, bottom, right = layer.options["pads"]
+        q = np.pad(x.q, ((0, 0), (top, bottom), (left, right), (0, 0)))
+        return Value(q, x.e, x.c, x.unsigned)
 
     def forward_flatten(self, _: Layer, inputs: list[Value], __: dict[str, int] | None) -> Value:
         (x,) = inputs
-        return Value(x.q.reshape(len(x.q), -1), x.e, x.c)
+        return Value(x.q.reshape(len(x.q), -1), x.e, x.c, x.unsigned)
 
     def forward_add(self, layer: Layer, inputs: list[Value], seen: dict[str, int] | None) -> Value:
         total, e = aligned_sum(inputs)
@@ -308,6 +336,31 @@ class Network:
         shift = (-(-kh // sh) * -(-kw // sw) - 1).bit_length()
         q = np.clip(rsh(scattered(spread, o, x.q.shape), shift), -127, 127)
         self.give(sources[0], Value(q, h.e + shift, h.c))
+
+    def backward_average_pool(self, layer: Layer, h: Value, sources: Sequence[str], *_: Any) -> None:
+        x, o = self.values[sources[0]], layer.options
+        (kh, kw), (sh, sw) = o["kernel"], o.get("strides", (1, 1))
+        spread = np.broadcast_to(h.q[:, :, :, None, None, :], (*h.q.shape[:3], kh, kw, h.q.shape[3]))
+        shift = (-(-kh // sh) * -(-kw // sw) - 1).bit_length()
+        q = np.clip(rsh(scattered(spread, o, x.q.shape), shift), -127, 127)
+        self.give(sources[0], Value(q, h.e + shift, h.c / (kh * kw)))
+
+    def backward_global_average(self, _: Layer, h: Value, sources: Sequence[str], *__: Any) -> None:
+        shape = self.values[sources[0]].q.shape
+        q = np.broadcast_to(h.q.reshape(shape[0], 1, 1, -1), shape)
+        self.give(sources[0], Value(q, h.e, h.c / (shape[1] * shape[2])))
+
+    def backward_concat(self, _: Layer, h: Value, sources: Sequence[str], *__: Any) -> None:
+        first = 0
+        for name in sources:
+            count = self.values[name].q.shape[-1]
+            self.give(name, Value(h.q[..., first : first + count], h.e, h.c))
+            first += count
+
+    def backward_pad(self, layer: Layer, h: Value, sources: Sequence[str], *_: Any) -> None:
+        top, left, *_rest = layer.options["pads"]
+        _, rows, columns, _ = self.values[sources[0]].q.shape
+        self.give(sources[0], Value(h.q[:, top : top + rows, left : left + columns], h.e, h.c))
 
     def backward_flatten(self, _: Layer, h: Value, sources: Sequence[str], *__: Any) -> None:
         self.give(sources[0], Value(h.q.reshape(self.values[sources[0]].q.shape), h.e, h.c))

@@ -17,6 +17,7 @@ from compiler.ir.types import Shape
 from compiler.ir.work import LowerBound
 from compiler.ops.max_pool import MaxPool
 from compiler.ops.shapes import Reshape, unreshaped
+from compiler.ops.slices import Slice
 from compiler.schedule.builder import Span, Stripe, View, device_shape
 from compiler.schedule.options import ScheduleOptions, StepOptions
 from compiler.schedule.segments.plan import Plan
@@ -26,6 +27,14 @@ from compiler.schedule.tile_graph import Buffer, Layer, LineBuffer, Memory, Ref,
 from compiler.schedule.tiles.planners import planner_of
 from compiler.train.integer.convolution import Conv2dWeightSums, Interleave, StepConv2d, TurnWeights
 from compiler.train.integer.dense import DenseSums, DenseWeightSums
+from compiler.train.integer.maps import (
+    AveragePoolErrors,
+    PadCodes,
+    PixelSums,
+    SpreadCodes,
+    StepAveragePool,
+    StepConcat,
+)
 from compiler.train.integer.pooling import Mask, MaxPoolErrors
 from compiler.train.integer.sums import ChannelSums, StepAdd
 from compiler.train.integer.update import Update
@@ -39,6 +48,13 @@ from isa.target import Target
 ON_IMAGES: Final = (
     StepConv2d,
     MaxPool,
+    PixelSums,
+    SpreadCodes,
+    StepAveragePool,
+    AveragePoolErrors,
+    StepConcat,
+    PadCodes,
+    Slice,
     MaxPoolErrors,
     Mask,
     StepAdd,

@@ -12,12 +12,10 @@ from compiler.ir.graph import Node
 from compiler.ir.op import Array, Op, ShapeError, op
 from compiler.ir.types import DType, TensorType
 from compiler.ops.add import Add
-from compiler.ops.reduce import Reduce, Spread
 from compiler.ops.shapes import Reshape
 from compiler.train.lowering import Fixed, Lowerer, code_bounds, code_type, integer_rule
 from compiler.train.scalars import NUMBER
 from isa import arithmetic
-from isa.support.records import replace
 
 MOST_APART: Final = 16
 """Bits by which the operand of the greatest exponent is shifted left at most, to meet the others."""
@@ -105,6 +103,18 @@ def summands(lower: Lowerer, node: Node) -> list[Node]:
     return found
 
 
+def common_exponent(lower: Lowerer, node: Node, terms: Sequence[Fixed]) -> tuple[Node, list[Node]]:
+    """The exponent of values together, and by how much each is shifted right for it."""
+    if any(t.c != terms[0].c for t in terms):
+        lower.fail(node, f"'{node.name}' joins values of different factors")
+    exponents = [lower.number(t.exponent) for t in terms]
+    least, greatest = exponents[0], exponents[0]
+    for e in exponents[1:]:
+        least, greatest = lower.scalar("min", least, e), lower.scalar("max", greatest, e)
+    common = lower.scalar("max", least, lower.scalar("sub", greatest, imm=MOST_APART))
+    return common, [lower.scalar("sub", common, e) for e in exponents]
+
+
 @integer_rule(Add)
 def lower_add(lower: Lowerer, node: Node, operation: Add) -> Fixed | None:
     """Values under one exponent: the least, or MOST_APART below the greatest."""
@@ -114,29 +124,10 @@ def lower_add(lower: Lowerer, node: Node, operation: Add) -> Fixed | None:
     terms = [lower[operand] for operand in summands(lower, node)]
     if any(t.node.shape != node.shape for t in terms):
         lower.fail(node, f"'{node.name}' repeats an operand", "operands of one shape")
-    exponents = [lower.number(t.exponent) for t in terms]
-    least, greatest = exponents[0], exponents[0]
-    for e in exponents[1:]:
-        least, greatest = lower.scalar("min", least, e), lower.scalar("max", greatest, e)
-    common = lower.scalar("max", least, lower.scalar("sub", greatest, imm=MOST_APART))
-    by = [lower.scalar("sub", common, e) for e in exponents]
+    common, by = common_exponent(lower, node, terms)
     unsigned = is_rectified(lower, node, operation.clamp)
-    c = terms[0].c
-    if any(t.c != c for t in terms):
-        lower.fail(node, f"'{node.name}' adds values of different factors")
     made = StepAdd(len(terms), unsigned)
-    return requantized(lower, node, made, (*(t.node for t in terms), *by), common, c, node.name)
-
-
-@integer_rule(Reduce)
-def lower_reduce(lower: Lowerer, node: Node, operation: Reduce) -> Fixed:
-    """Sums of errors over everything but channels: of a bias."""
-    (x,) = node.inputs
-    value: Fixed = lower[x]
-    last = len(x.shape) - 1
-    if operation.function != "sum" or operation.axes != tuple(range(last)):
-        lower.fail(node, f"'{node.name}' is a {operation.function} over axes {list(operation.axes)}")
-    return Fixed(lower.add(ChannelSums(), (value.node,), node.name, node), value.exponent, value.c)
+    return requantized(lower, node, made, (*(t.node for t in terms), *by), common, terms[0].c, node.name)
 
 
 @integer_rule(Reshape)
@@ -146,12 +137,3 @@ def lower_reshape(lower: Lowerer, node: Node, operation: Reshape) -> Fixed:
     if value.node.shape == node.shape:
         return value
     return Fixed(lower.add(operation, (value.node,), node.name, node), value.exponent, value.c)
-
-
-@integer_rule(Spread)
-def lower_factor(lower: Lowerer, node: Node, operation: Spread) -> Fixed:
-    """A factor of the whole is one of c."""
-    value: Fixed = lower[node.inputs[0]]
-    if value.node.shape != node.shape:
-        lower.fail(node, f"'{node.name}' repeats a value")
-    return replace(value, c=value.c * Fraction(operation.factor))

@@ -49,7 +49,8 @@ NOTHING: Final = 31
 """A shift that leaves nothing of 8-bit codes."""
 
 
-def _limits(th: int, tw: int, tc: int) -> bool:
+def limits(th: int, tw: int, tc: int) -> bool:
+    """Whether instructions on maps can express a tile."""
     return max(th, tw) <= MAX_ROWS and tc <= MAX_CHANNELS and tw * tc <= MAX_ROW
 
 
@@ -58,7 +59,7 @@ def plan_mask(b: Builder, node: Node, operation: Mask, view: Views, out: Tensor,
     """Element by element."""
     g, y = view(0), view(1)
     copies = (not g.tensor.resident) + (not y.tensor.resident) + (not out.resident)
-    size = fit_box(node, (b.height(out.shape[1]), *out.shape[2:]), dense(copies), _limits, budget)
+    size = fit_box(node, (b.height(out.shape[1]), *out.shape[2:]), dense(copies), limits, budget)
     record = step_of(b).constant(QuantRecord(za=operation.low, zb=operation.high).pack())
     for place in tiles(b, out.shape, size):
         _, h, w, c = place
@@ -156,7 +157,7 @@ def plan_add(b: Builder, node: Node, operation: StepAdd, view: Views, out: Tenso
     rows = s.target.acc.rows // ACC_SHARE
 
     def allowed(th: int, tw: int, tc: int) -> bool:
-        return _limits(th, tw, tc) and th * tw * -(-tc // s.cols) <= rows
+        return limits(th, tw, tc) and th * tw * -(-tc // s.cols) <= rows
 
     size = fit_box(node, (b.height(out.shape[1]), *out.shape[2:]), dense(copies), allowed, budget)
     record = np.array((0, 1.0), REQUANT_RECORD).tobytes()
@@ -176,13 +177,26 @@ def plan_add(b: Builder, node: Node, operation: StepAdd, view: Views, out: Tenso
 
 def _pair(s: StepBuilder, node: Node, maps: Sequence[View], place: Place, index: int, rows: int) -> Buffer:
     """The sum of a map and of the next, if there is one, in accumulators."""
-    _, h, w, c = place
+    del rows
     count = len(maps)
-    other = index + 1 if index + 1 < count else index
-    a, b = s.fetch(maps[index], *place, "a"), s.fetch(maps[other], *place, "b")
-    acc = s.rows_of("sum", rows)
-    left = s.numbers.read(node.inputs[count + index])
-    right = s.numbers.read(node.inputs[count + other]) if other > index else s.number_of(NOTHING)
+    if index + 1 < count:
+        shifts = node.inputs[count + index], node.inputs[count + index + 1]
+        return shifted_pair(s, (maps[index], maps[index + 1]), place, shifts, *node.inputs[index : index + 2])
+    return shifted_pair(
+        s, (maps[index], maps[index]), place, (node.inputs[count + index], None), node.inputs[index]
+    )
+
+
+def shifted_pair(
+    s: StepBuilder, maps: tuple[View, View], place: Place, shifts: tuple[Node, Node | None], *kinds: Node
+) -> Buffer:
+    """The sum of two maps by their shifts in accumulators; of the first alone where the second has none."""
+    _, h, w, c = place
+    a = s.fetch(maps[0], *place, "a")
+    b = s.fetch(maps[1], *place, "b") if shifts[1] is not None else a
+    acc = s.rows_of("sum", h.extent * w.extent * -(-c.extent // s.cols))
+    left = s.numbers.read(shifts[0])
+    right = s.number_of(NOTHING) if shifts[1] is None else s.numbers.read(shifts[1])
     instr = VectorSum(
         fn=MapSum.SADD,
         h=h.extent,
@@ -193,8 +207,8 @@ def _pair(s: StepBuilder, node: Node, maps: Sequence[View], place: Place, index:
         bps=b.pixel_pitch,
         brs=b.row_pitch,
         ags=h.extent * w.extent if c.extent > s.cols else 0,
-        at=element(node.inputs[index]),
-        bt=element(node.inputs[other]),
+        at=element(kinds[0]),
+        bt=element(kinds[-1]),
         sra=UNPLACED,
         srb=UNPLACED,
     )
@@ -215,7 +229,7 @@ def plan_interleave(
         box = image, Span(0, height), Span(0, width), whole
         target = b.result(out, *box, "output")
         if len(operation.phases) < sh * sw:
-            _clear(b, target, height, width, channels)
+            cleared(b, target, height, width, channels)
         for index, (py, px) in enumerate(operation.phases):
             rows, columns = node.inputs[index].shape[1:3]
             source = b.fetch(view(index), image, Span(0, rows), Span(0, columns), whole, "phase")
@@ -233,7 +247,8 @@ def plan_interleave(
         b.deliver(out, target, *box)
 
 
-def _clear(b: Builder, target: Piece, height: int, width: int, channels: int) -> None:
+def cleared(b: Builder, target: Piece, height: int, width: int, channels: int) -> None:
+    """Fill a piece with zeros."""
     fill = Fill(
         space=OnChip.SPM,
         n0=channels,

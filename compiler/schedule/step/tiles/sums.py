@@ -40,7 +40,7 @@ def plan_channel_sums(
     columns = min(width, MAX_MAP, pixels)
     rows = min(MAX_MAP, max(pixels // columns, 1))
     for c in spans(channels, MAX_CHANNELS // s.cols * s.cols):
-        ones = s.once(("ones", c.extent), lambda c=c: _ones(s, c.extent))
+        ones = s.once(("ones", c.extent), lambda c=c: ones_of(s, c.extent))
         for image in b.images(n):
             for h in b.rows(height, rows):
                 for w in spans(width, columns):
@@ -65,7 +65,8 @@ def _channel_sum(s: StepBuilder, height: int, width: int, channels: int, errors:
     return on_array if on_array.cycles(s.target) < most else on_vector
 
 
-def _ones(s: StepBuilder, count: int) -> Buffer:
+def ones_of(s: StepBuilder, count: int) -> Buffer:
+    """So many bytes of 1 in the scratchpad."""
     buffer = s.buffer("ones", Memory.SPM, count)
     s.load(Ref(s.image(Memory.WEIGHTS, b"\1" * count, "ones")), Ref(buffer), count, [])
     return buffer
