@@ -60,7 +60,16 @@ JOINED = [
     Layer("global_average", "mean"),
     Layer("dense", "dense", options={"logits": True}),
 ]
-FILTERS = {"conv": 32, "conv1": 6, "conv2": 16, "dense1": 120, "dense2": 84, "stem": 8, "a": 8, "b": 8, "c": 16,
+SEPARABLE = [
+    Layer("conv", "first", options={"kernel": (3, 3), "strides": (2, 2), "relu": True}),
+    Layer("depthwise", "dw1", options={"kernel": (3, 3), "pads": (1, 1, 1, 1), "relu": True}),
+    Layer("conv", "pw1", options={"kernel": (1, 1), "relu": True}),
+    Layer("depthwise", "dw2", options={"kernel": (3, 3), "strides": (2, 2), "pads": (0, 0, 1, 1)}),
+    Layer("conv", "pw2", options={"kernel": (1, 1), "relu": True}),
+    Layer("global_average", "mean"),
+    Layer("dense", "dense", options={"logits": True}),
+]
+FILTERS = {"first": 12, "pw1": 40, "pw2": 24, "conv": 32, "conv1": 6, "conv2": 16, "dense1": 120, "dense2": 84, "stem": 8, "a": 8, "b": 8, "c": 16,
            "short": 16}  # fmt: skip
 CLASSES = 10
 
@@ -79,7 +88,9 @@ def weights(layers: Sequence[Layer], seed: int) -> dict[str, Array]:
         if kernel:
             limit = np.sqrt(6 / (np.prod(kernel[:-1]) + np.prod(kernel[:-2]) * kernel[-1]))
             found[f"{layer.name}/kernel"] = r.uniform(-limit, limit, kernel).astype(np.float32)
-            found[f"{layer.name}/bias"] = np.zeros(kernel[-1], np.float32)
+            found[f"{layer.name}/bias"] = np.zeros(
+                kernel[-2] * kernel[-1] if layer.kind == "depthwise" else kernel[-1], np.float32
+            )
         last = layer.name
     return found
 
@@ -88,7 +99,7 @@ def _shapes(layer: Layer, shape: tuple[int, ...]) -> tuple[tuple[int, ...], tupl
     """The shape of a layer's value, and of its kernel if it has one."""
     o = layer.options
     match layer.kind:
-        case "conv" | "max_pool":
+        case "conv" | "max_pool" | "depthwise":
             pads = o.get("pads", (0, 0, 0, 0))
             rows, columns = (
                 (shape[i] + pads[i] + pads[i + 2] - o["kernel"][i]) // o.get("strides", (1, 1))[i] + 1
@@ -96,6 +107,8 @@ def _shapes(layer: Layer, shape: tuple[int, ...]) -> tuple[tuple[int, ...], tupl
             )
             if layer.kind == "max_pool":
                 return (rows, columns, shape[2]), ()
+            if layer.kind == "depthwise":
+                return (rows, columns, shape[2]), (*o["kernel"], shape[2], 1)
             count = FILTERS[layer.name]
             return (rows, columns, count), (*o["kernel"], shape[2], count)
         case "dense":
@@ -132,15 +145,18 @@ def graph_of(
         o, inputs = layer.options, [values[n] for n in layer.of or (last,)]
         clamp = RELU if o.get("relu") else None
         strides, pads = o.get("strides", (1, 1)), o.get("pads", (0, 0, 0, 0))
-        if layer.kind in ("conv", "dense"):
+        if layer.kind in ("conv", "dense", "depthwise"):
             kernel, bias = (
                 given[f"{layer.name}/kernel"],
                 parameter(f"{layer.name}/bias", given[f"{layer.name}/bias"]),
             )
-            turned = kernel.transpose(3, 2, 0, 1) if layer.kind == "conv" else kernel
+            turned = as_graph(f"{layer.name}/kernel", kernel)
             inputs += [parameter(f"{layer.name}/kernel", turned), bias]
         made = {
             "conv": lambda s=strides, p=pads, c=clamp: Conv2d(s, p, (1, 1), "NHWC", c),
+            "depthwise": lambda s=strides, p=pads, c=clamp, x=inputs[0]: Conv2d(
+                s, p, (1, 1), "NHWC", c, x.shape[3]
+            ),
             "dense": lambda c=clamp: Gemm(1.0, c),
             "max_pool": lambda o=o, s=strides, p=pads: MaxPool(o["kernel"], s, p, "NHWC"),
             "flatten": lambda x=inputs[0]: Reshape((batch, x.type.elements // batch)),
@@ -162,4 +178,8 @@ def graph_of(
 
 def as_graph(name: str, value: Array) -> Array:
     """A parameter, or its gradient, as the compiler lays it."""
-    return value.transpose(3, 2, 0, 1) if name.endswith("kernel") and value.ndim == 4 else value
+    if not name.endswith("kernel") or value.ndim != 4:
+        return value
+    if name.startswith("dw"):
+        return np.ascontiguousarray(value.transpose(2, 3, 0, 1))
+    return value.transpose(3, 2, 0, 1)

@@ -181,6 +181,13 @@ class Network:
         a = wrap(sums.reshape(*taken.shape[:3], -1) + bias)
         return self.finished(layer, a, e, x.c, seen)
 
+    def forward_depthwise(self, layer: Layer, inputs: list[Value], seen: dict[str, int] | None) -> Value:
+        """Kernels (kh, kw, c, 1)."""
+        (x,) = inputs
+        w8, e, bias = self.weights_of(layer, x)
+        a = (windows(x.q, layer.options, 0) * w8[..., 0]).sum(axis=(3, 4)) + bias
+        return self.finished(layer, wrap(a), e, x.c, seen)
+
     def forward_dense(self, layer: Layer, inputs: list[Value], seen: dict[str, int] | None) -> Value:
         (x,) = inputs
         w8, e, bias = self.weights_of(layer, x)
@@ -305,6 +312,26 @@ class Network:
             out[name] = self.parameter(name, errors.sum(axis=0), h.e, h.c, inv_n)
         if sources[0] != "input":
             spread = product(errors, w8.reshape(-1, w8.shape[-1]).T).reshape(*h.q.shape[:3], *w8.shape[:3])
+            self.through_products(layer, h, scattered(spread, layer.options, x.q.shape), sources[0], seen)
+
+    def backward_depthwise(
+        self,
+        layer: Layer,
+        h: Value,
+        sources: Sequence[str],
+        out: dict[str, Array],
+        inv_n: np.float32,
+        seen: Any,
+    ) -> None:
+        x, w8 = self.values[sources[0]], self.w8[layer.name]
+        taken = windows(x.q, layer.options, 0)
+        sums = (taken * h.q[:, :, :, None, None, :]).sum(axis=(0, 1, 2))[..., None]
+        name = f"{layer.name}/kernel"
+        out[name] = self.parameter(name, sums, h.e + x.e, h.c * x.c, inv_n)
+        name = f"{layer.name}/bias"
+        out[name] = self.parameter(name, h.q.sum(axis=(0, 1, 2)), h.e, h.c, inv_n)
+        if sources[0] != "input":
+            spread = h.q[:, :, :, None, None, :] * w8[..., 0]
             self.through_products(layer, h, scattered(spread, layer.options, x.q.shape), sources[0], seen)
 
     def backward_dense(

@@ -19,11 +19,17 @@ from compiler.train.step import TrainingStep, initial_state, training_step
 from isa.program import Note
 from isa.target import load_target
 from runtime.device import Device
-from tests.training.nets import JOINED, LENET, RESIDUAL, SEED_NET, as_graph, graph_of, weights
+from tests.training.nets import JOINED, LENET, RESIDUAL, SEED_NET, SEPARABLE, as_graph, graph_of, weights
 from tests.training.oracle import Layer, Network
 
 Array = NDArray[Any]
-NETS: Final = {"mission": SEED_NET, "lenet": LENET, "residual": RESIDUAL, "joined": JOINED}
+NETS: Final = {
+    "mission": SEED_NET,
+    "lenet": LENET,
+    "residual": RESIDUAL,
+    "joined": JOINED,
+    "separable": SEPARABLE,
+}
 BATCH: Final = 4
 
 

@@ -87,15 +87,15 @@ class StepBuilder(Builder):
         """Accumulator rows."""
         return self.buffer(role, Memory.ACC, rows, 1)
 
-    def load_words(self, source: Ref, to: Ref, rows: int) -> None:
-        """Copy whole rows of the state to the accumulators."""
-        self._copy_words(Load, source, to, rows)
+    def load_words(self, source: Ref, to: Ref, rows: int, pitch: int = 1) -> None:
+        """Copy rows of the state, `pitch` from one to the next, to the accumulators."""
+        self._copy_words(Load, source, to, rows, pitch)
 
-    def store_words(self, source: Ref, to: Ref, rows: int) -> None:
-        """Copy whole rows of accumulators to the state."""
-        self._copy_words(Store, to, source, rows)
+    def store_words(self, source: Ref, to: Ref, rows: int, pitch: int = 1) -> None:
+        """Copy rows of accumulators to the state."""
+        self._copy_words(Store, to, source, rows, pitch)
 
-    def _copy_words(self, kind: type[Load] | type[Store], dram: Ref, acc: Ref, rows: int) -> None:
+    def _copy_words(self, kind: type[Load] | type[Store], dram: Ref, acc: Ref, rows: int, pitch: int) -> None:
         row = self.cols * WORD
         for part in spans(rows, MAX_ROWS):
             more = part.extent > 1
@@ -104,10 +104,10 @@ class StepBuilder(Builder):
                 region=REGION[dram.buffer.memory],
                 n0=row,
                 n1=part.extent,
-                ds1=row if more else 0,
+                ds1=row * pitch if more else 0,
                 ls1=1 if more else 0,
             )
-            bind = {"dram": dram.shifted(part.start * row), "loc": acc.shifted(part.start)}
+            bind = {"dram": dram.shifted(part.start * row * pitch), "loc": acc.shifted(part.start)}
             self.emit(instr, bind, "load" if kind is Load else "store")
 
     def words(

@@ -23,6 +23,7 @@ from compiler.schedule.options import ScheduleOptions, StepOptions
 from compiler.schedule.segments.plan import Plan
 from compiler.schedule.step.builder import GRADUAL, StepBuilder
 from compiler.schedule.step.rows import WORD, Layout, StateRows
+from compiler.schedule.step.tiles.depthwise import is_depthwise, on_lanes
 from compiler.schedule.tile_graph import Buffer, Layer, LineBuffer, Memory, Ref, Tensor, aligned
 from compiler.schedule.tiles.planners import planner_of
 from compiler.train.integer.convolution import Conv2dWeightSums, Interleave, StepConv2d, TurnWeights
@@ -376,7 +377,7 @@ class StepPlanner:
                 if maker in entering and self.again and isinstance(maker.op, StepConv2d):
                     delay[node.id] = max(delay[node.id], 1)
                 elif maker.id in delay:
-                    changes = isinstance(maker.op, ON_ARRAY) != isinstance(node.op, ON_ARRAY)
+                    changes = _on_array(maker) != _on_array(node)
                     delay[node.id] = max(delay[node.id], delay[maker.id] + changes)
         for value in entering:
             users = [n for n in run if any(unreshaped(_maker(i)) is value for i in n.inputs)]
@@ -529,6 +530,11 @@ def _maker(node: Node) -> Node:
     return node.inputs[0] if isinstance(node.op, TupleElement) else node
 
 
+def _on_array(node: Node) -> bool:
+    """Whether an operation begins on the array."""
+    return isinstance(node.op, ON_ARRAY) and not is_depthwise(node)
+
+
 def _is_map(node: Node) -> bool:
     return node.type.dtype.is_code and not isinstance(_maker(node).op, (QuantizeWeights, TurnWeights))
 
@@ -540,7 +546,7 @@ def _images_of(node: Node) -> int:
 
 def _packed_bytes(node: Node, cols: int) -> int:
     """Bytes of weights as the array reads them."""
-    if len(node.shape) != 4:
+    if len(node.shape) != 4 or on_lanes(node):
         return node.type.elements
     out, ins, kh, kw = node.shape
     return -(-out // cols) * cols * ins * kh * kw

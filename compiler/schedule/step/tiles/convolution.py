@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import numpy as np
-
 from compiler.ir.graph import Node
 from compiler.ops.sliding_window import Pads, Pair
-from compiler.schedule.builder import Builder, Span, Views, Window, element, tiles_of
-from compiler.schedule.step.builder import StepBuilder, step_of
-from compiler.schedule.tile_graph import UNPLACED, Buffer, Memory, Ref, Tensor
+from compiler.schedule.builder import Builder, Span, Views, Window, tiles_of
+from compiler.schedule.step.builder import step_of
+from compiler.schedule.step.tiles.depthwise import is_depthwise, plan_depthwise
+from compiler.schedule.step.tiles.exits import bias_records, requantize_shifted
+from compiler.schedule.tile_graph import Buffer, Ref, Tensor
 from compiler.schedule.tiles.convolution import KINDS, ConvGroup, ConvKind, convolve
 from compiler.schedule.tiles.products import TileExit, convolution_windows
 from compiler.train.integer.convolution import StepConv2d
-from compiler.train.lowering import code_bounds
-from isa.instructions.vector import Requant, Requantize
-from isa.memory_map import GRANULE_BYTES, REQUANT_RECORD
 
 
 class StepConv(ConvKind):
@@ -51,44 +48,6 @@ class StepConv(ConvKind):
         requantize_shifted(step_of(b), node, acc, way)
 
 
-def bias_records(s: StepBuilder, bias: Node, channels: Span, view: Views) -> Ref:
-    """The records {bias, 1} of a channel range, in PRM."""
-    size = channels.extent * GRANULE_BYTES
-    if bias.is_constant:
-        record = np.zeros(channels.extent, REQUANT_RECORD)
-        record["m"] = 1
-        return s.parameters(record.tobytes(), "records")
-    buffer = s.buffer("records", Memory.PRM, size, GRANULE_BYTES)
-    s.load(Ref(view(2).tensor.home, channels.start * GRANULE_BYTES), Ref(buffer), size, [])
-    return Ref(buffer, 0, GRANULE_BYTES)
-
-
-def requantize_shifted(s: StepBuilder, node: Node, acc: Buffer, way: TileExit) -> None:
-    """Take a tile out of the accumulators by the shift that is the node's last operand."""
-    h, w, c = (span.extent for span in way.at[1:])
-    low, high = code_bounds(node.type.dtype)
-    observer = s.seen(node)
-    shift = s.numbers.read(node.inputs[-1])
-    instr = Requantize(
-        mode=Requant.SHR,
-        h=h,
-        w=w,
-        c=c,
-        ags=h * w if c > s.cols else 0,
-        aws=w if h > 1 else 0,
-        ops=way.piece.pixel_pitch,
-        ors=way.piece.row_pitch,
-        lo=low,
-        hi=high,
-        ot=element(node),
-        perch=int(way.per_channel),
-        sreg=UNPLACED,
-        obs=0 if observer is None else UNPLACED,
-    )
-    bind = {"acc": Ref(acc), "out": way.piece.ref, "prm": way.params, "sreg": shift}
-    s.emit(instr, bind | ({} if observer is None else {"obs": observer}), stored=way.mark)
-
-
 def _convolved_rows(node: Node, index: int) -> Window | None:
     return convolution_windows(node, *KINDS[StepConv2d].geometry(node))[0] if index == 0 else None
 
@@ -100,6 +59,9 @@ KINDS[StepConv2d] = StepConv()
 def plan_step_conv(
     b: Builder, node: Node, operation: StepConv2d, view: Views, out: Tensor, budget: int
 ) -> None:
-    """As convolutions of inference."""
+    """On the array as convolutions of inference, or on the lanes."""
     del operation
-    convolve(b, node, view, out, budget)
+    if is_depthwise(node):
+        plan_depthwise(step_of(b), node, view, out, budget)
+    else:
+        convolve(b, node, view, out, budget)

@@ -8,7 +8,7 @@ from compiler.ir.graph import Node
 from compiler.schedule.builder import Builder, Span, View, Views, element, spans, stored, tiles_of
 from compiler.schedule.step.builder import Row, StepBuilder, pieces, step_of
 from compiler.schedule.step.rows import Layout, StateRows
-from compiler.schedule.step.tiles.convolution import bias_records, requantize_shifted
+from compiler.schedule.step.tiles.exits import bias_records, requantize_shifted
 from compiler.schedule.tile_graph import Buffer, Memory, Ref, Tensor
 from compiler.schedule.tiles.products import TileExit
 from compiler.train.integer.dense import StepDense

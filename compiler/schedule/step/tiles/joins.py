@@ -20,7 +20,7 @@ from compiler.schedule.builder import (
     tiles_of,
 )
 from compiler.schedule.step.builder import StepBuilder, step_of
-from compiler.schedule.step.tiles.convolution import requantize_shifted
+from compiler.schedule.step.tiles.exits import requantize_shifted
 from compiler.schedule.step.tiles.maps import ACC_SHARE, cleared, limits, shifted_pair
 from compiler.schedule.step.tiles.sums import MAX_CHANNELS, MAX_MAP, ones_of
 from compiler.schedule.tile_graph import Ref, Tensor

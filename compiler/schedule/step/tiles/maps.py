@@ -22,7 +22,7 @@ from compiler.schedule.builder import (
     tiles_of,
 )
 from compiler.schedule.step.builder import StepBuilder, step_of
-from compiler.schedule.step.tiles.convolution import requantize_shifted
+from compiler.schedule.step.tiles.exits import requantize_shifted
 from compiler.schedule.tile_graph import UNPLACED, Buffer, Memory, Piece, Ref, Tensor
 from compiler.schedule.tiles.boxes import SLACK, dense, fit_box, tiles
 from compiler.schedule.tiles.limits import does_not_fit

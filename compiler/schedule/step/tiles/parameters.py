@@ -12,6 +12,7 @@ from compiler.ir.graph import Node
 from compiler.schedule.builder import Builder, Span, Views, spans, tiles_of
 from compiler.schedule.step.builder import Constant, Row, StepBuilder, gradual, pieces, step_of
 from compiler.schedule.step.rows import WORD, Layout, StateRows
+from compiler.schedule.step.tiles.depthwise import on_lanes, quantize_lanes, turn_lanes
 from compiler.schedule.tile_graph import Memory, Ref, Tensor
 from compiler.train.integer.convolution import TurnWeights
 from compiler.train.integer.dense import DenseSums
@@ -38,6 +39,8 @@ def quantize_tiles(
     """Some rows of the state at a time: to the accumulators, to codes, to their home."""
     del view, budget
     rows = s.layouts[node.inputs[0].id]
+    if on_lanes(node):
+        return [partial(quantize_lanes, s, node, out, rows)]
     most = max(s.target.acc.rows // ACC_SHARE, 1)
     match rows.layout:
         case Layout.TURNED:
@@ -155,6 +158,9 @@ def plan_turn_weights(
     """For every tap and every group of the new outputs a block (old outputs, lanes)."""
     del budget
     s = step_of(b)
+    if on_lanes(node):
+        turn_lanes(s, node, view(0), out)
+        return
     source = view(0).tensor.home
     outs, ins, kh, kw = node.inputs[0].shape
     rows, columns = operation.rows, operation.columns

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Final
+from typing import Any, Final
 
 from compiler.errors import CompileError
 from compiler.ir.graph import Node
 from compiler.schedule.builder import Builder, Span, Views, element, spans, tiles_of
 from compiler.schedule.step.builder import StepBuilder, step_of
 from compiler.schedule.step.rows import StateRows
+from compiler.schedule.step.tiles.depthwise import is_depthwise
 from compiler.schedule.tile_graph import Buffer, Memory, Piece, Ref, Tensor
 from compiler.train.integer.convolution import Conv2dWeightSums
 from compiler.train.integer.sums import ChannelSums
@@ -111,6 +112,12 @@ def _boxes(node: Node, rows: StateRows, part: Span, *, whole: bool) -> Iterator[
     if whole:
         yield 0, (Span(0, kh), Span(0, kw), Span(0, cin), Span(0, cout))
         return
+    if is_depthwise(node):  # all groups of a tap, tap after tap
+        for tap in range(part.start // rows.groups, part.stop // rows.groups):
+            ky, kx = divmod(tap, kw)
+            box = Span(ky, ky + 1), Span(kx, kx + 1), Span(0, cin), Span(0, cout)
+            yield tap * rows.groups - part.start, box
+        return
     at = part.start
     while at < part.stop:
         group, rest = divmod(at, rows.each)
@@ -129,24 +136,26 @@ def _add_image(s: StepBuilder, node: Node, view: Views, image: int, acc: Ref, bo
     ky, kx, cin, cout = box
     _, height, width, _ = node.inputs[0].shape
     _, oh, ow, _ = node.inputs[1].shape
-    if max(height, width) > MAX_IMAGE or operation.groups != 1:
+    lanes = is_depthwise(node)
+    if max(height, width) > MAX_IMAGE or (operation.groups != 1 and not lanes):
         message = f"'{node.name}': no instruction sums it"
-        raise CompileError(
-            Diagnostic("model.unsupported", message, node.loc, f"images of at most {MAX_IMAGE} x {MAX_IMAGE}")
-        )
+        allowed = f"images of at most {MAX_IMAGE} x {MAX_IMAGE}, no groups but of one channel"
+        raise CompileError(Diagnostic("model.unsupported", message, node.loc, allowed))
     rows, columns = (
         _Seen.of(extent, out, taps, operation.strides[i], operation.dilations[i], operation.pads[i])
         for i, (extent, out, taps) in enumerate(((height, oh, ky), (width, ow, kx)))
     )
     if min(rows.extent, columns.extent) <= 0:
         return  # padding alone
-    x = s.fetch(view(0), image, Span(0, height), Span(0, width), cin, "input")
+    taken = cout if lanes else cin
+    x = s.fetch(view(0), image, Span(0, height), Span(0, width), taken, "input")
     g = s.fetch(view(1), image, Span(0, oh), Span(0, ow), cout, "errors")
-    instr = WeightGradient(
+    channels: dict[str, Any] = {"c": cout.extent} if lanes else {"cin": cin.extent, "cout": cout.extent}
+    kind = DepthwiseGradient if lanes else WeightGradient
+    instr = kind(
+        **channels,
         oh=oh,
         ow=ow,
-        cin=cin.extent,
-        cout=cout.extent,
         kh=ky.extent,
         kw=kx.extent,
         sh=operation.strides[0],

@@ -12,6 +12,7 @@ from compiler.schedule.builder import Span, View, Views
 from compiler.schedule.step.builder import MAX_WORD_ROWS, Constant, Row, StepBuilder, Words, gradual, pieces
 from compiler.schedule.step.rows import WORD, Layout, StateRows
 from compiler.schedule.step.tiles.dense import weight_rows
+from compiler.schedule.step.tiles.depthwise import is_depthwise
 from compiler.schedule.step.tiles.sums import convolution_rows
 from compiler.schedule.tile_graph import Ref, Tensor
 from compiler.train.formula import GRADIENT, WEIGHT, Formula, formula_of
@@ -43,16 +44,21 @@ def update_tiles(
         gradient = _gradient(s, node.inputs[0], rows, part, budget)
         _update(s, node, operation, formula, gradient, unit[0], part)
 
-    return [partial(tile, part) for part in _parts(s, rows, formula, len(operation.chosen.slots))]
+    return [
+        partial(tile, part) for part in _parts(s, node.inputs[0], rows, formula, len(operation.chosen.slots))
+    ]
 
 
-def _parts(s: StepBuilder, rows: StateRows, formula: Formula, slots: int) -> list[Span]:
+def _parts(s: StepBuilder, sums: Node, rows: StateRows, formula: Formula, slots: int) -> list[Span]:
     """Rows that are updated together: as many as there is room for."""
     blocks = slots + 2 + _most_alive(formula)
     most = min(max(s.target.acc.rows // s.choices.update_share // blocks, 1), MAX_WORD_ROWS)
     if rows.layout is Layout.TURNED:  # whole groups
         each = rows.each
         return [Span(p.start * each, p.stop * each) for p in pieces(rows.groups, max(most // each, 1))]
+    if is_depthwise(sums):  # whole taps
+        each = rows.groups
+        return [Span(p.start * each, p.stop * each) for p in pieces(rows.each, max(most // each, 1))]
     return pieces(rows.count, most)
 
 
@@ -105,7 +111,8 @@ def _update(
     blocks: dict[str, Ref] = {GRADIENT: gradient}
     for name, tensor in zip((WEIGHT, *chosen.slots), state, strict=True):
         blocks[name] = Ref(s.rows_of(name, part.extent))
-        s.load_words(s.homes[tensor.id].shifted(part.start * s.cols * WORD), blocks[name], part.extent)
+        for rows, words in _places(s, node, tensor, part):
+            s.load_words(rows, blocks[name].shifted(words.start), words.extent, _pitch(s, node))
     places = _Places(formula)
     blocks |= {name: Ref(s.rows_of(name, part.extent)) for name in places.rows}
     s.words(F.I2F, gradient, gradient, rows=part.extent)
@@ -128,4 +135,26 @@ def _update(
         s.words(step.function, d, a, other, rows=part.extent, observer=observer)
     for name, tensor in zip((WEIGHT, *chosen.slots), state, strict=True):
         block = blocks[places.place.get(formula.results[name], formula.results[name])]
-        s.store_words(block, s.homes[tensor.id].shifted(part.start * s.cols * WORD), part.extent)
+        for rows, words in _places(s, node, tensor, part):
+            s.store_words(block.shifted(words.start), rows, words.extent, _pitch(s, node))
+
+
+def _places(s: StepBuilder, node: Node, tensor: Node, part: Span) -> list[tuple[Ref, Span]]:
+    """Where rows of a tensor of the state lie, and which of the part they are.
+
+    Of a depthwise kernel the sums lie tap after tap, the state group after group.
+    """
+    home, row = s.homes[tensor.id], s.cols * WORD
+    if not is_depthwise(node.inputs[0]):
+        return [(home.shifted(part.start * row), Span(0, part.extent))]
+    groups = s.layouts[node.inputs[3].id].groups
+    taps = range(part.start // groups, part.stop // groups)
+    return [
+        (home.shifted(tap * row), Span(tap * groups - part.start, (tap + 1) * groups - part.start))
+        for tap in taps
+    ]
+
+
+def _pitch(s: StepBuilder, node: Node) -> int:
+    """Rows of the state from one that is taken to the next."""
+    return s.layouts[node.inputs[3].id].each if is_depthwise(node.inputs[0]) else 1
