@@ -13,9 +13,11 @@ from compiler.codegen.emit_step import RealInput, state_image, state_values
 from compiler.codegen.training import generate_streams
 from compiler.schedule.options import schedule_options
 from compiler.schedule.step.planner import StateBuffers
+from compiler.train.integer.dropout import KEYS
 from compiler.train.integer.weights import first_exponent
 from compiler.train.network import TrainableNetwork, rebatched
 from compiler.train.optimizers.optimizer import Optimizer
+from compiler.train.randomness import words
 from compiler.train.step import NUMBERS, STEP, TrainingStep, evaluation, initial_state, training_step
 from isa.executable import Executable
 from isa.program import Note
@@ -62,6 +64,7 @@ class Trainer:
         state: what another trainer of the network has left, by name; tensors that it lacks are as at first.
         executable: the binary, if there is one already for network, optimizer, batches and target.
         perm: how the host permutes the axes of a batch of samples for the network.
+        seed: of what dropouts drop.
 
     Raises:
         CompileError: an operation that no step computes.
@@ -78,6 +81,7 @@ class Trainer:
         state: Mapping[str, Array] | None = None,
         executable: Executable | None = None,
         perm: tuple[int, ...] | None = None,
+        seed: int = 0,
     ) -> None:
         self.optimizer, self.batches, self.target = optimizer, batches, target
         step = training_step(rebatched(network, batches.train), optimizer)
@@ -104,6 +108,9 @@ class Trainer:
         self.device = Device(executable, state=state_image(self.place, values))
         self.input = network.source.name
         self.step_number = int(values[STEP])
+        self.seed = seed
+        taken = next((i for i in executable.stream("train").abi.inputs if i.name == KEYS), None)
+        self.dropouts = 0 if taken is None else taken.shape[0]
 
     def __repr__(self) -> str:
         return f"<Trainer on {self.target.name}: step {self.step_number}>"
@@ -113,7 +120,10 @@ class Trainer:
         stream = "train" if len(x) == self.batches.train else "tail"
         numbers = self.optimizer.of_step(self.step_number + 1, np.float32(learning_rate))
         given = np.array([numbers[name] for name in self.optimizer.step_numbers], np.float32)
-        result = self.device.run(stream, {self.input: x, "labels": labels, NUMBERS: given})
+        inputs = {self.input: x, "labels": labels, NUMBERS: given}
+        if self.dropouts:
+            inputs[KEYS] = keys_of(self.seed, self.step_number, self.dropouts)
+        result = self.device.run(stream, inputs)
         self.step_number += 1
         return Records.of(result.outputs["records"])
 
@@ -141,6 +151,12 @@ class Trainer:
                 if f"{name}/{kind}" in values:
                     values[f"{name}/{kind}"] = np.asarray(first_exponent(value), np.int32)
         self.device.state[:] = np.frombuffer(state_image(self.place, values), np.uint8)
+
+
+def keys_of(seed: int, step: int, count: int) -> NDArray[np.int32]:
+    """The keys of the dropouts of a step."""
+    upper = (words((seed, 1 << 63 | step), count) >> np.uint64(32)).astype(np.uint32)
+    return upper.view(np.int32)
 
 
 def state_sha256(state: Mapping[str, Array]) -> str:

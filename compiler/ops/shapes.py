@@ -91,6 +91,32 @@ class Identity(Op):
         return args[0]
 
 
+@op("nn.dropout", "x")
+class Dropout(Identity):
+    """In training some of the operand, divided by what is kept, and 0 for the rest; otherwise the operand."""
+
+    rate: float
+
+
+@op("nn.dropout_gradient", "g:f32", "y:f32")
+class DropoutGradient(Op):
+    """The error of a dropout's result, where the operand was kept, divided by what is kept."""
+
+    rate: float
+
+    def infer(self, types: Sequence[TensorType]) -> TensorType:
+        return types[0]
+
+    def evaluate(self, args: Sequence[Array], types: Sequence[TensorType], out: TensorType) -> Array:
+        return args[0]  # outside of training everything is kept
+
+
+@gradient_rule(Dropout)
+def dropout_gradient(d: Differentiator, node: Node, operation: Dropout, error: Node) -> Errors:
+    """The error of what was kept."""
+    return (d.add(DropoutGradient(operation.rate), (error, node), node),)
+
+
 @onnx_operator("Identity", "Dropout")
 def import_identity(n: OnnxNode) -> Node:
     """Identity, and Dropout where nothing is dropped."""
@@ -208,9 +234,11 @@ def permute_layer(call: LayerCall) -> Node:
 @layer("Dropout", "rate")
 def dropout_layer(call: LayerCall) -> Node:
     """Dropout(rate): nothing at inference."""
-    call.take("rate", 0.5, (float, int), "a number")
+    rate = float(call.take("rate", 0.5, (float, int), "a number"))
     call.done()
-    return call.add(Identity(), call.value())
+    if not 0 <= rate < 1:
+        call.fail(f"Dropout: rate={rate} is not allowed", "0 to below 1")
+    return call.add(Dropout(rate), call.value())
 
 
 @quantization_rule(Reshape, Transpose)

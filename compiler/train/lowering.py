@@ -60,6 +60,9 @@ class Lowerer(Struct):
     states: dict[str, StateTensor] = field(default_factory=dict[str, StateTensor])
     records: list[tuple[str, Node]] = field(default_factory=list[tuple[str, Node]])
     """What a step leaves for the host, by name."""
+    dropouts: int = 0
+    keys: Node | None = None
+    """The input with the keys of dropouts."""
     made: dict[Any, Node] = field(default_factory=dict[Any, Node])
     """Numbers and weights that several operations need."""
 

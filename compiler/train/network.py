@@ -22,7 +22,7 @@ from compiler.passes.to_device_layout import ToDeviceLayout
 from compiler.train.gradient import open_parameters
 from isa.support.records import Frozen
 
-SIMPLIFY: Final[tuple[Pass, ...]] = (EliminateIdentity(), FuseActivation(), EliminateDead())
+SIMPLIFY: Final[tuple[Pass, ...]] = (EliminateIdentity(dropout=False), FuseActivation(), EliminateDead())
 """What is done to a network before training; what training changes is not folded."""
 
 
@@ -75,7 +75,9 @@ def network_of(
 
 def channels_last(graph: Graph) -> tuple[Graph, tuple[int, ...]]:
     """A float graph in the device's layout, and how the host permutes the axes of its input for it."""
-    made = run_passes(graph, (*SIMPLIFY, ToDeviceLayout(Stage.NN), CancelTransposes(), EliminateIdentity()))
+    made = run_passes(
+        graph, (*SIMPLIFY, ToDeviceLayout(Stage.NN), CancelTransposes(), EliminateIdentity(dropout=False))
+    )
     (source,) = (n for n in made.nodes() if isinstance(n.op, Input))
     kept = tuple(range(len(source.shape)))
     users = made.users(source)

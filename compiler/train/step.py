@@ -76,6 +76,8 @@ def training_step(network: TrainableNetwork, optimizer: Optimizer) -> TrainingSt
         _update(lower, name, wanted[name], lower[gradient], numbers, optimizer, rows)
     before = lower.state(STEP)
     lower.leave(STEP, lower.scalar("add", before, imm=1))
+    if lower.keys is not None:
+        lower.graph.retype(lower.keys, TensorType(DType.I32, (lower.dropouts,)))
     return _finished(lower, dict(lower.records))
 
 

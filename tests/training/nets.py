@@ -15,7 +15,7 @@ from compiler.ops.conv2d import Conv2d
 from compiler.ops.gemm import Gemm
 from compiler.ops.max_pool import MaxPool
 from compiler.ops.reduce import Reduce
-from compiler.ops.shapes import Reshape
+from compiler.ops.shapes import Dropout, Reshape
 from compiler.ops.slices import Pad
 from tests.training.oracle import Array, Layer
 
@@ -58,6 +58,15 @@ JOINED = [
     Layer("conv", "c", options={"kernel": (3, 3), "relu": True}),
     Layer("average_pool", "smooth", options={"kernel": (3, 3)}),
     Layer("global_average", "mean"),
+    Layer("dense", "dense", options={"logits": True}),
+]
+DROPPED = [
+    Layer("conv", "conv", options={"kernel": (3, 3), "strides": (2, 2), "relu": True}),
+    Layer("dropout", "drop1", options={"rate": 0.25}),
+    Layer("max_pool", "pool", options=POOL),
+    Layer("flatten", "flatten"),
+    Layer("dense", "dense1", options={"relu": True}),
+    Layer("dropout", "drop2", options={"rate": 0.5}),
     Layer("dense", "dense", options={"logits": True}),
 ]
 SEPARABLE = [
@@ -166,6 +175,7 @@ def graph_of(
             ),
             "global_average": lambda: Reduce("mean", (1, 2)),
             "concat": lambda: Concat(3),
+            "dropout": lambda o=o: Dropout(o["rate"]),
             "pad": lambda p=pads: Pad((0, *p[:2], 0), (0, *p[2:], 0), "constant", 0.0),
         }[layer.kind]()
         values[layer.name] = graph.add(made, inputs, name=layer.name)

@@ -122,6 +122,8 @@ class Network:
         self.s: dict[str, int] = {}
         self.unsigned: dict[str, bool] = {}
         self.tensors: dict[str, Array] = {}
+        self.keys: dict[str, int] = {}
+        """Of the dropouts in the present step, by layer."""
 
     @staticmethod
     def exponent(w: Array) -> int:
@@ -216,6 +218,24 @@ class Network:
         unsigned = all(v.unsigned for v in inputs)
         q, shift = self.quantizer(f"{layer.name}/y", joined, unsigned=unsigned, seen=seen)
         return Value(q, e + shift, inputs[0].c, unsigned)
+
+    def forward_dropout(self, layer: Layer, inputs: list[Value], seen: dict[str, int] | None) -> Value:
+        (x,) = inputs
+        if seen is None:
+            return x
+        steps = round(layer.options["rate"] * 65536)
+        i = np.arange(x.q.size, dtype=np.uint32) ^ np.uint32(self.keys[layer.name])
+        i = (i ^ (i >> np.uint32(16))) * np.uint32(0x7FEB352D)
+        i = (i ^ (i >> np.uint32(15))) * np.uint32(0x846CA68B)
+        i = i ^ (i >> np.uint32(16))
+        kept = (i >= np.uint32(steps << 16)).reshape(x.q.shape)
+        self.tensors[f"{layer.name}/mask"] = kept
+        return Value(np.where(kept, x.q, 0), x.e, x.c / (1 - Fraction(steps, 65536)), x.unsigned)
+
+    def backward_dropout(self, layer: Layer, h: Value, sources: Sequence[str], *_: Any) -> None:
+        kept = self.tensors[f"{layer.name}/mask"]
+        share = 1 - Fraction(round(layer.options["rate"] * 65536), 65536)
+        self.give(sources[0], Value(np.where(kept, h.q, 0), h.e, h.c / share))
 
     def forward_pad(self, layer: Layer, inputs: list[Value], _: dict[str, int] | None) -> Value:
         (x,) = inputs

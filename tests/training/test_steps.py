@@ -19,7 +19,17 @@ from compiler.train.step import TrainingStep, initial_state, training_step
 from isa.program import Note
 from isa.target import load_target
 from runtime.device import Device
-from tests.training.nets import JOINED, LENET, RESIDUAL, SEED_NET, SEPARABLE, as_graph, graph_of, weights
+from tests.training.nets import (
+    DROPPED,
+    JOINED,
+    LENET,
+    RESIDUAL,
+    SEED_NET,
+    SEPARABLE,
+    as_graph,
+    graph_of,
+    weights,
+)
 from tests.training.oracle import Layer, Network
 
 Array = NDArray[Any]
@@ -29,6 +39,7 @@ NETS: Final = {
     "residual": RESIDUAL,
     "joined": JOINED,
     "separable": SEPARABLE,
+    "dropped": DROPPED,
 }
 BATCH: Final = 4
 
@@ -67,6 +78,10 @@ class Trained:
         labels = self.random.integers(0, 10, self.batch).astype(np.int32)
         numbers = self.optimizer.of_step(self.count, np.float32(self.optimizer.learning_rate))
 
+        dropouts = [layer.name for layer in self.oracle.layers if layer.kind == "dropout"]
+        keys = self.random.integers(-(2**31), 2**31, len(dropouts)).astype(np.int32)
+        self.oracle.keys = {n: int(k.view(np.uint32)) for n, k in zip(dropouts, keys, strict=True)}
+
         def update(name: str, w: Array, g: Array) -> Array:
             new, slots = apply(self.optimizer, w, g, self.slots[name], numbers)
             self.slots[name] = dict(slots)
@@ -78,6 +93,8 @@ class Trained:
             "labels": labels,
             "numbers": np.array([numbers[n] for n in self.optimizer.step_numbers], np.float32),
         }
+        if dropouts:
+            given["keys"] = keys
         values = evaluate(self.step.graph, {**self.state, **given})
         named = zip(self.step.graph.output_names, self.step.graph.outputs, strict=True)
         outputs = {name: values[node.id] for name, node in named}

@@ -157,4 +157,5 @@ def _restore(model: Trainable, loaded: Loaded, weights: Mapping[str, Array], pla
         model.kept,
         loaded.executable,
         model.perm,
+        model.seed,
     )

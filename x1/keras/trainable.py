@@ -191,6 +191,7 @@ class Trainable:
                 target,
                 self.kept,
                 perm=self.perm,
+                seed=self.seed,
             )
         return self.trainer
 

@@ -79,7 +79,7 @@ class StepBuilder(Builder):
     def number_given(self, numbers: Node, index: int) -> Ref:
         """The register with one of the numbers that the host gives for a step."""
         home = self.view_of(numbers).tensor.home
-        return self.numbers.given(-1 - index, Ref(home, index * WORD))
+        return self.numbers.given(-1 - (numbers.id << 8) - index, Ref(home, index * WORD))
 
     # --- rows of words ---------------------------------------------------------------------------
 

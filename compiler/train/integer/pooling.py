@@ -48,9 +48,9 @@ class MaxPoolErrors(Op):
         return np.clip(arithmetic.shift_right_rounding(sums, self.shift), -127, 127)
 
 
-@op("t.mask", "g:i8", "y:i8|u8")
+@op("t.mask", "g:i8|u8", "y:i8|u8")
 class Mask(Op):
-    """The error g where low < y < high, else 0."""
+    """The code g where low < y < high, else 0."""
 
     low: int
     high: int

@@ -60,7 +60,8 @@ def plan_mask(b: Builder, node: Node, operation: Mask, view: Views, out: Tensor,
     g, y = view(0), view(1)
     copies = (not g.tensor.resident) + (not y.tensor.resident) + (not out.resident)
     size = fit_box(node, (b.height(out.shape[1]), *out.shape[2:]), dense(copies), limits, budget)
-    record = step_of(b).constant(QuantRecord(za=operation.low, zb=operation.high).pack())
+    least, most = node.type.dtype.bounds
+    record = step_of(b).constant(QuantRecord(za=operation.low, zb=operation.high, lo=least, hi=most).pack())
     for place in tiles(b, out.shape, size):
         _, h, w, c = place
         left, right = b.fetch(g, *place, "errors"), b.fetch(y, *place, "values")
@@ -68,7 +69,9 @@ def plan_mask(b: Builder, node: Node, operation: Mask, view: Views, out: Tensor,
         instr = VectorElementwise(
             fn=Elementwise.MASK, h=h.extent, w=w.extent, c=c.extent, aps=left.pixel_pitch, ars=left.row_pitch,
             bps=right.pixel_pitch, brs=right.row_pitch, ops=target.pixel_pitch, ors=target.row_pitch,
+            at=element(node.inputs[0]),
             bt=element(node.inputs[1]),
+            ot=element(node),
         )  # fmt: skip
         bind = {"a": left.ref, "b": right.ref, "out": target.ref, "prm": record}
         b.emit(instr, bind, stored=stored(out, *place))
