@@ -117,6 +117,37 @@ class Unary(ElementWise):
         return FUNCTIONS[self.function].real(args[0], self.parameters)
 
 
+@op("nn.unary_gradient", "g:f32", "x:f32")
+class UnaryGradient(Op):
+    """Errors times the derivative of a function at its operand; where it has a kink, that from below."""
+
+    function: str
+    parameters: tuple[float, ...] = ()
+
+    def infer(self, types: Sequence[TensorType]) -> TensorType:
+        require_function(self.function, self.parameters)
+        return types[0]
+
+    def evaluate(self, args: Sequence[Array], types: Sequence[TensorType], out: TensorType) -> Array:
+        g, x = args
+        return g * derivative(self.function, self.parameters, x).astype(np.float32)
+
+
+@gradient_rule(Unary)
+def unary_gradient(d: Differentiator, node: Node, operation: Unary, error: Node) -> Errors:
+    """By the derivative."""
+    made = UnaryGradient(operation.function, operation.parameters)
+    return (d.add(made, (error, node.inputs[0]), node),)
+
+
+def derivative(function: str, parameters: Sequence[float], x: Array) -> Array:
+    """The derivative from below in float64, by a difference."""
+    step = 2.0**-20
+    wide = x.astype(np.float64)
+    return (FUNCTIONS[function].in_float64(wide, parameters)
+            - FUNCTIONS[function].in_float64(wide - step, parameters)) / step  # fmt: skip
+
+
 @op("clamp_codes", "x:i8|u8")
 class ClampCodes(ElementWise):
     """min(max(x, low), high) of the codes themselves."""

@@ -47,6 +47,14 @@ class Function(Frozen):
     keras: Mapping[str, tuple[float, ...]] = field(default_factory=dict[str, tuple[float, ...]])
     write: Writer | None = None
 
+    def in_float64(self, x: Array, parameters: Sequence[float]) -> Array:
+        """float64 values of float64 numbers."""
+        with np.errstate(all="ignore"):
+            if self.wide is not None:
+                return self.wide(x, parameters)
+            assert self.steps is not None
+            return self.steps(x, [np.float64(p) for p in parameters])
+
     def real(self, x: Array, parameters: Sequence[float]) -> Array:
         """float32 values of a whole tensor; in the wide form off by one unit in the last place at most."""
         with np.errstate(all="ignore"):

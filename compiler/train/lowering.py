@@ -60,6 +60,8 @@ class Lowerer(Struct):
     states: dict[str, StateTensor] = field(default_factory=dict[str, StateTensor])
     records: list[tuple[str, Node]] = field(default_factory=list[tuple[str, Node]])
     """What a step leaves for the host, by name."""
+    rescaled: dict[Any, Fixed] = field(default_factory=dict[Any, Fixed])
+    """Values at another exponent."""
     dropouts: int = 0
     keys: Node | None = None
     """The input with the keys of dropouts."""

@@ -8,6 +8,7 @@ import numpy as np
 
 from compiler.ir.graph import Graph, Node
 from compiler.ir.types import DType
+from compiler.ops.activation import Unary
 from compiler.ops.add import Add
 from compiler.ops.average_pool import AveragePool
 from compiler.ops.concat import Concat
@@ -69,6 +70,38 @@ DROPPED = [
     Layer("dropout", "drop2", options={"rate": 0.5}),
     Layer("dense", "dense", options={"logits": True}),
 ]
+
+
+def sigmoid(x: Array) -> Array:
+    """1 / (1 + e^-x)."""
+    return 1 / (1 + np.exp(-x))
+
+
+def swish(x: Array) -> Array:
+    """x / (1 + e^-x)."""
+    return x * sigmoid(x)
+
+
+def leaky(x: Array) -> Array:
+    """A quarter of what is below 0."""
+    return np.where(x > 0, x, x * 0.25)
+
+
+LEAKY = {"name": ("leaky_relu", (0.25,)), "table": (0, 0, False), "f": leaky}
+SWISH = {"name": ("silu", ()), "table": (-4, -4, False), "f": swish}
+SIGMOID = {"name": ("sigmoid", ()), "table": (-4, -8, True), "f": sigmoid}
+HALVES = {"kernel": (3, 3), "strides": (2, 2)}
+CURVED = [
+    Layer("conv", "c1", options={**HALVES, "relu6": True, "fixed": (-5, True, 192)}),
+    Layer("conv", "c2", options=HALVES),
+    Layer("function", "leaky", options=LEAKY),
+    Layer("conv", "c3", options={"kernel": (3, 3), "fixed": (-4, False, 127)}),
+    Layer("function", "swish", options=SWISH),
+    Layer("flatten", "flatten"),
+    Layer("dense", "d1", options={"fixed": (-4, False, 127)}),
+    Layer("function", "squash", options=SIGMOID),
+    Layer("dense", "dense", options={"logits": True}),
+]
 SEPARABLE = [
     Layer("conv", "first", options={"kernel": (3, 3), "strides": (2, 2), "relu": True}),
     Layer("depthwise", "dw1", options={"kernel": (3, 3), "pads": (1, 1, 1, 1), "relu": True}),
@@ -78,7 +111,7 @@ SEPARABLE = [
     Layer("global_average", "mean"),
     Layer("dense", "dense", options={"logits": True}),
 ]
-FILTERS = {"first": 12, "pw1": 40, "pw2": 24, "conv": 32, "conv1": 6, "conv2": 16, "dense1": 120, "dense2": 84, "stem": 8, "a": 8, "b": 8, "c": 16,
+FILTERS = {"c1": 8, "c2": 12, "c3": 10, "d1": 20, "first": 12, "pw1": 40, "pw2": 24, "conv": 32, "conv1": 6, "conv2": 16, "dense1": 120, "dense2": 84, "stem": 8, "a": 8, "b": 8, "c": 16,
            "short": 16}  # fmt: skip
 CLASSES = 10
 
@@ -152,7 +185,7 @@ def graph_of(
 
     for layer in layers:
         o, inputs = layer.options, [values[n] for n in layer.of or (last,)]
-        clamp = RELU if o.get("relu") else None
+        clamp = RELU if o.get("relu") else (0.0, 6.0) if o.get("relu6") else None
         strides, pads = o.get("strides", (1, 1)), o.get("pads", (0, 0, 0, 0))
         if layer.kind in ("conv", "dense", "depthwise"):
             kernel, bias = (
@@ -175,6 +208,7 @@ def graph_of(
             ),
             "global_average": lambda: Reduce("mean", (1, 2)),
             "concat": lambda: Concat(3),
+            "function": lambda o=o: Unary(*o["name"]),
             "dropout": lambda o=o: Dropout(o["rate"]),
             "pad": lambda p=pads: Pad((0, *p[:2], 0), (0, *p[2:], 0), "constant", 0.0),
         }[layer.kind]()

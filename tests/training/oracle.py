@@ -171,9 +171,35 @@ class Network:
         self.tensors[f"{layer.name}/sums"] = a
         if layer.options.get("logits"):
             return Value(a, e, c)
+        if "fixed" in layer.options:
+            return self.fixed(layer, a, e, c)
         unsigned = bool(layer.options.get("relu"))
         q, shift = self.quantizer(f"{layer.name}/y", a, unsigned=unsigned, seen=seen)
         return Value(q, e + shift, c, unsigned)
+
+    def fixed(self, layer: Layer, a: Array, e: int, c: Fraction) -> Value:
+        """Sums at an exponent that never changes, the factor brought to 1."""
+        exponent, unsigned, high = layer.options["fixed"]
+        unit = f32(f32(c) * two_to(-(exponent - e)))
+        q = rne(np.clip(f32(f32(a) * unit), 0 if unsigned else -127, high), -127, 255)
+        return Value(q, exponent, Fraction(1), unsigned)
+
+    def forward_function(self, layer: Layer, inputs: list[Value], _: dict[str, int] | None) -> Value:
+        """f of codes: where an exponent is given, of numbers; else of the codes themselves."""
+        (x,) = inputs
+        f, exponent, to, unsigned = layer.options["f"], *layer.options["table"]
+        real = f(x.q.astype(np.float64) * 2.0**exponent)
+        q = np.clip(np.rint(real * 2.0**-to), 0 if unsigned else -127, 255 if unsigned else 127)
+        if exponent == to == 0:
+            return Value(q.astype(np.int64), x.e, x.c, unsigned)
+        return Value(q.astype(np.int64), to, Fraction(1), unsigned)
+
+    def backward_function(self, layer: Layer, h: Value, sources: Sequence[str], *_: Any) -> None:
+        x, f, exponent = self.values[sources[0]], layer.options["f"], layer.options["table"][0]
+        real = x.q.astype(np.float64) * 2.0**exponent
+        slope = np.clip(np.rint((f(real) - f(real - 2.0**-20)) * 2.0**20 * 64), -127, 127)
+        q = np.clip(np.rint(f32(h.q * slope) * F(2.0**-6)), -127, 127).astype(np.int64)
+        self.give(sources[0], Value(q, h.e, h.c))
 
     def forward_conv(self, layer: Layer, inputs: list[Value], seen: dict[str, int] | None) -> Value:
         (x,) = inputs
@@ -280,6 +306,9 @@ class Network:
             layer = self.layers[index]
             sources = layer.of or (self.layers[index - 1].name if index else "input",)
             h = self.summed(layer, seen)
+            if layer.options.get("relu6"):
+                y = self.values[layer.name].q.reshape(h.q.shape)
+                h = Value(np.where((y > 0) & (y < layer.options["fixed"][2]), h.q, 0), h.e, h.c)
             if layer.options.get("relu"):
                 h = Value(np.where(self.values[layer.name].q.reshape(h.q.shape) > 0, h.q, 0), h.e, h.c)
             self.tensors[f"{layer.name}/error"] = h.q

@@ -11,7 +11,8 @@ import pytest
 from numpy.typing import NDArray
 
 from compiler.ir.evaluate import evaluate
-from compiler.train.exporting import to_float32, to_integers
+from compiler.train.exporting.integers import to_integers
+from compiler.train.exporting.real import to_float32
 from compiler.train.network import TrainableNetwork, rebatched
 from compiler.train.step import evaluation
 from tests.training.nets import graph_of
@@ -43,7 +44,11 @@ def test_every_tensor_of_the_device_is_that_of_onnx_runtime(name: str) -> None:
     x = np.random.default_rng(1).integers(0, 256, (4, 28, 28, 1)).astype(np.uint8)
     step = evaluation(rebatched(network, 4))
     values = evaluate(step.graph, {**trained.state, "input": x})
-    codes = [n for n in step.graph.nodes() if n.op.name in ("t.conv2d", "t.dense", "t.add", "max_pool")]
+    codes = [
+        n
+        for n in step.graph.nodes()
+        if n.type.dtype.is_code and n.op.name not in ("input", "t.quantize_weights")
+    ]
     sums = [n for n in step.graph.nodes() if n.op.name == "t.dense_sums"]
     names = tuple(n.name for n in (*codes, *sums))
     made = session(to_integers(network, trained.state, PERM), names)
@@ -52,9 +57,10 @@ def test_every_tensor_of_the_device_is_that_of_onnx_runtime(name: str) -> None:
         np.testing.assert_array_equal(found[node.name], values[node.id], node.name)
 
 
-def test_the_float_network_has_the_weights_of_training() -> None:
-    trained = Trained(NETS["residual"])
-    graph, logits, parameters = graph_of(NETS["residual"], trained.weights, 1)
+@pytest.mark.parametrize("name", NETS)
+def test_the_float_network_has_the_weights_of_training(name: str) -> None:
+    trained = Trained(NETS[name])
+    graph, logits, parameters = graph_of(NETS[name], trained.weights, 1)
     graph.set_outputs([logits], ["logits"])
     network = TrainableNetwork(graph, logits, parameters)
     x = np.random.default_rng(1).uniform(0, 1, (1, 28, 28, 1)).astype(np.float32)

@@ -20,6 +20,7 @@ from isa.program import Note
 from isa.target import load_target
 from runtime.device import Device
 from tests.training.nets import (
+    CURVED,
     DROPPED,
     JOINED,
     LENET,
@@ -40,6 +41,7 @@ NETS: Final = {
     "joined": JOINED,
     "separable": SEPARABLE,
     "dropped": DROPPED,
+    "curved": CURVED,
 }
 BATCH: Final = 4
 

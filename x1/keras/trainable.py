@@ -9,7 +9,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from compiler.train.exporting import to_float32, to_integers
+from compiler.train.exporting.integers import to_integers
+from compiler.train.exporting.real import to_float32
 from compiler.train.network import TrainableNetwork
 from isa.support.diagnostics import Diagnostic, UsageError, not_among
 from isa.support.records import asdict

@@ -28,6 +28,7 @@ from compiler.schedule.tile_graph import Buffer, Layer, LineBuffer, Memory, Ref,
 from compiler.schedule.tiles.planners import planner_of
 from compiler.train.integer.convolution import Conv2dWeightSums, Interleave, StepConv2d, TurnWeights
 from compiler.train.integer.dense import DenseSums, DenseWeightSums
+from compiler.train.integer.functions import CodeTable, Times
 from compiler.train.integer.maps import (
     AveragePoolErrors,
     PadCodes,
@@ -56,6 +57,8 @@ ON_IMAGES: Final = (
     StepConcat,
     PadCodes,
     Slice,
+    CodeTable,
+    Times,
     MaxPoolErrors,
     Mask,
     StepAdd,

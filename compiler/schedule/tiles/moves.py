@@ -34,7 +34,7 @@ MAX_MOVE_PITCH: Final = greatest(VectorMove, "ss1")
 def plan_table(b: Builder, node: Node, operation: QTable, view: Views, out: Tensor, budget: int) -> None:
     """A function of one value: every byte through a table."""
     codes = operation.codes(node.inputs[0].quant, node.quant)
-    _copy(b, node, view(0), out, _whole(out.shape), ALL, budget, codes)
+    copy_elements(b, node, view(0), out, whole_of(out.shape), ALL, budget, codes)
 
 
 @tiles_of(ClampCodes, reads=same_rows)
@@ -42,7 +42,7 @@ def plan_clamp(b: Builder, node: Node, operation: ClampCodes, view: Views, out: 
     """A clamp of codes, as a table."""
     every = np.arange(TABLE_BYTES, dtype=np.uint8).view(node.type.dtype.numpy)
     codes = operation.evaluate([every], [node.type], node.type).view(np.uint8)
-    _copy(b, node, view(0), out, _whole(out.shape), ALL, budget, codes)
+    copy_elements(b, node, view(0), out, whole_of(out.shape), ALL, budget, codes)
 
 
 def _concatenated_rows(node: Node, index: int) -> Window | None:
@@ -61,8 +61,8 @@ def plan_concat(b: Builder, node: Node, operation: QConcat, view: Views, out: Te
         if x.tensor.part_of is out:
             continue
         codes = None if operand.quant == node.quant else requantizing_table(operand.quant, node.quant)
-        to = [s.shifted(by) for s, by in zip(_whole(x.shape), start, strict=True)]
-        _copy(b, node, x, out, to, ALL, budget, codes)
+        to = [s.shifted(by) for s, by in zip(whole_of(x.shape), start, strict=True)]
+        copy_elements(b, node, x, out, to, ALL, budget, codes)
 
 
 Strides = Sequence[tuple[int, int]]
@@ -70,7 +70,7 @@ Strides = Sequence[tuple[int, int]]
 ALL: Final[Strides] = ((0, 1),) * 4
 
 
-def _copy(
+def copy_elements(
     b: Builder,
     node: Node,
     x: View,
@@ -122,7 +122,8 @@ def _taken(span: Span, first: int, step: int) -> Span:
     return Span(min(ends), max(ends) + 1)
 
 
-def _whole(shape: Sequence[int]) -> list[Span]:
+def whole_of(shape: Sequence[int]) -> list[Span]:
+    """The spans of all of a tensor."""
     return [Span(0, extent) for extent in shape]
 
 
@@ -195,7 +196,7 @@ def plan_strided_copy(
     """Elements of the operand, copied; distances become pitches within the scratchpad."""
     taken = operation.taken(node.inputs[0].shape)
     strides = [*ALL[len(node.shape) :], *((start, step) for start, _, step in taken)]
-    _copy(b, node, view(0), out, _whole(out.shape), strides, budget)
+    copy_elements(b, node, view(0), out, whole_of(out.shape), strides, budget)
 
 
 @tiles_of(QPad)
@@ -214,7 +215,7 @@ def plan_pad(b: Builder, node: Node, operation: QPad, view: Views, out: Tensor, 
         if len(strides) < len(box):
             _fill(b, node, out, to, operation.value, budget)
         elif x.tensor.part_of is not out:
-            _copy(b, node, x, out, to, strides, budget)
+            copy_elements(b, node, x, out, to, strides, budget)
 
 
 Segment = tuple[Span, tuple[int, int] | None]

@@ -14,7 +14,7 @@ from compiler.ir.types import DType, Shape, TensorType
 from compiler.ops.conv2d import Conv2d, convolved_shape, grouped_product
 from compiler.ops.conv2d_gradient import Conv2dInputGradient, Conv2dWeightGradient
 from compiler.ops.sliding_window import Pads, Pair, windows
-from compiler.train.integer.sums import is_rectified, requantized, shifted
+from compiler.train.integer.sums import Requantized, ending_of, requantized
 from compiler.train.integer.weights import bias_of, weights_of
 from compiler.train.lowering import Fixed, Lowerer, code_type, integer_rule
 from compiler.train.scalars import NUMBER
@@ -23,17 +23,16 @@ from isa.support.records import Frozen
 
 
 @op("t.conv2d", "x:i8|u8", "w:i8", "b:i32", "shift:i32")
-class StepConv2d(Op):
+class StepConv2d(Requantized):
     """Convolution of codes (n, h, w, c) with codes (out, in, kh, kw) plus b, shifted to 8 bits.
 
     The second result is the greatest sum: of u8 results as it is, at least 0; else its magnitude.
     """
 
-    strides: Pair
-    pads: Pads
-    dilations: Pair
+    strides: Pair = (1, 1)
+    pads: Pads = (0, 0, 0, 0)
+    dilations: Pair = (1, 1)
     groups: int = 1
-    unsigned: bool = False
 
     def infer_all(self, types: Sequence[TensorType]) -> tuple[TensorType, ...]:
         """Codes and a number."""
@@ -47,7 +46,7 @@ class StepConv2d(Op):
         x, w, b, shift = args
         taken = windows(x.astype(np.float64), w.shape[2:], self.strides, self.dilations, self.pads, 0)
         sums = arithmetic.wrap32(grouped_product(taken, w.astype(np.float64), self.groups))
-        return shifted(arithmetic.add_wrapping(sums, b), int(shift), outs[0].dtype)
+        return self.shifted(arithmetic.add_wrapping(sums, b), shift)
 
 
 @op("t.conv2d_weight_sums", "x:i8|u8", "g:i8")
@@ -164,10 +163,15 @@ def lower_conv(lower: Lowerer, node: Node, operation: Conv2d) -> Fixed:
     value: Fixed = lower[x]
     codes, exponent = weights_of(lower, w)
     e = lower.plus(value.exponent, exponent)
-    unsigned = is_rectified(lower, node, operation.clamp)
-    made = StepConv2d(operation.strides, operation.pads, operation.dilations, operation.groups, unsigned)
+    made = StepConv2d(
+        strides=operation.strides,
+        pads=operation.pads,
+        dilations=operation.dilations,
+        groups=operation.groups,
+    )
     operands = (value.node, codes, bias_of(lower, b, e, value.c))
-    return requantized(lower, node, made, operands, e, value.c, f"{node.name}/y")
+    ending = ending_of(lower, node, operation.clamp)
+    return requantized(lower, node, made, operands, (e, value.c), f"{node.name}/y", ending)
 
 
 @integer_rule(Conv2dInputGradient)
@@ -202,7 +206,7 @@ def lower_input_gradient(lower: Lowerer, node: Node, operation: Conv2dInputGradi
         turned = _turned(lower, w, codes, TurnWeights(operation.groups, rows.kernel, columns.kernel))
         zeros = lower.graph.const(np.zeros(turned.shape[0], np.int32), "nothing")
         pads = (rows.before, columns.before, rows.after, columns.after)
-        made = StepConv2d((1, 1), pads, (rows.dilation, columns.dilation), operation.groups)
+        made = StepConv2d(pads=pads, dilations=(rows.dilation, columns.dilation), groups=operation.groups)
         name = node.name if operation.strides == (1, 1) else f"{node.name}/{phase[0]}_{phase[1]}"
         maps[phase] = lower.add(made, (value.node, turned, zeros, shift), name, node)
         seen.append(lower.graph.element(maps[phase], 1, f"{name}/seen"))

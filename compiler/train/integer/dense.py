@@ -12,7 +12,7 @@ from compiler.ir.op import Array, Op, ShapeError, op
 from compiler.ir.types import DType, TensorType
 from compiler.ops.gemm import Gemm
 from compiler.ops.shapes import Transpose
-from compiler.train.integer.sums import is_rectified, requantized, shifted
+from compiler.train.integer.sums import Ending, Requantized, ending_of, requantized
 from compiler.train.integer.weights import bias_of, weights_of
 from compiler.train.lowering import Fixed, Lowerer, code_type, integer_rule
 from compiler.train.scalars import NUMBER
@@ -46,10 +46,9 @@ class DenseSums(Op):
 
 
 @op("t.dense", "x:i8|u8", "w:i8", "b:i32", "shift:i32")
-class StepDense(Op):
+class StepDense(Requantized):
     """x (n, k) times w (k, m), or its transpose, plus b, shifted to 8 bits; and the greatest sum."""
 
-    unsigned: bool = False
     turned: bool = False
 
     def infer_all(self, types: Sequence[TensorType]) -> tuple[TensorType, ...]:
@@ -63,7 +62,7 @@ class StepDense(Op):
         """Sums wrap to int32."""
         x, w, b, shift = args
         sums = arithmetic.add_wrapping(_product(x, w.T if self.turned else w), b)
-        return shifted(sums, int(shift), outs[0].dtype)
+        return self.shifted(sums, shift)
 
 
 @op("t.dense_weight_sums", "x:i8|u8", "g:i8")
@@ -110,7 +109,7 @@ def lower_gemm(lower: Lowerer, node: Node, operation: Gemm) -> Fixed:
     operands = (value.node, codes, bias_of(lower, bias, e, c))
     if node is lower.logits:
         return Fixed(lower.add(DenseSums(), operands, f"{node.name}/logits", node), e, c)
-    unsigned = is_rectified(lower, node, operation.clamp)
     turned = isinstance(right, Turned)
     key = node.name if turned else f"{node.name}/y"
-    return requantized(lower, node, StepDense(unsigned, turned), operands, e, c, key)
+    ending = Ending() if turned else ending_of(lower, node, operation.clamp)
+    return requantized(lower, node, StepDense(turned=turned), operands, (e, c), key, ending)

@@ -18,7 +18,7 @@ from compiler.ops.reduce import Reduce, Spread
 from compiler.ops.slices import Pad, Slice
 from compiler.ops.sliding_window import Pads, Pair, pooled_shape, windows
 from compiler.train.integer.pooling import overlap_bits
-from compiler.train.integer.sums import ChannelSums, common_exponent, requantized, shifted
+from compiler.train.integer.sums import ChannelSums, Requantized, common_exponent, requantized
 from compiler.train.lowering import Fixed, Lowerer, code_type, integer_rule
 from compiler.train.scalars import NUMBER
 from isa import arithmetic
@@ -26,20 +26,20 @@ from isa.support.records import replace
 
 
 @op("t.pixel_sums", "x:i8|u8", "shift:i32")
-class PixelSums(Op):
+class PixelSums(Requantized):
     """The sum of a map's pixels (n, 1, 1, c), shifted to 8 bits; and the greatest sum."""
 
     def infer_all(self, types: Sequence[TensorType]) -> tuple[TensorType, ...]:
-        """Codes of the type of x, and a number."""
+        """Codes and a number."""
         n, _, _, c = types[0].shape
-        return TensorType(types[0].dtype, (n, 1, 1, c)), NUMBER
+        return TensorType(code_type(unsigned=self.unsigned), (n, 1, 1, c)), NUMBER
 
     def evaluate_all(
         self, args: Sequence[Array], types: Sequence[TensorType], outs: Sequence[TensorType]
     ) -> tuple[Array, ...]:
         """Exact, then half to even."""
         sums = args[0].astype(np.int64).sum(axis=(1, 2), keepdims=True)
-        return shifted(arithmetic.wrap32(sums), int(args[1]), outs[0].dtype)
+        return self.shifted(arithmetic.wrap32(sums), args[1])
 
 
 @op("t.spread", "x:i8|u8")
@@ -110,15 +110,14 @@ class AveragePoolErrors(Op):
 
 
 @op("t.concat", "x*:i8|u8|i32")
-class StepConcat(Op):
+class StepConcat(Requantized):
     """Maps one after another along the channels, each shifted to a common exponent, then to 8 bits.
 
     The operands are `count` maps, as many numbers by which they are shifted right, and the shift of all. The
     second result is the greatest value before that.
     """
 
-    count: int
-    unsigned: bool = False
+    count: int = 2
 
     def infer_all(self, types: Sequence[TensorType]) -> tuple[TensorType, ...]:
         """Codes and a number."""
@@ -136,7 +135,7 @@ class StepConcat(Op):
             arithmetic.shift_right_rounding(codes, int(by))
             for codes, by in zip(args[: self.count], args[self.count : -1], strict=True)
         ]
-        return shifted(arithmetic.wrap32(np.concatenate(parts, axis=-1)), int(args[-1]), outs[0].dtype)
+        return self.shifted(arithmetic.wrap32(np.concatenate(parts, axis=-1)), args[-1])
 
 
 @op("t.pad", "x:i8|u8")
@@ -168,7 +167,8 @@ def lower_reduce(lower: Lowerer, node: Node, operation: Reduce) -> Fixed:
         return Fixed(sums, value.exponent, value.c)
     if operation.function == "mean" and last == 3 and operation.axes == (1, 2):
         c = value.c / (x.shape[1] * x.shape[2])
-        return requantized(lower, node, PixelSums(), (value.node,), value.exponent, c, node.name)
+        made = PixelSums(unsigned=value.node.type.dtype is DType.U8)
+        return requantized(lower, node, made, (value.node,), (value.exponent, c), node.name)
     return lower.fail(node, f"'{node.name}' is a {operation.function} over axes {list(operation.axes)}")
 
 
@@ -216,9 +216,9 @@ def lower_concat(lower: Lowerer, node: Node, operation: Concat) -> Fixed:
         lower.fail(node, f"'{node.name}' joins along axis {operation.axis}", "the channels")
     common, by = common_exponent(lower, node, terms)
     unsigned = all(t.node.type.dtype is DType.U8 for t in terms)
-    made = StepConcat(len(terms), unsigned)
+    made = StepConcat(count=len(terms), unsigned=unsigned)
     operands = (*(t.node for t in terms), *by)
-    return requantized(lower, node, made, operands, common, terms[0].c, node.name)
+    return requantized(lower, node, made, operands, (common, terms[0].c), node.name)
 
 
 @integer_rule(Pad)

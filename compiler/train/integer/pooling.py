@@ -92,10 +92,14 @@ def lower_max_pool_gradient(lower: Lowerer, node: Node, operation: MaxPoolGradie
 @integer_rule(ClampGradient)
 def lower_clamp_gradient(lower: Lowerer, node: Node, operation: ClampGradient) -> Fixed:
     """Errors pass where a ReLU gives something; a pooling that comes after it sees that itself."""
-    if (operation.low, operation.high) != RELU:
-        lower.fail(node, f"'{node.name}' comes from a clamp that is no ReLU", "0..inf")
     error, y = (lower[i] for i in node.inputs)
     pooled = error.node.op
+    if (operation.low, operation.high) != RELU:
+        highest = getattr(y.node.op, "high", None)
+        if highest is None:
+            lower.fail(node, f"'{node.name}' comes from a clamp to {operation.low:g}..{operation.high:g}")
+        made = lower.add(Mask(0, highest), (error.node, y.node), node.name, node)
+        return replace(error, node=made)
     if isinstance(pooled, MaxPoolErrors) and error.node.inputs[0] is y.node:
         made = lower.add(replace(pooled, rectified=True), error.node.inputs, node.name, node)
     else:

@@ -11,42 +11,108 @@ import numpy as np
 from compiler.ir.graph import Node
 from compiler.ir.op import Array, Op, ShapeError, op
 from compiler.ir.types import DType, TensorType
+from compiler.ops.activation import Unary, UnaryGradient
 from compiler.ops.add import Add
 from compiler.ops.shapes import Reshape
 from compiler.train.lowering import Fixed, Lowerer, code_bounds, code_type, integer_rule
 from compiler.train.scalars import NUMBER
 from isa import arithmetic
+from isa.support.records import Frozen, replace
 
 MOST_APART: Final = 16
 """Bits by which the operand of the greatest exponent is shifted left at most, to meet the others."""
 RELU: Final = (0.0, float("inf"))
+MOST_CLAMPED: Final = 7.96875
+"""Of a clamp from 0 on: 255 codes of 2^-5."""
+CLAMP_EXPONENT: Final = -5
+PIECEWISE: Final = ("leaky_relu",)
+"""Functions that do not care about the unit of their operand."""
+NARROW: Final = ("tanh",)
 
 
-def shifted(sums: Array, shift: int, dtype: DType) -> tuple[Array, Array]:
-    """Codes of int32 sums, rounded half to even and saturated, and the greatest sum."""
-    codes = arithmetic.requantize_shifted(sums, 0, 1.0, shift, *code_bounds(dtype))
+class Ending(Frozen):
+    """How sums become 8-bit codes: without sign, up to a code, at a fixed exponent if one is given."""
+
+    unsigned: bool = False
+    high: int | None = None
+    exponent: int | None = None
+
+
+class Requantized(Op):
+    """The base of operations whose sums are shifted to 8 bits, the shift their last operand.
+
+    A sum is multiplied by `factor` besides, and a code is at most `high`.
+    """
+
+    unsigned: bool = False
+    factor: float = 1.0
+    high: int | None = None
+
+    @property
+    def bounds(self) -> tuple[int, int]:
+        """The least and the greatest code."""
+        low, high = code_bounds(code_type(unsigned=self.unsigned))
+        return low, high if self.high is None else self.high
+
+    def shifted(self, sums: Array, shift: Array) -> tuple[Array, Array]:
+        """Codes of int32 sums, rounded half to even and saturated, and the greatest sum."""
+        codes = arithmetic.requantize_shifted(sums, 0, self.factor, int(shift), *self.bounds)
+        return codes, greatest_of(sums, unsigned=self.unsigned)
+
+
+def greatest_of(sums: Array, *, unsigned: bool) -> Array:
+    """The greatest sum: as it is, at least 0, where codes have no sign; else its magnitude."""
     wide = sums.astype(np.int64)
-    greatest = np.maximum(wide, 0).max() if dtype is DType.U8 else np.abs(wide).max()
-    return codes, np.asarray(min(int(greatest), arithmetic.INT32_MAX), np.int32)
+    greatest = np.maximum(wide, 0).max() if unsigned else np.abs(wide).max()
+    return np.asarray(min(int(greatest), arithmetic.INT32_MAX), np.int32)
 
 
-def is_rectified(lower: Lowerer, node: Node, clamp: tuple[float, float] | None) -> bool:
-    """Whether a ReLU follows sums: its codes have no sign."""
-    if clamp not in (None, RELU):
-        lower.fail(node, f"'{node.name}' ends in a clamp to {clamp[0]:g}..{clamp[1]:g}", "0..inf")
-    return clamp is not None
+def ending_of(lower: Lowerer, node: Node, clamp: tuple[float, float] | None) -> Ending:
+    """What follows the sums of a node: a clamp, or a function that wants its operand at an exponent."""
+    if clamp == RELU:
+        return Ending(unsigned=True)
+    if clamp is not None and clamp[0] == 0 and clamp[1] <= MOST_CLAMPED:
+        exponent = CLAMP_EXPONENT
+        return Ending(unsigned=True, high=round(clamp[1] * 2**-exponent), exponent=exponent)
+    if clamp is not None:
+        lower.fail(node, f"'{node.name}' ends in a clamp to {clamp[0]:g}..{clamp[1]:g}", "0..inf, 0..6")
+    wanted = {domain_of(user.op) for user in node.graph.users(node)}
+    return Ending(exponent=wanted.pop() if len(wanted) == 1 and node not in node.graph.outputs else None)
+
+
+def domain_of(operation: Op) -> int | None:
+    """The exponent of the operand of a function or of its derivative, if it wants one."""
+    if not isinstance(operation, Unary | UnaryGradient) or operation.function in PIECEWISE:
+        return None
+    return domain_exponent(operation.function)
+
+
+def domain_exponent(function: str) -> int:
+    """The exponent of a function's operand: codes of -4..4 where that is all that matters, else of -8..8."""
+    return -5 if function in NARROW else -4
 
 
 def requantized(
     lower: Lowerer,
     node: Node,
-    operation: Op,
+    operation: Requantized,
     operands: Sequence[Node],
-    exponent: Node | None,
-    c: Fraction,
+    value: tuple[Node | None, Fraction],
     key: str,
+    ending: Ending | None = None,
 ) -> Fixed:
-    """The result of an operation that ends in a shift, which it takes as its last operand."""
+    """The result of an operation that ends in a shift, from sums of an exponent and a factor.
+
+    Without an `ending` at a fixed exponent the steps before say how much is shifted.
+    """
+    exponent, c = value
+    if ending is not None:
+        operation = replace(operation, unsigned=ending.unsigned, high=ending.high)
+    if ending is not None and ending.exponent is not None:
+        shift = lower.scalar("sub", lower.constant(ending.exponent), lower.number(exponent))
+        operation = replace(operation, factor=float(np.float32(c)))
+        made = lower.add(operation, (*operands, shift), key, node)
+        return Fixed(made, lower.constant(ending.exponent), Fraction(1))
     shift = lower.shift(key)
     made = lower.add(operation, (*operands, shift), key, node)
     lower.observed(key, lower.graph.element(made, 1, f"{key}/seen"), unsigned=made.type.dtype is DType.U8)
@@ -54,15 +120,14 @@ def requantized(
 
 
 @op("t.add", "x*:i8|u8|i32")
-class StepAdd(Op):
+class StepAdd(Requantized):
     """The sum of codes, each shifted to the exponent of the sum, then shifted to 8 bits.
 
     The operands are `count` maps of codes, as many numbers by which they are shifted right, and the shift of
     the sum. The second result is the greatest sum.
     """
 
-    count: int
-    unsigned: bool = False
+    count: int = 2
 
     def infer_all(self, types: Sequence[TensorType]) -> tuple[TensorType, ...]:
         """Codes of the common shape, and a number."""
@@ -77,7 +142,7 @@ class StepAdd(Op):
         total = np.zeros(types[0].shape, np.int64)
         for codes, by in zip(args[: self.count], args[self.count : -1], strict=True):
             total += arithmetic.shift_right_rounding(codes, int(by))
-        return shifted(arithmetic.wrap32(total), int(args[-1]), outs[0].dtype)
+        return self.shifted(arithmetic.wrap32(total), args[-1])
 
 
 @op("t.channel_sums", "g:i8")
@@ -125,9 +190,10 @@ def lower_add(lower: Lowerer, node: Node, operation: Add) -> Fixed | None:
     if any(t.node.shape != node.shape for t in terms):
         lower.fail(node, f"'{node.name}' repeats an operand", "operands of one shape")
     common, by = common_exponent(lower, node, terms)
-    unsigned = is_rectified(lower, node, operation.clamp)
-    made = StepAdd(len(terms), unsigned)
-    return requantized(lower, node, made, (*(t.node for t in terms), *by), common, terms[0].c, node.name)
+    made = StepAdd(count=len(terms))
+    operands = (*(t.node for t in terms), *by)
+    ending = ending_of(lower, node, operation.clamp)
+    return requantized(lower, node, made, operands, (common, terms[0].c), node.name, ending)
 
 
 @integer_rule(Reshape)

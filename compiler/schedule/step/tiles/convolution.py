@@ -9,7 +9,7 @@ from compiler.ops.sliding_window import Pads, Pair
 from compiler.schedule.builder import Builder, Span, Views, Window, tiles_of
 from compiler.schedule.step.builder import step_of
 from compiler.schedule.step.tiles.depthwise import is_depthwise, plan_depthwise
-from compiler.schedule.step.tiles.exits import bias_records, requantize_shifted
+from compiler.schedule.step.tiles.exits import bias_records, factor_of, requantize_shifted
 from compiler.schedule.tile_graph import Buffer, Ref, Tensor
 from compiler.schedule.tiles.convolution import KINDS, ConvGroup, ConvKind, convolve
 from compiler.schedule.tiles.products import TileExit, convolution_windows
@@ -40,7 +40,8 @@ class StepConv(ConvKind):
     def records(self, b: Builder, node: Node, channels: Span, view: Views) -> Ref:
         """Of the biases."""
         return step_of(b).once(
-            ("records", channels), lambda: bias_records(step_of(b), node.inputs[2], channels, view)
+            ("records", channels),
+            lambda: bias_records(step_of(b), node.inputs[2], channels, view, factor_of(node)),
         )
 
     def leave(self, b: Builder, node: Node, acc: Buffer, way: TileExit) -> None:

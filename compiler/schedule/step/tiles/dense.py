@@ -8,7 +8,7 @@ from compiler.ir.graph import Node
 from compiler.schedule.builder import Builder, Span, View, Views, element, spans, stored, tiles_of
 from compiler.schedule.step.builder import Row, StepBuilder, pieces, step_of
 from compiler.schedule.step.rows import Layout, StateRows
-from compiler.schedule.step.tiles.exits import bias_records, requantize_shifted
+from compiler.schedule.step.tiles.exits import bias_records, factor_of, requantize_shifted
 from compiler.schedule.tile_graph import Buffer, Memory, Ref, Tensor
 from compiler.schedule.tiles.products import TileExit
 from compiler.train.integer.dense import StepDense
@@ -94,7 +94,7 @@ def plan_dense(b: Builder, node: Node, operation: StepDense, view: Views, out: T
         columns, max(most // m_size, 1) * s.cols, MAX_COLUMNS // s.cols * s.cols, _records(s) * s.cols
     )
     for n in spans(columns, n_size):
-        params = bias_records(s, node.inputs[2], n, view)
+        params = bias_records(s, node.inputs[2], n, view, factor_of(node))
         for m in spans(count, m_size):
             s.tile = (m.start, n.start)
             acc = s.rows_of("acc", -(-n.extent // s.cols) * m.extent)

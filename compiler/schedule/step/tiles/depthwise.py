@@ -9,7 +9,7 @@ from compiler.ir.graph import Node
 from compiler.schedule.builder import Span, View, Views, Window, element, spans, stored
 from compiler.schedule.step.builder import StepBuilder
 from compiler.schedule.step.rows import StateRows
-from compiler.schedule.step.tiles.exits import bias_records, requantize_shifted
+from compiler.schedule.step.tiles.exits import bias_records, factor_of, requantize_shifted
 from compiler.schedule.tile_graph import Buffer, Memory, Ref, Tensor, aligned
 from compiler.schedule.tiles.boxes import fit_box, tiles
 from compiler.schedule.tiles.limits import require_expressible
@@ -111,7 +111,7 @@ def plan_depthwise(s: StepBuilder, node: Node, view: Views, out: Tensor, budget:
     size = fit_box(node, (s.height(out.shape[1]), ow, channels), needed, allowed, budget)
     for c in spans(channels, size[2]):
         held = s.once(("kernels", c), partial(_kernels, s, node, view(1), c))
-        params = s.once(("records", c), partial(bias_records, s, node.inputs[2], c, view))
+        params = s.once(("records", c), partial(bias_records, s, node.inputs[2], c, view, factor_of(node)))
         shape = (*out.shape[:3], c.extent)
         for n, h, w, _ in tiles(s, shape, (size[0], size[1], c.extent)):
             _tile(s, node, (x, out), (n, h, w, c), (rows, columns), (held, params))

@@ -9,17 +9,17 @@ from compiler.schedule.builder import Span, Views, element
 from compiler.schedule.step.builder import StepBuilder
 from compiler.schedule.tile_graph import UNPLACED, Buffer, Memory, Ref
 from compiler.schedule.tiles.products import TileExit
-from compiler.train.lowering import code_bounds
+from compiler.train.integer.sums import Requantized
 from isa.instructions.vector import Requant, Requantize
 from isa.memory_map import GRANULE_BYTES, REQUANT_RECORD
 
 
-def bias_records(s: StepBuilder, bias: Node, channels: Span, view: Views) -> Ref:
-    """The records {bias, 1} of a channel range, in PRM."""
+def bias_records(s: StepBuilder, bias: Node, channels: Span, view: Views, factor: float) -> Ref:
+    """The records {bias, factor} of a channel range, in PRM."""
     size = channels.extent * GRANULE_BYTES
     if bias.is_constant:
         record = np.zeros(channels.extent, REQUANT_RECORD)
-        record["m"] = 1
+        record["m"] = factor
         return s.parameters(record.tobytes(), "records")
     buffer = s.buffer("records", Memory.PRM, size, GRANULE_BYTES)
     s.load(Ref(view(2).tensor.home, channels.start * GRANULE_BYTES), Ref(buffer), size, [])
@@ -29,7 +29,9 @@ def bias_records(s: StepBuilder, bias: Node, channels: Span, view: Views) -> Ref
 def requantize_shifted(s: StepBuilder, node: Node, acc: Buffer, way: TileExit) -> None:
     """Take a tile out of the accumulators by the shift that is the node's last operand."""
     h, w, c = (span.extent for span in way.at[1:])
-    low, high = code_bounds(node.type.dtype)
+    operation = node.op
+    assert isinstance(operation, Requantized)
+    low, high = operation.bounds
     observer = s.seen(node)
     shift = s.numbers.read(node.inputs[-1])
     instr = Requantize(
@@ -50,3 +52,15 @@ def requantize_shifted(s: StepBuilder, node: Node, acc: Buffer, way: TileExit) -
     )
     bind = {"acc": Ref(acc), "out": way.piece.ref, "prm": way.params, "sreg": shift}
     s.emit(instr, bind | ({} if observer is None else {"obs": observer}), stored=way.mark)
+
+
+def factor_of(node: Node) -> float:
+    """What the sums of an operation are multiplied by besides their shift."""
+    operation = node.op
+    assert isinstance(operation, Requantized)
+    return operation.factor
+
+
+def plain_record(s: StepBuilder, node: Node) -> Ref:
+    """The record of sums without a bias."""
+    return s.constant(np.array((0, factor_of(node)), REQUANT_RECORD).tobytes())

@@ -20,7 +20,7 @@ from compiler.schedule.builder import (
     tiles_of,
 )
 from compiler.schedule.step.builder import StepBuilder, step_of
-from compiler.schedule.step.tiles.exits import requantize_shifted
+from compiler.schedule.step.tiles.exits import plain_record, requantize_shifted
 from compiler.schedule.step.tiles.maps import ACC_SHARE, cleared, limits, shifted_pair
 from compiler.schedule.step.tiles.sums import MAX_CHANNELS, MAX_MAP, ones_of
 from compiler.schedule.tile_graph import Ref, Tensor
@@ -39,11 +39,7 @@ from isa.instructions.records import QuantRecord
 from isa.instructions.vector import Pool, Pooling, VectorMove
 from isa.instructions.vector_depthwise_sums import DepthwiseGradient
 from isa.instructions.vector_gradient import PoolBack, PoolingGradient
-from isa.memory_map import REQUANT_RECORD
 from isa.spec import ElementType
-
-PLAIN = np.array((0, 1.0), REQUANT_RECORD).tobytes()
-"""The record of sums that are only shifted."""
 
 
 @tiles_of(PixelSums)
@@ -74,7 +70,7 @@ def plan_pixel_sums(
                     started = True
             place = image, one, one, c
             piece = s.result(out, *place, "output")
-            way = TileExit(piece, s.constant(PLAIN), place, stored(out, *place), per_channel=False)
+            way = TileExit(piece, plain_record(s, node), place, stored(out, *place), per_channel=False)
             requantize_shifted(s, node, acc, way)
             s.deliver(out, piece, *place)
 
@@ -203,7 +199,7 @@ def _join(s: StepBuilder, node: Node, x: View, index: int, place: Place, first: 
     acc = shifted_pair(s, (x, x), place, (node.inputs[operation.count + index], None), node.inputs[index])
     there = image, h, w, c.shifted(first)
     target = s.result(out, *there, "output")
-    way = TileExit(target, s.constant(PLAIN), there, stored(out, *there), per_channel=False)
+    way = TileExit(target, plain_record(s, node), there, stored(out, *there), per_channel=False)
     requantize_shifted(s, node, acc, way)
     s.deliver(out, target, *there)
 

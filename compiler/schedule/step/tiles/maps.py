@@ -6,8 +6,6 @@ import itertools
 from collections.abc import Sequence
 from typing import Final
 
-import numpy as np
-
 from compiler.ir.graph import Node
 from compiler.schedule.builder import (
     Builder,
@@ -22,7 +20,7 @@ from compiler.schedule.builder import (
     tiles_of,
 )
 from compiler.schedule.step.builder import StepBuilder, step_of
-from compiler.schedule.step.tiles.exits import requantize_shifted
+from compiler.schedule.step.tiles.exits import plain_record, requantize_shifted
 from compiler.schedule.tile_graph import UNPLACED, Buffer, Memory, Piece, Ref, Tensor
 from compiler.schedule.tiles.boxes import SLACK, dense, fit_box, tiles
 from compiler.schedule.tiles.limits import does_not_fit
@@ -37,7 +35,6 @@ from isa.instructions.vector_elementwise import Elementwise, VectorElementwise
 from isa.instructions.vector_gradient import PoolBack, PoolingGradient
 from isa.instructions.vector_training import MapSum, VectorSum
 from isa.instructions.vector_words import Function32
-from isa.memory_map import REQUANT_RECORD
 from isa.spec import greatest
 
 ACC_SHARE: Final = 4
@@ -163,7 +160,6 @@ def plan_add(b: Builder, node: Node, operation: StepAdd, view: Views, out: Tenso
         return limits(th, tw, tc) and th * tw * -(-tc // s.cols) <= rows
 
     size = fit_box(node, (b.height(out.shape[1]), *out.shape[2:]), dense(copies), allowed, budget)
-    record = np.array((0, 1.0), REQUANT_RECORD).tobytes()
     for place in tiles(b, out.shape, size):
         _, h, w, c = place
         count = h.extent * w.extent * -(-c.extent // s.cols)
@@ -173,7 +169,7 @@ def plan_add(b: Builder, node: Node, operation: StepAdd, view: Views, out: Tenso
             s.words(Function32.IADD, Ref(total), Ref(total), Ref(more), rows=count,
                     lanes=min(c.extent, s.cols))  # fmt: skip
         target = b.result(out, *place, "output")
-        way = TileExit(target, s.constant(record), place, stored(out, *place), per_channel=False)
+        way = TileExit(target, plain_record(s, node), place, stored(out, *place), per_channel=False)
         requantize_shifted(s, node, total, way)
         b.deliver(out, target, *place)
 

@@ -13,9 +13,11 @@ from compiler.schedule.builder import Builder, Span, Views, spans, tiles_of
 from compiler.schedule.step.builder import Constant, Row, StepBuilder, gradual, pieces, step_of
 from compiler.schedule.step.rows import WORD, Layout, StateRows
 from compiler.schedule.step.tiles.depthwise import on_lanes, quantize_lanes, turn_lanes
+from compiler.schedule.step.tiles.exits import factor_of
 from compiler.schedule.tile_graph import Memory, Ref, Tensor
 from compiler.train.integer.convolution import TurnWeights
 from compiler.train.integer.dense import DenseSums
+from compiler.train.integer.sums import Requantized
 from compiler.train.integer.weights import QuantizeBias, QuantizeWeights
 from isa.instructions.dma import Fill, OnChip
 from isa.instructions.vector import Requant, Requantize, VectorMove
@@ -136,7 +138,8 @@ def plan_quantize_bias(
     if all(isinstance(user.op, DenseSums) for user in node.graph.users(node)):
         return
     (count,) = node.shape
-    record = np.array((0, 1.0), REQUANT_RECORD)
+    factors = {factor_of(user) for user in node.graph.users(node) if isinstance(user.op, Requantized)}
+    record = np.array((0, *factors), REQUANT_RECORD)  # a bias is of one layer
     plain = s.buffer("words", Memory.SPM, count * WORD)
     raw = Requantize(mode=Requant.RAW, h=1, w=1, c=count, ags=1 if rows.count > 1 else 0, ot=ElementType.S32)
     s.emit(raw, {"acc": Ref(words), "out": Ref(plain), "prm": s.constant(record.tobytes())})

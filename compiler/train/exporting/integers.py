@@ -1,0 +1,275 @@
+"""What a trained network computes on the device, as ONNX: operators on the same integers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import singledispatchmethod
+from typing import Any, Final
+
+import numpy as np
+import onnx
+from onnx import TensorProto
+
+from compiler.ir.evaluate import evaluate
+from compiler.ir.graph import Graph, Input, Node, TupleElement
+from compiler.ir.op import Op
+from compiler.ir.types import DType
+from compiler.ops.max_pool import MaxPool
+from compiler.ops.shapes import Reshape
+from compiler.rules.exporting import MICROSOFT
+from compiler.train.exporting.writer import Array, ModelWriter, unwritable
+from compiler.train.integer.convolution import StepConv2d
+from compiler.train.integer.dense import DenseSums, StepDense
+from compiler.train.integer.functions import CodeTable
+from compiler.train.integer.loss import StepSoftmax
+from compiler.train.integer.maps import PadCodes, PixelSums, StepAveragePool, StepConcat
+from compiler.train.integer.sums import Requantized, StepAdd
+from compiler.train.integer.weights import QuantizeBias, QuantizeWeights
+from compiler.train.lowering import code_bounds
+from compiler.train.network import TrainableNetwork, rebatched
+from compiler.train.scalars import ScalarFunction
+from compiler.train.step import evaluation
+from isa import arithmetic
+
+Values = Mapping[int, Array]
+UNWRITTEN: Final = (Input, QuantizeWeights, QuantizeBias, ScalarFunction, TupleElement)
+"""What stands in the model as numbers."""
+
+
+class StepWriter(ModelWriter):
+    """Writes an evaluation with the state that it has as operators on integers.
+
+    Scales are powers of two, as the device shifts: so a QLinearConv multiplies by 2^-shift and nothing else.
+    Each node's tensor has the node's name.
+    """
+
+    def __init__(self, graph: Graph, values: Values, factor: float, perm: tuple[int, ...]) -> None:
+        super().__init__(graph, perm)
+        self.values, self.factor = values, np.float32(factor)
+
+    def model(self) -> onnx.ModelProto:
+        """The model: float samples in, probabilities and `logits` out.
+
+        Raises:
+            CompileError: an operation that ONNX does not have.
+        """
+        for node in self.graph.nodes():
+            self.write(node.op, node)
+        source = next(n for n in self.graph.nodes() if isinstance(n.op, Input) and n.type.dtype.is_code)
+        classes = self.graph.outputs[0].shape[-1]
+        return self.finished(source, {self.graph.output_names[0]: classes, "logits": classes})
+
+    # --- pieces ----------------------------------------------------------------------------------
+
+    def tensor(self, node: Node) -> str:
+        """The tensor of a value: of parameters what the state makes of them."""
+        operation = node.op
+        if isinstance(operation, (QuantizeWeights, QuantizeBias)) or node.is_constant:
+            return self.constant(node.name, self.values[node.id])
+        return f"{node.name}_codes" if isinstance(operation, Input) else node.name
+
+    def zero(self, node: Node) -> str:
+        """A zero point 0 of a value's type."""
+        return self.constant(f"zero_{node.type.dtype.value}", np.zeros((), node.type.dtype.numpy))
+
+    def scale(self, value: float) -> str:
+        """A scale."""
+        return self.constant(f"scale_{float(value).hex()}", np.asarray(value, np.float32))
+
+    def shifted(self, node: Node) -> str:
+        """2^shift of what an operation is shifted by, its last operand."""
+        shift = int(self.values[node.inputs[-1].id])
+        return self.scale(float(arithmetic.power_of_two(np.asarray(min(max(shift, -31), 126)))))
+
+    def codes(self, node: Node, write: Callable[[str], object], high: int | None = None) -> None:
+        """Write codes, and the bounds that they keep: signed ones are not -128, none is above `high`."""
+        if node.type.dtype is DType.U8 and high is None:
+            write(node.name)
+            return
+        write(f"{node.name}_wide")
+        self.bounded(f"{node.name}_wide", node.name, node.type.dtype, high)
+
+    def bounded(self, x: str, output: str, dtype: DType = DType.I8, high: int | None = None) -> None:
+        """Codes between bounds."""
+        low, most = code_bounds(dtype)
+        limits = [
+            self.constant(f"bound_{dtype.value}_{b}", np.asarray(b, dtype.numpy))
+            for b in (low, most if high is None else high)
+        ]
+        self.add("Clip", [x, *limits], output)
+
+    # --- operations ------------------------------------------------------------------------------
+
+    @singledispatchmethod
+    def write(self, operation: Op, node: Node) -> None:
+        """Write the operators of a node; parameters and their shifts stand in the model as numbers."""
+        if not node.is_constant and not isinstance(operation, UNWRITTEN):
+            raise unwritable(node, operation)
+
+    @write.register
+    def samples(self, _: Input, node: Node) -> None:
+        """Quantized by the host's rule, in the device's layout."""
+        if not node.type.dtype.is_code:
+            return
+        given = self.turned(node)
+        scale = self.scale(float(self.factor))
+        wide = node.type.dtype is DType.I8
+        output = f"{node.name}_wide" if wide else f"{node.name}_codes"
+        self.add("QuantizeLinear", [given, scale, self.zero(node)], output)
+        if wide:
+            self.bounded(output, f"{node.name}_codes")
+
+    @write.register
+    def convolution(self, operation: StepConv2d, node: Node) -> None:
+        """QLinearConv; where it does not give the type of the result, its sums and what they become."""
+        x, w, b, _ = node.inputs
+        one, scale = self.scale(1), self.shifted(node)
+        geometry: dict[str, Any] = {
+            "strides": list(operation.strides),
+            "pads": list(operation.pads),
+            "dilations": list(operation.dilations),
+            "group": operation.groups,
+        }
+
+        def convolve(given: str, output: str) -> None:
+            factors = [given, one, self.zero(x), self.tensor(w), one, self.zero(w)]
+            self.add("QLinearConv", [*factors, scale, self.zero(node), self.tensor(b)], output, **geometry)
+
+        def sums(given: str, output: str) -> None:
+            self.add("ConvInteger", [given, self.tensor(w)], output, **geometry)
+
+        if x.type.dtype is node.type.dtype and operation.factor == 1 and operation.high is None:
+            self.codes(node, lambda name: self.images(self.tensor(x), name, convolve))
+            return
+        self.images(self.tensor(x), f"{node.name}_product", sums)
+        self._biased(node, operation, f"{node.name}_product", self.tensor(b))
+
+    @write.register
+    def dense(self, operation: StepDense, node: Node) -> None:
+        """QGemm, or as a convolution."""
+        x, w, b, _ = node.inputs
+        one, scale = self.scale(1), self.shifted(node)
+        if x.type.dtype is node.type.dtype and operation.factor == 1 and operation.high is None:
+            factors = [self.tensor(x), one, self.zero(x), self.tensor(w), one, self.zero(w)]
+            inputs = [*factors, self.tensor(b), scale, self.zero(node)]
+            turned = int(operation.turned)
+            self.codes(node, lambda name: self.add("QGemm", inputs, name, MICROSOFT, transB=turned))
+            return
+        product = self.add("MatMulInteger", [self.tensor(x), self.tensor(w)], f"{node.name}_product")
+        self._biased(node, operation, product, self.tensor(b))
+
+    def _ended(self, node: Node, operation: Requantized, sums: str) -> None:
+        """Exact real sums to codes: times the factor in float32, then halves to even, then the bounds."""
+        if operation.factor != 1:
+            unit = np.float32(operation.factor) * arithmetic.power_of_two(-self.values[node.inputs[-1].id])
+            sums = self.add("Mul", [sums, self.scale(float(np.float32(unit)))], f"{node.name}_scaled")
+            inputs = [sums, self.scale(1), self.zero(node)]
+        else:  # QuantizeLinear divides by 2^shift, which is exact
+            inputs = [sums, self.shifted(node), self.zero(node)]
+        self.codes(node, lambda name: self.add("QuantizeLinear", inputs, name), operation.high)
+
+    def _biased(self, node: Node, operation: Requantized, product: str, bias: str) -> None:
+        sums = self.add("Add", [product, bias], f"{node.name}_sums")
+        self._ended(node, operation, self._as_real(sums, node))
+
+    def _as_real(self, sums: str, node: Node) -> str:
+        return self.add("Cast", [sums], f"{node.name}_real", to=TensorProto.FLOAT)
+
+    @write.register
+    def sums(self, _: DenseSums, node: Node) -> None:
+        """Not shifted."""
+        x, w, b = node.inputs
+        product = self.add("MatMulInteger", [self.tensor(x), self.tensor(w)], f"{node.name}_product")
+        self.add("Add", [product, self.tensor(b)], node.name)
+
+    def _aligned(self, node: Node, count: int) -> list[str]:
+        """Each map by its shift, rounded half to even, in real numbers that hold them exactly."""
+        terms: list[str] = []
+        for index, (operand, by) in enumerate(zip(node.inputs[:count], node.inputs[count:-1], strict=True)):
+            unit = self.scale(float(2.0 ** -int(self.values[by.id])))
+            real = self.add("Cast", [self.tensor(operand)], f"{node.name}_real_{index}", to=TensorProto.FLOAT)
+            scaled = self.add("Mul", [real, unit], f"{node.name}_scaled_{index}")
+            terms.append(self.add("Round", [scaled], f"{node.name}_term_{index}"))
+        return terms
+
+    @write.register
+    def sum_of_maps(self, operation: StepAdd, node: Node) -> None:
+        """Of maps under one exponent."""
+        total, *others = self._aligned(node, operation.count)
+        for index, term in enumerate(others):
+            total = self.add("Add", [total, term], f"{node.name}_sum_{index}")
+        self._ended(node, operation, total)
+
+    @write.register
+    def concat(self, operation: StepConcat, node: Node) -> None:
+        """Of maps under one exponent."""
+        joined = self.add("Concat", self._aligned(node, operation.count), f"{node.name}_joined", axis=3)
+        self._ended(node, operation, joined)
+
+    @write.register
+    def pixel_sums(self, operation: PixelSums, node: Node) -> None:
+        """Exact sums of words."""
+        wide = self.add("Cast", [self.tensor(node.inputs[0])], f"{node.name}_words", to=TensorProto.INT32)
+        axes = self.constant("rows_and_columns", np.array([1, 2], np.int64))
+        sums = self.add("ReduceSum", [wide, axes], f"{node.name}_sums")
+        self._ended(node, operation, self._as_real(sums, node))
+
+    @write.register
+    def max_pool(self, operation: MaxPool, node: Node) -> None:
+        """Of the codes themselves."""
+        geometry, dilations = (operation.kernel, operation.strides, operation.pads), list(operation.dilations)
+        self.window("MaxPool", self.tensor(node.inputs[0]), node.name, geometry, dilations=dilations)
+
+    @write.register
+    def padded_codes(self, operation: PadCodes, node: Node) -> None:
+        """Zeros around a map."""
+        top, left, bottom, right = operation.pads
+        x, zero = self.tensor(node.inputs[0]), self.zero(node)
+        self.padded(x, node.name, ((0, top, left, 0), (0, bottom, right, 0)), zero)
+
+    @write.register
+    def shape(self, _: Reshape, node: Node) -> None:
+        """The codes as they are."""
+        self.reshaped(self.tensor(node.inputs[0]), node)
+
+    @write.register
+    def average_pool(self, operation: StepAveragePool, node: Node) -> None:
+        """In real numbers; sums of codes are exact."""
+        geometry, count = (operation.kernel, operation.strides, operation.pads), operation.count_include_pad
+        given, mean = self._as_real(self.tensor(node.inputs[0]), node), f"{node.name}_mean"
+        self.window("AveragePool", given, mean, geometry, count_include_pad=int(count))
+        self.add("QuantizeLinear", [mean, self.scale(1), self.zero(node)], node.name)
+
+    @write.register
+    def table(self, operation: CodeTable, node: Node) -> None:
+        """The table in the order of its codes, from -128 on."""
+        by_value = np.roll(operation.codes, 128).view(node.type.dtype.numpy)
+        wide = self.add("Cast", [self.tensor(node.inputs[0])], f"{node.name}_words", to=TensorProto.INT32)
+        first = self.constant("first_code", np.asarray(128, np.int32))
+        index = self.add("Add", [wide, first], f"{node.name}_index")
+        self.add("Gather", [self.constant(f"{node.name}_table", by_value), index], node.name)
+
+    @write.register
+    def softmax(self, operation: StepSoftmax, node: Node) -> None:
+        """Logits as the exponent says; their softmax is ONNX's own, the device's a table."""
+        exponent = self.values[node.inputs[1].id]
+        unit = self.scale(float(np.float32(operation.factor) * arithmetic.power_of_two(exponent)))
+        real = self.add("Cast", [node.inputs[0].name], "logits_real", to=TensorProto.FLOAT)
+        self.add("Mul", [real, unit], "logits")
+        self.add("Softmax", ["logits"], self.graph.output_names[0], axis=-1)
+
+
+def to_integers(
+    network: TrainableNetwork, state: Mapping[str, Array], perm: tuple[int, ...]
+) -> onnx.ModelProto:
+    """What the stream `eval` computes with this state, as operators on integers; the batch is open.
+
+    Every 8-bit tensor is that of the device, and so are the sums before the softmax, whose table is its own.
+
+    Raises:
+        CompileError: an operation that ONNX does not have.
+    """
+    graph = evaluation(rebatched(network, 1)).graph
+    given: dict[str, Array] = {n.name: np.zeros(n.shape, n.type.dtype.numpy) for n in graph.inputs}
+    values = evaluate(graph, {**given, **{n: v for n, v in state.items() if n in given}})
+    return StepWriter(graph, values, float(network.input_c), perm).model()
