@@ -287,7 +287,7 @@ class Builder(Struct):
         if view.tensor.tile is not None:
             return view.tensor.tile
         if view.tensor.line is not None:
-            return _in_line(view.tensor, view.tensor.line, h, w, c)
+            return _in_line(view.tensor, view.tensor.line, view.shape, h, w, c)
         home = _at_home(view.tensor, view.shape, n, h, w, c)
         if view.tensor.resident:
             return home
@@ -312,7 +312,7 @@ class Builder(Struct):
     def result(self, tensor: Tensor, n: int, h: Span, w: Span, c: Span, role: str) -> Piece:
         """Where a box of a result is to be written: its home, or a working buffer to be stored."""
         if tensor.line is not None:
-            return _in_line(tensor, tensor.line, h, w, c)
+            return _in_line(tensor, tensor.line, tensor.shape, h, w, c)
         if tensor.resident:
             return _at_home(tensor, tensor.shape, n, h, w, c)
         buffer = self.buffer(role, Memory.SPM, h.extent * w.extent * c.extent)
@@ -347,11 +347,12 @@ def _in_whole(tensor: Tensor, shape: Shape4, n: int, h: Span, w: Span, c: Span) 
     return tensor.part_of.shape, (n + image, h.shifted(row), w.shifted(column), c.shifted(channel))
 
 
-def _in_line(tensor: Tensor, line: LineBuffer, h: Span, w: Span, c: Span) -> Piece:
-    """Rows of a tensor in its line buffer."""
-    _, _, width, channels = tensor.shape
-    held = line.find(h.start, h.stop)
-    offset = (h.start - held.base) * line.row + w.start * channels + c.start
+def _in_line(tensor: Tensor, line: LineBuffer, shape: Shape4, h: Span, w: Span, c: Span) -> Piece:
+    """Rows of a tensor in its line buffer; those of another shape are sought in the whole image."""
+    _, _, width, channels = shape
+    same = shape[1:] == tensor.shape[1:]
+    held = line.find(h.start, h.stop) if same else line.find(0, tensor.shape[1])
+    offset = (h.start - held.base) * width * channels + w.start * channels + c.start
     return Piece(Ref(held.buffer, offset), channels, width * channels)
 
 

@@ -94,6 +94,7 @@ HALVES = {"kernel": (3, 3), "strides": (2, 2)}
 CURVED = [
     Layer("conv", "c1", options={**HALVES, "relu6": True, "fixed": (-5, True, 192)}),
     Layer("conv", "c2", options=HALVES),
+    Layer("reshape", "reshape", options={"shape": (4, 9, 12)}),
     Layer("function", "leaky", options=LEAKY),
     Layer("conv", "c3", options={"kernel": (3, 3), "fixed": (-4, False, 127)}),
     Layer("function", "swish", options=SWISH),
@@ -164,6 +165,8 @@ def _shapes(layer: Layer, shape: tuple[int, ...]) -> tuple[tuple[int, ...], tupl
         case "pad":
             top, left, bottom, right = o["pads"]
             return (shape[0] + top + bottom, shape[1] + left + right, shape[2]), ()
+        case "reshape":
+            return o["shape"], ()
         case "flatten":
             return (int(np.prod(shape)),), ()
         case _:
@@ -201,6 +204,7 @@ def graph_of(
             ),
             "dense": lambda c=clamp: Gemm(1.0, c),
             "max_pool": lambda o=o, s=strides, p=pads: MaxPool(o["kernel"], s, p, "NHWC"),
+            "reshape": lambda o=o: Reshape((batch, *o["shape"])),
             "flatten": lambda x=inputs[0]: Reshape((batch, x.type.elements // batch)),
             "add": lambda c=clamp: Add(c),
             "average_pool": lambda o=o, s=strides: AveragePool(

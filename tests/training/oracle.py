@@ -273,6 +273,10 @@ class Network:
         (x,) = inputs
         return Value(x.q.reshape(len(x.q), -1), x.e, x.c, x.unsigned)
 
+    def forward_reshape(self, layer: Layer, inputs: list[Value], _: dict[str, int] | None) -> Value:
+        (x,) = inputs
+        return Value(x.q.reshape(len(x.q), *layer.options["shape"]), x.e, x.c, x.unsigned)
+
     def forward_add(self, layer: Layer, inputs: list[Value], seen: dict[str, int] | None) -> Value:
         total, e = aligned_sum(inputs)
         return self.finished(layer, total, e, inputs[0].c, seen)
@@ -440,6 +444,8 @@ class Network:
 
     def backward_flatten(self, _: Layer, h: Value, sources: Sequence[str], *__: Any) -> None:
         self.give(sources[0], Value(h.q.reshape(self.values[sources[0]].q.shape), h.e, h.c))
+
+    backward_reshape = backward_flatten
 
     def backward_add(self, _: Layer, h: Value, sources: Sequence[str], *__: Any) -> None:
         for name in sources:
