@@ -18,11 +18,17 @@ from compiler.passes.cancel_transposes import CancelTransposes
 from compiler.passes.eliminate_dead import EliminateDead
 from compiler.passes.eliminate_identity import EliminateIdentity
 from compiler.passes.fuse_activation import FuseActivation
+from compiler.passes.pool_maxima import PoolMaxima
 from compiler.passes.to_device_layout import ToDeviceLayout
 from compiler.train.gradient import open_parameters
 from isa.support.records import Frozen
 
-SIMPLIFY: Final[tuple[Pass, ...]] = (EliminateIdentity(dropout=False), FuseActivation(), EliminateDead())
+SIMPLIFY: Final[tuple[Pass, ...]] = (
+    EliminateIdentity(dropout=False),
+    FuseActivation(),
+    PoolMaxima(),
+    EliminateDead(),
+)
 """What is done to a network before training; what training changes is not folded."""
 
 

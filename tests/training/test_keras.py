@@ -14,7 +14,7 @@ import x1.keras
 from isa.support.diagnostics import BinaryError, UsageError, X1Error
 from x1.keras import optimizers
 from x1.keras.callbacks import Callback
-from x1.keras.layers import Conv2D, Dense, Flatten, Input, MaxPooling2D
+from x1.keras.layers import Conv2D, Dense, Flatten, GlobalMaxPooling2D, Input, MaxPooling2D
 from x1.keras.models import Model, Sequential
 from x1.trainer import state_sha256
 
@@ -62,6 +62,20 @@ def test_a_functional_model_is_the_same_model() -> None:
     for each in (functional, sequential):
         each.fit(X, Y, verbose=0, epochs=1)
     for one, other in zip(functional.get_weights(), sequential.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_the_maximum_of_an_image_is_a_pooling_by_parts() -> None:
+    """26 rows are pooled by 13 and by 2; where two values are equal the first part has the error."""
+    ends = [GlobalMaxPooling2D()], [MaxPooling2D((13, 13)), MaxPooling2D((2, 2)), Flatten()]
+    whole, parts = (
+        Sequential([Input((28, 28, 1)), Conv2D(6, 3), *end, Dense(10, activation="softmax")]) for end in ends
+    )
+    parts.set_weights(whole.get_weights())
+    for each in (whole, parts):
+        each.compile(optimizer="adam", loss=LOSS)
+        each.fit(X, Y, verbose=0, epochs=1, batch_size=16)
+    for one, other in zip(whole.get_weights(), parts.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
 
 
