@@ -137,6 +137,15 @@ def test_graph_and_machine_do_what_the_independent_statement_says(name: str) -> 
             np.testing.assert_array_equal(value, trained.state[key.partition(": ")[2]], key)
 
 
+def test_sums_made_beside_other_layers_read_values_at_home() -> None:
+    """tiny8 has no room for sums over a batch: they are made in the update, while layers have images at hand."""
+    trained = Trained(NETS["joined"])
+    trained.on("tiny8")
+    _, found = trained.one()
+    for key, value in found.items():
+        np.testing.assert_array_equal(value, trained.state[key.partition(": ")[2]], key)
+
+
 @pytest.mark.nightly
 @pytest.mark.parametrize("name", NETS)
 def test_fifty_steps_are_the_same_on_every_machine(name: str) -> None:

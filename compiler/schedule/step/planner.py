@@ -447,7 +447,9 @@ class StepPlanner:
         return [partial(as_own, tile) for tile in tiles]
 
     def _aside(self, tile: Callable[[], None]) -> None:
-        """A tile of another operation between those of a run."""
+        """A tile of another operation between those of a run; for it, values are at home."""
+        for value, _ in self.lines:
+            self.plan.views[value].tensor.line = None
         stripe, self.b.stripe = self.b.stripe, None
         tile()
         self.b.stripe = stripe
