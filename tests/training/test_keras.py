@@ -183,6 +183,15 @@ def test_what_does_not_fit_is_refused(name: str, golden: Any) -> None:
     golden(f"training/refused/{name}.txt", "\n".join(d.render() for d in caught.value.diagnostics) + "\n")
 
 
+def test_groups_of_several_channels_are_refused_where_they_do_not_train_either() -> None:
+    grouped = Conv2D(8, 3, groups=2)
+    grouped.trainable = False
+    made = Sequential([Input((28, 28, 1)), Conv2D(8, 3), grouped, Flatten(), Dense(10, activation="softmax")])
+    made.compile(optimizer="adam", loss=LOSS)
+    with pytest.raises(X1Error, match="has 2 groups"):
+        made.fit(X, Y, verbose=0)
+
+
 def test_a_binary_without_training_is_refused(tmp_path: Path) -> None:
     import x1
 
