@@ -45,9 +45,15 @@ REAL: Final = {
 
 
 def binary_tiles(b: Builder, node: Node, view: Views, out: Tensor) -> TileMaker:
+    """Makes tiles of a quantized function of two operands."""
+    return pair_tiles(b, node, view, out, _function(node), b.parameters(_record(node).pack(), "record"))
+
+
+def pair_tiles(
+    b: Builder, node: Node, view: Views, out: Tensor, function: Elementwise, record: Ref
+) -> TileMaker:
     """Makes tiles: rows and pixels are broadcast by pitches of 0, channels of B by `bc`, of A by copies."""
     left, right = view(0), view(1)
-    params = b.parameters(_record(node).pack(), "record")
     c = out.shape[3]
 
     def emit(n: int, rs: Span, cs: Span, ch: Span) -> None:
@@ -57,7 +63,7 @@ def binary_tiles(b: Builder, node: Node, view: Views, out: Tensor) -> TileMaker:
         other = _operand(b, right, n, rs, cs, ch, "b")
         target = b.result(out, n, rs, cs, ch, "output")
         instr = VectorElementwise(
-            fn=_function(node),
+            fn=function,
             h=rs.extent,
             w=cs.extent,
             c=ch.extent,
@@ -72,7 +78,7 @@ def binary_tiles(b: Builder, node: Node, view: Views, out: Tensor) -> TileMaker:
             ot=element(node),
             bc=int(right.shape[3] == 1 and c > 1),
         )
-        bind = {"a": a.ref, "b": other.ref, "out": target.ref, "prm": params}
+        bind = {"a": a.ref, "b": other.ref, "out": target.ref, "prm": record}
         b.emit(instr, bind, stored=stored(out, n, rs, cs, ch))
         b.deliver(out, target, n, rs, cs, ch)
 
@@ -85,11 +91,15 @@ def plan_binary(
 ) -> None:
     """Two operands, tile by tile."""
     del operation
+    plan_pairs(b, node, view, out, budget, binary_tiles(b, node, view, out))
+
+
+def plan_pairs(b: Builder, node: Node, view: Views, out: Tensor, budget: int, emit: TileMaker) -> None:
+    """Every tile of a function of two operands."""
     left, right = view(0), view(1)
     copied = left.shape[3] == 1 and out.shape[3] > 1
     copies = (not left.tensor.resident) + (not right.tensor.resident) + (not out.resident) + copied
-    size = fit_box(node, (b.height(out.shape[1]), *out.shape[2:]), dense(copies), _limits, budget)
-    emit = binary_tiles(b, node, view, out)
+    size = fit_box(node, (b.height(out.shape[1]), *out.shape[2:]), dense(copies), map_limits, budget)
     for n, rs, cs, ch in tiles(b, out.shape, size):
         emit(n, rs, cs, ch)
 
@@ -158,7 +168,7 @@ def plan_per_channel(
         node,
         (b.height(out.shape[1]), *out.shape[2:]),
         dense(copies),
-        lambda th, tw, tc: tc <= most and _limits(th, tw, tc),
+        lambda th, tw, tc: tc <= most and map_limits(th, tw, tc),
         budget,
     )
     for n, rs, cs, ch in tiles(b, out.shape, size):
@@ -183,5 +193,6 @@ def plan_per_channel(
         b.deliver(out, target, n, rs, cs, ch)
 
 
-def _limits(th: int, tw: int, tc: int) -> bool:
+def map_limits(th: int, tw: int, tc: int) -> bool:
+    """Whether instructions on maps can express a tile."""
     return max(th, tw) <= MAX_ROWS and tc <= MAX_CHANNELS and tw * tc <= MAX_ROW

@@ -21,11 +21,13 @@ from compiler.schedule.builder import (
 )
 from compiler.schedule.step.builder import StepBuilder, step_of
 from compiler.schedule.step.tiles.exits import plain_record, requantize_shifted
-from compiler.schedule.step.tiles.maps import ACC_SHARE, cleared, limits, shifted_pair
+from compiler.schedule.step.tiles.maps import ACC_SHARE, cleared, copied, shifted_pair
 from compiler.schedule.step.tiles.sums import MAX_CHANNELS, MAX_MAP, ones_of
 from compiler.schedule.tile_graph import Ref, Tensor
 from compiler.schedule.tiles.boxes import SLACK, dense, fit_box, tiles
+from compiler.schedule.tiles.elementwise import map_limits
 from compiler.schedule.tiles.limits import does_not_fit
+from compiler.schedule.tiles.moves import move
 from compiler.schedule.tiles.products import SeenWindow, TileExit
 from compiler.train.integer.maps import (
     AveragePoolErrors,
@@ -36,10 +38,11 @@ from compiler.train.integer.maps import (
     StepConcat,
 )
 from isa.instructions.records import QuantRecord
-from isa.instructions.vector import Pool, Pooling, VectorMove
+from isa.instructions.vector import Pool, Pooling
 from isa.instructions.vector_depthwise_sums import DepthwiseGradient
 from isa.instructions.vector_gradient import PoolBack, PoolingGradient
 from isa.spec import ElementType
+from isa.support.records import replace
 
 
 @tiles_of(PixelSums)
@@ -81,19 +84,14 @@ def plan_spread(
 ) -> None:
     """One pixel copied to all."""
     del operation
-    size = fit_box(node, out.shape[1:], dense(1 - int(out.resident)), limits, max(budget, SLACK))
+    size = fit_box(node, out.shape[1:], dense(1 - int(out.resident)), map_limits, max(budget, SLACK))
     one = Span(0, 1)
     for image, h, w, c in tiles(b, out.shape, size):
         source = b.fetch(view(0), image, one, one, c, "pixel")
         target = b.result(out, image, h, w, c, "output")
-        move = VectorMove(
-            n0=c.extent,
-            n1=w.extent,
-            n2=h.extent,
-            dd1=target.pixel_pitch if w.extent > 1 else 0,
-            dd2=target.row_pitch if h.extent > 1 else 0,
-        )
-        b.emit(move, {"src": source.ref, "dst": target.ref}, stored=stored(out, image, h, w, c, "dst"))
+        levels = [(w.extent, 0, target.pixel_pitch), (h.extent, 0, target.row_pitch)]
+        bind = {"src": source.ref, "dst": target.ref}
+        b.emit(move(c.extent, levels), bind, stored=stored(out, image, h, w, c, "dst"))
         b.deliver(out, target, image, h, w, c)
 
 
@@ -121,7 +119,7 @@ def plan_average_pool(
         return (0 if x.tensor.resident else box * tc) + (0 if out.resident else th * tw * tc)
 
     def allowed(th: int, tw: int, tc: int) -> bool:
-        return limits(rows.reach(th, rows.taps), columns.reach(tw, columns.taps), tc)
+        return map_limits(rows.reach(th, rows.taps), columns.reach(tw, columns.taps), tc)
 
     size = fit_box(node, (b.height(out.shape[1]), *out.shape[2:]), needed, allowed, budget)
     for place in tiles(b, out.shape, size):
@@ -177,7 +175,7 @@ def plan_concat(b: Builder, node: Node, operation: StepConcat, view: Views, out:
     rows = s.target.acc.rows // ACC_SHARE
 
     def allowed(th: int, tw: int, tc: int) -> bool:
-        return limits(th, tw, tc) and th * tw * -(-tc // s.cols) <= rows
+        return map_limits(th, tw, tc) and th * tw * -(-tc // s.cols) <= rows
 
     first = 0
     for index in range(operation.count):
@@ -221,15 +219,6 @@ def plan_pad(b: Builder, node: Node, operation: PadCodes, view: Views, out: Tens
             source = b.fetch(view(0), image, Span(0, inner[0]), Span(0, inner[1]), c, "input")
             target = b.result(out, *box, "output")
             cleared(b, target, height, width, c.extent)
-            move = VectorMove(
-                n0=c.extent,
-                n1=inner[1],
-                n2=inner[0],
-                ss1=source.pixel_pitch if inner[1] > 1 else 0,
-                ss2=source.row_pitch if inner[0] > 1 else 0,
-                dd1=target.pixel_pitch if inner[1] > 1 else 0,
-                dd2=target.row_pitch if inner[0] > 1 else 0,
-            )
             to = target.ref.shifted(top * target.row_pitch + left * target.pixel_pitch)
-            b.emit(move, {"src": source.ref, "dst": to})
+            copied(b, source, replace(target, ref=to), inner[0], inner[1], c.extent)
             b.deliver(out, target, *box)

@@ -23,15 +23,16 @@ from compiler.schedule.step.builder import StepBuilder, step_of
 from compiler.schedule.step.tiles.exits import plain_record, requantize_shifted
 from compiler.schedule.tile_graph import UNPLACED, Buffer, Memory, Piece, Ref, Tensor
 from compiler.schedule.tiles.boxes import SLACK, dense, fit_box, tiles
+from compiler.schedule.tiles.elementwise import map_limits, pair_tiles, plan_pairs
 from compiler.schedule.tiles.limits import does_not_fit
+from compiler.schedule.tiles.moves import move
 from compiler.schedule.tiles.products import TileExit
 from compiler.train.integer.convolution import Interleave
 from compiler.train.integer.pooling import Mask, MaxPoolErrors
 from compiler.train.integer.sums import StepAdd
 from isa.instructions.dma import Fill, OnChip
 from isa.instructions.records import QuantRecord
-from isa.instructions.vector import VectorMove
-from isa.instructions.vector_elementwise import Elementwise, VectorElementwise
+from isa.instructions.vector_elementwise import Elementwise
 from isa.instructions.vector_gradient import PoolBack, PoolingGradient
 from isa.instructions.vector_training import MapSum, VectorSum
 from isa.instructions.vector_words import Function32
@@ -39,40 +40,17 @@ from isa.spec import greatest
 
 ACC_SHARE: Final = 4
 """Divides the accumulators, for the sums of a tile."""
-MAX_ROWS: Final = greatest(VectorElementwise, "h")
-MAX_CHANNELS: Final = greatest(VectorElementwise, "c")
-MAX_ROW: Final = greatest(VectorElementwise, "ars")
+MAX_CHANNELS: Final = greatest(PoolingGradient, "c")
 NOTHING: Final = 31
 """A shift that leaves nothing of 8-bit codes."""
-
-
-def limits(th: int, tw: int, tc: int) -> bool:
-    """Whether instructions on maps can express a tile."""
-    return max(th, tw) <= MAX_ROWS and tc <= MAX_CHANNELS and tw * tc <= MAX_ROW
 
 
 @tiles_of(Mask, reads=same_rows)
 def plan_mask(b: Builder, node: Node, operation: Mask, view: Views, out: Tensor, budget: int) -> None:
     """Element by element."""
-    g, y = view(0), view(1)
-    copies = (not g.tensor.resident) + (not y.tensor.resident) + (not out.resident)
-    size = fit_box(node, (b.height(out.shape[1]), *out.shape[2:]), dense(copies), limits, budget)
     least, most = node.type.dtype.bounds
     record = step_of(b).constant(QuantRecord(za=operation.low, zb=operation.high, lo=least, hi=most).pack())
-    for place in tiles(b, out.shape, size):
-        _, h, w, c = place
-        left, right = b.fetch(g, *place, "errors"), b.fetch(y, *place, "values")
-        target = b.result(out, *place, "output")
-        instr = VectorElementwise(
-            fn=Elementwise.MASK, h=h.extent, w=w.extent, c=c.extent, aps=left.pixel_pitch, ars=left.row_pitch,
-            bps=right.pixel_pitch, brs=right.row_pitch, ops=target.pixel_pitch, ors=target.row_pitch,
-            at=element(node.inputs[0]),
-            bt=element(node.inputs[1]),
-            ot=element(node),
-        )  # fmt: skip
-        bind = {"a": left.ref, "b": right.ref, "out": target.ref, "prm": record}
-        b.emit(instr, bind, stored=stored(out, *place))
-        b.deliver(out, target, *place)
+    plan_pairs(b, node, view, out, budget, pair_tiles(b, node, view, out, Elementwise.MASK, record))
 
 
 @tiles_of(MaxPoolErrors)
@@ -140,12 +118,9 @@ def _rows_of_windows(operation: MaxPoolErrors, height: int, oh: int) -> list[tup
 def _repitched(b: Builder, values: Piece, like: Piece, height: int, width: int, channels: int) -> Piece:
     """A piece copied so that its pitches are those of another."""
     buffer = b.buffer("values", Memory.SPM, (height - 1) * like.row_pitch + width * like.pixel_pitch)
-    move = VectorMove(
-        n0=channels, n1=width, n2=height, ss1=values.pixel_pitch, ss2=values.row_pitch, dd1=like.pixel_pitch,
-        dd2=like.row_pitch,
-    )  # fmt: skip
-    b.emit(move, {"src": values.ref, "dst": Ref(buffer)})
-    return Piece(Ref(buffer), like.pixel_pitch, like.row_pitch)
+    made = Piece(Ref(buffer), like.pixel_pitch, like.row_pitch)
+    copied(b, values, made, height, width, channels)
+    return made
 
 
 @tiles_of(StepAdd, reads=same_rows)
@@ -157,15 +132,15 @@ def plan_add(b: Builder, node: Node, operation: StepAdd, view: Views, out: Tenso
     rows = s.target.acc.rows // ACC_SHARE
 
     def allowed(th: int, tw: int, tc: int) -> bool:
-        return limits(th, tw, tc) and th * tw * -(-tc // s.cols) <= rows
+        return map_limits(th, tw, tc) and th * tw * -(-tc // s.cols) <= rows
 
     size = fit_box(node, (b.height(out.shape[1]), *out.shape[2:]), dense(copies), allowed, budget)
     for place in tiles(b, out.shape, size):
         _, h, w, c = place
         count = h.extent * w.extent * -(-c.extent // s.cols)
-        total = _pair(s, node, maps, place, 0, count)
+        total = _pair(s, node, maps, place, 0)
         for index in range(2, operation.count, 2):
-            more = _pair(s, node, maps, place, index, count)
+            more = _pair(s, node, maps, place, index)
             s.words(Function32.IADD, Ref(total), Ref(total), Ref(more), rows=count,
                     lanes=min(c.extent, s.cols))  # fmt: skip
         target = b.result(out, *place, "output")
@@ -174,9 +149,8 @@ def plan_add(b: Builder, node: Node, operation: StepAdd, view: Views, out: Tenso
         b.deliver(out, target, *place)
 
 
-def _pair(s: StepBuilder, node: Node, maps: Sequence[View], place: Place, index: int, rows: int) -> Buffer:
+def _pair(s: StepBuilder, node: Node, maps: Sequence[View], place: Place, index: int) -> Buffer:
     """The sum of a map and of the next, if there is one, in accumulators."""
-    del rows
     count = len(maps)
     if index + 1 < count:
         shifts = node.inputs[count + index], node.inputs[count + index + 1]
@@ -232,18 +206,16 @@ def plan_interleave(
         for index, (py, px) in enumerate(operation.phases):
             rows, columns = node.inputs[index].shape[1:3]
             source = b.fetch(view(index), image, Span(0, rows), Span(0, columns), whole, "phase")
-            move = VectorMove(
-                n0=channels,
-                n1=columns,
-                n2=rows,
-                ss1=source.pixel_pitch if columns > 1 else 0,
-                ss2=source.row_pitch if rows > 1 else 0,
-                dd1=sw * target.pixel_pitch if columns > 1 else 0,
-                dd2=sh * target.row_pitch if rows > 1 else 0,
-            )
             to = target.ref.shifted(py * target.row_pitch + px * target.pixel_pitch)
-            b.emit(move, {"src": source.ref, "dst": to})
+            every = Piece(to, sw * target.pixel_pitch, sh * target.row_pitch)
+            copied(b, source, every, rows, columns, channels)
         b.deliver(out, target, *box)
+
+
+def copied(b: Builder, source: Piece, target: Piece, height: int, width: int, channels: int) -> None:
+    """Copy a piece to another place in the scratchpad, pixel by pixel."""
+    levels = [(width, source.pixel_pitch, target.pixel_pitch), (height, source.row_pitch, target.row_pitch)]
+    b.emit(move(channels, levels), {"src": source.ref, "dst": target.ref})
 
 
 def cleared(b: Builder, target: Piece, height: int, width: int, channels: int) -> None:
