@@ -60,7 +60,7 @@ def model_of(
     names = [n.name for n in weights_in(made)]
     network, values = network_of(made, names, input_type=DType.U8, input_c=Fraction(1))
     if init == "glorot" and not is_language:
-        values = {name: makes.again(name, value) for name, value in values.items()}
+        values = {name: makes.again(value) for name, value in values.items()}
     return GraphModel(network, values, perm)
 
 
@@ -173,9 +173,8 @@ class _Fresh:
         self.made += 1
         return initial(DEFAULTS.get(name.rpartition("/")[2], "zeros"), shape, (self.seed, self.made))
 
-    def again(self, name: str, value: NDArray[Any]) -> NDArray[np.float32]:
+    def again(self, value: NDArray[Any]) -> NDArray[np.float32]:
         """A weight of the shape of one: of products random, of biases 0."""
-        del name
         self.made += 1
         if value.ndim < 2:
             return np.zeros(value.shape, np.float32)

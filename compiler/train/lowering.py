@@ -60,8 +60,8 @@ class Lowerer(Struct):
     states: dict[str, StateTensor] = field(default_factory=dict[str, StateTensor])
     records: list[tuple[str, Node]] = field(default_factory=list[tuple[str, Node]])
     """What a step leaves for the host, by name."""
-    rescaled: dict[Any, Fixed] = field(default_factory=dict[Any, Fixed])
-    """Values at another exponent."""
+    rescaled: dict[tuple[int, str], Fixed] = field(default_factory=dict[tuple[int, str], Fixed])
+    """Nodes of stage nn at the exponent that a function wants, by number and function."""
     dropouts: int = 0
     keys: Node | None = None
     """The input with the keys of dropouts."""

@@ -113,7 +113,6 @@ def build(wiring: Wiring, name: str, batch: int, seed: int) -> Built:
     graph = Graph(name)
     values: list[Node] = []
     owners: dict[str, tuple[Layer, str]] = {}
-    found: list[Diagnostic] = []
     for number, (layer, reads) in enumerate(zip(wiring.layers, wiring.reads, strict=True)):
         loc = NodeLoc(name[:LONGEST], layer.name or "", type(layer).__name__)
         if isinstance(layer, InputLayer):
@@ -134,15 +133,10 @@ def build(wiring: Wiring, name: str, batch: int, seed: int) -> Built:
         try:
             values.append(rule(call))
         except Unsupported as reason:
-            found.append(reason.diagnostic)
+            raise CompileError(reason.diagnostic) from None
         except ShapeError as error:
-            found.append(
-                Diagnostic(
-                    "keras.shape", f"'{layer.name}': {error.message}", loc, error.allowed, error.remedy
-                )
-            )
-        if found:
-            raise CompileError(found)
+            text = f"'{layer.name}': {error.message}"
+            raise CompileError(Diagnostic("keras.shape", text, loc, error.allowed, error.remedy)) from None
     graph.set_outputs([values[-1]], ["output"])
     return Built(graph, tuple(values), owners)
 

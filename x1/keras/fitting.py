@@ -22,6 +22,7 @@ from x1.trainer import Batches, Trainer
 
 Array = NDArray[Any]
 DEVICES: Final = re.compile(r"/device:X1(:0)?$")
+NO_LOSS: Final = Diagnostic("train.loss", "the model has no loss", remedy="call compile(loss=...) first")
 LEAST_PROBABILITY: Final = 1e-7
 """Keras's: a smaller one counts as this in a loss."""
 
@@ -144,9 +145,7 @@ class Fitting(Struct):
         """
         found: list[Diagnostic] = []
         if self.model.loss is None:
-            found.append(
-                Diagnostic("train.loss", "the model has no loss", remedy="call compile(loss=...) first")
-            )
+            found.append(NO_LOSS)
         if not DEVICES.match(self.device):
             found.append(
                 Diagnostic(
@@ -233,13 +232,25 @@ def _numbers(logs: dict[str, float]) -> str:
     return " - ".join(f"{name}: {value:.4f}" for name, value in logs.items())
 
 
-def _checked(model: Fitted, x: Any, y: Any, what: str, of: str) -> tuple[Array, Array]:
-    """Samples and their classes."""
+def _taken(model: Fitted, x: Any, what: str) -> Array:
+    """Samples; the first tell a model that does not know it their shape."""
     build_for = getattr(model, "build_for", None)
     if build_for is not None:
         build_for(np.shape(x)[1:])
-    taken = data.samples(x, model.input_shape, what)
+    return data.samples(x, model.input_shape, what)
+
+
+def _checked(model: Fitted, x: Any, y: Any, what: str, of: str) -> tuple[Array, Array]:
+    """Samples and their classes."""
+    taken = _taken(model, x, what)
     return taken, data.labels(y, len(taken), model.classes, model.loss, of)
+
+
+def _evaluating(model: Fitted, samples: Array) -> Trainer:
+    """A trainer that evaluates; a model that has met no samples takes codes for these."""
+    if model.codes is None:
+        model.codes = Codes.of(samples)
+    return model.runner()
 
 
 def _split(x: Array, y: Array, share: float) -> tuple[Array, Array, tuple[Array, Array]]:
@@ -269,13 +280,9 @@ def _measured(trainer: Trainer, x: Array, y: Array) -> Totals:
 def evaluate_on(model: Fitted, x: Any, y: Any, *, verbose: int) -> dict[str, float]:
     """Loss and metrics of samples."""
     if model.loss is None:
-        raise UsageError(
-            Diagnostic("train.loss", "the model has no loss", remedy="call compile(loss=...) first")
-        )
+        raise UsageError(NO_LOSS)
     taken, given = _checked(model, x, y, "x", "y")
-    if model.codes is None:
-        model.codes = Codes.of(taken)
-    found = _measured(model.runner(), taken, given).means(model.metrics)
+    found = _measured(_evaluating(model, taken), taken, given).means(model.metrics)
     if verbose:
         sys.stdout.write(_numbers(found) + "\n")
     return found
@@ -283,10 +290,5 @@ def evaluate_on(model: Fitted, x: Any, y: Any, *, verbose: int) -> dict[str, flo
 
 def predict_on(model: Fitted, x: Any) -> NDArray[np.float32]:
     """Probabilities of samples."""
-    build_for = getattr(model, "build_for", None)
-    if build_for is not None:
-        build_for(np.shape(x)[1:])
-    taken = data.samples(x, model.input_shape, "x")
-    if model.codes is None:
-        model.codes = Codes.of(taken)
-    return model.runner().probabilities(taken)
+    taken = _taken(model, x, "x")
+    return _evaluating(model, taken).probabilities(taken)

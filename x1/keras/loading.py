@@ -95,7 +95,7 @@ def load(path: str | Path) -> Trainable:
     model: Trainable = GraphModel(network, weights, checkpoint.perm)
     if checkpoint.layers:
         model = _of_layers(loaded, weights, place)
-    _restore(model, loaded, weights, place)
+    _restore(model, loaded, network, place)
     return model
 
 
@@ -125,10 +125,9 @@ def _of_layers(loaded: Loaded, weights: Mapping[str, Array], place: str) -> Mode
     return model
 
 
-def _restore(model: Trainable, loaded: Loaded, weights: Mapping[str, Array], place: str) -> None:
+def _restore(model: Trainable, loaded: Loaded, network: TrainableNetwork, place: str) -> None:
     """Loss, optimizer, history and device as they were."""
     checkpoint = loaded.checkpoint
-    network = checkpoint.network_of(place)
     model.codes = Codes(network.input_type, network.input_c)
     if checkpoint.loss not in losses.NAMED:
         raise unsound(place, f"there is no loss '{checkpoint.loss[:40]}'")
@@ -144,7 +143,7 @@ def _restore(model: Trainable, loaded: Loaded, weights: Mapping[str, Array], pla
     model.history = History()
     model.history.history = {n: [float(number(v, place)) for v in vs] for n, vs in checkpoint.history}
     model.history.epoch = list(range(checkpoint.epochs))
-    model.kept = {n: v for n, v in loaded.values.items() if n not in weights}
+    model.kept = {n: v for n, v in loaded.values.items() if n not in network.parameters}
     batches = Batches(*checkpoint.batches)
     if min(batches.train, batches.evaluation) < 1 or batches.tail < 0:
         raise unsound(place, "the batches of the training are none")

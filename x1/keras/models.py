@@ -136,15 +136,15 @@ class Model(Trainable):
 
     # --- as a network ----------------------------------------------------------------------------
 
-    def _opened(self) -> tuple[TrainableNetwork, dict[str, Array]]:
+    def network(self) -> TrainableNetwork:
+        """The network for one sample, its parameters opened."""
         made = build(self.wiring, self.name, 1, self.seed)
         codes = self.codes or Codes.of(np.zeros(0, np.uint8))
         frozen = [name for name, (layer, _) in made.owners.items() if not layer.trainable]
-        return network_of(made.graph, made.owners, input_type=codes.dtype, input_c=codes.c, frozen=frozen)
-
-    def network(self) -> TrainableNetwork:
-        """The network for one sample, its parameters opened."""
-        return self._opened()[0]
+        network, _ = network_of(
+            made.graph, made.owners, input_type=codes.dtype, input_c=codes.c, frozen=frozen
+        )
+        return network
 
     def parameters(self) -> dict[str, Array]:
         """The values of the weights, as the network has them."""

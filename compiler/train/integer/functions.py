@@ -101,12 +101,12 @@ def _operand(lower: Lowerer, x: Node, function: str) -> Fixed:
     fits = wanted is None or (value.c == 1 and value.exponent is lower.constant(wanted))
     if fits and value.node.type.dtype is DType.I8:
         return value
-    key = (x.id, "rescaled", function)
-    if key not in lower.made:
+    key = x.id, function
+    if key not in lower.rescaled:
         ending = Ending(exponent=wanted)
         operands = (value.node, lower.constant(0))
         name = f"{x.name}/rescaled_{function}"
-        found = requantized(lower, x, StepAdd(count=1), operands, (value.exponent, value.c), name, ending)
-        lower.rescaled[key] = found
-        lower.made[key] = found.node
+        lower.rescaled[key] = requantized(
+            lower, x, StepAdd(count=1), operands, (value.exponent, value.c), name, ending
+        )
     return lower.rescaled[key]

@@ -26,7 +26,7 @@ class StepConv(ConvKind):
         return operation.strides, operation.dilations, operation.pads
 
     def is_depthwise(self, node: Node) -> bool:
-        """Not yet."""
+        """These are planned apart."""
         return False
 
     def groups(self, node: Node, cols: int) -> Iterator[ConvGroup]:

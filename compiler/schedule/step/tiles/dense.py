@@ -127,14 +127,13 @@ def dense_sums(s: StepBuilder, node: Node, view: Views, m: Span, budget: int) ->
     return acc
 
 
-def weight_rows(s: StepBuilder, node: Node, view: Views, rows: StateRows, part: Span, budget: int) -> Buffer:
+def weight_rows(s: StepBuilder, node: Node, view: Views, rows: StateRows, part: Span) -> Buffer:
     """Some rows of `DenseWeightSums`, as the weights lie in the state."""
     x, g = view(0), view(1)
     depth, columns = rows.shape
     batch = node.inputs[0].shape[0]
     acc = s.zeroed("gradient", part.extent) if rows.ragged else s.rows_of("gradient", part.extent)
     most = max(min(batch, MAX_DEPTH), 1)
-    del budget
     for index, samples in enumerate(pieces(batch, most)):
         started = index > 0 or rows.ragged
         if rows.layout is Layout.TURNED:

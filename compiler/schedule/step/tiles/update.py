@@ -28,7 +28,7 @@ def update_tiles(
     s: StepBuilder, node: Node, view: Views, out: Tensor, budget: int
 ) -> Sequence[Callable[[], None]]:
     """Load, make the gradient, compute the formula step by step, store."""
-    del view, out
+    del view, out, budget
     operation = node.op
     assert isinstance(operation, Update)
     rows = s.layouts[node.inputs[3].id]
@@ -41,7 +41,7 @@ def update_tiles(
             unit.append(Ref(s.rows_of("unit", 1)))
             s.words(F.P2F, unit[0], s.numbers.read(node.inputs[1]), rows=1)
             s.words(F.FMUL, unit[0], unit[0], Constant(operation.factor), rows=1)
-        gradient = _gradient(s, node.inputs[0], rows, part, budget)
+        gradient = _gradient(s, node.inputs[0], rows, part)
         _update(s, node, operation, formula, gradient, unit[0], part)
 
     return [
@@ -67,7 +67,7 @@ def _most_alive(formula: Formula) -> int:
     return len(_Places(formula).rows)
 
 
-def _gradient(s: StepBuilder, sums: Node, rows: StateRows, part: Span, budget: int) -> Ref:
+def _gradient(s: StepBuilder, sums: Node, rows: StateRows, part: Span) -> Ref:
     """The sums of some rows: where they are, or made now."""
     if sums.id in s.sums:
         return Ref(s.sums[sums.id], part.start)
@@ -76,7 +76,7 @@ def _gradient(s: StepBuilder, sums: Node, rows: StateRows, part: Span, budget: i
         return s.view_of(sums.inputs[index])
 
     if isinstance(sums.op, DenseWeightSums):
-        return Ref(weight_rows(s, sums, operands, rows, part, budget))
+        return Ref(weight_rows(s, sums, operands, rows, part))
     return Ref(convolution_rows(s, sums, operands, rows, part))
 
 
