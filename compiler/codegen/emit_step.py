@@ -15,6 +15,7 @@ from compiler.schedule.scheduler import Schedule
 from compiler.schedule.step.planner import StateBuffers
 from compiler.schedule.tile_graph import REGION, Buffer, Memory, Tensor
 from compiler.schedule.tokens import Synchronized
+from compiler.train.network import host_shape
 from isa.program import Abi, DebugMap, Interface, Note, Operators, Program, float_bits
 from isa.support.records import Frozen, replace
 from isa.target import Target
@@ -94,13 +95,10 @@ class RealInput(Frozen):
 def _real_interface(node: Node, given: Tensor | Buffer, real: RealInput) -> Interface:
     """Quantized and permuted by the host."""
     plain = _interface(node.name, node, given)
-    host = [0] * len(real.perm)
-    for axis, extent in zip(real.perm, node.shape, strict=True):
-        host[axis] = extent
     return replace(
         plain,
         dtype=DType.F32.host_name,
-        shape=tuple(host),
+        shape=host_shape(node.shape, real.perm),
         perm=real.perm,
         scale_bits=float_bits(real.scale),
     )

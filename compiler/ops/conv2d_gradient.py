@@ -11,9 +11,8 @@ from compiler.ir.types import DType, Shape, TensorType
 from compiler.ops.sliding_window import Pads, Pair, from_nhwc, image_shape, nhwc, tap_places, windows
 
 
-@op("nn.conv2d_input_gradient", "g:f32", "w:f32")
-class Conv2dInputGradient(Op):
-    """The errors of a convolution's inputs, of shape `shape`: an output's error goes to what it has read."""
+class Conv2dGradient(Op):
+    """The base of gradients of a convolution: `shape` is that of what they are gradients of."""
 
     strides: Pair
     pads: Pads
@@ -24,6 +23,11 @@ class Conv2dInputGradient(Op):
 
     def infer(self, types: Sequence[TensorType]) -> TensorType:
         return TensorType(DType.F32, self.shape)
+
+
+@op("nn.conv2d_input_gradient", "g:f32", "w:f32")
+class Conv2dInputGradient(Conv2dGradient):
+    """The errors of a convolution's inputs, of shape `shape`: an output's error goes to what it has read."""
 
     def evaluate(self, args: Sequence[Array], types: Sequence[TensorType], out: TensorType) -> Array:
         g, w = nhwc(args[0], self.layout), args[1]
@@ -43,18 +47,8 @@ class Conv2dInputGradient(Op):
 
 
 @op("nn.conv2d_weight_gradient", "x:f32", "g:f32")
-class Conv2dWeightGradient(Op):
+class Conv2dWeightGradient(Conv2dGradient):
     """The gradient of a convolution's weights (out, in, kh, kw): inputs times errors, over all outputs."""
-
-    strides: Pair
-    pads: Pads
-    dilations: Pair
-    layout: str
-    groups: int
-    shape: Shape
-
-    def infer(self, types: Sequence[TensorType]) -> TensorType:
-        return TensorType(DType.F32, self.shape)
 
     def evaluate(self, args: Sequence[Array], types: Sequence[TensorType], out: TensorType) -> Array:
         x, g = (nhwc(a, self.layout) for a in args)

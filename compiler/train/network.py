@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from fractions import Fraction
 from typing import Any, Final
 
@@ -96,6 +96,11 @@ def channels_last(graph: Graph) -> tuple[Graph, tuple[int, ...]]:
         made.replace(user, given)
     made.erase(source)
     return made, turned.perm
+
+
+def host_shape(shape: Sequence[int], perm: Sequence[int]) -> tuple[int, ...]:
+    """The shape of what the host permutes by `perm` to a shape of the device."""
+    return tuple(shape[perm.index(axis)] for axis in range(len(perm)))
 
 
 def rebatched(network: TrainableNetwork, batch: int) -> TrainableNetwork:

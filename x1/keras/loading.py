@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from compiler.train.network import TrainableNetwork
+from compiler.train.network import TrainableNetwork, host_shape
 from isa.support.records import replace
 from x1.checkpoint import Loaded, layers_of, load_checkpoint, number, unsound
 from x1.keras import layers as keras_layers
@@ -53,11 +53,7 @@ class GraphModel(Trainable):
     @property
     def input_shape(self) -> tuple[int, ...]:
         """The shape of a sample."""
-        device = self._network.source.shape
-        host = [0] * len(device)
-        for axis, extent in zip(self._perm, device, strict=True):
-            host[axis] = extent
-        return tuple(host[1:])
+        return host_shape(self._network.source.shape, self._perm)[1:]
 
     @property
     def perm(self) -> tuple[int, ...]:

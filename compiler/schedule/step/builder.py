@@ -21,6 +21,8 @@ from isa.memory_map import GRANULE_BYTES
 from isa.spec import greatest
 from isa.support.records import Frozen, field, replace
 
+ACC_SHARE: Final = 4
+"""Divides the accumulators, for the sums of a tile: one is emptied while the next are made."""
 MAX_ROWS = greatest(Load, "n1")
 MAX_WORD_ROWS = greatest(Vector32, "rows")
 
@@ -80,6 +82,19 @@ class StepBuilder(Builder):
         """The register with one of the numbers that the host gives for a step."""
         home = self.view_of(numbers).tensor.home
         return self.numbers.given(-1 - (numbers.id << 8) - index, Ref(home, index * WORD))
+
+    # --- codes -----------------------------------------------------------------------------------
+
+    def codes_of(self, out: Tensor, offset: int, size: int, role: str = "codes") -> Ref:
+        """Bytes of a result: at home, or a buffer from which `bring` takes them there."""
+        if out.home.memory is Memory.SPM:
+            return Ref(out.home, offset)
+        return Ref(self.buffer(role, Memory.SPM, size))
+
+    def bring(self, out: Tensor, codes: Ref, offset: int, size: int) -> None:
+        """Store bytes of a result, unless they are at home."""
+        if out.home.memory is not Memory.SPM:
+            self.store(codes, Ref(out.home, offset), size, [])
 
     # --- rows of words ---------------------------------------------------------------------------
 

@@ -355,10 +355,8 @@ class StepPlanner:
                 made += 1
         self.b.stripe = None
         self.b.kept.clear()
+        self._unfocus()
         self.lines.clear()
-        for node in (*entering, *run):
-            if not isinstance(node.op, SUMS):
-                self.view(node).tensor.line = None
 
     def _entering(self, run: Sequence[Node]) -> list[Node]:
         """Values that a run reads and does not make, and that are not in the scratchpad."""
@@ -418,6 +416,11 @@ class StepPlanner:
         if (node.id, image) in self.lines:
             self.view(node).tensor.line = self.lines[node.id, image]
 
+    def _unfocus(self) -> None:
+        """Let values be found at home."""
+        for value, _ in self.lines:
+            self.plan.views[value].tensor.line = None
+
     def _out(self, node: Node) -> Tensor:
         """Where the result of an operation is; sums have no place of their own."""
         if isinstance(node.op, (Update, DenseSums, DenseWeightSums, *SUMS)):
@@ -448,8 +451,7 @@ class StepPlanner:
 
     def _aside(self, tile: Callable[[], None]) -> None:
         """A tile of another operation between those of a run; for it, values are at home."""
-        for value, _ in self.lines:
-            self.plan.views[value].tensor.line = None
+        self._unfocus()
         stripe, self.b.stripe = self.b.stripe, None
         tile()
         self.b.stripe = stripe

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import singledispatchmethod
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import onnx
@@ -17,7 +17,7 @@ from compiler.ir.types import DType
 from compiler.ops.max_pool import MaxPool
 from compiler.ops.shapes import Reshape
 from compiler.rules.exporting import MICROSOFT
-from compiler.train.exporting.writer import Array, ModelWriter, unwritable
+from compiler.train.exporting.writer import Array, ModelWriter, convolution_attributes, unwritable
 from compiler.train.integer.convolution import StepConv2d
 from compiler.train.integer.dense import DenseSums, StepDense
 from compiler.train.integer.functions import CodeTable
@@ -124,19 +124,14 @@ class StepWriter(ModelWriter):
         """QLinearConv; where it does not give the type of the result, its sums and what they become."""
         x, w, b, _ = node.inputs
         one, scale = self.scale(1), self.shifted(node)
-        geometry: dict[str, Any] = {
-            "strides": list(operation.strides),
-            "pads": list(operation.pads),
-            "dilations": list(operation.dilations),
-            "group": operation.groups,
-        }
+        attributes = convolution_attributes(operation)
 
         def convolve(given: str, output: str) -> None:
             factors = [given, one, self.zero(x), self.tensor(w), one, self.zero(w)]
-            self.add("QLinearConv", [*factors, scale, self.zero(node), self.tensor(b)], output, **geometry)
+            self.add("QLinearConv", [*factors, scale, self.zero(node), self.tensor(b)], output, **attributes)
 
         def sums(given: str, output: str) -> None:
-            self.add("ConvInteger", [given, self.tensor(w)], output, **geometry)
+            self.add("ConvInteger", [given, self.tensor(w)], output, **attributes)
 
         if x.type.dtype is node.type.dtype and operation.factor == 1 and operation.high is None:
             self.codes(node, lambda name: self.images(self.tensor(x), name, convolve))
@@ -217,8 +212,7 @@ class StepWriter(ModelWriter):
     @write.register
     def max_pool(self, operation: MaxPool, node: Node) -> None:
         """Of the codes themselves."""
-        geometry, dilations = (operation.kernel, operation.strides, operation.pads), list(operation.dilations)
-        self.window("MaxPool", self.tensor(node.inputs[0]), node.name, geometry, dilations=dilations)
+        self.maxima(self.tensor(node.inputs[0]), node, operation)
 
     @write.register
     def padded_codes(self, operation: PadCodes, node: Node) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import singledispatchmethod
-from typing import Any
 
 import numpy as np
 import onnx
@@ -24,7 +23,7 @@ from compiler.ops.shapes import Dropout, Reshape
 from compiler.ops.slices import Pad
 from compiler.ops.softmax import Softmax
 from compiler.rules.exporting import OnnxWriter
-from compiler.train.exporting.writer import Array, ModelWriter, unwritable
+from compiler.train.exporting.writer import Array, ModelWriter, convolution_attributes, unwritable
 from compiler.train.integer.sums import RELU
 from compiler.train.network import TrainableNetwork
 
@@ -79,15 +78,10 @@ class RealWriter(ModelWriter):
     def convolution(self, operation: Conv2d, node: Node) -> None:
         """Conv, and its clamp."""
         x, *parameters = self.operands(node)
-        geometry: dict[str, Any] = {
-            "strides": list(operation.strides),
-            "pads": list(operation.pads),
-            "dilations": list(operation.dilations),
-            "group": operation.groups,
-        }
+        attributes = convolution_attributes(operation)
 
         def convolve(given: str, result: str) -> None:
-            self.add("Conv", [given, *parameters], result, **geometry)
+            self.add("Conv", [given, *parameters], result, **attributes)
 
         self._clamped(node, operation.clamp, lambda output: self.images(x, output, convolve))
 
@@ -112,8 +106,7 @@ class RealWriter(ModelWriter):
     @write.register
     def max_pool(self, operation: MaxPool, node: Node) -> None:
         """MaxPool."""
-        geometry, dilations = (operation.kernel, operation.strides, operation.pads), list(operation.dilations)
-        self.window("MaxPool", self.operands(node)[0], node.name, geometry, dilations=dilations)
+        self.maxima(self.operands(node)[0], node, operation)
 
     @write.register
     def average_pool(self, operation: AveragePool, node: Node) -> None:

@@ -14,7 +14,11 @@ from compiler.errors import CompileError
 from compiler.export.qoperator import IR_VERSION, OPSETS
 from compiler.ir.graph import Graph, Node
 from compiler.ir.op import Op
+from compiler.ops.conv2d import Conv2d
+from compiler.ops.max_pool import MaxPool
 from compiler.ops.sliding_window import TO_NCHW, TO_NHWC, Pads, Pair
+from compiler.train.integer.convolution import StepConv2d
+from compiler.train.network import host_shape
 from isa.support.diagnostics import Diagnostic
 
 Array = NDArray[Any]
@@ -68,6 +72,11 @@ class ModelWriter:
 
         self.images(x, output, pool)
 
+    def maxima(self, x: str, node: Node, operation: MaxPool) -> None:
+        """A pooling by the maximum."""
+        geometry, dilations = (operation.kernel, operation.strides, operation.pads), list(operation.dilations)
+        self.window("MaxPool", x, node.name, geometry, dilations=dilations)
+
     def padded(self, x: str, output: str, pads: tuple[Sequence[int], Sequence[int]], value: str) -> None:
         """A constant before and after every axis."""
         before, after = pads
@@ -81,9 +90,7 @@ class ModelWriter:
 
     def finished(self, source: Node, outputs: Mapping[str, int]) -> onnx.ModelProto:
         """The model; outputs by name with the number of their classes."""
-        host = [0] * len(self.perm)
-        for axis, extent in zip(self.perm, source.shape, strict=True):
-            host[axis] = extent
+        host = host_shape(source.shape, self.perm)
         real = TensorProto.FLOAT
         body = helper.make_graph(
             self.nodes,
@@ -94,6 +101,16 @@ class ModelWriter:
         )
         imports = [helper.make_opsetid(domain, version) for domain, version in OPSETS.items()]
         return helper.make_model(body, opset_imports=imports, ir_version=IR_VERSION, producer_name="x1")
+
+
+def convolution_attributes(operation: Conv2d | StepConv2d) -> dict[str, Any]:
+    """The attributes of a convolution, but for its kernel's shape."""
+    return {
+        "strides": list(operation.strides),
+        "pads": list(operation.pads),
+        "dilations": list(operation.dilations),
+        "group": operation.groups,
+    }
 
 
 def unwritable(node: Node, operation: Op) -> CompileError:

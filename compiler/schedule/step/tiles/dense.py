@@ -6,7 +6,7 @@ from typing import Final
 
 from compiler.ir.graph import Node
 from compiler.schedule.builder import Builder, Span, View, Views, element, spans, stored, tiles_of
-from compiler.schedule.step.builder import Row, StepBuilder, pieces, step_of
+from compiler.schedule.step.builder import ACC_SHARE, Row, StepBuilder, pieces, step_of
 from compiler.schedule.step.rows import Layout, StateRows
 from compiler.schedule.step.tiles.exits import bias_records, factor_of, requantize_shifted
 from compiler.schedule.tile_graph import Buffer, Memory, Ref, Tensor
@@ -18,8 +18,6 @@ from isa.instructions.vector_words import Function32
 from isa.spec import greatest
 from isa.support.records import Frozen
 
-ACC_SHARE: Final = 4
-"""Divides the accumulators, for the sums of a tile: one is emptied while the next are made."""
 MAX_COLUMNS: Final = greatest(Requantize, "c")
 MAX_DEPTH: Final = greatest(ArrayGemm, "k")
 

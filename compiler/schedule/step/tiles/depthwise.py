@@ -7,7 +7,7 @@ from typing import Final
 
 from compiler.ir.graph import Node
 from compiler.schedule.builder import Span, View, Views, Window, element, spans, stored
-from compiler.schedule.step.builder import StepBuilder
+from compiler.schedule.step.builder import ACC_SHARE, StepBuilder
 from compiler.schedule.step.rows import StateRows
 from compiler.schedule.step.tiles.exits import bias_records, factor_of, requantize_shifted
 from compiler.schedule.tile_graph import Buffer, Memory, Ref, Tensor, aligned
@@ -20,8 +20,6 @@ from isa.instructions.vector import Requantize
 from isa.instructions.vector_depthwise_sums import DepthwiseSums
 from isa.spec import greatest
 
-ACC_SHARE: Final = 4
-"""Divides the accumulators, for the sums of a tile."""
 MAX_OUTPUT: Final = greatest(DepthwiseSums, "oh")
 MAX_INPUT: Final = greatest(DepthwiseSums, "ih")
 MAX_CHANNELS: Final = greatest(DepthwiseSums, "c")

@@ -19,9 +19,9 @@ from compiler.schedule.builder import (
     stored,
     tiles_of,
 )
-from compiler.schedule.step.builder import StepBuilder, step_of
+from compiler.schedule.step.builder import ACC_SHARE, StepBuilder, step_of
 from compiler.schedule.step.tiles.exits import plain_record, requantize_shifted
-from compiler.schedule.step.tiles.maps import ACC_SHARE, cleared, copied, shifted_pair
+from compiler.schedule.step.tiles.maps import cleared, copied, shifted_pair
 from compiler.schedule.step.tiles.sums import MAX_CHANNELS, MAX_MAP, ones_of
 from compiler.schedule.tile_graph import Ref, Tensor
 from compiler.schedule.tiles.boxes import SLACK, dense, fit_box, tiles

@@ -8,7 +8,7 @@ import numpy as np
 
 from compiler.ir.graph import Node
 from compiler.schedule.builder import Builder, Span, Views, spans, stored, tiles_of
-from compiler.schedule.step.builder import StepBuilder, step_of
+from compiler.schedule.step.builder import ACC_SHARE, StepBuilder, step_of
 from compiler.schedule.step.rows import WORD
 from compiler.schedule.step.tiles.dense import dense_sums
 from compiler.schedule.tile_graph import UNPLACED, Buffer, Memory, Ref, Tensor
@@ -19,8 +19,6 @@ from isa.memory_map import GRANULE_BYTES
 from isa.spec import greatest
 
 MAX_ROWS: Final = greatest(SoftmaxLoss, "h")
-ACC_SHARE: Final = 4
-"""Divides the accumulators, for the sums of a tile."""
 
 
 @tiles_of(DenseSums, DenseWeightSums)

@@ -19,7 +19,7 @@ from compiler.schedule.builder import (
     stored,
     tiles_of,
 )
-from compiler.schedule.step.builder import StepBuilder, step_of
+from compiler.schedule.step.builder import ACC_SHARE, StepBuilder, step_of
 from compiler.schedule.step.tiles.exits import plain_record, requantize_shifted
 from compiler.schedule.tile_graph import UNPLACED, Buffer, Memory, Piece, Ref, Tensor
 from compiler.schedule.tiles.boxes import SLACK, dense, fit_box, tiles
@@ -38,8 +38,6 @@ from isa.instructions.vector_training import MapSum, VectorSum
 from isa.instructions.vector_words import Function32
 from isa.spec import greatest
 
-ACC_SHARE: Final = 4
-"""Divides the accumulators, for the sums of a tile."""
 MAX_CHANNELS: Final = greatest(PoolingGradient, "c")
 NOTHING: Final = 31
 """A shift that leaves nothing of 8-bit codes."""

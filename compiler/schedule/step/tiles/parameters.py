@@ -25,7 +25,7 @@ from isa.instructions.vector_words import Function32
 from isa.memory_map import GRANULE_BYTES, REQUANT_RECORD
 from isa.spec import ElementType, greatest
 
-ACC_SHARE: Final = 8
+QUANTIZED_SHARE: Final = 8
 """Divides the accumulators, for the rows of a parameter that are quantized at a time.
 
 A compromise: more rows make fewer instructions, and leave less to the layers that begin meanwhile.
@@ -43,7 +43,7 @@ def quantize_tiles(
     rows = s.layouts[node.inputs[0].id]
     if on_lanes(node):
         return [partial(quantize_lanes, s, node, out, rows)]
-    most = max(s.target.acc.rows // ACC_SHARE, 1)
+    most = max(s.target.acc.rows // QUANTIZED_SHARE, 1)
     match rows.layout:
         case Layout.TURNED:
             depth, columns = rows.shape
@@ -66,10 +66,10 @@ def _quantize_kernel(s: StepBuilder, node: Node, out: Tensor, part: Span) -> Non
     s.tile = (part.start,)
     acc = s.rows_of("words", part.extent)
     s.load_words(s.homes[node.inputs[0].id].shifted(part.start * s.cols * WORD), Ref(acc), part.extent)
-    codes = _piece(s, out, part.start * s.cols, part.extent * s.cols)
+    codes = s.codes_of(out, part.start * s.cols, part.extent * s.cols)
     exponent = s.numbers.read(node.inputs[1])
     s.quantize(Requantize(h=1, w=part.extent, c=s.cols, ops=s.cols), Ref(acc), codes, exponent)
-    _bring(s, out, codes, part.start * s.cols, part.extent * s.cols)
+    s.bring(out, codes, part.start * s.cols, part.extent * s.cols)
 
 
 def _quantize_matrix(s: StepBuilder, node: Node, rows: StateRows, out: Tensor, part: Span) -> None:
@@ -80,12 +80,12 @@ def _quantize_matrix(s: StepBuilder, node: Node, rows: StateRows, out: Tensor, p
     for group in range(rows.groups):
         first = (group * depth + part.start) * s.cols * WORD
         s.load_words(source.shifted(first), Ref(acc, group * part.extent), part.extent)
-    codes = _piece(s, out, part.start * columns, part.extent * columns)
+    codes = s.codes_of(out, part.start * columns, part.extent * columns)
     exponent = s.numbers.read(node.inputs[1])
     pitch = part.extent if rows.groups > 1 else 0
     shape = Requantize(h=1, w=part.extent, c=columns, ops=columns, ags=pitch)
     s.quantize(shape, Ref(acc), codes, exponent)
-    _bring(s, out, codes, part.start * columns, part.extent * columns)
+    s.bring(out, codes, part.start * columns, part.extent * columns)
 
 
 def _quantize_turned(
@@ -105,18 +105,6 @@ def _quantize_turned(
     s.quantize(shape, Ref(acc), codes, exponent)
     if not at_home:
         s.store(codes, Ref(out.home, start * s.cols), run, [(columns, depth, run)])
-
-
-def _piece(s: StepBuilder, out: Tensor, offset: int, size: int) -> Ref:
-    """Bytes of a result: at home, or a buffer from which they go there."""
-    return (
-        Ref(out.home, offset) if out.home.memory is Memory.SPM else Ref(s.buffer("codes", Memory.SPM, size))
-    )
-
-
-def _bring(s: StepBuilder, out: Tensor, codes: Ref, offset: int, size: int) -> None:
-    if out.home.memory is not Memory.SPM:
-        s.store(codes, Ref(out.home, offset), size, [])
 
 
 @tiles_of(QuantizeBias)
