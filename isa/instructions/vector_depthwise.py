@@ -37,6 +37,12 @@ def depthwise_sums(
     return total
 
 
+def tap_cycles(t: Target, pixels: int, channels: int, kh: int, kw: int) -> int:
+    """Issue, fill, and for every pixel and lane group the taps of a kernel row, `dw_taps` at a time."""
+    beats = math.ceil(channels / t.vx.lanes) * pixels * kh * math.ceil(kw / t.vx.dw_taps)
+    return t.ctl.issue + t.vx.startup + beats
+
+
 @instruction("vdwc", opcode=0x84, engine=Engine.VX)
 class DepthwiseConv(Instruction):
     """Convolve every channel with a kernel of its own, and requantize.
@@ -129,7 +135,4 @@ class DepthwiseConv(Instruction):
         return self.oh * self.ow * self.c * self.kh * self.kw
 
     def cycles(self, t: Target) -> int:
-        beats = (
-            math.ceil(self.c / t.vx.lanes) * self.oh * self.ow * self.kh * math.ceil(self.kw / t.vx.dw_taps)
-        )
-        return t.ctl.issue + t.vx.startup + beats
+        return tap_cycles(t, self.oh * self.ow, self.c, self.kh, self.kw)

@@ -10,7 +10,7 @@ import numpy as np
 
 from isa.instructions.footprints import accumulators, pixels, run, visible_taps, window_box
 from isa.instructions.sums import store_sums
-from isa.instructions.vector_depthwise import depthwise_sums
+from isa.instructions.vector_depthwise import depthwise_sums, tap_cycles
 from isa.memory_map import Space
 from isa.spec import (
     Access,
@@ -115,8 +115,7 @@ class DepthwiseSums(Instruction):
         return self.oh * self.ow * self.c * self.kh * self.kw
 
     def cycles(self, t: Target) -> int:
-        taps = self.kh * math.ceil(self.kw / t.vx.dw_taps)
-        return t.ctl.issue + t.vx.startup + math.ceil(self.c / t.vx.lanes) * self.oh * self.ow * taps
+        return tap_cycles(t, self.oh * self.ow, self.c, self.kh, self.kw)
 
 
 @instruction("vdwg", opcode=0x8A, engine=Engine.VX)
@@ -207,5 +206,4 @@ class DepthwiseGradient(Instruction):
         return self.oh * self.ow * self.c * self.kh * self.kw
 
     def cycles(self, t: Target) -> int:
-        taps = self.kh * math.ceil(self.kw / t.vx.dw_taps)
-        return t.ctl.issue + t.vx.startup + math.ceil(self.c / t.vx.lanes) * self.oh * self.ow * taps
+        return tap_cycles(t, self.oh * self.ow, self.c, self.kh, self.kw)
