@@ -13,8 +13,8 @@ from compiler.ir.op import ShapeError
 from compiler.ir.types import DType
 from compiler.ops.activation import Clamp
 from compiler.ops.add import Add
+from compiler.ops.affine import Affine
 from compiler.ops.average_pool import AveragePool
-from compiler.ops.batch_norm import BatchNorm
 from compiler.ops.conv2d import Conv2d
 from compiler.ops.gemm import Gemm
 from compiler.ops.max_pool import MaxPool
@@ -74,7 +74,7 @@ class Builder:
         axis = 1 if self.layout == "NCHW" else 3
         c = self.channels(y)
         gain = self.graph.const(self.random.uniform(0.2, 2, c).astype(np.float32))
-        return self.graph.add(BatchNorm(axis), (y, gain, self.weights(c)))
+        return self.graph.add(Affine(axis), (y, gain, self.weights(c)))
 
     def clamp(self, x: Node) -> Node:
         low, high = [(0.0, float("inf")), (0.0, 6.0), (-0.5, 0.7), (0.0, 1.0)][self.pick(0, 0, 1, 2, 3)]

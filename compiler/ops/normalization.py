@@ -15,7 +15,8 @@ from compiler.ir.graph import Node
 from compiler.ir.op import Array, Op
 from compiler.ops.activation import Clamp, Unary
 from compiler.ops.add import Add
-from compiler.ops.batch_norm import SPATIAL_OPSET, BatchNorm, affine
+from compiler.ops.affine import Affine
+from compiler.ops.batch_norm import SPATIAL_OPSET, BatchNorm
 from compiler.ops.binary import BinaryFunction
 from compiler.ops.broadcasting import same_rank
 from compiler.ops.conv2d import Conv2d
@@ -75,7 +76,7 @@ def _scaled(n: OnnxNode, x: Node, gain: Node, offset: Node | None, axis: int) ->
     if constant and gain.shape == (x.shape[axis],) and (offset is None or offset.shape == gain.shape):
         row = known_values(gain)
         rest: Array = np.zeros_like(row) if offset is None else known_values(offset)
-        return n.add(BatchNorm(axis), x, n.const(row, "gain"), n.const(rest, "offset"))
+        return n.add(Affine(axis), x, n.const(row, "gain"), n.const(rest, "offset"))
     if offset is None:
         return n.add(BinaryFunction("mul"), *same_rank(n, [x, gain]))
     scaled = n.before(BinaryFunction("mul"), *same_rank(n, [x, gain]), suffix="scaled")
@@ -97,16 +98,22 @@ def import_batch_norm(n: OnnxNode) -> Node | list[Node]:
     if n.opset < SPATIAL_OPSET and not n.integer("spatial", 1):
         n.fail("spatial=0 is not supported", "spatial=1")
     channels = n.operand(0).shape[1:2]
-    rows = [n.operand(i).shape for i in range(1, 5)]
-    if not channels or any(shape != channels for shape in rows):
-        n.fail(f"the statistics have the shapes {[list(s) for s in rows]}", f"{list(channels)} each")
+    shapes = [n.operand(i).shape for i in range(1, 5)]
+    if not channels or any(shape != channels for shape in shapes):
+        n.fail(f"the statistics have the shapes {[list(s) for s in shapes]}", f"{list(channels)} each")
     if n.integer("training_mode", 0):
         return _of_batch(n)
     if n.outputs > 1:
         n.fail("further results without training_mode=1 are not supported", "one output")
-    constants = [n.constant(i, what) for i, what in enumerate(("scale", "B", "mean", "var"), 1)]
-    gain, offset = affine(constants, n.real("epsilon", 1e-5))
-    return n.add(BatchNorm(1), n.operand(0), n.const(gain, "gain"), n.const(offset, "offset"))
+    rows = [_row(n, i, what) for i, what in enumerate(("scale", "B", "mean", "var"), 1)]
+    operation = BatchNorm(1, n.real("epsilon", 1e-5), (), n.real("momentum", 0.9))
+    return n.add(operation, n.operand(0), *rows)
+
+
+def _row(n: OnnxNode, index: int, what: str) -> Node:
+    """A parameter as it is, or what its codes stand for."""
+    value, given = n.constant(index, what), n.operand(index)
+    return given if given.is_constant else n.const(value.astype(np.float32), what)
 
 
 def _of_batch(n: OnnxNode) -> list[Node]:

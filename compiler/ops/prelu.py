@@ -8,12 +8,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from compiler.ir.graph import Node
-from compiler.ir.op import AlongAxis, Array, Op, ShapeError, op
+from compiler.ir.op import AlongAxis, Array, Op, op
 from compiler.ir.types import DType, TensorType
 from compiler.ir.work import Work
 from compiler.ops.activation import Clamp, Unary
 from compiler.ops.add import Add
-from compiler.ops.batch_norm import BatchNorm
+from compiler.ops.affine import Affine, along, require_rows
 from compiler.ops.binary import BinaryFunction
 from compiler.ops.broadcasting import same_rank
 from compiler.ops.sliding_window import scale_of, zero_of
@@ -23,16 +23,6 @@ from compiler.rules.quantizing import Quantizer, quantization_rule
 from isa import arithmetic
 
 
-def _require_rows(x: TensorType, axis: int, *rows: TensorType) -> None:
-    if not 0 <= axis < len(x.shape) or any(r.shape != (x.shape[axis],) for r in rows):
-        given = ", ".join(str(list(r.shape)) for r in rows)
-        raise ShapeError(f"{given} for channels {axis} of {list(x.shape)}", "one value per channel")
-
-
-def _spread(row: Array, axis: int, rank: int) -> Array:
-    return row.reshape([-1 if i == axis else 1 for i in range(rank)])
-
-
 @op("nn.prelu", "x:f32", "slope:f32")
 class PRelu(Op):
     """x where it is not negative, else x times the slope of its channel."""
@@ -40,12 +30,12 @@ class PRelu(Op):
     axis: int
 
     def infer(self, types: Sequence[TensorType]) -> TensorType:
-        _require_rows(types[0], self.axis, types[1])
+        require_rows(types[0], self.axis, types[1])
         return TensorType(DType.F32, types[0].shape)
 
     def evaluate(self, args: Sequence[Array], types: Sequence[TensorType], out: TensorType) -> Array:
         x, slope = args
-        return np.where(x < 0, x * _spread(slope, self.axis, x.ndim), x)
+        return np.where(x < 0, x * along(slope, self.axis, x.ndim), x)
 
 
 @op("q.prelu", "x:i8|u8", "slope:f32")
@@ -53,7 +43,7 @@ class QPRelu(AlongAxis):
     """DQ, PRelu with float32 slopes, Q."""
 
     def infer(self, types: Sequence[TensorType]) -> TensorType:
-        _require_rows(types[0], self.axis, types[1])
+        require_rows(types[0], self.axis, types[1])
         return TensorType(DType.I8, types[0].shape)
 
     def commute_transpose(self, perm: Sequence[int]) -> Op:
@@ -61,7 +51,7 @@ class QPRelu(AlongAxis):
 
     def evaluate(self, args: Sequence[Array], types: Sequence[TensorType], out: TensorType) -> Array:
         v = arithmetic.dequantize(args[0], scale_of(types[0]), zero_of(types[0]))
-        v = np.where(v < 0, v * _spread(args[1], self.axis, v.ndim), v)
+        v = np.where(v < 0, v * along(args[1], self.axis, v.ndim), v)
         return arithmetic.quantize_real(v, scale_of(out), zero_of(out), *out.dtype.bounds)
 
     def work(self, types: Sequence[TensorType], out: TensorType) -> Work:
@@ -79,7 +69,7 @@ class QAffine(AlongAxis):
     """DQ, x * gain + offset of its channel in two roundings, Q."""
 
     def infer(self, types: Sequence[TensorType]) -> TensorType:
-        _require_rows(types[0], self.axis, *types[1:])
+        require_rows(types[0], self.axis, *types[1:])
         return TensorType(DType.I8, types[0].shape)
 
     def commute_transpose(self, perm: Sequence[int]) -> Op:
@@ -88,7 +78,7 @@ class QAffine(AlongAxis):
     def evaluate(self, args: Sequence[Array], types: Sequence[TensorType], out: TensorType) -> Array:
         x, gain, offset = args
         v = arithmetic.dequantize(x, scale_of(types[0]), zero_of(types[0]))
-        v = arithmetic.affine(v, _spread(gain, self.axis, v.ndim), _spread(offset, self.axis, v.ndim))
+        v = arithmetic.affine(v, along(gain, self.axis, v.ndim), along(offset, self.axis, v.ndim))
         return arithmetic.quantize_real(v, scale_of(out), zero_of(out), *out.dtype.bounds)
 
     def work(self, types: Sequence[TensorType], out: TensorType) -> Work:
@@ -145,8 +135,8 @@ def quantize_prelu(q: Quantizer, node: Node, operation: PRelu, inputs: list[Node
     return q.add(QPRelu(operation.axis), [inputs[0], slope], node, q.chosen(node))
 
 
-@quantization_rule(BatchNorm)
-def quantize_batch_norm(q: Quantizer, node: Node, operation: BatchNorm, inputs: list[Node]) -> Node:
+@quantization_rule(Affine)
+def quantize_affine(q: Quantizer, node: Node, operation: Affine, inputs: list[Node]) -> Node:
     """Gain and offset stay float32."""
     rows = [q.const(i.constant, i) for i in node.inputs[1:]]
     return q.add(QAffine(operation.axis), [inputs[0], *rows], node, q.chosen(node))
@@ -156,7 +146,7 @@ def quantize_batch_norm(q: Quantizer, node: Node, operation: BatchNorm, inputs: 
 def write_prelu(w: OnnxWriter, node: Node, operation: QPRelu) -> None:
     """DequantizeLinear, PRelu, QuantizeLinear."""
     x, slope = node.inputs
-    row = w.initializer(_spread(slope.constant, operation.axis, len(x.shape)), f"{w.tensor(node)}_slope")
+    row = w.initializer(along(slope.constant, operation.axis, len(x.shape)), f"{w.tensor(node)}_slope")
     w.in_reals(node, lambda reals, output: w.add("PRelu", [*reals, row], output))
 
 
@@ -165,7 +155,7 @@ def write_affine(w: OnnxWriter, node: Node, operation: QAffine) -> None:
     """DequantizeLinear, Mul, Add, QuantizeLinear."""
     x, *rows = node.inputs
     name = w.tensor(node)
-    spread = [_spread(r.constant, operation.axis, len(x.shape)) for r in rows]
+    spread = [along(r.constant, operation.axis, len(x.shape)) for r in rows]
     gain, offset = (
         w.initializer(s, f"{name}_{what}") for s, what in zip(spread, ("gain", "offset"), strict=True)
     )

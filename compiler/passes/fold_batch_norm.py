@@ -1,7 +1,7 @@
 """Fold a batch normalization into the convolution or matrix product before it.
 
 %1 = nn.conv2d %x, %w, %b                 %1 = nn.conv2d %x, %w*gain, %b*gain + offset
-%2 = nn.batch_norm %1, %gain, %offset  ->
+%2 = nn.affine %1, %gain, %offset      ->
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 
 from compiler.ir.graph import Graph, Node
 from compiler.ir.op import Product
-from compiler.ops.batch_norm import BatchNorm
+from compiler.ops.affine import Affine
 from compiler.ops.conv2d import Conv2d
 from compiler.passes.base import Pass, fuse_two
 
@@ -23,7 +23,7 @@ class FoldBatchNorm(Pass):
     name: ClassVar[str] = "fold-batch-norm"
 
     def run(self, graph: Graph) -> Graph:
-        for norm, operation in graph.of(BatchNorm):
+        for norm, operation in graph.of(Affine):
             producer, gain, offset = norm.inputs
             product = producer.op
             if not isinstance(product, Product) or not product.is_linear:

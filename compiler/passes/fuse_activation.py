@@ -11,6 +11,7 @@ from typing import ClassVar
 from compiler.ir.graph import Graph
 from compiler.ops.activation import Clamp
 from compiler.ops.add import Add
+from compiler.ops.batch_norm import BatchNorm
 from compiler.ops.conv2d import Conv2d
 from compiler.ops.gemm import Gemm
 from compiler.passes.base import Pass, fuse_two
@@ -26,7 +27,10 @@ class FuseActivation(Pass):
         for clamp, bounds in graph.of(Clamp):
             (producer,) = clamp.inputs
             operation = producer.op
-            if not isinstance(operation, (Conv2d, Gemm, Add)) or graph.sole_user(producer) is not clamp:
+            if (
+                not isinstance(operation, (Conv2d, Gemm, Add, BatchNorm))
+                or graph.sole_user(producer) is not clamp
+            ):
                 continue
             low, high = operation.clamp or (float("-inf"), float("inf"))
             both = (min(max(low, bounds.low), bounds.high), min(max(high, bounds.low), bounds.high))

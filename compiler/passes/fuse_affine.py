@@ -1,6 +1,6 @@
 """Make a product and a sum with constants, between a Dequantize and a Quantize, one operation.
 
-%1 = nn.binary %0, %g {function="mul"}         %2 = nn.batch_norm %0, %gain, %offset {axis=1}
+%1 = nn.binary %0, %g {function="mul"}         %2 = nn.affine %0, %gain, %offset {axis=1}
 %2 = nn.add %1, %h                          ->
 """
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from compiler.ir.graph import Graph, Node
 from compiler.ops.add import Add
-from compiler.ops.batch_norm import BatchNorm
+from compiler.ops.affine import Affine
 from compiler.ops.binary import BinaryFunction
 from compiler.passes.base import Pass, fuse_two
 
@@ -42,7 +42,7 @@ class FuseAffine(Pass):
                 graph.const(np.ascontiguousarray(row), c.name, c.loc)
                 for row, c in zip(rows, (gain, offset), strict=True)
             ]
-            fuse_two(graph, product, total, BatchNorm(axis), (x, *constants))
+            fuse_two(graph, product, total, Affine(axis), (x, *constants))
         graph.erase_dead()
         return graph
 

@@ -24,6 +24,7 @@ from compiler.passes.infer_shapes import InferShapes
 from compiler.passes.merge_images import MergeImages
 from compiler.passes.permute_on_host import PermuteOnHost
 from compiler.passes.quantize import QuantizeGraph
+from compiler.passes.settle_batch_norm import SettleBatchNorm
 from compiler.passes.split_windows import SplitWindows
 from compiler.passes.to_device_layout import ToDeviceLayout
 from compiler.quantize.scheme import Scheme
@@ -32,6 +33,7 @@ PREPARE: Final[tuple[Pass, ...]] = (
     InferShapes(),
     EliminateIdentity(),  # before folding: an identity hides the only user of a convolution
     FoldConstants(),
+    SettleBatchNorm(),
     FoldBatchNorm(),  # before the bias: it multiplies what is added later
     FoldBias(),
     FuseActivation(),  # last: a clamp ends what can be folded into a convolution
@@ -41,6 +43,7 @@ PREPARE_PREQUANTIZED: Final[tuple[Pass, ...]] = (
     InferShapes(),
     EliminateIdentity(),
     FoldConstants(),
+    SettleBatchNorm(),
     FuseAffine(),  # the batch normalization that `to_qdq` writes: its product has no scale
     CarryQuantize(),  # an operator that was imported as several keeps its scale
     FuseActivation(),  # a clamp between an operation and its Quantize becomes bounds

@@ -14,6 +14,7 @@ import numpy as np
 from compiler.ir.graph import Graph, Node
 from compiler.ir.op import Op
 from compiler.ir.stage import Stage
+from compiler.ops.batch_norm import BatchNorm
 from compiler.ops.prelu import QAffine, QPRelu
 from compiler.ops.reduce import QReduce
 from compiler.ops.shapes import Transpose
@@ -23,14 +24,14 @@ from compiler.passes.base import Pass
 from compiler.passes.views import turned_views
 from isa.support.records import replace
 
-CHANNEL_WISE: Final = (QSoftmax, QPRelu, QAffine)
+CHANNEL_WISE: Final = (QSoftmax, QPRelu, QAffine, BatchNorm)
 """Operations along an axis, which on the device is the last."""
 
 
 def is_on_device(operation: Op, rank: int) -> bool:
     """Whether the device has an operation as it is: its axes are where instructions have them."""
     match operation:
-        case QSoftmax(axis=axis) | QPRelu(axis=axis) | QAffine(axis=axis):
+        case QSoftmax(axis=axis) | QPRelu(axis=axis) | QAffine(axis=axis) | BatchNorm(axis=axis):
             return axis == rank - 1
         case QReduce():
             return operation.is_on_device(rank)

@@ -62,9 +62,13 @@ class Lowerer(Struct):
     """What a step leaves for the host, by name."""
     rescaled: dict[tuple[int, str], Fixed] = field(default_factory=dict[tuple[int, str], Fixed])
     """Nodes of stage nn at the exponent that a function wants, by number and function."""
+    normalized: dict[tuple[int, int], Any] = field(default_factory=dict[tuple[int, int], Any])
+    """What normalizations have left for the way back, by the numbers of their input and of its mean."""
     dropouts: int = 0
     keys: Node | None = None
     """The input with the keys of dropouts."""
+    moving: Node | None = None
+    """The input that says how running statistics move, where they are being measured."""
     made: dict[Any, Node] = field(default_factory=dict[Any, Node])
     """Numbers and weights that several operations need."""
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from compiler.ir.graph import Graph, Input, Node
 from compiler.ir.stage import Stage
 from compiler.ir.types import DType
+from compiler.ops.batch_norm import BatchNorm
 from compiler.ops.shapes import Reshape, Transpose
 from compiler.ops.softmax import Softmax
 from compiler.passes.base import Pass, run_passes
@@ -21,7 +22,7 @@ from compiler.passes.fuse_activation import FuseActivation
 from compiler.passes.pool_maxima import PoolMaxima
 from compiler.passes.to_device_layout import ToDeviceLayout
 from compiler.train.gradient import open_parameters
-from isa.support.records import Frozen
+from isa.support.records import Frozen, replace
 
 SIMPLIFY: Final[tuple[Pass, ...]] = (
     EliminateIdentity(dropout=False),
@@ -51,6 +52,17 @@ class TrainableNetwork(Frozen):
         """The input that the samples are."""
         parameters = {p.id for p in self.parameters.values()}
         return next(n for n in self.graph.inputs if n.id not in parameters)
+
+    @property
+    def statistics(self) -> frozenset[str]:
+        """The parameters that are running statistics: no gradient changes them."""
+        rows = {row.id for node, _ in self.graph.of(BatchNorm) for row in node.inputs[3:]}
+        return frozenset(name for name, node in self.parameters.items() if node.id in rows)
+
+    @property
+    def moving(self) -> frozenset[str]:
+        """Those of them that move in training."""
+        return self.statistics - self.frozen
 
 
 def network_of(
@@ -103,9 +115,20 @@ def host_shape(shape: Sequence[int], perm: Sequence[int]) -> tuple[int, ...]:
     return tuple(shape[perm.index(axis)] for axis in range(len(perm)))
 
 
-def rebatched(network: TrainableNetwork, batch: int) -> TrainableNetwork:
-    """A copy of a network of one sample, for so many; reshapes keep the first dimension apart."""
+def groups_of(batch: int, group: int) -> tuple[int, ...]:
+    """The sizes of the groups of a batch: the last has what is left."""
+    whole, rest = divmod(batch, group)
+    return (group,) * whole + ((rest,) if rest else ())
+
+
+def rebatched(network: TrainableNetwork, batch: int, group: int = 0) -> TrainableNetwork:
+    """A copy of a network of one sample, for so many; reshapes keep the first dimension apart.
+
+    With a `group` batches are normalized by the statistics of groups of so many samples, but where a layer
+    does not train; else by the running statistics.
+    """
     source, made = network.graph, Graph(network.graph.name)
+    moving = network.moving
     copies: dict[int, Node] = {}
     parameters = {p.id for p in network.parameters.values()}
     for node in source.nodes():
@@ -118,6 +141,8 @@ def rebatched(network: TrainableNetwork, batch: int) -> TrainableNetwork:
             operation = node.op
             if isinstance(operation, Reshape):
                 operation = Reshape((batch, *operation.shape[1:]))
+            if isinstance(operation, BatchNorm) and group and node.inputs[3].name in moving:
+                operation = replace(operation, groups=groups_of(batch, group))
             operands = [copies[i.id] for i in node.inputs]
             copies[node.id] = made.add(operation, operands, name=node.name, loc=node.loc)
     made.set_outputs([copies[n.id] for n in source.outputs], source.output_names)

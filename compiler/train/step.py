@@ -28,6 +28,8 @@ from isa.support.records import Frozen, asdict
 
 NUMBERS: Final = "numbers"
 """The input with what the host computes for a step."""
+MOVING: Final = "moving"
+"""The input that says how running statistics move."""
 STEP: Final = "step"
 """The state that counts the steps."""
 
@@ -66,7 +68,8 @@ def training_step(network: TrainableNetwork, optimizer: Optimizer) -> TrainingSt
     rows = network.logits.shape[0]
     labels = network.graph.input("labels", DType.I32, (rows,))
     loss = network.graph.add(CategoricalCrossentropy(), [network.logits, labels], name="loss")
-    wanted = {n: p for n, p in network.parameters.items() if n not in network.frozen}
+    fixed = network.frozen | network.statistics
+    wanted = {n: p for n, p in network.parameters.items() if n not in fixed}
     gradients = dict(zip(wanted, differentiate(network.graph, loss, list(wanted.values())), strict=True))
     network.graph.set_outputs(list(gradients.values()), list(gradients))
     network.graph.erase_dead()
@@ -94,7 +97,17 @@ def evaluation(network: TrainableNetwork) -> TrainingStep:
     return _finished(lower, {"probabilities": probabilities})
 
 
-def _lowered(network: TrainableNetwork, *, training: bool) -> Lowerer:
+def measurement(network: TrainableNetwork) -> TrainingStep:
+    """The running statistics of the network as it is now, from one batch after another.
+
+    The input MOVING says for every batch by what the statistics so far are multiplied, and by what its own.
+    """
+    network.graph.set_outputs([network.logits], ["logits"])
+    network.graph.erase_dead()
+    return _finished(_lowered(network, training=False, moving=True), {})
+
+
+def _lowered(network: TrainableNetwork, *, training: bool, moving: bool = False) -> Lowerer:
     """Every operation by its rule.
 
     Raises:
@@ -102,6 +115,8 @@ def _lowered(network: TrainableNetwork, *, training: bool) -> Lowerer:
     """
     source = network.graph
     lower = Lowerer(Graph(source.name, Stage.STEP), training, network.logits)
+    if moving:
+        lower.moving = lower.graph.input(MOVING, DType.F32, (2,))
     parameters = {p.id for p in network.parameters.values()}
     refused: list[Diagnostic] = []
     for node in source.nodes():

@@ -13,7 +13,7 @@ from compiler.ir.types import DType
 from compiler.ir.verify import VerifyError, verify
 from compiler.ops.activation import Clamp
 from compiler.ops.add import Add
-from compiler.ops.batch_norm import BatchNorm
+from compiler.ops.affine import Affine
 from compiler.ops.conv2d import Conv2d
 from compiler.ops.gemm import Gemm
 from compiler.ops.max_pool import MaxPool
@@ -33,7 +33,7 @@ def conv_graph() -> Graph:
     conv = g.add(Conv2d((1, 1), (0, 0, 0, 0), (1, 1), "NCHW"), (x, w, b), name="conv")
     same = g.add(Identity(), (conv,), name="same")
     gain, offset = g.const(np.full(3, 2, np.float32), "gain"), g.const(np.ones(3, np.float32), "offset")
-    norm = g.add(BatchNorm(1), (same, gain, offset), name="norm")
+    norm = g.add(Affine(1), (same, gain, offset), name="norm")
     relu = g.add(Clamp(0.0, INFINITY), (norm,), name="relu")
     row = g.const(
         np.arange(3, dtype=np.float32).reshape(1, 3, 1, 1) * np.ones((1, 3, 4, 4), np.float32), "row"

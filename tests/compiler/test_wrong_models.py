@@ -203,7 +203,7 @@ def test_a_normalization_along_another_axis_is_not_folded() -> None:
     from compiler.ir.evaluate import outputs
     from compiler.ir.graph import Graph
     from compiler.ir.types import DType
-    from compiler.ops.batch_norm import BatchNorm
+    from compiler.ops.affine import Affine
     from compiler.ops.conv2d import Conv2d
 
     graph = Graph("axis")
@@ -213,7 +213,7 @@ def test_a_normalization_along_another_axis_is_not_folded() -> None:
         graph.const(generator.standard_normal(s).astype(np.float32)) for s in ((3, 3, 1, 1), (3,), (3,), (3,))
     ]
     y = graph.add(Conv2d((1, 1), (0, 0, 0, 0), (1, 1), "NCHW"), (x, *constants[:2]))
-    graph.set_outputs([graph.add(BatchNorm(2), (y, *constants[2:]))], ["y"])
+    graph.set_outputs([graph.add(Affine(2), (y, *constants[2:]))], ["y"])
     (sample,) = random_inputs(graph, 1)
     expected = outputs(graph, sample)["y"]
     np.testing.assert_allclose(outputs(driver.prepare(graph), sample)["y"], expected, rtol=1e-5, atol=1e-5)

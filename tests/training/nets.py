@@ -11,6 +11,7 @@ from compiler.ir.types import DType
 from compiler.ops.activation import Unary
 from compiler.ops.add import Add
 from compiler.ops.average_pool import AveragePool
+from compiler.ops.batch_norm import BatchNorm
 from compiler.ops.concat import Concat
 from compiler.ops.conv2d import Conv2d
 from compiler.ops.gemm import Gemm
@@ -112,6 +113,27 @@ SEPARABLE = [
     Layer("global_average", "mean"),
     Layer("dense", "dense", options={"logits": True}),
 ]
+NORM = {"epsilon": 1e-3, "momentum": 0.99}
+RECTIFIED = {**NORM, "relu": True}
+FREE = {"kernel": (3, 3), "pads": (1, 1, 1, 1), "free": True}
+NORMALIZED = [
+    Layer("conv", "stem", options={**FREE, "strides": (2, 2)}),
+    Layer("batch_norm", "n1", options=RECTIFIED),
+    Layer("conv", "a", options=FREE),
+    Layer("batch_norm", "n2", options=RECTIFIED),
+    Layer("conv", "b", options=FREE),
+    Layer("batch_norm", "n3", options=NORM),
+    Layer("add", "sum", ("n1", "n3"), {"relu": True}),
+    Layer("conv", "c", options={**FREE, "strides": (2, 2)}),
+    Layer("batch_norm", "n4", options=NORM),
+    Layer("conv", "short", ("sum",), {"kernel": (1, 1), "strides": (2, 2), "free": True}),
+    Layer("batch_norm", "n5", options=NORM),
+    Layer("add", "sum2", ("n5", "n4"), {"relu": True}),
+    Layer("global_average", "mean"),
+    Layer("dense", "d1"),
+    Layer("batch_norm", "n6", options={**RECTIFIED, "epsilon": 1e-5, "momentum": 0.9}),
+    Layer("dense", "dense", options={"logits": True}),
+]
 FILTERS = {"c1": 8, "c2": 12, "c3": 10, "d1": 20, "first": 12, "pw1": 40, "pw2": 24, "conv": 32, "conv1": 6, "conv2": 16, "dense1": 120, "dense2": 84, "stem": 8, "a": 8, "b": 8, "c": 16,
            "short": 16}  # fmt: skip
 CLASSES = 10
@@ -131,9 +153,12 @@ def weights(layers: Sequence[Layer], seed: int) -> dict[str, Array]:
         if kernel:
             limit = np.sqrt(6 / (np.prod(kernel[:-1]) + np.prod(kernel[:-2]) * kernel[-1]))
             found[f"{layer.name}/kernel"] = r.uniform(-limit, limit, kernel).astype(np.float32)
-            found[f"{layer.name}/bias"] = np.zeros(
-                kernel[-2] * kernel[-1] if layer.kind == "depthwise" else kernel[-1], np.float32
-            )
+            count = kernel[-2] * kernel[-1] if layer.kind == "depthwise" else kernel[-1]
+            if not layer.options.get("free"):
+                found[f"{layer.name}/bias"] = np.zeros(count, np.float32)
+        if layer.kind == "batch_norm":
+            for kind, value in (("gamma", 1), ("beta", 0), ("mean", 0), ("variance", 1)):
+                found[f"{layer.name}/{kind}"] = np.full(shape[-1], value, np.float32)
         last = layer.name
     return found
 
@@ -191,12 +216,15 @@ def graph_of(
         clamp = RELU if o.get("relu") else (0.0, 6.0) if o.get("relu6") else None
         strides, pads = o.get("strides", (1, 1)), o.get("pads", (0, 0, 0, 0))
         if layer.kind in ("conv", "dense", "depthwise"):
-            kernel, bias = (
-                given[f"{layer.name}/kernel"],
-                parameter(f"{layer.name}/bias", given[f"{layer.name}/bias"]),
-            )
-            turned = as_graph(f"{layer.name}/kernel", kernel)
+            turned = as_graph(f"{layer.name}/kernel", given[f"{layer.name}/kernel"])
+            if f"{layer.name}/bias" in given:
+                bias = parameter(f"{layer.name}/bias", given[f"{layer.name}/bias"])
+            else:
+                bias = graph.const(np.zeros(FILTERS[layer.name], np.float32), f"{layer.name}/no_bias")
             inputs += [parameter(f"{layer.name}/kernel", turned), bias]
+        if layer.kind == "batch_norm":
+            kinds = ("gamma", "beta", "mean", "variance")
+            inputs += [parameter(f"{layer.name}/{k}", given[f"{layer.name}/{k}"]) for k in kinds]
         made = {
             "conv": lambda s=strides, p=pads, c=clamp: Conv2d(s, p, (1, 1), "NHWC", c),
             "depthwise": lambda s=strides, p=pads, c=clamp, x=inputs[0]: Conv2d(
@@ -213,6 +241,9 @@ def graph_of(
             "global_average": lambda: Reduce("mean", (1, 2)),
             "concat": lambda: Concat(3),
             "function": lambda o=o: Unary(*o["name"]),
+            "batch_norm": lambda o=o, c=clamp, x=inputs[0]: BatchNorm(
+                len(x.shape) - 1, o["epsilon"], (), o["momentum"], c
+            ),
             "dropout": lambda o=o: Dropout(o["rate"]),
             "pad": lambda p=pads: Pad((0, *p[:2], 0), (0, *p[2:], 0), "constant", 0.0),
         }[layer.kind]()

@@ -115,6 +115,7 @@ class Network:
     ):
         self.layers, self.input_c = list(layers), input_c
         self.w: dict[str, Array] = {name: f32(v).copy() for name, v in weights.items()}
+        """Parameters; also running statistics, that no gradient changes."""
         kernels = [name for name in self.w if name.endswith("kernel")]
         self.ew = {name: self.exponent(self.w[name]) for name in kernels}
         self.ew_next = dict(self.ew)
@@ -124,6 +125,10 @@ class Network:
         self.tensors: dict[str, Array] = {}
         self.keys: dict[str, int] = {}
         """Of the dropouts in the present step, by layer."""
+        self.normalized: dict[str, tuple[Value, Array, list[tuple[Any, ...]]]] = {}
+        self.moved: dict[str, Array] = {}
+        """Running statistics as they will be after the step."""
+        self.measuring: tuple[np.float32, np.float32] | None = None
 
     @staticmethod
     def exponent(w: Array) -> int:
@@ -268,6 +273,92 @@ class Network:
         top, left, bottom, right = layer.options["pads"]
         q = np.pad(x.q, ((0, 0), (top, bottom), (left, right), (0, 0)))
         return Value(q, x.e, x.c, x.unsigned)
+
+    def forward_batch_norm(self, layer: Layer, inputs: list[Value], seen: dict[str, int] | None) -> Value:
+        """By the statistics of groups in training, else by the running ones."""
+        (x,) = inputs
+        q = x.q.reshape(len(x.q), -1, x.q.shape[-1])
+        o, name = layer.options, layer.name
+        gamma, beta = self.w[f"{name}/gamma"], self.w[f"{name}/beta"]
+        lsb = f32(f32(x.c) * two_to(x.e))
+        unit = f32(F(o["epsilon"]) / f32(lsb * lsb))
+        moving = seen is not None or self.measuring is not None
+        rows: list[tuple[Any, ...]] = []
+        first = 0
+        for count in o.get("groups", [len(q)]) if moving else [len(q)]:
+            taken = q[first : first + count]
+            if moving:
+                m = F(count * taken.shape[1])
+                mean = f32(f32(taken.sum(axis=(0, 1))) / m)
+                squares = f32(f32((taken * taken).sum(axis=(0, 1))) / m)
+                variance = np.maximum(f32(squares - f32(mean * mean)), F(0))
+            else:
+                mean = f32(self.w[f"{name}/mean"] / lsb)
+                variance = f32(self.w[f"{name}/variance"] / f32(lsb * lsb))
+            root = f32(F(1) / np.sqrt(f32(variance + unit)))
+            rows.append((slice(first, first + count), mean, variance, root, f32(gamma * root)))
+            first += count
+        self.normalized[name] = x, q, rows
+        made = np.zeros(q.shape, np.int64)
+        for taken, mean, _, _, gain in rows:
+            v = f32(f32(f32(q[taken]) * gain) + f32(beta - f32(mean * gain)))
+            made[taken] = rne(f32(v * F(65536)), -LIMIT, LIMIT)
+        if moving:
+            self.move(layer, rows, lsb)
+        return self.finished(layer, made.reshape(x.q.shape), -16, Fraction(1), seen)
+
+    def move(self, layer: Layer, rows: Sequence[tuple[Any, ...]], lsb: np.float32) -> None:
+        """What the running statistics are after the step."""
+        groups, momentum = len(rows), layer.options["momentum"]
+        keep, part = self.measuring or (F(momentum), F(1 - momentum))
+        less = max(0, int(np.ceil(np.log2(groups / 128))))
+        for kind, index, bits, power in (("mean", 1, 16, 1), ("variance", 2, 8, 2)):
+            words = rne(f32(np.stack([r[index] for r in rows]) * F(2.0 ** (bits - less))), -LIMIT, LIMIT).sum(
+                axis=0
+            )
+            new: Any = f32(f32(words) * F(2.0 ** (less - bits) / groups))
+            for _ in range(power):
+                new = f32(new * lsb)
+            old = self.w[f"{layer.name}/{kind}"]
+            self.moved[f"{layer.name}/{kind}"] = f32(f32(old * keep) + f32(new * part))
+
+    def backward_batch_norm(
+        self,
+        layer: Layer,
+        h: Value,
+        sources: Sequence[str],
+        out: dict[str, Array],
+        inv_n: np.float32,
+        seen: Any,
+    ) -> None:
+        name = layer.name
+        x, q, rows = self.normalized[name]
+        g = h.q.reshape(q.shape)
+        bits = 8 - max(0, int(np.ceil(np.log2(q.shape[0] * q.shape[1] / 66_052))))
+        made, scales = np.zeros(q.shape, np.int64), np.zeros(q.shape[2], np.int64)
+        for taken, mean, _, root, gain in rows:
+            m = F(g[taken].shape[0] * g[taken].shape[1])
+            total, products = f32(g[taken].sum(axis=(0, 1))), f32((g[taken] * q[taken]).sum(axis=(0, 1)))
+            s = f32(f32(products - f32(mean * total)) * root)
+            slope = -f32(f32(gain * root) * f32(s / m))
+            rest = f32(-f32(gain * f32(total / m)) - f32(slope * mean))
+            scales += rne(f32(s * F(2.0**bits)), -LIMIT, LIMIT)
+            v = f32(f32(f32(g[taken]) * gain) + f32(f32(f32(q[taken]) * slope) + rest))
+            made[taken] = rne(f32(v * F(65536)), -LIMIT, LIMIT)
+        out[f"{name}/gamma"] = self.parameter(f"{name}/gamma", scales, h.e - bits, h.c, inv_n)
+        out[f"{name}/beta"] = self.parameter(f"{name}/beta", g.sum(axis=(0, 1)), h.e, h.c, inv_n)
+        if sources[0] != "input":
+            e, shift = self.quantizer(f"{name}/e", made.reshape(x.q.shape), unsigned=False, seen=seen)
+            self.give(sources[0], Value(e, h.e - x.e - 16 + shift, h.c / x.c))
+
+    def measure(self, batches: Sequence[Array]) -> None:
+        """Exact statistics at the weights as they are: the mean over batches."""
+        for number, x in enumerate(batches):
+            self.measuring = F(number / (number + 1)), F(1 / (number + 1))
+            self.moved = {}
+            self.forward(x)
+            self.w |= self.moved
+        self.measuring = None
 
     def forward_flatten(self, _: Layer, inputs: list[Value], __: dict[str, int] | None) -> Value:
         (x,) = inputs
@@ -462,6 +553,7 @@ class Network:
             self.w[name] = update(name, self.w[name], gradient)
             if name in self.ew:
                 self.ew[name], self.ew_next[name] = self.ew_next[name], self.exponent(self.w[name])
+        self.w |= self.moved
         for key, greatest in seen.items():
             before = self.h.get(key, 0)
             self.h[key] = max(greatest, before - (before >> LEAK))

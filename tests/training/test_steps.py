@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
@@ -13,7 +14,7 @@ from compiler.codegen.training import generate_streams
 from compiler.ir.evaluate import evaluate
 from compiler.ir.verify import verify
 from compiler.schedule.options import schedule_options
-from compiler.train.network import TrainableNetwork
+from compiler.train.network import TrainableNetwork, groups_of, rebatched
 from compiler.train.optimizers.optimizer import Optimizer, apply, optimizer_of
 from compiler.train.step import TrainingStep, initial_state, training_step
 from isa.program import Note
@@ -24,6 +25,7 @@ from tests.training.nets import (
     DROPPED,
     JOINED,
     LENET,
+    NORMALIZED,
     RESIDUAL,
     SEED_NET,
     SEPARABLE,
@@ -42,6 +44,7 @@ NETS: Final = {
     "separable": SEPARABLE,
     "dropped": DROPPED,
     "curved": CURVED,
+    "normalized": NORMALIZED,
 }
 BATCH: Final = 4
 
@@ -50,18 +53,29 @@ class Trained:
     """A network as the independent statement, as a graph and on machines, side by side."""
 
     def __init__(
-        self, layers: list[Layer], optimizer: str = "adam", batch: int = BATCH, seed: int = 0
+        self,
+        layers: list[Layer],
+        optimizer: str = "adam",
+        batch: int = BATCH,
+        seed: int = 0,
+        group: int = 0,
     ) -> None:
         self.weights = weights(layers, seed)
         self.optimizer: Optimizer = optimizer_of(optimizer)
         self.batch, self.count = batch, 0
-        graph, logits, parameters = graph_of(layers, self.weights, batch)
-        self.step: TrainingStep = training_step(TrainableNetwork(graph, logits, parameters), self.optimizer)
+        graph, logits, parameters = graph_of(layers, self.weights, 1)
+        network = rebatched(TrainableNetwork(graph, logits, parameters), batch, group or batch)
+        self.step: TrainingStep = training_step(network, self.optimizer)
         verify(self.step.graph)
         given = {name: as_graph(name, value) for name, value in self.weights.items()}
         self.state = initial_state(self.step.states, given)
-        self.oracle = Network(layers, self.weights)
-        self.slots = {n: {s: np.zeros_like(v) for s in self.optimizer.slots} for n, v in self.weights.items()}
+        groups = {"groups": groups_of(batch, group or batch)}
+        self.oracle = Network([replace(x, options={**x.options, **groups}) for x in layers], self.weights)
+        self.slots = {
+            n: {s: np.zeros_like(v) for s in self.optimizer.slots}
+            for n, v in self.weights.items()
+            if n not in network.statistics
+        }
         self.devices: dict[str, tuple[Device, Any]] = {}
         self.random = np.random.default_rng(seed)
 
@@ -113,7 +127,7 @@ class Trained:
         """Weights, slots, exponents, greatest sums and shifts."""
         for name, value in self.oracle.w.items():
             np.testing.assert_array_equal(self.state[name], as_graph(name, value), name)
-            for slot, kept in self.slots[name].items():
+            for slot, kept in self.slots.get(name, {}).items():
                 np.testing.assert_array_equal(self.state[f"{name}/{slot}"], as_graph(name, kept))
         for name, exponent in self.oracle.ew.items():
             assert int(self.state[f"{name}/exponent"]) == exponent
