@@ -24,6 +24,7 @@ from compiler.schedule.segments.plan import Plan
 from compiler.schedule.step.builder import GRADUAL, StepBuilder
 from compiler.schedule.step.rows import WORD, Layout, StateRows
 from compiler.schedule.step.tiles.depthwise import is_depthwise, on_lanes
+from compiler.schedule.step.tiles.normalization import IN_ROWS, rows_bytes
 from compiler.schedule.tile_graph import Buffer, Layer, LineBuffer, Memory, Ref, Tensor, aligned
 from compiler.schedule.tiles.planners import planner_of
 from compiler.train.integer.convolution import Conv2dWeightSums, Interleave, StepConv2d, TurnWeights
@@ -37,6 +38,7 @@ from compiler.train.integer.maps import (
     StepAveragePool,
     StepConcat,
 )
+from compiler.train.integer.normalization import GroupSums, MovingAverage, Normalize, NormalizeErrors
 from compiler.train.integer.pooling import Mask, MaxPoolErrors
 from compiler.train.integer.sums import ChannelSums, StepAdd
 from compiler.train.integer.update import Update
@@ -63,13 +65,16 @@ ON_IMAGES: Final = (
     Mask,
     StepAdd,
     Interleave,
+    Normalize,
+    NormalizeErrors,
     ChannelSums,
+    GroupSums,
     Conv2dWeightSums,
 )
 """Operations that work on one image after another."""
 ON_ARRAY: Final = (StepConv2d, ChannelSums, Conv2dWeightSums)
 """Those of them that begin on the array."""
-SUMS: Final = (ChannelSums, Conv2dWeightSums)
+SUMS: Final = (ChannelSums, GroupSums, Conv2dWeightSums)
 """Those of them whose result is a sum over images."""
 BUFFERED: Final = 2
 """Images of a value that are in the scratchpad at once: the next is begun before this one is done."""
@@ -423,7 +428,7 @@ class StepPlanner:
 
     def _out(self, node: Node) -> Tensor:
         """Where the result of an operation is; sums have no place of their own."""
-        if isinstance(node.op, (Update, DenseSums, DenseWeightSums, *SUMS)):
+        if isinstance(node.op, (Update, MovingAverage, DenseSums, DenseWeightSums, *SUMS)):
             return Tensor(-1, node.name, device_shape(node.shape), Buffer(node.name, Memory.ARENA, 0))
         return self.view(node).tensor
 
@@ -523,6 +528,8 @@ class StepPlanner:
         size = node.type.elements * node.type.dtype.numpy.itemsize
         if isinstance(node.op, QuantizeBias):
             size = node.type.elements * GRANULE_BYTES
+        if isinstance(_maker(node).op, IN_ROWS):
+            size = rows_bytes(node, self.target.mx.cols)
         if isinstance(node.op, (QuantizeWeights, TurnWeights)):
             size = _packed_bytes(node, self.target.mx.cols)
         if node.id in self.outputs:
