@@ -55,7 +55,8 @@ class Checkpoint(Frozen):
     optimizer: str
     options: tuple[tuple[str, str], ...]
     learning_rate: str
-    batches: tuple[int, int, int]
+    batches: tuple[int, int, int, int]
+    statistics: str
     seed: int
     shuffle: bool
     validation_split: str

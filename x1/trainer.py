@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -18,7 +18,16 @@ from compiler.train.integer.weights import first_exponent
 from compiler.train.network import TrainableNetwork, rebatched
 from compiler.train.optimizers.optimizer import Optimizer
 from compiler.train.randomness import words
-from compiler.train.step import NUMBERS, STEP, TrainingStep, evaluation, initial_state, training_step
+from compiler.train.step import (
+    MOVING,
+    NUMBERS,
+    STEP,
+    TrainingStep,
+    evaluation,
+    initial_state,
+    measurement,
+    training_step,
+)
 from isa.executable import Executable
 from isa.program import Note
 from isa.support.records import Frozen
@@ -32,11 +41,15 @@ STEPS_PER_UNIT: Final = 16
 
 
 class Batches(Frozen):
-    """Sizes of batches: of training, of what a division leaves (0: nothing), of evaluation."""
+    """Sizes of batches: of training, of what a division leaves (0: nothing), of evaluation.
+
+    `group` samples of a batch are normalized together; 0 stands for all.
+    """
 
     train: int
     tail: int
     evaluation: int
+    group: int = 0
 
 
 class Records(Frozen):
@@ -84,7 +97,8 @@ class Trainer:
         seed: int = 0,
     ) -> None:
         self.optimizer, self.batches, self.target = optimizer, batches, target
-        step = training_step(rebatched(network, batches.train), optimizer)
+        group = batches.group
+        step = training_step(rebatched(network, batches.train, group or batches.train), optimizer)
         self.tensors = [(s.name, s.before.shape) for s in step.states]
         self.shapes = dict(self.tensors)
         values = initial_state(step.states, parameters) | {
@@ -95,8 +109,11 @@ class Trainer:
         if executable is None:
             steps: dict[str, TrainingStep] = {"train": step}
             if batches.tail:
-                steps["tail"] = training_step(rebatched(network, batches.tail), optimizer)
+                tail = rebatched(network, batches.tail, group or batches.tail)
+                steps["tail"] = training_step(tail, optimizer)
             steps["eval"] = evaluation(rebatched(network, batches.evaluation))
+            if network.moving:
+                steps["stats"] = measurement(rebatched(network, batches.train, group or batches.train))
             note = Note(f"x1 {__version__}", (("optimizer", optimizer.name),))
             source = network.source
             real = RealInput(float(network.input_c), perm or tuple(range(len(source.shape))))
@@ -109,6 +126,8 @@ class Trainer:
         self.input = network.source.name
         self.step_number = int(values[STEP])
         self.seed = seed
+        self.measures = "stats" in {p.stream for p in executable.programs}
+        """Whether there are running statistics to be measured."""
         taken = next((i for i in executable.stream("train").abi.inputs if i.name == KEYS), None)
         self.dropouts = 0 if taken is None else taken.shape[0]
 
@@ -126,6 +145,12 @@ class Trainer:
         result = self.device.run(stream, inputs)
         self.step_number += 1
         return Records.of(result.outputs["records"])
+
+    def measure(self, batches: Sequence[Array]) -> None:
+        """Measure the running statistics at the weights as they are: the means over batches of codes."""
+        for number, x in enumerate(batches):
+            shares = np.array([number / (number + 1), 1 / (number + 1)], np.float32)
+            self.device.run("stats", {self.input: x, MOVING: shares})
 
     def probabilities(self, x: Array) -> NDArray[np.float32]:
         """What the network makes of samples, real numbers; the last batch is filled up with zeros."""

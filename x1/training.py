@@ -15,6 +15,7 @@ from compiler.frontend.load import load_model
 from compiler.ir.graph import Graph, Node
 from compiler.ir.stage import Stage
 from compiler.ir.types import DType
+from compiler.ops.batch_norm import UNUSED, BatchNorm
 from compiler.ops.conv2d import Conv2d
 from compiler.ops.gemm import Gemm
 from compiler.rules.importing import NO_BIAS
@@ -133,12 +134,12 @@ def train(
 
 
 def weights_in(graph: Graph) -> list[Node]:
-    """The constants of a float network that training changes: weights and biases of its products."""
+    """The constants of a float network that training changes: weights and biases, rows of normalizations."""
     found: dict[Node, None] = {}
     for node in graph.nodes():
-        if isinstance(node.op, (Conv2d, Gemm)):
+        if isinstance(node.op, (Conv2d, Gemm, BatchNorm)):
             for operand in node.inputs[1:]:
-                if operand.is_constant and not operand.name.endswith(NO_BIAS):
+                if operand.is_constant and not operand.name.endswith((NO_BIAS, UNUSED)):
                     found[operand] = None
     return list(found)
 

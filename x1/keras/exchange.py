@@ -64,7 +64,7 @@ TAKEN: Final[Mapping[str, tuple[str, ...]]] = {
     "Concatenate": ("axis",),
     "ZeroPadding2D": ("padding",),
     "UpSampling2D": ("size", "interpolation"),
-    "BatchNormalization": ("axis", "momentum", "epsilon"),
+    "BatchNormalization": ("axis", "momentum", "epsilon", "center", "scale"),
     "Dropout": ("rate",),
     "Activation": ("activation",),
     "ReLU": ("max_value",),
@@ -80,8 +80,6 @@ NEUTRAL: Final[Mapping[str, tuple[Any, ...]]] = {
     "data_format": (None, "channels_last"),
     "seed": (),
     "noise_shape": (None,),
-    "center": (True,),
-    "scale": (True,),
     "axis": (-1, 3, [-1], [3], 1, [1]),
     "synchronized": (False,),
     "renorm": (False, None),
@@ -180,7 +178,8 @@ def _layer(entry: Config, found: list[Diagnostic]) -> Layer | None:
     arguments: dict[str, Any] = {}
     for key, value in config.items():
         if key in TAKEN[kind]:
-            arguments[key] = plain(value)
+            one = _list(value) if key == "axis" else []
+            arguments[key] = one[0] if len(one) == 1 else plain(value)
         elif not _is_neutral(key, value):
             text = f"the layer '{name}' has {key}={value!r}"
             found.append(Diagnostic("keras.layer", text, allowed="Keras's default"))

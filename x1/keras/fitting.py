@@ -11,7 +11,7 @@ from typing import Any, Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from isa.support.diagnostics import Diagnostic, UsageError
+from isa.support.diagnostics import Diagnostic, UsageError, not_among
 from isa.support.records import Struct
 from isa.target import Target, load_target
 from x1.keras import data
@@ -23,6 +23,11 @@ from x1.trainer import Batches, Trainer
 Array = NDArray[Any]
 DEVICES: Final = re.compile(r"/device:X1(:0)?$")
 NO_LOSS: Final = Diagnostic("train.loss", "the model has no loss", remedy="call compile(loss=...) first")
+EXACT: Final = "exact"
+STATISTICS: Final = (EXACT, "running")
+"""What the running statistics of normalizations are after an epoch."""
+MEASURED: Final = 50
+"""Batches from which they are measured at most."""
 LEAST_PROBABILITY: Final = 1e-7
 """Keras's: a smaller one counts as this in a loss."""
 
@@ -38,6 +43,8 @@ class Fitted(Protocol):
     codes: Codes | None
     seed: int
     epochs: int
+    bn_group: int
+    bn_statistics: str
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -122,7 +129,7 @@ class Fitting(Struct):
         tail = len(taken) % self.batch_size
         if self.steps_per_epoch is not None and self.steps_per_epoch * self.batch_size <= len(taken):
             tail = 0
-        trainer = model.prepare(Batches(self.batch_size, tail, self.batch_size), machine)
+        trainer = model.prepare(Batches(self.batch_size, tail, self.batch_size, self.model.bn_group), machine)
         history = model.history if self.initial_epoch and model.history is not None else History()
         told = CallbackList([*callbacks], model, {"epochs": self.epochs, "verbose": self.verbose})
         model.stop_training, model.history = False, history
@@ -158,6 +165,12 @@ class Fitting(Struct):
                     "train.batch", f"batch_size={self.batch_size}, epochs={self.epochs}", allowed="at least 1"
                 )
             )
+        if self.model.bn_statistics not in STATISTICS:
+            text = f"bn_statistics={self.model.bn_statistics!r} is not known"
+            found.append(not_among("train.statistics", text, str(self.model.bn_statistics), STATISTICS))
+        if not 0 <= self.model.bn_group <= max(self.batch_size, 0):
+            text = f"bn_group={self.model.bn_group} of a batch of {self.batch_size}"
+            found.append(Diagnostic("train.batch", text, allowed=f"1..{self.batch_size}, or 0 for all"))
         if found:
             raise UsageError(found)
 
@@ -190,6 +203,10 @@ class Fitting(Struct):
             show.step(number + 1, totals.means(model.metrics))
             if model.stop_training:
                 break
+        if trainer.measures and self.model.bn_statistics == EXACT:
+            size = self.batch_size
+            first = list(data.batches(order, size))[: min(MEASURED, steps, len(x) // size)]
+            trainer.measure([x[chosen] for chosen in first])
         logs = totals.means(model.metrics)
         if seen is not None and (epoch + 1) % self.validation_freq == 0:
             told.tell("on_test_begin", {})

@@ -224,7 +224,7 @@ class UpSampling2D(Layer):
 
 
 class BatchNormalization(Layer):
-    """BatchNormalization(axis=-1, momentum=0.99, epsilon=0.001)."""
+    """BatchNormalization(axis=-1, momentum=0.99, epsilon=0.001, center=True, scale=True)."""
 
 
 class Dropout(Layer):

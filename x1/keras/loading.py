@@ -141,7 +141,8 @@ def _restore(model: Trainable, loaded: Loaded, network: TrainableNetwork, place:
     model.history.epoch = list(range(checkpoint.epochs))
     model.kept = {n: v for n, v in loaded.values.items() if n not in network.parameters}
     batches = Batches(*checkpoint.batches)
-    if min(batches.train, batches.evaluation) < 1 or batches.tail < 0:
+    model.bn_group, model.bn_statistics = batches.group, checkpoint.statistics
+    if min(batches.train, batches.evaluation) < 1 or min(batches.tail, batches.group) < 0:
         raise unsound(place, "the batches of the training are none")
     model.trainer = Trainer(
         model.network(),

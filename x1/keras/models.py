@@ -128,7 +128,12 @@ class Model(Trainable):
         say(f'Model: "{self.name}"')
         for row in (head, tuple("-" * w for w in widths), *rows):
             say("  ".join((row[0].ljust(widths[0]), row[1].ljust(widths[1]), row[2].rjust(widths[2]))))
-        frozen = sum(a.size for layer in self.layers if not layer.trainable for a in layer.arrays.values())
+        frozen = sum(
+            a.size
+            for layer in self.layers
+            for kind, a in layer.arrays.items()
+            if not layer.trainable or kind.startswith("moving_")
+        )
         total = self.count_params()
         say(f"Total params: {total:,}")
         say(f"Trainable params: {total - frozen:,}")

@@ -22,7 +22,7 @@ from x1.files import write_atomic
 from x1.keras import losses, optimizers
 from x1.keras.callbacks import History
 from x1.keras.data import Codes
-from x1.keras.fitting import Fitting, evaluate_on, predict_on
+from x1.keras.fitting import EXACT, Fitting, evaluate_on, predict_on
 from x1.keras.utils import SEED
 from x1.trainer import Batches, Trainer
 
@@ -46,6 +46,7 @@ class Trainable:
         self.history: History | None = None
         self.seed = SEED.value
         self.shuffle, self.validation_split = True, 0.0
+        self.bn_group, self.bn_statistics = 0, EXACT
         self.epochs = 0
         """That are complete."""
         self.codes: Codes | None = None
@@ -126,20 +127,25 @@ class Trainable:
         device: str = "/device:X1",
         target: str | Target = "edge32",
         seed: int | None = None,
+        bn_group: int | None = None,
+        bn_statistics: str | None = None,
     ) -> History:
         """Train on samples x and labels y, on the simulated device; arguments as Keras has them.
 
         `device` is "/device:X1"; `target` the machine, a name or a file; `seed` decides the order of samples,
-        that of `set_random_seed` if it is not given.
+        that of `set_random_seed` if it is not given. `bn_group` samples of a batch are normalized together,
+        as a rule all; `bn_statistics` "exact" measures running statistics after every epoch, "running" leaves
+        them as the steps have moved them.
 
         Raises:
             UsageError: data, options or a device that do not fit.
             CompileError: a layer that cannot be trained.
             FitError: the model does not fit the target.
         """
-        if seed is not None:
-            self.seed = seed
+        self.seed = self.seed if seed is None else seed
         self.shuffle, self.validation_split = bool(shuffle), float(validation_split)
+        self.bn_group = self.bn_group if bn_group is None else bn_group
+        self.bn_statistics = bn_statistics or self.bn_statistics
         fitting = Fitting(
             self,
             batch_size=32 if batch_size is None else batch_size,
@@ -227,6 +233,8 @@ class Trainable:
         options = asdict(self.optimizer.chosen)
         history = {} if self.history is None else self.history.history
         rate: Any = self.optimizer.learning_rate
+        b = trainer.batches
+        sizes = b.train, b.tail, b.evaluation, b.group
         checkpoint = Checkpoint(
             network=network_text(network),
             logits=network.logits.name,
@@ -242,7 +250,8 @@ class Trainable:
             optimizer=self.optimizer.chosen.name,
             options=tuple((name, hexadecimal(value)) for name, value in options.items()),
             learning_rate=hexadecimal(options["learning_rate"] if callable(rate) else float(rate)),
-            batches=(trainer.batches.train, trainer.batches.tail, trainer.batches.evaluation),
+            batches=sizes,
+            statistics=self.bn_statistics,
             seed=self.seed,
             shuffle=self.shuffle,
             validation_split=hexadecimal(self.validation_split),

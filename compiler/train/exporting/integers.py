@@ -23,6 +23,7 @@ from compiler.train.integer.dense import DenseSums, StepDense
 from compiler.train.integer.functions import CodeTable
 from compiler.train.integer.loss import StepSoftmax
 from compiler.train.integer.maps import PadCodes, PixelSums, StepAveragePool, StepConcat
+from compiler.train.integer.normalization import FRACTION_BITS, Normalization, Normalize, RunningStatistics
 from compiler.train.integer.sums import Requantized, StepAdd
 from compiler.train.integer.weights import QuantizeBias, QuantizeWeights
 from compiler.train.lowering import code_bounds
@@ -32,7 +33,15 @@ from compiler.train.step import evaluation
 from isa import arithmetic
 
 Values = Mapping[int, Array]
-UNWRITTEN: Final = (Input, QuantizeWeights, QuantizeBias, ScalarFunction, TupleElement)
+UNWRITTEN: Final = (
+    Input,
+    QuantizeWeights,
+    QuantizeBias,
+    RunningStatistics,
+    Normalization,
+    ScalarFunction,
+    TupleElement,
+)
 """What stands in the model as numbers."""
 
 
@@ -200,6 +209,19 @@ class StepWriter(ModelWriter):
         """Of maps under one exponent."""
         joined = self.add("Concat", self._aligned(node, operation.count), f"{node.name}_joined", axis=3)
         self._ended(node, operation, joined)
+
+    @write.register
+    def normalized(self, operation: Normalize, node: Node) -> None:
+        """In real numbers: a product, a sum, steps of 2^-16."""
+        x, gain, rest, _ = node.inputs
+        rows = (self.constant(f"{node.name}_{row.id}", self.values[row.id]) for row in (gain, rest))
+        scaled = self.add("Mul", [self._as_real(self.tensor(x), node), next(rows)], f"{node.name}_scaled_by")
+        moved = self.add("Add", [scaled, next(rows)], f"{node.name}_moved")
+        steps = self.add("Mul", [moved, self.scale(1 << FRACTION_BITS)], f"{node.name}_steps")
+        whole = self.add("Round", [steps], f"{node.name}_whole")
+        limit = arithmetic.WORD_LIMIT
+        limits = [self.constant(f"limit_{sign}", np.asarray(sign * limit, np.float32)) for sign in (-1, 1)]
+        self._ended(node, operation, self.add("Clip", [whole, *limits], f"{node.name}_sums"))
 
     @write.register
     def pixel_sums(self, operation: PixelSums, node: Node) -> None:

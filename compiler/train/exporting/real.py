@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import singledispatchmethod
+from typing import Any
 
 import numpy as np
 import onnx
@@ -13,6 +14,7 @@ from compiler.ir.op import Op
 from compiler.ops.activation import Clamp, Unary
 from compiler.ops.add import Add
 from compiler.ops.average_pool import AveragePool
+from compiler.ops.batch_norm import BatchNorm
 from compiler.ops.concat import Concat
 from compiler.ops.conv2d import Conv2d
 from compiler.ops.functions import write_function
@@ -148,6 +150,23 @@ class RealWriter(ModelWriter):
     def shape(self, _: Reshape, node: Node) -> None:
         """Reshape."""
         self.reshaped(self.operands(node)[0], node)
+
+    @write.register
+    def normalized(self, operation: BatchNorm, node: Node) -> None:
+        """BatchNormalization, and its clamp."""
+        x, *rows = self.operands(node)
+        attributes: dict[str, Any] = {"epsilon": operation.epsilon, "momentum": operation.momentum}
+
+        def normalize(given: str, result: str) -> None:
+            self.add("BatchNormalization", [given, *rows], result, **attributes)
+
+        def write(output: str) -> None:
+            if len(node.shape) == 4:
+                self.images(x, output, normalize)
+            else:
+                normalize(x, output)
+
+        self._clamped(node, operation.clamp, write)
 
     @write.register
     def dropout(self, _: Dropout, node: Node) -> None:
