@@ -58,10 +58,12 @@ def model_of(
     graph = load_model(given, shapes, makes.weight if init == "glorot" and is_language else None)
     _require_trainable(graph)
     made, perm = channels_last(graph)
+    _unshare(made)
     names = [n.name for n in weights_in(made)]
+    first = _first_rows(made)
     network, values = network_of(made, names, input_type=DType.U8, input_c=Fraction(1))
     if init == "glorot" and not is_language:
-        values = {name: makes.again(value) for name, value in values.items()}
+        values = {name: makes.again(value, first.get(name, 0)) for name, value in values.items()}
     return GraphModel(network, values, perm)
 
 
@@ -144,6 +146,34 @@ def weights_in(graph: Graph) -> list[Node]:
     return list(found)
 
 
+def _unshare(graph: Graph) -> None:
+    """Give every layer rows of its own: exporters keep equal ones once.
+
+    Raises:
+        CompileError: kernels that are several layers'.
+    """
+    refused: list[Diagnostic] = []
+    for weight in weights_in(graph):
+        users = graph.users(weight)
+        if len(users) > 1 and len(weight.shape) > 1:
+            names = ", ".join(f"'{u.name}'" for u in users[:4])
+            text = f"the weights '{weight.name}' are those of {names}"
+            refused.append(Diagnostic("model.untrainable", text, weight.loc, "weights of one layer each"))
+            continue
+        places = [(u, i) for u in dict.fromkeys(users) for i, o in enumerate(u.inputs) if o is weight]
+        for number, (user, index) in enumerate(places[1:], 2):
+            copy = graph.const(weight.constant, f"{weight.name}/{number}", weight.loc)
+            graph.set_operand(user, index, copy)
+    if refused:
+        raise CompileError(refused)
+
+
+def _first_rows(graph: Graph) -> dict[str, float]:
+    """What new rows of normalizations are: scales and variances of 1, by name."""
+    norms = [node for node, _ in graph.of(BatchNorm)]
+    return {row.name: 1.0 for node in norms for row in (node.inputs[1], node.inputs[4])}
+
+
 def _require_trainable(graph: Graph) -> None:
     """A float network of one input, one sample and one output.
 
@@ -174,11 +204,11 @@ class _Fresh:
         self.made += 1
         return initial(DEFAULTS.get(name.rpartition("/")[2], "zeros"), shape, (self.seed, self.made))
 
-    def again(self, value: NDArray[Any]) -> NDArray[np.float32]:
-        """A weight of the shape of one: of products random, of biases 0."""
+    def again(self, value: NDArray[Any], row: float) -> NDArray[np.float32]:
+        """A weight of the shape of one: of products random, of rows a number."""
         self.made += 1
         if value.ndim < 2:
-            return np.zeros(value.shape, np.float32)
+            return np.full(value.shape, row, np.float32)
         order = (2, 3, 1, 0) if value.ndim == 4 else (0, 1)
         fresh = initial("glorot_uniform", tuple(value.shape[i] for i in order), (self.seed, self.made))
         return np.ascontiguousarray(fresh.transpose(np.argsort(order)))

@@ -16,7 +16,7 @@ from compiler.ir.verify import verify
 from compiler.schedule.options import schedule_options
 from compiler.train.network import TrainableNetwork, groups_of, rebatched
 from compiler.train.optimizers.optimizer import Optimizer, apply, optimizer_of
-from compiler.train.step import TrainingStep, initial_state, training_step
+from compiler.train.step import TrainingStep, initial_state, measurement, training_step
 from isa.program import Note
 from isa.target import load_target
 from runtime.device import Device
@@ -158,6 +158,47 @@ def test_sums_made_beside_other_layers_read_values_at_home() -> None:
     _, found = trained.one()
     for key, value in found.items():
         np.testing.assert_array_equal(value, trained.state[key.partition(": ")[2]], key)
+
+
+@pytest.mark.parametrize("group", [0, 3])
+def test_exact_statistics_are_the_means_over_batches(group: int) -> None:
+    """Batches of 8 in groups of 3, 3 and 2, or in one; frozen weights, on the machine and as a graph."""
+    trained = Trained(NORMALIZED, batch=8, group=group)
+    trained.one()
+    graph, logits, parameters = graph_of(NORMALIZED, trained.weights, 1)
+    measured = measurement(rebatched(TrainableNetwork(graph, logits, parameters), 8, group or 8))
+    machine = load_target("edge32")
+    steps = {"train": trained.step, "stats": measured}
+    made, place = generate_streams(steps, trained.state, machine, schedule_options(3), Note(), search=False)
+    device, state = Device(made), dict(trained.state)
+    batches = [trained.random.integers(0, 256, (8, 28, 28, 1)).astype(np.uint8) for _ in range(3)]
+    for number, x in enumerate(batches):
+        shares = np.array([number / (number + 1), 1 / (number + 1)], np.float32)
+        device.run("stats", {"input": x, "moving": shares})
+        values = evaluate(measured.graph, {**state, "input": x, "moving": shares})
+        named = zip(measured.graph.output_names, measured.graph.outputs, strict=True)
+        state |= {name: values[node.id] for name, node in named}
+    trained.oracle.measure(batches)
+    shapes = {s.name: s.before.shape for s in trained.step.states}
+    found = state_values(place, device.state, shapes)
+    assert {n for n in state if not np.array_equal(state[n], trained.state[n])} == {
+        f"n{i}/{kind}" for i in range(1, 7) for kind in ("mean", "variance")
+    }
+    for name, value in state.items():
+        np.testing.assert_array_equal(found[name], value, name)
+        if name in trained.oracle.w:
+            np.testing.assert_array_equal(as_graph(name, trained.oracle.w[name]), value, name)
+
+
+@pytest.mark.parametrize("group", [1, 3])
+def test_groups_of_a_batch_have_statistics_of_their_own(group: int) -> None:
+    trained = Trained(NORMALIZED, group=group)
+    trained.on("edge16")
+    for _ in range(2):
+        _, found = trained.one()
+        trained.assert_equal_to_the_oracle()
+        for key, value in found.items():
+            np.testing.assert_array_equal(value, trained.state[key.partition(": ")[2]], key)
 
 
 @pytest.mark.nightly

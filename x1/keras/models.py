@@ -143,6 +143,7 @@ class Model(Trainable):
 
     def network(self) -> TrainableNetwork:
         """The network for one sample, its parameters opened."""
+        name_layers(self.wiring.layers)
         made = build(self.wiring, self.name, 1, self.seed)
         codes = self.codes or Codes.of(np.zeros(0, np.uint8))
         frozen = [name for name, (layer, _) in made.owners.items() if not layer.trainable]
