@@ -19,7 +19,7 @@ from compiler.errors import CompileError
 from compiler.frontend.ir_reader import parse_graph
 from compiler.ir.printer import print_graph
 from compiler.ir.types import DType
-from compiler.schedule.step.planner import StateBuffers
+from compiler.schedule.step.rows import StateBuffers
 from compiler.train.network import TrainableNetwork
 from isa.container import load_executable, save
 from isa.executable import Executable

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from compiler.codegen.emit_step import RealInput, state_image, state_values
 from compiler.codegen.training import generate_streams
 from compiler.schedule.options import schedule_options
-from compiler.schedule.step.planner import StateBuffers
+from compiler.schedule.step.rows import StateBuffers
 from compiler.train.integer.dropout import KEYS
 from compiler.train.integer.weights import first_exponent
 from compiler.train.network import TrainableNetwork, rebatched

@@ -12,7 +12,7 @@ from compiler.codegen.emit import map_rows, operators, region_image, symbols
 from compiler.ir.graph import Graph, Node
 from compiler.ir.types import DType
 from compiler.schedule.scheduler import Schedule
-from compiler.schedule.step.planner import StateBuffers
+from compiler.schedule.step.rows import StateBuffers
 from compiler.schedule.tile_graph import REGION, Buffer, Memory, Tensor
 from compiler.schedule.tokens import Synchronized
 from compiler.train.network import host_shape

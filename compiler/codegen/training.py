@@ -14,7 +14,8 @@ from compiler.schedule.options import ScheduleOptions, StepOptions
 from compiler.schedule.order.allocate import AllocationError
 from compiler.schedule.order.scratchpad import NoRoomError
 from compiler.schedule.scheduler import Schedule, placed
-from compiler.schedule.step.planner import StateBuffers, StepPlanner
+from compiler.schedule.step.planner import StepPlanner
+from compiler.schedule.step.rows import StateBuffers
 from compiler.schedule.tile_graph import Memory
 from compiler.schedule.tokens import insert_tokens
 from compiler.train.step import TrainingStep

@@ -13,100 +13,33 @@ from typing import Final
 
 import compiler.schedule.step.tiles  # noqa: F401  # pyright: ignore[reportUnusedImport]  (declares)
 from compiler.ir.graph import Graph, Input, Node, TupleElement
-from compiler.ir.types import Shape
 from compiler.ir.work import LowerBound
-from compiler.ops.max_pool import MaxPool
 from compiler.ops.shapes import Reshape, unreshaped
-from compiler.ops.slices import Slice
 from compiler.schedule.builder import Span, Stripe, View, device_shape
 from compiler.schedule.options import ScheduleOptions, StepOptions
 from compiler.schedule.segments.plan import Plan
 from compiler.schedule.step.builder import GRADUAL, StepBuilder
-from compiler.schedule.step.rows import WORD, Layout, StateRows
-from compiler.schedule.step.tiles.depthwise import is_depthwise, on_lanes
+from compiler.schedule.step.kinds import ON_IMAGES, SUMS, images_of, is_map, maker_of, on_array, packed_bytes
+from compiler.schedule.step.rows import Layout, StateBuffers, StateRows
 from compiler.schedule.step.tiles.normalization import IN_ROWS, rows_bytes
 from compiler.schedule.tile_graph import Buffer, Layer, LineBuffer, Memory, Ref, Tensor, aligned
 from compiler.schedule.tiles.planners import planner_of
-from compiler.train.integer.convolution import Conv2dWeightSums, Interleave, StepConv2d, TurnWeights
+from compiler.train.integer.convolution import Conv2dWeightSums, StepConv2d, TurnWeights
 from compiler.train.integer.dense import DenseSums, DenseWeightSums
-from compiler.train.integer.functions import CodeTable, Times
-from compiler.train.integer.maps import (
-    AveragePoolErrors,
-    PadCodes,
-    PixelSums,
-    SpreadCodes,
-    StepAveragePool,
-    StepConcat,
-)
-from compiler.train.integer.normalization import GroupSums, MovingAverage, Normalize, NormalizeErrors
-from compiler.train.integer.pooling import Mask, MaxPoolErrors
-from compiler.train.integer.sums import ChannelSums, StepAdd
+from compiler.train.integer.normalization import MovingAverage
 from compiler.train.integer.update import Update
 from compiler.train.integer.weights import QuantizeBias, QuantizeWeights
 from compiler.train.lowering import StateTensor
 from compiler.train.scalars import ScalarFunction
 from isa.memory_map import GRANULE_BYTES
-from isa.support.records import Frozen
 from isa.target import Target
 
-ON_IMAGES: Final = (
-    StepConv2d,
-    MaxPool,
-    PixelSums,
-    SpreadCodes,
-    StepAveragePool,
-    AveragePoolErrors,
-    StepConcat,
-    PadCodes,
-    Slice,
-    CodeTable,
-    Times,
-    MaxPoolErrors,
-    Mask,
-    StepAdd,
-    Interleave,
-    Normalize,
-    NormalizeErrors,
-    ChannelSums,
-    GroupSums,
-    Conv2dWeightSums,
-)
-"""Operations that work on one image after another."""
-ON_ARRAY: Final = (StepConv2d, ChannelSums, Conv2dWeightSums)
-"""Those of them that begin on the array."""
-SUMS: Final = (ChannelSums, GroupSums, Conv2dWeightSums)
-"""Those of them whose result is a sum over images."""
 BUFFERED: Final = 2
 """Images of a value that are in the scratchpad at once: the next is begun before this one is done."""
 SUMS_SHARE: Final = 4
 """Divides the accumulators, for sums that are kept over a batch."""
 TILE_SHARE: Final = 0.45
 """The part of the scratchpad that one tile may take; the next is loaded meanwhile."""
-
-
-class StateBuffers(Frozen):
-    """The state region: what lies where, the same for every stream of a binary."""
-
-    buffers: Mapping[str, Buffer]
-    layouts: Mapping[str, StateRows]
-    numbers: Mapping[str, int]
-    """Where each number lies in the first buffer, in bytes."""
-    size: int
-
-    @staticmethod
-    def of(tensors: Sequence[tuple[str, Shape]], cols: int) -> StateBuffers:
-        """Numbers first, then the rows of every tensor; by names and shapes."""
-        numbers = {name: i * WORD for i, (name, _) in enumerate(t for t in tensors if not t[1])}
-        buffers = {"": Buffer("numbers", Memory.STATE, max(len(numbers) * WORD, WORD), address=0)}
-        layouts: dict[str, StateRows] = {}
-        end = aligned(buffers[""].size)
-        for name, shape in tensors:
-            if shape:
-                layouts[name] = StateRows.of(shape, cols)
-                size = layouts[name].bytes
-                buffers[name] = Buffer(name, Memory.STATE, size, address=end)
-                end = aligned(end + size)
-        return StateBuffers(buffers, layouts, numbers, end)
 
 
 class StepPlanner:
@@ -184,7 +117,7 @@ class StepPlanner:
 
     def _runs(self) -> list[list[Node]]:
         """Operations in an order in which those on images follow one another as long as they can."""
-        waiting = {n.id: {unreshaped(_maker(i)).id for i in n.inputs} & set(self.index) for n in self.nodes}
+        waiting = {n.id: {unreshaped(maker_of(i)).id for i in n.inputs} & set(self.index) for n in self.nodes}
         left = list(self.nodes)
         runs: list[list[Node]] = []
         while left:
@@ -204,7 +137,7 @@ class StepPlanner:
 
     def _is_striped(self, run: Sequence[Node]) -> bool:
         """Whether operations work image by image together."""
-        return isinstance(run[0].op, ON_IMAGES) and _images_of(run[0]) > 0 and self._fits(run)
+        return isinstance(run[0].op, ON_IMAGES) and images_of(run[0]) > 0 and self._fits(run)
 
     def _beside(self) -> dict[int, list[Node]]:
         """What can be made tile by tile beside a run of operations on images, by the run's index.
@@ -231,7 +164,7 @@ class StepPlanner:
         """The layers whose results a layer reads, also where it makes what it reads itself."""
         found: set[int] = set()
         for operand in node.inputs:
-            maker = unreshaped(_maker(operand))
+            maker = unreshaped(maker_of(operand))
             if maker.id not in self.index:
                 continue
             found.add(maker.id)
@@ -247,7 +180,7 @@ class StepPlanner:
             if not isinstance(node.op, ON_IMAGES) or waiting[node.id] - made:
                 continue
             made.add(node.id)
-            if runs and _images_of(runs[-1][0]) == _images_of(node) > 0 and self._fits([*runs[-1], node]):
+            if runs and images_of(runs[-1][0]) == images_of(node) > 0 and self._fits([*runs[-1], node]):
                 runs[-1].append(node)
             else:
                 runs.append([node])
@@ -259,11 +192,11 @@ class StepPlanner:
 
     def _held(self, run: Sequence[Node]) -> int:
         """Bytes of the scratchpad that a run needs for an image of every value, and for weights."""
-        values = {v.id: v for n in run for v in (n, *map(_maker, n.inputs)) if len(v.shape) == 4}
+        values = {v.id: v for n in run for v in (n, *map(maker_of, n.inputs)) if len(v.shape) == 4}
         held = 0
         for value in values.values():
             if isinstance(value.op, (QuantizeWeights, TurnWeights)):
-                held += _packed_bytes(value, self.target.mx.cols)
+                held += packed_bytes(value, self.target.mx.cols)
             elif not isinstance(value.op, SUMS):
                 held += BUFFERED * aligned(value.type.elements // value.shape[0])
         return held
@@ -348,7 +281,7 @@ class StepPlanner:
         delay = self._delays(run, entering)
         entering.sort(key=lambda n: isinstance(n.op, StepConv2d))  # made again of what comes before
         members = sorted((*entering, *run), key=lambda n: -delay[n.id])
-        images, made = _images_of(run[0]), 0
+        images, made = images_of(run[0]), 0
         rounds = images + max(delay.values())
         for number in range(rounds):
             for node in members:
@@ -367,8 +300,8 @@ class StepPlanner:
         """Values that a run reads and does not make, and that are not in the scratchpad."""
         inside = {n.id for n in run}
         found: dict[Node, None] = {}
-        for operand in (i for n in run for i in n.inputs if len(i.shape) == 4 and _is_map(i)):
-            maker = unreshaped(_maker(operand))
+        for operand in (i for n in run for i in n.inputs if len(i.shape) == 4 and is_map(i)):
+            maker = unreshaped(maker_of(operand))
             if maker.id not in inside and self.view(maker).tensor.home.memory is not Memory.SPM:
                 found[maker] = None
         return list(found)
@@ -379,14 +312,14 @@ class StepPlanner:
         for node in run:
             delay[node.id] = 0
             for operand in node.inputs:
-                maker = unreshaped(_maker(operand))
+                maker = unreshaped(maker_of(operand))
                 if maker in entering and self.again and isinstance(maker.op, StepConv2d):
                     delay[node.id] = max(delay[node.id], 1)
                 elif maker.id in delay:
-                    changes = _on_array(maker) != _on_array(node)
+                    changes = on_array(maker) != on_array(node)
                     delay[node.id] = max(delay[node.id], delay[maker.id] + changes)
         for value in entering:
-            users = [n for n in run if any(unreshaped(_maker(i)) is value for i in n.inputs)]
+            users = [n for n in run if any(unreshaped(maker_of(i)) is value for i in n.inputs)]
             first = min(delay[u.id] for u in users)
             again = self.again and isinstance(value.op, StepConv2d)
             delay[value.id] = 0 if again else first
@@ -407,7 +340,7 @@ class StepPlanner:
         height = node.inputs[-1].shape[1] if isinstance(node.op, SUMS) else out.shape[1]
         self.b.stripe = Stripe(image, Span(0, height))
         for operand in node.inputs:
-            self._focus(unreshaped(_maker(operand)), image)
+            self._focus(unreshaped(maker_of(operand)), image)
         if not isinstance(node.op, SUMS) and out.home.memory is not Memory.SPM:
             out.line = LineBuffer(out.shape[2] * out.shape[3])
             out.line.add(self.b.buffer("image", Memory.SPM, out.shape[1] * out.line.row), 0, out.shape[1])
@@ -528,39 +461,12 @@ class StepPlanner:
         size = node.type.elements * node.type.dtype.numpy.itemsize
         if isinstance(node.op, QuantizeBias):
             size = node.type.elements * GRANULE_BYTES
-        if isinstance(_maker(node).op, IN_ROWS):
+        if isinstance(maker_of(node).op, IN_ROWS):
             size = rows_bytes(node, self.target.mx.cols)
         if isinstance(node.op, (QuantizeWeights, TurnWeights)):
-            size = _packed_bytes(node, self.target.mx.cols)
+            size = packed_bytes(node, self.target.mx.cols)
         if node.id in self.outputs:
             return Buffer(node.name, Memory.OUTPUT, size)
         if node.id in self.resident:
             return Buffer(node.name, Memory.SPM, size)
         return Buffer(node.name, Memory.ARENA, size)
-
-
-def _maker(node: Node) -> Node:
-    """The operation that gives a value as its first result, or as another one."""
-    return node.inputs[0] if isinstance(node.op, TupleElement) else node
-
-
-def _on_array(node: Node) -> bool:
-    """Whether an operation begins on the array."""
-    return isinstance(node.op, ON_ARRAY) and not is_depthwise(node)
-
-
-def _is_map(node: Node) -> bool:
-    return node.type.dtype.is_code and not isinstance(_maker(node).op, (QuantizeWeights, TurnWeights))
-
-
-def _images_of(node: Node) -> int:
-    """Images that an operation works on; of a matrix it takes all rows at once."""
-    return node.inputs[0].shape[0] if len(node.inputs[0].shape) == 4 else 0
-
-
-def _packed_bytes(node: Node, cols: int) -> int:
-    """Bytes of weights as the array reads them."""
-    if len(node.shape) != 4 or on_lanes(node):
-        return node.type.elements
-    out, ins, kh, kw = node.shape
-    return -(-out // cols) * cols * ins * kh * kw

@@ -7,6 +7,7 @@ Lanes beyond a tensor's channels are 0, and stay so.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compiler.ir.types import Shape
+from compiler.schedule.tile_graph import Buffer, Memory, aligned
 from isa.support.records import Frozen
 
 WORD = 4
@@ -106,3 +108,28 @@ class StateRows(Frozen):
             if self.layout is Layout.KERNEL
             else ([1, 0] if self.lanes else [*range(len(self.shape))])
         )
+
+
+class StateBuffers(Frozen):
+    """The state region: what lies where, the same for every stream of a binary."""
+
+    buffers: Mapping[str, Buffer]
+    layouts: Mapping[str, StateRows]
+    numbers: Mapping[str, int]
+    """Where each number lies in the first buffer, in bytes."""
+    size: int
+
+    @staticmethod
+    def of(tensors: Sequence[tuple[str, Shape]], cols: int) -> StateBuffers:
+        """Numbers first, then the rows of every tensor; by names and shapes."""
+        numbers = {name: i * WORD for i, (name, _) in enumerate(t for t in tensors if not t[1])}
+        buffers = {"": Buffer("numbers", Memory.STATE, max(len(numbers) * WORD, WORD), address=0)}
+        layouts: dict[str, StateRows] = {}
+        end = aligned(buffers[""].size)
+        for name, shape in tensors:
+            if shape:
+                layouts[name] = StateRows.of(shape, cols)
+                size = layouts[name].bytes
+                buffers[name] = Buffer(name, Memory.STATE, size, address=end)
+                end = aligned(end + size)
+        return StateBuffers(buffers, layouts, numbers, end)
