@@ -134,6 +134,18 @@ NORMALIZED = [
     Layer("batch_norm", "n6", options={**RECTIFIED, "epsilon": 1e-5, "momentum": 0.9}),
     Layer("dense", "dense", options={"logits": True}),
 ]
+FACTORS = [
+    Layer(
+        "conv", "a", options={"kernel": (3, 3), "strides": (2, 2), "relu6": True, "fixed": (-5, True, 192)}
+    ),
+    Layer("conv", "b", ("input",), {"kernel": (3, 3), "strides": (2, 2)}),
+    Layer("add", "sum", ("a", "b"), {"relu": True}),
+    Layer("average_pool", "smooth", options={"kernel": (3, 3)}),
+    Layer("conv", "c", ("sum",), {"kernel": (3, 3)}),
+    Layer("concat", "both", ("c", "smooth")),
+    Layer("flatten", "flatten"),
+    Layer("dense", "dense", options={"logits": True}),
+]
 FILTERS = {"c1": 8, "c2": 12, "c3": 10, "d1": 20, "first": 12, "pw1": 40, "pw2": 24, "conv": 32, "conv1": 6, "conv2": 16, "dense1": 120, "dense2": 84, "stem": 8, "a": 8, "b": 8, "c": 16,
            "short": 16}  # fmt: skip
 CLASSES = 10

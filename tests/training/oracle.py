@@ -244,6 +244,7 @@ class Network:
         return Value(q, x.e + shift, x.c / (x.q.shape[1] * x.q.shape[2]), x.unsigned)
 
     def forward_concat(self, layer: Layer, inputs: list[Value], seen: dict[str, int] | None) -> Value:
+        inputs = of_one_factor(inputs)
         e = max(min(v.e for v in inputs), max(v.e for v in inputs) - 16)
         joined = np.concatenate([rsh(v.q, e - v.e) for v in inputs], axis=-1)
         unsigned = all(v.unsigned for v in inputs)
@@ -562,8 +563,25 @@ class Network:
         return d, z, best
 
 
+def of_one_factor(values: Sequence[Value]) -> list[Value]:
+    """Values brought to the factor of the first: by a power of two, then by a number above 1/2."""
+    found: list[Value] = []
+    for v in values:
+        ratio = v.c / values[0].c
+        bits = int(np.ceil(np.log2(float(ratio))))
+        low, high = (0, 255) if v.unsigned else (-127, 127)
+        q = (
+            v.q
+            if ratio == Fraction(2) ** bits
+            else rne(f32(f32(v.q) * f32(ratio / Fraction(2) ** bits)), low, high)
+        )
+        found.append(Value(q, v.e + bits, values[0].c, v.unsigned))
+    return found
+
+
 def aligned_sum(values: Sequence[Value]) -> tuple[Array, int]:
     """The sum of values under one exponent, and that: the least, or 16 below the greatest."""
+    values = of_one_factor(values)
     e = max(min(v.e for v in values), max(v.e for v in values) - 16)
     shape = values[0].q.shape
     total: Array = np.zeros(shape, np.int64)

@@ -23,6 +23,7 @@ from runtime.device import Device
 from tests.training.nets import (
     CURVED,
     DROPPED,
+    FACTORS,
     JOINED,
     LENET,
     NORMALIZED,
@@ -45,6 +46,7 @@ NETS: Final = {
     "dropped": DROPPED,
     "curved": CURVED,
     "normalized": NORMALIZED,
+    "factors": FACTORS,
 }
 BATCH: Final = 4
 

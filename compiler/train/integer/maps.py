@@ -18,7 +18,7 @@ from compiler.ops.reduce import Reduce, Spread
 from compiler.ops.slices import Pad, Slice
 from compiler.ops.sliding_window import Pads, Pair, pooled_shape, windows
 from compiler.train.integer.pooling import overlap_bits
-from compiler.train.integer.sums import ChannelSums, Requantized, common_exponent, requantized
+from compiler.train.integer.sums import ChannelSums, Requantized, common_exponent, of_one_factor, requantized
 from compiler.train.lowering import Fixed, Lowerer, code_type, integer_rule
 from compiler.train.scalars import NUMBER
 from isa import arithmetic
@@ -211,10 +211,10 @@ def lower_average_pool_gradient(lower: Lowerer, node: Node, operation: AveragePo
 @integer_rule(Concat)
 def lower_concat(lower: Lowerer, node: Node, operation: Concat) -> Fixed:
     """Values under one exponent, side by side."""
-    terms: list[Fixed] = [lower[operand] for operand in node.inputs]
+    terms = of_one_factor(lower, node, [lower[operand] for operand in node.inputs])
     if operation.axis != len(node.shape) - 1:
         lower.fail(node, f"'{node.name}' joins along axis {operation.axis}", "the channels")
-    common, by = common_exponent(lower, node, terms)
+    common, by = common_exponent(lower, terms)
     unsigned = all(t.node.type.dtype is DType.U8 for t in terms)
     made = StepConcat(count=len(terms), unsigned=unsigned)
     operands = (*(t.node for t in terms), *by)

@@ -168,10 +168,29 @@ def summands(lower: Lowerer, node: Node) -> list[Node]:
     return found
 
 
-def common_exponent(lower: Lowerer, node: Node, terms: Sequence[Fixed]) -> tuple[Node, list[Node]]:
+def of_one_factor(lower: Lowerer, node: Node, terms: Sequence[Fixed]) -> list[Fixed]:
+    """Values brought to the factor of the first: by their exponents, then times a number above 1/2."""
+    found: list[Fixed] = []
+    for index, term in enumerate(terms):
+        ratio, bits = term.c / terms[0].c, 0
+        while ratio > 1:
+            ratio, bits = ratio / 2, bits + 1
+        while ratio <= Fraction(1, 2):
+            ratio, bits = ratio * 2, bits - 1
+        value, exponent = term.node, term.exponent
+        if bits:
+            exponent = lower.scalar("add", lower.number(exponent), imm=bits)
+        if ratio != 1:
+            zero = lower.constant(0)
+            unsigned = value.type.dtype is DType.U8
+            made = StepAdd(count=1, unsigned=unsigned, factor=float(np.float32(float(ratio))))
+            value = lower.add(made, (value, zero, zero), f"{node.name}/operand_{index}", node)
+        found.append(Fixed(value, exponent, terms[0].c))
+    return found
+
+
+def common_exponent(lower: Lowerer, terms: Sequence[Fixed]) -> tuple[Node, list[Node]]:
     """The exponent of values together, and by how much each is shifted right for it."""
-    if any(t.c != terms[0].c for t in terms):
-        lower.fail(node, f"'{node.name}' joins values of different factors")
     exponents = [lower.number(t.exponent) for t in terms]
     least, greatest = exponents[0], exponents[0]
     for e in exponents[1:]:
@@ -186,10 +205,10 @@ def lower_add(lower: Lowerer, node: Node, operation: Add) -> Fixed | None:
     user = node.graph.sole_user(node)
     if user is not None and isinstance(user.op, Add) and operation.clamp is None and user.shape == node.shape:
         return None  # part of a larger sum
-    terms = [lower[operand] for operand in summands(lower, node)]
+    terms = of_one_factor(lower, node, [lower[operand] for operand in summands(lower, node)])
     if any(t.node.shape != node.shape for t in terms):
         lower.fail(node, f"'{node.name}' repeats an operand", "operands of one shape")
-    common, by = common_exponent(lower, node, terms)
+    common, by = common_exponent(lower, terms)
     made = StepAdd(count=len(terms))
     operands = (*(t.node for t in terms), *by)
     ending = ending_of(lower, node, operation.clamp)
