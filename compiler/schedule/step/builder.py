@@ -51,7 +51,9 @@ class StepBuilder(Builder):
     layouts: dict[int, StateRows] = field(default_factory=dict[int, StateRows])
     """The rows of the tensors of the state, by node."""
     sums: dict[int, Buffer] = field(default_factory=dict[int, Buffer])
-    """Rows of accumulators that hold sums over a batch, by node."""
+    """Rows of accumulators that hold words or numbers, by node."""
+    totals: dict[int, Any] = field(default_factory=dict[int, Any])
+    """Sums of products over a batch, by node."""
     choices: StepOptions = field(default_factory=StepOptions)
     constants: dict[bytes, Ref] = field(default_factory=dict[bytes, Ref])
     """What the parameter memory holds for the whole program."""
@@ -135,8 +137,9 @@ class StepBuilder(Builder):
         rows: int,
         lanes: int | None = None,
         observer: Ref | None = None,
+        shift: Ref | None = None,
     ) -> None:
-        """Compute rows of words."""
+        """Compute rows of words; functions that shift have a register that says by how much."""
         assert rows <= MAX_WORD_ROWS
         fields: dict[str, Any] = {}
         bind: dict[str, Ref] = {"d": d}
@@ -155,6 +158,9 @@ class StepBuilder(Builder):
         if observer is not None:
             fields["obs"] = UNPLACED
             bind["obs"] = observer
+        if shift is not None:
+            fields["sra"] = UNPLACED
+            bind["sra"] = shift
         instr = Vector32(fn=function, rows=rows, lanes=lanes or self.cols, **fields)
         self.emit(instr, bind)
 

@@ -13,6 +13,7 @@ from typing import Final
 
 import compiler.schedule.step.tiles  # noqa: F401  # pyright: ignore[reportUnusedImport]  (declares)
 from compiler.ir.graph import Graph, Input, Node, TupleElement
+from compiler.ir.types import DType
 from compiler.ir.work import LowerBound
 from compiler.ops.shapes import Reshape, unreshaped
 from compiler.schedule.builder import Span, Stripe, View, device_shape
@@ -22,6 +23,7 @@ from compiler.schedule.step.builder import GRADUAL, StepBuilder
 from compiler.schedule.step.kinds import ON_IMAGES, SUMS, images_of, is_map, maker_of, on_array, packed_bytes
 from compiler.schedule.step.rows import Layout, StateBuffers, StateRows
 from compiler.schedule.step.tiles.normalization import IN_ROWS, rows_bytes
+from compiler.schedule.step.tiles.wide import BLOCKS
 from compiler.schedule.tile_graph import Buffer, Layer, LineBuffer, Memory, Ref, Tensor, aligned
 from compiler.schedule.tiles.planners import planner_of
 from compiler.train.integer.convolution import Conv2dWeightSums, StepConv2d, TurnWeights
@@ -247,7 +249,8 @@ class StepPlanner:
         left = self.target.acc.rows // SUMS_SHARE
         for node in self.nodes:
             if isinstance(node.op, Conv2dWeightSums):
-                rows = StateRows.of(node.shape, self.target.mx.cols).count
+                blocks = BLOCKS if node.type.dtype is DType.I64 else 1
+                rows = blocks * StateRows.of(node.shape, self.target.mx.cols).count
                 if rows <= left:
                     left -= rows
                 else:

@@ -14,7 +14,7 @@ from compiler.ir.types import DType, Shape, TensorType
 from compiler.ops.conv2d import Conv2d, convolved_shape, grouped_product
 from compiler.ops.conv2d_gradient import Conv2dInputGradient, Conv2dWeightGradient
 from compiler.ops.sliding_window import Pads, Pair, windows
-from compiler.train.integer.sums import Requantized, ending_of, requantized
+from compiler.train.integer.sums import Requantized, ending_of, requantized, sum_type
 from compiler.train.integer.weights import bias_of, weights_of
 from compiler.train.lowering import Fixed, Lowerer, code_type, integer_rule
 from compiler.train.scalars import NUMBER
@@ -51,7 +51,7 @@ class StepConv2d(Requantized):
 
 @op("t.conv2d_weight_sums", "x:i8|u8", "g:i8")
 class Conv2dWeightSums(Op):
-    """For every weight (out, in, kh, kw) the sum of inputs times errors, over all outputs; int32."""
+    """For every weight (out, in, kh, kw) the sum of inputs times errors, over all outputs; exact."""
 
     strides: Pair
     pads: Pads
@@ -60,8 +60,8 @@ class Conv2dWeightSums(Op):
     shape: Shape
 
     def infer(self, types: Sequence[TensorType]) -> TensorType:
-        """Words of the shape of the weights."""
-        return TensorType(DType.I32, self.shape)
+        """Sums of the shape of the weights."""
+        return TensorType(sum_type(math.prod(types[1].shape[:3]), *types), self.shape)
 
     def evaluate(self, args: Sequence[Array], types: Sequence[TensorType], out: TensorType) -> Array:
         """Exact."""
@@ -69,7 +69,7 @@ class Conv2dWeightSums(Op):
         made = Conv2dWeightGradient(
             self.strides, self.pads, self.dilations, "NHWC", self.groups, self.shape
         ).evaluate((x, g), types, out)
-        return arithmetic.wrap32(made)
+        return made.astype(out.dtype.numpy)
 
 
 @op("t.turn_weights", "w:i8")

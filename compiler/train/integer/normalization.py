@@ -19,7 +19,7 @@ from compiler.ir.op import Array, Op, ShapeError, op
 from compiler.ir.types import DType, TensorType
 from compiler.ops.batch_norm import BatchNorm, BatchNormErrors, BatchNormScaleGradient
 from compiler.ops.shapes import Reshape
-from compiler.train.integer.sums import Requantized, ending_of, requantized
+from compiler.train.integer.sums import Requantized, ending_of, requantized, sum_type
 from compiler.train.lowering import Fixed, Lowerer, code_type, integer_rule
 from compiler.train.scalars import NUMBER
 from isa import arithmetic
@@ -71,25 +71,25 @@ def rows_of(groups: Groups, x: TensorType, dtype: DType = DType.F32) -> TensorTy
 
 @op("t.group_sums", "x*:i8|u8")
 class GroupSums(Op):
-    """For every group and channel the sum of codes, or of the products of two maps; int32."""
+    """For every group and channel the sum of codes, or of the products of two maps; exact."""
 
     groups: Groups
 
     def infer(self, types: Sequence[TensorType]) -> TensorType:
-        """Words."""
+        """Sums."""
         if len(types) > 2 or types[0].shape != types[-1].shape:
             raise ShapeError(f"sums of {', '.join(map(str, types))}", "one map, or two of one shape")
-        return rows_of(self.groups, types[0], DType.I32)
+        products = max(self.groups) * types[0].shape[1] * types[0].shape[2]
+        return rows_of(self.groups, types[0], sum_type(products, *types))
 
     def evaluate(self, args: Sequence[Array], types: Sequence[TensorType], out: TensorType) -> Array:
         """Exact."""
         products = args[0].astype(np.int64) * (args[1].astype(np.int64) if len(args) > 1 else 1)
-        return arithmetic.wrap32(
-            np.stack([products[taken].sum(axis=(0, 1, 2)) for _, taken in samples_of(self.groups)])
-        )
+        sums = [products[taken].sum(axis=(0, 1, 2)) for _, taken in samples_of(self.groups)]
+        return np.stack(sums).astype(out.dtype.numpy)
 
 
-@op("t.group_statistics", "sums:i32", "squares:i32")
+@op("t.group_statistics", "sums:i32|i64", "squares:i32|i64")
 class GroupStatistics(Op):
     """Means F(sums)/M and variances max(F(squares)/M - mean*mean, 0), M the elements of a channel."""
 
@@ -192,7 +192,7 @@ class NormalizeErrors(Requantized):
         return self.shifted(fraction(self.groups, [(g, gain), (x, slope)], rest), shift)
 
 
-@op("t.normalization_errors", "errors:i32", "products:i32", "mean:f32", "gain:f32", "root:f32")
+@op("t.normalization_errors", "errors:i32|i64", "products:i32|i64", "mean:f32", "gain:f32", "root:f32")
 class NormalizationErrors(Op):
     """How errors depend on the values that were normalized, and the gradient of the scales.
 

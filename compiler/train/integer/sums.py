@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from fractions import Fraction
 from typing import Final
@@ -58,6 +59,16 @@ class Requantized(Op):
         """Codes of int32 sums, rounded half to even and saturated, and the greatest sum."""
         codes = arithmetic.requantize_shifted(sums, 0, self.factor, int(shift), *self.bounds)
         return codes, greatest_of(sums, unsigned=self.unsigned)
+
+
+def sum_type(products: int, *codes: TensorType) -> DType:
+    """The type of exact sums of so many products: int32 where they cannot be beyond it."""
+    return DType.I32 if products <= most_products(*codes) else DType.I64
+
+
+def most_products(*codes: TensorType) -> int:
+    """How many products of codes, or codes times 1, an int32 can sum."""
+    return arithmetic.INT32_MAX // math.prod(max(map(abs, kind.dtype.bounds)) for kind in codes)
 
 
 def greatest_of(sums: Array, *, unsigned: bool) -> Array:

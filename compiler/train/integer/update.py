@@ -14,7 +14,7 @@ from compiler.train.scalars import NUMBER
 from isa import arithmetic
 
 
-@op("t.update", "sums:i32", "e:i32", "numbers:f32", "state*:f32")
+@op("t.update", "sums:i32|i64", "e:i32", "numbers:f32", "state*:f32")
 class Update(Op):
     """An optimizer's step for one parameter: the gradient is F(F(sums) * F(factor * 2^e)).
 

@@ -29,6 +29,7 @@ from compiler.schedule.step.builder import ACC_SHARE, MAX_WORD_ROWS, Constant, R
 from compiler.schedule.step.rows import WORD, StateRows
 from compiler.schedule.step.tiles.exits import plain_record, requantize_shifted
 from compiler.schedule.step.tiles.sums import MAX_CHANNELS, MAX_MAP, ones_of
+from compiler.schedule.step.tiles.wide import BatchSums
 from compiler.schedule.tile_graph import Buffer, Memory, Ref, Tensor
 from compiler.schedule.tiles.boxes import dense, fit_box, tiles
 from compiler.schedule.tiles.elementwise import map_limits
@@ -152,18 +153,23 @@ def plan_group_sums(
     maps = [view(i) for i in range(len(node.inputs))]
     n, height, width, channels = maps[0].shape
     each = rows_each(node, s.cols)
-    if node.id not in s.sums:
-        s.sums[node.id] = s.zeroed("group_sums", len(operation.groups) * each)
-    pixels = max((budget - channels) // (channels * len(maps)), 1)
+    if node.id not in s.totals:
+        s.totals[node.id] = BatchSums.of(s, node, len(operation.groups) * each, "group_sums")
+    sums: BatchSums = s.totals[node.id]
+    pixels = min(max((budget - channels) // (channels * len(maps)), 1), sums.most)
     columns = min(width, MAX_MAP, pixels)
     rows = min(MAX_MAP, max(pixels // columns, 1))
-    for c in spans(channels, MAX_CHANNELS // s.cols * s.cols):
-        for image in b.images(n):
-            at = group_of_image(operation.groups, image) * each + c.start // s.cols
-            for h in b.rows(height, rows):
-                for w in spans(width, columns):
-                    s.tile = (image, h.start, w.start)
-                    _sum(s, node, maps, (image, h, w, c), Ref(s.sums[node.id], at))
+    for image in b.images(n):
+        at = group_of_image(operation.groups, image) * each
+        for h in b.rows(height, rows):
+            for w in spans(width, columns):
+                s.tile = (image, h.start, w.start)
+                sums.expect(s, h.extent * w.extent)
+                for c in spans(channels, MAX_CHANNELS // s.cols * s.cols):
+                    acc = Ref(sums.rows, at + c.start // s.cols)
+                    _sum(s, node, maps, (image, h, w, c), acc)
+        if image == n - 1:
+            sums.finish(s)
 
 
 def _sum(s: StepBuilder, node: Node, maps: Sequence[View], place: Place, acc: Ref) -> None:
@@ -193,18 +199,17 @@ def plan_statistics(
     """In place of the sums."""
     del view, out, budget
     s = step_of(b)
-    means, variances = (s.sums[i.id] for i in node.inputs)
+    totals, squares = (s.totals[i.id] for i in node.inputs)
     for part in _parts(operation.groups, rows_each(node, s.cols), operation.pixels):
-        mean, variance = Ref(means, part.first), Ref(variances, part.first)
+        mean, variance = (sums.real(s, part.first, part.rows) for sums in (totals, squares))
         squared, rows = Ref(s.rows_of("squared", part.rows)), part.rows
         for sums in (mean, variance):
-            s.words(F.I2F, sums, sums, rows=rows)
             s.words(F.FDIV, sums, sums, Constant(part.elements), rows=rows)
         s.words(F.FMUL, squared, mean, mean, rows=rows)
         s.words(F.FSUB, variance, variance, squared, rows=rows)
         s.words(F.FMAX, variance, variance, Constant(0), rows=rows)
-    _keep(s, node, means)
-    _keep(s, _result(node, 1), variances)
+    _keep(s, node, totals.rows)
+    _keep(s, _result(node, 1), squares.rows)
 
 
 @tiles_of(RunningStatistics)
@@ -294,17 +299,16 @@ def plan_normalization_errors(
     """Slopes in place of the products, rests in place of the errors."""
     del view, out, budget
     s = step_of(b)
-    errors, products = (s.sums[i.id] for i in node.inputs[:2])
+    sums, sums_of_products = (s.totals[i.id] for i in node.inputs[:2])
+    errors, products = sums.rows, sums_of_products.rows
     means, gains, roots = (_kept(s, i) for i in node.inputs[2:])
     each = rows_each(node, s.cols)
     for part in _parts(operation.groups, each, operation.pixels):
-        rest, slope, mean, gain, root = (Ref(r, part.first) for r in (errors, products, means, gains, roots))
-        spare, rows, count = Ref(s.rows_of("spare", part.rows)), part.rows, Constant(part.elements)
-        s.words(F.I2F, rest, rest, rows=rows)
-        s.words(F.I2F, slope, slope, rows=rows)
-        s.words(F.FMUL, spare, mean, rest, rows=rows)
+        rest, slope = (t.real(s, part.first, part.rows) for t in (sums, sums_of_products))
+        spare, rows = Ref(s.rows_of("spare", part.rows)), part.rows
+        s.words(F.FMUL, spare, Ref(means, part.first), rest, rows=rows)
         s.words(F.FSUB, slope, slope, spare, rows=rows)
-        s.words(F.FMUL, slope, slope, root, rows=rows)
+        s.words(F.FMUL, slope, slope, Ref(roots, part.first), rows=rows)
     words = _total_of_words(s, Ref(products), products.size, each, operation.bits)
     for part in _parts(operation.groups, each, operation.pixels):
         rest, slope, mean, gain, root = (Ref(r, part.first) for r in (errors, products, means, gains, roots))

@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
-from compiler.errors import CompileError
 from compiler.ir.graph import Node
 from compiler.schedule.builder import Builder, Span, Views, element, spans, tiles_of
 from compiler.schedule.step.builder import StepBuilder, step_of
 from compiler.schedule.step.rows import StateRows
 from compiler.schedule.step.tiles.depthwise import is_depthwise
+from compiler.schedule.step.tiles.wide import BatchSums
 from compiler.schedule.tile_graph import Buffer, Memory, Piece, Ref, Tensor
 from compiler.train.integer.convolution import Conv2dWeightSums
 from compiler.train.integer.sums import ChannelSums
 from isa.instructions.matrix_gradient import WeightGradient
 from isa.instructions.vector_depthwise_sums import DepthwiseGradient
 from isa.spec import ElementType, Instruction, greatest
-from isa.support.diagnostics import Diagnostic
 from isa.support.records import Frozen
 
 MAX_MAP: Final = greatest(DepthwiseGradient, "oh")
 MAX_CHANNELS: Final = greatest(DepthwiseGradient, "c")
-MAX_IMAGE: Final = greatest(WeightGradient, "oh")
+LOADED_SHARE: Final = 0.2
+"""The part of the scratchpad for what is loaded for one instruction."""
 
 
 @tiles_of(ChannelSums)
@@ -83,23 +83,21 @@ def plan_weight_sums(
     if node.id in s.deferred:
         return
     rows = StateRows.of(node.shape, s.cols)
-    if node.id not in s.sums:
-        s.sums[node.id] = s.zeroed("weight_sums", rows.count)
+    if node.id not in s.totals:
+        s.totals[node.id] = BatchSums.of(s, node, rows.count, "weight_sums")
     boxes = list(_boxes(node, rows, Span(0, rows.count), whole=operation.dilations == (1, 1)))
     for image in b.images(node.inputs[0].shape[0]):
         s.tile = (image,)
-        for at, box in boxes:
-            _add_image(s, node, view, image, Ref(s.sums[node.id], at), box)
+        _add_image(s, node, view, image, s.totals[node.id], boxes)
 
 
-def convolution_rows(s: StepBuilder, node: Node, view: Views, rows: StateRows, part: Span) -> Buffer:
+def convolution_rows(s: StepBuilder, node: Node, view: Views, rows: StateRows, part: Span) -> BatchSums:
     """Some rows of `Conv2dWeightSums`, as the weights lie in the state: from all images in turn."""
-    acc = s.zeroed("gradient", part.extent)
+    sums = BatchSums.of(s, node, part.extent, "gradient")
     boxes = list(_boxes(node, rows, part, whole=False))
     for image in range(node.inputs[0].shape[0]):
-        for at, box in boxes:
-            _add_image(s, node, view, image, Ref(acc, at), box)
-    return acc
+        _add_image(s, node, view, image, sums, boxes)
+    return sums
 
 
 Box = tuple[Span, Span, Span, Span]
@@ -129,33 +127,79 @@ def _boxes(node: Node, rows: StateRows, part: Span, *, whole: bool) -> Iterator[
         at += count
 
 
-def _add_image(s: StepBuilder, node: Node, view: Views, image: int, acc: Ref, box: Box) -> None:
-    """Products of an image for some taps, inputs and outputs."""
+def _add_image(
+    s: StepBuilder, node: Node, view: Views, image: int, sums: BatchSums, boxes: Sequence[tuple[int, Box]]
+) -> None:
+    """Products of an image: as many of its outputs at a time as one instruction and one part take."""
+    n, oh, ow, _ = node.inputs[1].shape
+    rows, columns = _outputs_at_once(s, node, view, sums.most)
+    for h in spans(oh, rows):
+        for w in spans(ow, columns):
+            sums.expect(s, h.extent * w.extent)
+            for at, box in boxes:
+                _add_outputs(s, node, view, (image, h, w), Ref(sums.rows, at), box)
+    if image == n - 1:
+        sums.finish(s)
+
+
+def _outputs_at_once(s: StepBuilder, node: Node, view: Views, most: int) -> tuple[int, int]:
+    """Rows and columns of outputs: what operands hold, what the scratchpad does, so many products."""
     operation = node.op
     assert isinstance(operation, Conv2dWeightSums)
-    ky, kx, cin, cout = box
-    _, height, width, _ = node.inputs[0].shape
-    _, oh, ow, _ = node.inputs[1].shape
+    kind = DepthwiseGradient if is_depthwise(node) else WeightGradient
+    kernel = node.shape[2:]
+    limits = [
+        min(
+            greatest(kind, name),
+            (greatest(kind, f"i{name[1]}") - (taps - 1) * dilation - 1) // stride + 1,
+        )
+        for name, taps, stride, dilation in zip(
+            ("oh", "ow"), kernel, operation.strides, operation.dilations, strict=True
+        )
+    ]
+    columns = min(node.inputs[1].shape[2], limits[1])
+    rows = max(min(limits[0], most // columns), 1)
+    x, g = (v.tensor for v in (view(0), view(1)))
+    loaded = [(t.line is None and not t.resident) * v.shape[3] for t, v in ((x, view(0)), (g, view(1)))]
+    room = int(s.target.spm.bytes * LOADED_SHARE)
+    across = (columns - 1) * operation.strides[1] + (kernel[1] - 1) * operation.dilations[1] + 1
+    around = (kernel[0] - 1) * operation.dilations[0] + 1
+    bytes_of_row = operation.strides[0] * across * loaded[0] + columns * loaded[1]
+    if bytes_of_row:
+        rows = max(min(rows, (room - around * across * loaded[0]) // bytes_of_row), 1)
+    return rows, columns
+
+
+def _add_outputs(
+    s: StepBuilder, node: Node, view: Views, at: tuple[int, Span, Span], acc: Ref, box: Box
+) -> None:
+    """Products of some outputs for some taps, inputs and channels."""
+    operation = node.op
+    assert isinstance(operation, Conv2dWeightSums)
+    (image, h, w), (ky, kx, cin, cout) = at, box
     lanes = is_depthwise(node)
-    if max(height, width) > MAX_IMAGE or (operation.groups != 1 and not lanes):
-        message = f"'{node.name}': no instruction sums it"
-        allowed = f"images of at most {MAX_IMAGE} x {MAX_IMAGE}, no groups but of one channel"
-        raise CompileError(Diagnostic("model.unsupported", message, node.loc, allowed))
     rows, columns = (
-        _Seen.of(extent, out, taps, operation.strides[i], operation.dilations[i], operation.pads[i])
-        for i, (extent, out, taps) in enumerate(((height, oh, ky), (width, ow, kx)))
+        _Seen.of(
+            node.inputs[0].shape[i + 1],
+            out,
+            taps,
+            operation.strides[i],
+            operation.dilations[i],
+            operation.pads[i],
+        )
+        for i, (out, taps) in enumerate(((h, ky), (w, kx)))
     )
     if min(rows.extent, columns.extent) <= 0:
         return  # padding alone
-    taken = cout if lanes else cin
-    x = s.fetch(view(0), image, Span(0, height), Span(0, width), taken, "input")
-    g = s.fetch(view(1), image, Span(0, oh), Span(0, ow), cout, "errors")
+    seen = Span(rows.first, rows.first + rows.extent), Span(columns.first, columns.first + columns.extent)
+    x = s.fetch(view(0), image, *seen, cout if lanes else cin, "input")
+    g = s.fetch(view(1), image, h, w, cout, "errors")
     channels: dict[str, Any] = {"c": cout.extent} if lanes else {"cin": cin.extent, "cout": cout.extent}
     kind = DepthwiseGradient if lanes else WeightGradient
     instr = kind(
         **channels,
-        oh=oh,
-        ow=ow,
+        oh=h.extent,
+        ow=w.extent,
         kh=ky.extent,
         kw=kx.extent,
         sh=operation.strides[0],
@@ -171,8 +215,7 @@ def _add_image(s: StepBuilder, node: Node, view: Views, image: int, acc: Ref, bo
         accum=1,
         xt=element(node.inputs[0]),
     )
-    first = x.ref.shifted(rows.first * x.row_pitch + columns.first * x.pixel_pitch)
-    s.emit(instr, {"x": first, "g": g.ref, "acc": acc})
+    s.emit(instr, {"x": x.ref, "g": g.ref, "acc": acc})
 
 
 class _Seen(Frozen):
@@ -183,8 +226,8 @@ class _Seen(Frozen):
     pad: int
 
     @staticmethod
-    def of(extent: int, outputs: int, taps: Span, stride: int, dilation: int, pad: int) -> _Seen:
+    def of(extent: int, outputs: Span, taps: Span, stride: int, dilation: int, pad: int) -> _Seen:
         """Several taps are neighbours."""
-        begin = taps.start * dilation - pad
-        end = begin + (outputs - 1) * stride + taps.extent
+        begin = outputs.start * stride + taps.start * dilation - pad
+        end = begin + (outputs.extent - 1) * stride + taps.extent
         return _Seen(max(begin, 0), min(extent, end) - max(begin, 0), max(-begin, 0))

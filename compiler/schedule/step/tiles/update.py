@@ -8,14 +8,17 @@ from functools import partial
 import numpy as np
 
 from compiler.ir.graph import Node
+from compiler.ir.types import DType
 from compiler.schedule.builder import Span, View, Views
 from compiler.schedule.step.builder import MAX_WORD_ROWS, Constant, Row, StepBuilder, Words, gradual, pieces
 from compiler.schedule.step.rows import WORD, Layout, StateRows
 from compiler.schedule.step.tiles.dense import weight_rows
 from compiler.schedule.step.tiles.depthwise import is_depthwise
 from compiler.schedule.step.tiles.sums import convolution_rows
+from compiler.schedule.step.tiles.wide import BLOCKS
 from compiler.schedule.tile_graph import Ref, Tensor
 from compiler.train.formula import GRADIENT, WEIGHT, Formula, formula_of
+from compiler.train.integer.convolution import Conv2dWeightSums
 from compiler.train.integer.dense import DenseWeightSums
 from compiler.train.integer.update import Update
 from isa.instructions.vector_words import Function32
@@ -51,7 +54,7 @@ def update_tiles(
 
 def _parts(s: StepBuilder, sums: Node, rows: StateRows, formula: Formula, slots: int) -> list[Span]:
     """Rows that are updated together: as many as there is room for."""
-    blocks = slots + 2 + _most_alive(formula)
+    blocks = slots + 2 + _most_alive(formula) + (BLOCKS if sums.type.dtype is DType.I64 else 0)
     most = min(max(s.target.acc.rows // s.choices.update_share // blocks, 1), MAX_WORD_ROWS)
     if rows.layout is Layout.TURNED:  # whole groups
         each = rows.each
@@ -68,16 +71,21 @@ def _most_alive(formula: Formula) -> int:
 
 
 def _gradient(s: StepBuilder, sums: Node, rows: StateRows, part: Span) -> Ref:
-    """The sums of some rows: where they are, or made now."""
-    if sums.id in s.sums:
-        return Ref(s.sums[sums.id], part.start)
+    """The sums of some rows as float32: of those that there are, or made now."""
+    if sums.id in s.totals:
+        return s.totals[sums.id].real(s, part.start, part.extent)
 
     def operands(index: int) -> View:
         return s.view_of(sums.inputs[index])
 
+    if isinstance(sums.op, Conv2dWeightSums):
+        return convolution_rows(s, sums, operands, rows, part).real(s, 0, part.extent)
     if isinstance(sums.op, DenseWeightSums):
-        return Ref(weight_rows(s, sums, operands, rows, part))
-    return Ref(convolution_rows(s, sums, operands, rows, part))
+        made = Ref(weight_rows(s, sums, operands, rows, part))
+    else:
+        made = Ref(s.sums[sums.id], part.start)
+    s.words(F.I2F, made, made, rows=part.extent)
+    return made
 
 
 class _Places:
@@ -115,7 +123,6 @@ def _update(
             s.load_words(rows, blocks[name].shifted(words.start), words.extent, _pitch(s, node))
     places = _Places(formula)
     blocks |= {name: Ref(s.rows_of(name, part.extent)) for name in places.rows}
-    s.words(F.I2F, gradient, gradient, rows=part.extent)
     s.words(F.FMUL, gradient, gradient, Row(unit), rows=part.extent)
     constants = {name: float(np.float32(v)) for name, v in chosen.constants().items()}
     numbers = node.inputs[2]
