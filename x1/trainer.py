@@ -15,6 +15,7 @@ from compiler.schedule.options import schedule_options
 from compiler.schedule.step.rows import StateBuffers
 from compiler.train.integer.dropout import KEYS
 from compiler.train.integer.weights import first_exponent
+from compiler.train.losses.loss import loss_of
 from compiler.train.network import TrainableNetwork, rebatched
 from compiler.train.optimizers.optimizer import Optimizer
 from compiler.train.randomness import words
@@ -36,8 +37,8 @@ from runtime.device import Device
 from x1.version import __version__
 
 Array = NDArray[Any]
-STEPS_PER_UNIT: Final = 16
-"""Differences of logits count in steps of 1/16."""
+CODED_PROBABILITY: Final = 2.0**-8
+"""The unit of probabilities that are codes."""
 
 
 class Batches(Frozen):
@@ -50,19 +51,6 @@ class Batches(Frozen):
     tail: int
     evaluation: int
     group: int = 0
-
-
-class Records(Frozen):
-    """What a step says of its samples: losses, and the classes that it takes them for."""
-
-    losses: NDArray[np.float64]
-    classes: NDArray[np.int32]
-
-    @staticmethod
-    def of(words: NDArray[np.int32]) -> Records:
-        """From the words that `vloss` leaves: difference, sum, greatest."""
-        sums = words[:, 1].copy().view(np.float32).astype(np.float64)
-        return Records(np.log(sums) - words[:, 0] / STEPS_PER_UNIT, words[:, 2])
 
 
 class Trainer:
@@ -117,9 +105,9 @@ class Trainer:
             note = Note(f"x1 {__version__}", (("optimizer", optimizer.name),))
             source = network.source
             real = RealInput(float(network.input_c), perm or tuple(range(len(source.shape))))
-            executable, _ = generate_streams(
-                steps, values, target, schedule_options(3), note, {source.name: real}
-            )
+            coded = {"probabilities": RealInput(CODED_PROBABILITY, (0, 1))}
+            given = {source.name: real} | ({} if loss_of(network.loss).of_sums else coded)
+            executable, _ = generate_streams(steps, values, target, schedule_options(3), note, given)
         self.executable = executable
         self.place = StateBuffers.of(self.tensors, target.mx.cols)
         self.device = Device(executable, state=state_image(self.place, values))
@@ -134,8 +122,8 @@ class Trainer:
     def __repr__(self) -> str:
         return f"<Trainer on {self.target.name}: step {self.step_number}>"
 
-    def step(self, x: Array, labels: NDArray[np.int32], learning_rate: float) -> Records:
-        """Train on a batch of codes; the state is as it was if the device traps."""
+    def step(self, x: Array, labels: Array, learning_rate: float) -> Array:
+        """Train on a batch of codes; what the step says of its samples. A trap leaves the state as it was."""
         stream = "train" if len(x) == self.batches.train else "tail"
         numbers = self.optimizer.of_step(self.step_number + 1, np.float32(learning_rate))
         given = np.array([numbers[name] for name in self.optimizer.step_numbers], np.float32)
@@ -144,7 +132,7 @@ class Trainer:
             inputs[KEYS] = keys_of(self.seed, self.step_number, self.dropouts)
         result = self.device.run(stream, inputs)
         self.step_number += 1
-        return Records.of(result.outputs["records"])
+        return result.outputs["records"]
 
     def measure(self, batches: Sequence[Array]) -> None:
         """Measure the running statistics at the weights as they are: the means over batches of codes."""
@@ -152,14 +140,15 @@ class Trainer:
             shares = np.array([number / (number + 1), 1 / (number + 1)], np.float32)
             self.device.run("stats", {self.input: x, MOVING: shares})
 
-    def probabilities(self, x: Array) -> NDArray[np.float32]:
+    def results(self, x: Array) -> NDArray[np.float32]:
         """What the network makes of samples, real numbers; the last batch is filled up with zeros."""
         size, found = self.batches.evaluation, list[Array]()
         for first in range(0, len(x), size):
             part = x[first : first + size]
             filled = np.zeros((size, *x.shape[1:]), np.float32)
             filled[: len(part)] = part
-            found.append(self.device.run("eval", {self.input: filled}).outputs["probabilities"][: len(part)])
+            (given,) = self.device.run("eval", {self.input: filled}).outputs.values()
+            found.append(given[: len(part)])
         return np.concatenate(found) if found else np.zeros((0, 0), np.float32)
 
     @property

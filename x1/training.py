@@ -117,8 +117,8 @@ def train(
     given = options.get("shapes")
     found = model if isinstance(model, Trainable) else model_of(model, init=init, seed=seed, shapes=given)
     if found.loss is None:
-        loss = options.get("loss", losses.SPARSE)
-        found.compile(options.get("optimizer", "adam"), loss, ["accuracy"])
+        loss = losses.get(options.get("loss", losses.SPARSE))
+        found.compile(options.get("optimizer", "adam"), loss, loss.metrics)
     found.fit(
         x,
         y,

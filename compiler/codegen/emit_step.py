@@ -86,15 +86,15 @@ def state_values(
 
 
 class RealInput(Frozen):
-    """An input that the host gives as real numbers: what its codes stand for, how its axes are permuted."""
+    """What the host has as real numbers: what its codes stand for, how its axes are permuted."""
 
     scale: float
     perm: tuple[int, ...]
 
 
-def _real_interface(node: Node, given: Tensor | Buffer, real: RealInput) -> Interface:
+def _real_interface(node: Node, given: Tensor | Buffer, real: RealInput, name: str) -> Interface:
     """Quantized and permuted by the host."""
-    plain = _interface(node.name, node, given)
+    plain = _interface(name, node, given)
     return replace(
         plain,
         dtype=DType.F32.host_name,
@@ -107,14 +107,18 @@ def _real_interface(node: Node, given: Tensor | Buffer, real: RealInput) -> Inte
 def _abi(graph: Graph, schedule: Schedule, real: Mapping[str, RealInput]) -> Abi:
     plan = schedule.plan
     inputs = tuple(
-        _real_interface(node, given, real[node.name])
+        _real_interface(node, given, real[node.name], node.name)
         if node.name in real
         else _interface(node.name, node, given)
         for node, given in plan.inputs
     )
     named = zip(graph.output_names, graph.outputs, strict=True)
     outputs = (
-        _interface(name, node, plan.outputs[node.id]) for name, node in named if node.id in plan.outputs
+        _real_interface(node, plan.outputs[node.id], real[name], name)
+        if name in real
+        else _interface(name, node, plan.outputs[node.id])
+        for name, node in named
+        if node.id in plan.outputs
     )
     return Abi(inputs, tuple(outputs))
 

@@ -8,12 +8,12 @@ from typing import Any, Final
 
 from numpy.typing import NDArray
 
+import compiler.train.losses  # noqa: F401  # pyright: ignore[reportUnusedImport]  (declares)
 from compiler.ir.graph import Graph, Input, Node
 from compiler.ir.stage import Stage
 from compiler.ir.types import DType
 from compiler.ops.batch_norm import BatchNorm
 from compiler.ops.shapes import Reshape, Transpose
-from compiler.ops.softmax import Softmax
 from compiler.passes.base import Pass, run_passes
 from compiler.passes.cancel_transposes import CancelTransposes
 from compiler.passes.eliminate_dead import EliminateDead
@@ -22,8 +22,10 @@ from compiler.passes.fuse_activation import FuseActivation
 from compiler.passes.pool_maxima import PoolMaxima
 from compiler.passes.to_device_layout import ToDeviceLayout
 from compiler.train.gradient import open_parameters
+from compiler.train.losses.loss import loss_of
 from isa.support.records import Frozen, replace
 
+CATEGORICAL: Final = "categorical_crossentropy"
 SIMPLIFY: Final[tuple[Pass, ...]] = (
     EliminateIdentity(dropout=False),
     FuseActivation(),
@@ -46,6 +48,7 @@ class TrainableNetwork(Frozen):
     """Parameters that training leaves as they are."""
     input_type: DType = DType.U8
     input_c: Fraction = Fraction(1, 255)
+    loss: str = CATEGORICAL
 
     @property
     def source(self) -> Node:
@@ -72,23 +75,37 @@ def network_of(
     input_type: DType,
     input_c: Fraction,
     frozen: Collection[str] = (),
+    loss: str = CATEGORICAL,
 ) -> tuple[TrainableNetwork, dict[str, NDArray[Any]]]:
     """A float graph as a network to be trained, and the values of its parameters.
 
     Args:
-        graph: it is simplified and extended; its one output is a softmax, or what is to be one.
+        graph: it is simplified and extended; its one output is a function that the loss takes back, or what
+            it is of.
         parameters: names of the constants that are weights; others stay constants.
         input_type: of the codes of inputs.
         input_c: what their unit stands for.
         frozen: parameters that training leaves as they are.
+        loss: its name.
+
+    Raises:
+        CompileError: a loss that does not fit the last layer.
     """
     prepared = run_passes(graph, SIMPLIFY)
-    (result,) = prepared.outputs
-    logits = result.inputs[0] if isinstance(result.op, Softmax) else result
+    logits = loss_of(loss).operand(prepared)
     constants = [n for n in prepared.nodes() if n.is_constant and n.name in set(parameters)]
     opened = open_parameters(prepared, constants)
-    found = TrainableNetwork(prepared, logits, opened.nodes, frozenset(frozen), input_type, input_c)
+    found = TrainableNetwork(prepared, logits, opened.nodes, frozenset(frozen), input_type, input_c, loss)
     return found, dict(opened.values)
+
+
+def for_loss(network: TrainableNetwork, loss: str) -> TrainableNetwork:
+    """The network to be trained by another loss.
+
+    Raises:
+        CompileError: the loss does not fit the last layer.
+    """
+    return replace(network, logits=loss_of(loss).operand(network.graph), loss=loss)
 
 
 def channels_last(graph: Graph) -> tuple[Graph, tuple[int, ...]]:
@@ -147,6 +164,4 @@ def rebatched(network: TrainableNetwork, batch: int, group: int = 0) -> Trainabl
             copies[node.id] = made.add(operation, operands, name=node.name, loc=node.loc)
     made.set_outputs([copies[n.id] for n in source.outputs], source.output_names)
     opened = {name: copies[node.id] for name, node in network.parameters.items()}
-    return TrainableNetwork(
-        made, copies[network.logits.id], opened, network.frozen, network.input_type, network.input_c
-    )
+    return replace(network, graph=made, logits=copies[network.logits.id], parameters=opened)

@@ -15,10 +15,10 @@ from compiler.ir.graph import Graph, Input, Node
 from compiler.ir.stage import Stage
 from compiler.ir.types import DType, TensorType
 from compiler.train.gradient import differentiate
-from compiler.train.integer.loss import StepSoftmax
+from compiler.train.integer.loss import RESULTS
 from compiler.train.integer.update import Update
 from compiler.train.integer.weights import first_exponent, next_exponent
-from compiler.train.losses.categorical_crossentropy import CategoricalCrossentropy
+from compiler.train.losses.loss import loss_of
 from compiler.train.lowering import FIRST_SHIFT, RULES, Fixed, Lowerer, StateTensor
 from compiler.train.network import TrainableNetwork
 from compiler.train.optimizers.optimizer import Optimizer
@@ -65,9 +65,9 @@ def training_step(network: TrainableNetwork, optimizer: Optimizer) -> TrainingSt
     Raises:
         CompileError: an operation that no step computes, or that has no gradient.
     """
-    rows = network.logits.shape[0]
-    labels = network.graph.input("labels", DType.I32, (rows,))
-    loss = network.graph.add(CategoricalCrossentropy(), [network.logits, labels], name="loss")
+    rows, kind = network.logits.shape[0], loss_of(network.loss)
+    labels = network.graph.input("labels", kind.labels, kind.labels_shape(network.logits.shape))
+    loss = network.graph.add(kind(), [network.logits, labels], name="loss")
     fixed = network.frozen | network.statistics
     wanted = {n: p for n, p in network.parameters.items() if n not in fixed}
     gradients = dict(zip(wanted, differentiate(network.graph, loss, list(wanted.values())), strict=True))
@@ -85,16 +85,14 @@ def training_step(network: TrainableNetwork, optimizer: Optimizer) -> TrainingSt
 
 
 def evaluation(network: TrainableNetwork) -> TrainingStep:
-    """The network as it is now: the probabilities of its classes."""
-    network.graph.set_outputs([network.logits], ["logits"])
+    """The network as it is now: what it gives, the probabilities of classes or values."""
+    kind = loss_of(network.loss)
+    last = network.logits if kind.of_sums else network.graph.outputs[0]
+    network.graph.set_outputs([last], ["result"])
     network.graph.erase_dead()
     lower = _lowered(network, training=False)
-    value: Fixed = lower[network.logits]
-    made = StepSoftmax(float(value.c))
-    probabilities = lower.add(
-        made, (value.node, lower.number(value.exponent)), "probabilities", network.logits
-    )
-    return _finished(lower, {"probabilities": probabilities})
+    name, made = RESULTS[kind](lower, lower[last], last)
+    return _finished(lower, {name: made})
 
 
 def measurement(network: TrainableNetwork) -> TrainingStep:
@@ -114,7 +112,9 @@ def _lowered(network: TrainableNetwork, *, training: bool, moving: bool = False)
         CompileError: some have none; all are named.
     """
     source = network.graph
-    lower = Lowerer(Graph(source.name, Stage.STEP), training, network.logits)
+    lower = Lowerer(Graph(source.name, Stage.STEP), training)
+    if loss_of(network.loss).of_sums:
+        lower.logits = network.logits
     if moving:
         lower.moving = lower.graph.input(MOVING, DType.F32, (2,))
     parameters = {p.id for p in network.parameters.values()}

@@ -391,11 +391,25 @@ class Network:
         g[rows, labels] -= 127
         return g, d[rows, labels], z, logits.q.argmax(axis=1)
 
+    def binary_loss(self, logits: Value, labels: Array) -> tuple[Value, Array]:
+        """Errors of codes of logits in steps of 1/16, labels 0 and 1; the codes."""
+        p = rne(np.clip(np.rint(256 / (1 + np.exp(-logits.q / 16.0))), 0, 255), 0, 255)
+        g = np.clip(rsh(p, 1) - 128 * labels.astype(np.int64), -127, 127)
+        return Value(g, -7, Fraction(1, labels.shape[1])), logits.q
+
+    def squared_loss(self, values: Value, labels: Array, seen: dict[str, int]) -> tuple[Value, Array]:
+        """Errors of sums, and what the sums stand for."""
+        real = f32(f32(values.q) * f32(f32(values.c) * two_to(values.e)))
+        r = f32(f32(real - labels) * F(2 / labels.shape[1]))
+        q, shift = self.quantizer("loss", rne(f32(r * F(65536)), -LIMIT, LIMIT), unsigned=False, seen=seen)
+        return Value(q, shift - 16, Fraction(1)), real
+
     # --- backward --------------------------------------------------------------------------------
 
-    def backward(self, g: Array, valid: int, seen: dict[str, int]) -> dict[str, Array]:
+    def backward(self, g: Array | Value, valid: int, seen: dict[str, int]) -> dict[str, Array]:
         """The gradients of all parameters, as float32."""
-        self.errors: dict[str, list[Value]] = {self.layers[-1].name: [Value(g, -7, Fraction(1))]}
+        first = g if isinstance(g, Value) else Value(g, -7, Fraction(1))
+        self.errors: dict[str, list[Value]] = {self.layers[-1].name: [first]}
         gradients: dict[str, Array] = {}
         inv_n = F(1) / F(valid)
         for index in reversed(range(len(self.layers))):
@@ -545,10 +559,16 @@ class Network:
 
     # --- the step --------------------------------------------------------------------------------
 
-    def step(self, x: Array, labels: Array, update: Update) -> tuple[Array, Array, Array]:
-        """Train on a batch; d[label], z and the greatest index of each sample."""
+    def step(self, x: Array, labels: Array, update: Update, loss: str = "") -> tuple[Array, ...]:
+        """Train on a batch; d[label], z and the greatest index of each sample, or logits, or values."""
         seen: dict[str, int] = {}
-        g, *record = self.loss(self.forward(x, seen), labels)
+        logits = self.forward(x, seen)
+        if loss == "binary_crossentropy":
+            g, *record = self.binary_loss(logits, labels)
+        elif loss == "mean_squared_error":
+            g, *record = self.squared_loss(logits, labels, seen)
+        else:
+            g, *record = self.loss(logits, labels)
         gradients = self.backward(g, len(labels), seen)
         for name, gradient in gradients.items():
             self.w[name] = update(name, self.w[name], gradient)
@@ -559,8 +579,7 @@ class Network:
             before = self.h.get(key, 0)
             self.h[key] = max(greatest, before - (before >> LEAK))
             self.s[key] = max(0, self.h[key].bit_length() - (8 if self.unsigned[key] else 7))
-        d, z, best = record
-        return d, z, best
+        return tuple(record)
 
 
 def of_one_factor(values: Sequence[Value]) -> list[Value]:

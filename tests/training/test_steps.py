@@ -14,7 +14,7 @@ from compiler.codegen.training import generate_streams
 from compiler.ir.evaluate import evaluate
 from compiler.ir.verify import verify
 from compiler.schedule.options import schedule_options
-from compiler.train.network import TrainableNetwork, groups_of, rebatched
+from compiler.train.network import CATEGORICAL, TrainableNetwork, groups_of, rebatched
 from compiler.train.optimizers.optimizer import Optimizer, apply, optimizer_of
 from compiler.train.step import TrainingStep, initial_state, measurement, training_step
 from isa.program import Note
@@ -61,12 +61,15 @@ class Trained:
         batch: int = BATCH,
         seed: int = 0,
         group: int = 0,
+        loss: str = CATEGORICAL,
     ) -> None:
         self.weights = weights(layers, seed)
         self.optimizer: Optimizer = optimizer_of(optimizer)
         self.batch, self.count = batch, 0
         graph, logits, parameters = graph_of(layers, self.weights, 1)
-        network = rebatched(TrainableNetwork(graph, logits, parameters), batch, group or batch)
+        self.loss = loss
+        network = TrainableNetwork(graph, logits, parameters, loss=loss)
+        network = rebatched(network, batch, group or batch)
         self.step: TrainingStep = training_step(network, self.optimizer)
         verify(self.step.graph)
         given = {name: as_graph(name, value) for name, value in self.weights.items()}
@@ -93,7 +96,7 @@ class Trained:
         """A step of all; what the graph's outputs are, and what each machine has left."""
         self.count += 1
         x = self.random.integers(0, 256, (self.batch, 28, 28, 1)).astype(np.uint8)
-        labels = self.random.integers(0, 10, self.batch).astype(np.int32)
+        labels, given_labels = self._labels()
         numbers = self.optimizer.of_step(self.count, np.float32(self.optimizer.learning_rate))
 
         dropouts = [layer.name for layer in self.oracle.layers if layer.kind == "dropout"]
@@ -105,10 +108,10 @@ class Trained:
             self.slots[name] = dict(slots)
             return new
 
-        self.oracle.step(x, labels, update)
+        left = self.oracle.step(x, labels, update, self.loss)
         given = {
             "input": x,
-            "labels": labels,
+            "labels": given_labels,
             "numbers": np.array([numbers[n] for n in self.optimizer.step_numbers], np.float32),
         }
         if dropouts:
@@ -116,6 +119,8 @@ class Trained:
         values = evaluate(self.step.graph, {**self.state, **given})
         named = zip(self.step.graph.output_names, self.step.graph.outputs, strict=True)
         outputs = {name: values[node.id] for name, node in named}
+        if self.loss != CATEGORICAL:
+            np.testing.assert_array_equal(outputs["records"], left[0])
         self.state = {name: outputs.get(name, value) for name, value in self.state.items()}
         shapes = {s.name: s.before.shape for s in self.step.states}
         found: dict[str, Array] = {}
@@ -124,6 +129,17 @@ class Trained:
             np.testing.assert_array_equal(result.outputs["records"], outputs["records"])
             found |= {f"{name}: {k}": v for k, v in state_values(place, device.state, shapes).items()}
         return outputs, found
+
+    def _labels(self) -> tuple[Array, Array]:
+        """As the statement takes them, and as the device does."""
+        if self.loss == CATEGORICAL:
+            labels = self.random.integers(0, 10, self.batch).astype(np.int32)
+            return labels, labels
+        if self.loss == "binary_crossentropy":
+            labels = self.random.integers(0, 2, (self.batch, 10))
+            return labels, (labels * -128).astype(np.int8)
+        real = self.random.standard_normal((self.batch, 10)).astype(np.float32)
+        return real, real
 
     def assert_equal_to_the_oracle(self) -> None:
         """Weights, slots, exponents, greatest sums and shifts."""
@@ -216,6 +232,34 @@ def test_fifty_steps_are_the_same_on_every_machine(name: str) -> None:
     trained.assert_equal_to_the_oracle()
     for key, value in found.items():
         np.testing.assert_array_equal(value, trained.state[key.partition(": ")[2]], key)
+
+
+@pytest.mark.parametrize(
+    ("loss", "end"),
+    [("binary_crossentropy", {"fixed": (-4, False, 127)}), ("mean_squared_error", {"logits": True})],
+)
+def test_other_losses_are_what_the_independent_statement_says(loss: str, end: dict[str, Any]) -> None:
+    net = [*LENET[:-1], replace(LENET[-1], options=end)]
+    trained = Trained(net, loss=loss)
+    for target in ("edge16", "edge32"):
+        trained.on(target)
+    for _ in range(3):
+        _, found = trained.one()
+        trained.assert_equal_to_the_oracle()
+        for key, value in found.items():
+            np.testing.assert_array_equal(value, trained.state[key.partition(": ")[2]], key)
+
+
+def test_sums_beyond_int32_are_exact() -> None:
+    """173,056 products for each weight of the first layer."""
+    trained = Trained(SEED_NET, batch=256)
+    trained.on("edge64")
+    trained.one()
+    trained.assert_equal_to_the_oracle()
+    for name, value in trained.state.items():
+        device, place = trained.devices["edge64 O3"]
+        shapes = {s.name: s.before.shape for s in trained.step.states}
+        np.testing.assert_array_equal(state_values(place, device.state, shapes)[name], value, name)
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "momentum", "rmsprop", "adamw"])

@@ -116,7 +116,8 @@ def _chosen(network: Trainable, options: dict[str, Any]) -> None:
             raise UsageError(Diagnostic("usage.option", text, remedy=f"leave --{name} out"))
     if not begun:
         chosen = optimizers.get(options["optimizer"] or "adam")
-        network.compile(chosen, options["loss"] or losses.SPARSE, ["accuracy"])
+        loss = losses.get(options["loss"] or losses.SPARSE)
+        network.compile(chosen, loss, loss.metrics)
     if options["lr"] is not None:
         network.optimizer.learning_rate = options["lr"]
 

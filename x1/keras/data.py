@@ -15,7 +15,7 @@ from compiler.train.randomness import shuffled
 from isa import arithmetic
 from isa.support.diagnostics import Diagnostic, UsageError
 from isa.support.records import Frozen
-from x1.keras.losses import Loss
+from x1.keras.losses import BINARY, Loss
 
 Array = NDArray[Any]
 GREATEST: Final = 127
@@ -78,13 +78,15 @@ def samples(x: Any, shape: tuple[int, ...], what: str) -> Array:
     return found if found.dtype == np.uint8 else found.astype(np.float32)
 
 
-def labels(y: Any, count: int, classes: int, loss: Loss, what: str) -> NDArray[np.int32]:
-    """The classes of samples.
+def labels(y: Any, count: int, classes: int, loss: Loss, what: str) -> Array:
+    """The classes of samples, or a number for each value that the network gives.
 
     Raises:
         UsageError: another number of labels, another form than the loss takes, or a class that there is not.
     """
     found = np.asarray(y)
+    if not loss.of_classes:
+        return _numbers(found, count, classes, loss, what)
     if loss.one_hot:
         if (
             found.shape != (count, classes)
@@ -112,6 +114,22 @@ def labels(y: Any, count: int, classes: int, loss: Loss, what: str) -> NDArray[n
         text = f"{what}: label {at} is {found[at]}"
         raise UsageError(Diagnostic("train.labels", text, allowed=f"whole numbers of 0..{classes - 1}"))
     return whole.astype(np.int32)
+
+
+def _numbers(found: Array, count: int, outputs: int, loss: Loss, what: str) -> Array:
+    """A number for each value: any, or 0 and 1."""
+    if outputs == 1 and found.shape == (count,):
+        found = found[:, None]
+    if found.shape != (count, outputs):
+        text = f"{what} has the shape {list(found.shape)}"
+        raise UsageError(Diagnostic("train.labels", text, allowed=f"[{count}, {outputs}]"))
+    fits = found.dtype.kind in "iufb" and np.isfinite(found).all()
+    if not fits or (loss.name == BINARY and not ((found == 0) | (found == 1)).all()):
+        allowed = "0 and 1" if loss.name == BINARY else "finite numbers"
+        raise UsageError(
+            Diagnostic("train.labels", f"{what} has other labels than {allowed}", allowed=allowed)
+        )
+    return found.astype(np.float32)
 
 
 def order_of(count: int, seed: int, epoch: int, *, shuffle: bool) -> NDArray[np.int64]:

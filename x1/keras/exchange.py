@@ -113,7 +113,8 @@ def from_keras(model: Any) -> Model:
     made.set_weights([np.asarray(w) for w in model.get_weights()])
     loss, optimizer = getattr(model, "loss", None), getattr(model, "optimizer", None)
     if loss is not None and optimizer is not None:
-        made.compile(optimizers.get(optimizer), losses.get(loss), ["accuracy"])
+        chosen = losses.get(loss)
+        made.compile(optimizers.get(optimizer), chosen, chosen.metrics)
     return made
 
 
@@ -288,7 +289,8 @@ def _from_file(path: str) -> Model:
         if isinstance(loss, dict):
             logits = bool(_mapping(_mapping(loss).get("config")).get("from_logits", False))
             loss = losses.Loss(losses.get(str(_mapping(loss).get("class_name"))).name, logits)
-        model.compile(optimizers.get(optimizer), loss, ["accuracy"])
+        chosen = losses.get(loss)
+        model.compile(optimizers.get(optimizer), chosen, chosen.metrics)
     return model
 
 

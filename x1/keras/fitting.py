@@ -17,6 +17,7 @@ from isa.target import Target, load_target
 from x1.keras import data
 from x1.keras.callbacks import CallbackList, History
 from x1.keras.data import Codes
+from x1.keras.losses import Measures
 from x1.keras.optimizers import KerasOptimizer
 from x1.trainer import Batches, Trainer
 
@@ -28,8 +29,6 @@ STATISTICS: Final = (EXACT, "running")
 """What the running statistics of normalizations are after an epoch."""
 MEASURED: Final = 50
 """Batches from which they are measured at most."""
-LEAST_PROBABILITY: Final = 1e-7
-"""Keras's: a smaller one counts as this in a loss."""
 
 
 class Fitted(Protocol):
@@ -73,14 +72,14 @@ class Totals(Struct):
     """Losses and hits of samples, summed."""
 
     loss: float = 0.0
-    hits: int = 0
+    hits: float = 0.0
     count: int = 0
 
-    def add(self, losses: Array, classes: Array, labels: Array) -> None:
+    def add(self, measures: Measures) -> None:
         """Some samples more."""
-        self.loss += float(losses.sum())
-        self.hits += int((classes == labels).sum())
-        self.count += len(labels)
+        self.loss += float(measures.losses.sum())
+        self.hits += float(measures.hits.sum())
+        self.count += len(measures.losses)
 
     def means(self, metrics: Sequence[str], prefix: str = "") -> dict[str, float]:
         """The mean loss, and the share of hits if it is asked for."""
@@ -197,8 +196,8 @@ class Fitting(Struct):
                 break
             told.tell("on_train_batch_begin", number, {})
             rate = model.optimizer.rate(trainer.step_number)
-            records = trainer.step(x[chosen], y[chosen], rate)
-            totals.add(records.losses, records.classes, y[chosen])
+            records = trainer.step(x[chosen], model.loss.given(y[chosen]), rate)
+            totals.add(model.loss.of_records(records, y[chosen]))
             told.tell("on_train_batch_end", number, totals.means(model.metrics))
             show.step(number + 1, totals.means(model.metrics))
             if model.stop_training:
@@ -210,7 +209,7 @@ class Fitting(Struct):
         logs = totals.means(model.metrics)
         if seen is not None and (epoch + 1) % self.validation_freq == 0:
             told.tell("on_test_begin", {})
-            logs |= _measured(trainer, *seen).means(model.metrics, "val_")
+            logs |= _measured(model, trainer, *seen).means(model.metrics, "val_")
             told.tell("on_test_end", logs)
         show.end(time.monotonic() - began, logs)
         return logs
@@ -285,12 +284,10 @@ def _split(x: Array, y: Array, share: float) -> tuple[Array, Array, tuple[Array,
     return x[:first], y[:first], (x[first:], y[first:])
 
 
-def _measured(trainer: Trainer, x: Array, y: Array) -> Totals:
+def _measured(model: Fitted, trainer: Trainer, x: Array, y: Array) -> Totals:
     """Losses and hits of samples, as the network is now."""
     totals = Totals()
-    p = trainer.probabilities(x)
-    chosen = np.clip(p[np.arange(len(y)), y].astype(np.float64), LEAST_PROBABILITY, 1)
-    totals.add(-np.log(chosen), p.argmax(axis=1), y)
+    totals.add(model.loss.of_results(trainer.results(x), y))
     return totals
 
 
@@ -299,13 +296,13 @@ def evaluate_on(model: Fitted, x: Any, y: Any, *, verbose: int) -> dict[str, flo
     if model.loss is None:
         raise UsageError(NO_LOSS)
     taken, given = _checked(model, x, y, "x", "y")
-    found = _measured(_evaluating(model, taken), taken, given).means(model.metrics)
+    found = _measured(model, _evaluating(model, taken), taken, given).means(model.metrics)
     if verbose:
         sys.stdout.write(_numbers(found) + "\n")
     return found
 
 
 def predict_on(model: Fitted, x: Any) -> NDArray[np.float32]:
-    """Probabilities of samples."""
+    """What the network gives for samples."""
     taken = _taken(model, x, "x")
-    return _evaluating(model, taken).probabilities(taken)
+    return _evaluating(model, taken).results(taken)

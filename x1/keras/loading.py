@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from compiler.train.network import TrainableNetwork, host_shape
+from compiler.train.network import TrainableNetwork, for_loss, host_shape
 from isa.support.records import replace
 from x1.checkpoint import Loaded, layers_of, load_checkpoint, number, unsound
 from x1.keras import layers as keras_layers
@@ -38,6 +38,8 @@ class GraphModel(Trainable):
 
     def network(self) -> TrainableNetwork:
         """The network for one sample, its parameters opened."""
+        if self.loss is not None and self.loss.kind != self._network.loss:
+            self._network = for_loss(self._network, self.loss.kind)
         if self.codes is None:
             return self._network
         return replace(self._network, input_type=self.codes.dtype, input_c=self.codes.c)
@@ -76,7 +78,10 @@ def load(path: str | Path) -> Trainable:
     place = str(path)
     loaded = load_checkpoint(place)
     checkpoint = loaded.checkpoint
-    network = checkpoint.network_of(place)
+    if checkpoint.loss not in losses.NAMED:
+        raise unsound(place, f"there is no loss '{checkpoint.loss[:40]}'")
+    loss = losses.Loss(checkpoint.loss, checkpoint.from_logits)
+    network = replace(checkpoint.network_of(place), loss=loss.kind)
     missing = [name for name in checkpoint.parameters if name not in loaded.values]
     if missing:
         raise unsound(place, f"the state lacks '{missing[0]}'")
@@ -125,8 +130,6 @@ def _restore(model: Trainable, loaded: Loaded, network: TrainableNetwork, place:
     """Loss, optimizer, history and device as they were."""
     checkpoint = loaded.checkpoint
     model.codes = Codes(network.input_type, network.input_c)
-    if checkpoint.loss not in losses.NAMED:
-        raise unsound(place, f"there is no loss '{checkpoint.loss[:40]}'")
     model.loss = losses.Loss(checkpoint.loss, checkpoint.from_logits)
     model.metrics = [m for m in checkpoint.metrics if m == "accuracy"]
     options = checkpoint.optimizer_options(place)

@@ -4,29 +4,105 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+import numpy as np
+from numpy.typing import NDArray
+
 from isa.support.diagnostics import Diagnostic, UsageError, not_among
 from isa.support.records import Frozen
 
+Array = NDArray[Any]
 SPARSE: Final = "sparse_categorical_crossentropy"
 ONE_HOT: Final = "categorical_crossentropy"
+BINARY: Final = "binary_crossentropy"
+SQUARED: Final = "mean_squared_error"
 NAMED: Final = {
     SPARSE: SPARSE,
     ONE_HOT: ONE_HOT,
+    BINARY: BINARY,
+    SQUARED: SQUARED,
+    "mse": SQUARED,
     "SparseCategoricalCrossentropy": SPARSE,
     "CategoricalCrossentropy": ONE_HOT,
+    "BinaryCrossentropy": BINARY,
+    "MeanSquaredError": SQUARED,
 }
+KINDS: Final = {SPARSE: ONE_HOT}
+"""The compiler's name of a loss, where it is another."""
+LEAST_PROBABILITY: Final = 1e-7
+"""Keras's: a smaller one counts as this in a loss."""
+STEPS_PER_UNIT: Final = 16
+"""Logits count in steps of 1/16 in what the device leaves of a batch."""
+ONE: Final = -128
+"""The label of 1 as the device takes it: what is added to a probability of 2^-7."""
+
+
+class Measures(Frozen):
+    """Of every sample the loss, and the part of its values that is right."""
+
+    losses: NDArray[np.float64]
+    hits: NDArray[np.float64]
 
 
 class Loss(Frozen):
-    """A loss: its name, and whether it takes the softmax itself."""
+    """A loss: its name, and whether it takes the softmax or the sigmoid itself."""
 
     name: str
     from_logits: bool = False
 
     @property
+    def kind(self) -> str:
+        """The compiler's name."""
+        return KINDS.get(self.name, self.name)
+
+    @property
     def one_hot(self) -> bool:
         """Whether labels are rows with a 1 for the class."""
         return self.name == ONE_HOT
+
+    @property
+    def of_classes(self) -> bool:
+        """Whether a label is the number of a class, on the device."""
+        return self.kind == ONE_HOT
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The metrics that it has."""
+        return () if self.name == SQUARED else ("accuracy",)
+
+    def given(self, labels: Array) -> Array:
+        """Labels as the device takes them."""
+        if self.name == BINARY:
+            return (labels * ONE).astype(np.int8)
+        return labels.astype(np.int32 if self.of_classes else np.float32)
+
+    def of_records(self, records: Array, labels: Array) -> Measures:
+        """From what the device leaves of a batch in training: differences and sums, logits, or values."""
+        if self.of_classes:  # difference to the greatest logit, sum of the table's entries, class
+            sums = records[:, 1].copy().view(np.float32).astype(np.float64)
+            losses = np.log(sums) - records[:, 0] / STEPS_PER_UNIT
+            return Measures(losses, (records[:, 2] == labels).astype(np.float64))
+        if self.name == BINARY:
+            x = records / STEPS_PER_UNIT
+            losses = np.maximum(x, 0) - x * labels + np.log1p(np.exp(-np.abs(x)))
+            return Measures(losses.mean(axis=1), ((x > 0) == (labels > 0)).mean(axis=1))
+        return self._squared(records, labels)
+
+    def of_results(self, results: Array, labels: Array) -> Measures:
+        """From what the network gives: probabilities or values."""
+        if self.of_classes:
+            p = results[np.arange(len(labels)), labels].astype(np.float64)
+            losses = -np.log(np.clip(p, LEAST_PROBABILITY, 1))
+            return Measures(losses, (results.argmax(axis=1) == labels).astype(np.float64))
+        if self.name == BINARY:
+            p = np.where(labels > 0, results, 1 - results).astype(np.float64)
+            losses = -np.log(np.clip(p, LEAST_PROBABILITY, 1))
+            return Measures(losses.mean(axis=1), ((results > 0.5) == (labels > 0)).mean(axis=1))
+        return self._squared(results, labels)
+
+    @staticmethod
+    def _squared(values: Array, labels: Array) -> Measures:
+        losses = np.square(values.astype(np.float64) - labels).mean(axis=1)
+        return Measures(losses, np.zeros(len(losses)))
 
 
 def SparseCategoricalCrossentropy(from_logits: bool = False) -> Loss:  # noqa: N802
@@ -37,6 +113,16 @@ def SparseCategoricalCrossentropy(from_logits: bool = False) -> Loss:  # noqa: N
 def CategoricalCrossentropy(from_logits: bool = False) -> Loss:  # noqa: N802
     """For labels that are rows with a 1 for the class."""
     return Loss(ONE_HOT, from_logits)
+
+
+def BinaryCrossentropy(from_logits: bool = False) -> Loss:  # noqa: N802
+    """For labels of 0 and 1."""
+    return Loss(BINARY, from_logits)
+
+
+def MeanSquaredError() -> Loss:  # noqa: N802
+    """For labels that are real numbers."""
+    return Loss(SQUARED)
 
 
 def get(identifier: Any) -> Loss:
@@ -55,7 +141,9 @@ def get(identifier: Any) -> Loss:
         name = type(identifier).__name__
         options = dict(identifier.get_config()) if hasattr(identifier, "get_config") else {}
     if name not in NAMED:
-        raise UsageError(not_among("train.loss", f"there is no loss '{name}'", name, [SPARSE, ONE_HOT]))
+        raise UsageError(
+            not_among("train.loss", f"there is no loss '{name}'", name, [SPARSE, ONE_HOT, BINARY, SQUARED])
+        )
     if options.get("label_smoothing"):
         raise UsageError(Diagnostic("train.loss", f"{name}: label_smoothing is not supported", allowed="0"))
     return Loss(NAMED[name], bool(options.get("from_logits", False)))

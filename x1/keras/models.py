@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from compiler.train.network import TrainableNetwork, network_of
+from compiler.train.network import CATEGORICAL, TrainableNetwork, network_of
 from isa.support.diagnostics import Diagnostic, UsageError
 from x1.keras.building import Built, Wiring, build, from_graph, name_layers, to_graph
 from x1.keras.data import Codes
@@ -148,7 +148,12 @@ class Model(Trainable):
         codes = self.codes or Codes.of(np.zeros(0, np.uint8))
         frozen = [name for name, (layer, _) in made.owners.items() if not layer.trainable]
         network, _ = network_of(
-            made.graph, made.owners, input_type=codes.dtype, input_c=codes.c, frozen=frozen
+            made.graph,
+            made.owners,
+            input_type=codes.dtype,
+            input_c=codes.c,
+            frozen=frozen,
+            loss=self.loss.kind if self.loss else CATEGORICAL,
         )
         return network
 

@@ -28,6 +28,13 @@ from x1.trainer import Batches, Trainer
 
 Array = NDArray[Any]
 FORMATS: Final = ("float32", "qoperator")
+ACCURACIES: Final = (
+    "accuracy",
+    "acc",
+    "sparse_categorical_accuracy",
+    "categorical_accuracy",
+    "binary_accuracy",
+)
 EVALUATED: Final = 32
 """Samples of a batch where nothing is trained."""
 
@@ -104,7 +111,7 @@ class Trainable:
         """
         self.pull()
         self.optimizer, self.loss = optimizers.get(optimizer), losses.get(loss)
-        self.metrics = ["accuracy" for m in metrics or () if _require_accuracy(m)]
+        self.metrics = ["accuracy" for m in metrics or () if _require_accuracy(m, self.loss)]
         kept = ("shift", "greatest")
         self.kept = {n: v for n, v in self.kept.items() if n.rpartition("/")[2] in kept}
         self.trainer = None
@@ -300,13 +307,14 @@ class Trainable:
         return compile_network(model, target, calibrate=given, shapes={name: (1, *self.input_shape)})
 
 
-def _require_accuracy(metric: Any) -> bool:
+def _require_accuracy(metric: Any, loss: losses.Loss) -> bool:
     """The only metric is accuracy, however it is called.
 
     Raises:
         UsageError: another one.
     """
     name = metric if isinstance(metric, str) else str(getattr(metric, "name", type(metric).__name__))
-    if name not in ("accuracy", "acc", "sparse_categorical_accuracy", "categorical_accuracy"):
-        raise UsageError(Diagnostic("train.metric", f"there is no metric '{name}'", allowed="accuracy"))
+    if name not in ACCURACIES or not loss.metrics:
+        allowed = ", ".join(loss.metrics) or "none for this loss"
+        raise UsageError(Diagnostic("train.metric", f"there is no metric '{name}'", allowed=allowed))
     return True

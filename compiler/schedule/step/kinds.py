@@ -10,7 +10,9 @@ from compiler.ops.max_pool import MaxPool
 from compiler.ops.slices import Slice
 from compiler.schedule.step.tiles.depthwise import is_depthwise, on_lanes
 from compiler.train.integer.convolution import Conv2dWeightSums, Interleave, StepConv2d, TurnWeights
+from compiler.train.integer.dense import DenseSums, DenseWeightSums
 from compiler.train.integer.functions import CodeTable, Times
+from compiler.train.integer.loss import CodeSums
 from compiler.train.integer.maps import (
     AveragePoolErrors,
     PadCodes,
@@ -51,6 +53,8 @@ ON_ARRAY: Final = (StepConv2d, ChannelSums, Conv2dWeightSums)
 """Those of them that begin on the array."""
 SUMS: Final = (ChannelSums, GroupSums, Conv2dWeightSums)
 """Those of them whose result is a sum over images."""
+LATE: Final = (DenseSums, DenseWeightSums, CodeSums)
+"""Operations that are made where their result is needed."""
 
 
 def maker_of(node: Node) -> Node:

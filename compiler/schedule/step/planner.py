@@ -20,14 +20,22 @@ from compiler.schedule.builder import Span, Stripe, View, device_shape
 from compiler.schedule.options import ScheduleOptions, StepOptions
 from compiler.schedule.segments.plan import Plan
 from compiler.schedule.step.builder import GRADUAL, StepBuilder
-from compiler.schedule.step.kinds import ON_IMAGES, SUMS, images_of, is_map, maker_of, on_array, packed_bytes
+from compiler.schedule.step.kinds import (
+    LATE,
+    ON_IMAGES,
+    SUMS,
+    images_of,
+    is_map,
+    maker_of,
+    on_array,
+    packed_bytes,
+)
 from compiler.schedule.step.rows import Layout, StateBuffers, StateRows
 from compiler.schedule.step.tiles.normalization import IN_ROWS, rows_bytes
 from compiler.schedule.step.tiles.wide import BLOCKS
 from compiler.schedule.tile_graph import Buffer, Layer, LineBuffer, Memory, Ref, Tensor, aligned
 from compiler.schedule.tiles.planners import planner_of
 from compiler.train.integer.convolution import Conv2dWeightSums, StepConv2d, TurnWeights
-from compiler.train.integer.dense import DenseSums, DenseWeightSums
 from compiler.train.integer.normalization import MovingAverage
 from compiler.train.integer.update import Update
 from compiler.train.integer.weights import QuantizeBias, QuantizeWeights
@@ -170,7 +178,7 @@ class StepPlanner:
             if maker.id not in self.index:
                 continue
             found.add(maker.id)
-            if isinstance(maker.op, (DenseSums, DenseWeightSums)) or maker.id in self.b.deferred:
+            if isinstance(maker.op, LATE) or maker.id in self.b.deferred:
                 found |= self._needs(maker)
         return found
 
@@ -240,7 +248,7 @@ class StepPlanner:
                 found += self._users(user)
             elif user.id in self.index:
                 found.append(user)
-                if isinstance(user.op, (DenseSums, DenseWeightSums)) or user.id in self.b.deferred:
+                if isinstance(user.op, LATE) or user.id in self.b.deferred:
                     found += self._users(user)  # they may be made where they are needed
         return found
 
@@ -364,7 +372,7 @@ class StepPlanner:
 
     def _out(self, node: Node) -> Tensor:
         """Where the result of an operation is; sums have no place of their own."""
-        if isinstance(node.op, (Update, MovingAverage, DenseSums, DenseWeightSums, *SUMS)):
+        if isinstance(node.op, (Update, MovingAverage, *LATE, *SUMS)):
             return Tensor(-1, node.name, device_shape(node.shape), Buffer(node.name, Memory.ARENA, 0))
         return self.view(node).tensor
 
@@ -401,14 +409,19 @@ class StepPlanner:
         return sum(aligned(self._bytes(v)) for v in self.resident)
 
     def _enter(self, value: Node, image: int) -> None:
-        """Bring an image of a value from DRAM."""
+        """Bring an image of a value from DRAM: of a matrix, a row."""
         tensor = self.view(value).tensor
         _, height, width, channels = tensor.shape
-        line = LineBuffer(width * channels)
         self.b.tile = (image,)
-        buffer = self.b.buffer("image", Memory.SPM, height * line.row)
         tensor.line = None
-        self.b.load_rows(tensor, image, Span(0, height), Ref(buffer))
+        if len(value.shape) == 4:
+            line = LineBuffer(width * channels)
+            buffer = self.b.buffer("image", Memory.SPM, height * line.row)
+            self.b.load_rows(tensor, image, Span(0, height), Ref(buffer))
+        else:
+            line = LineBuffer(channels)
+            buffer = self.b.buffer("image", Memory.SPM, channels)
+            self.b.load(Ref(tensor.home, image * channels), Ref(buffer), channels, [])
         line.add(buffer, 0, height)
         self.lines[value.id, image] = line
 

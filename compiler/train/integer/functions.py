@@ -71,7 +71,7 @@ class Times(Op):
 @integer_rule(Unary)
 def lower_unary(lower: Lowerer, node: Node, operation: Unary) -> Fixed:
     """A table; where the unit matters, of codes at a fixed exponent and of factor 1."""
-    value = _operand(lower, node.inputs[0], operation.function)
+    value = operand_of(lower, node.inputs[0], operation.function)
     if operation.function in PIECEWISE:
         table = CodeTable(operation.function, operation.parameters, 0, 0)
         made = lower.add(table, (value.node,), node.name, node)
@@ -86,7 +86,7 @@ def lower_unary(lower: Lowerer, node: Node, operation: Unary) -> Fixed:
 def lower_unary_gradient(lower: Lowerer, node: Node, operation: UnaryGradient) -> Fixed:
     """Errors times the derivative of the codes that went in."""
     error: Fixed = lower[node.inputs[0]]
-    value = _operand(lower, node.inputs[1], operation.function)
+    value = operand_of(lower, node.inputs[1], operation.function)
     exponent = 0 if operation.function in PIECEWISE else domain_exponent(operation.function)
     table = CodeTable(operation.function, operation.parameters, exponent, DERIVATIVE_EXPONENT, slope=True)
     slope = lower.add(table, (value.node,), f"{node.name}/slope", node)
@@ -94,7 +94,7 @@ def lower_unary_gradient(lower: Lowerer, node: Node, operation: UnaryGradient) -
     return Fixed(made, error.exponent, error.c)
 
 
-def _operand(lower: Lowerer, x: Node, function: str) -> Fixed:
+def operand_of(lower: Lowerer, x: Node, function: str) -> Fixed:
     """Signed codes of an operand, at the exponent that the function wants, if it wants one."""
     value: Fixed = lower[x]
     wanted = None if function in PIECEWISE else domain_exponent(function)

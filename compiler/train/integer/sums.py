@@ -15,6 +15,7 @@ from compiler.ir.types import DType, TensorType
 from compiler.ops.activation import Unary, UnaryGradient
 from compiler.ops.add import Add
 from compiler.ops.shapes import Reshape
+from compiler.train.losses.binary_crossentropy import BinaryCrossentropy, BinaryCrossentropyGradient
 from compiler.train.lowering import Fixed, Lowerer, code_bounds, code_type, integer_rule
 from compiler.train.scalars import NUMBER
 from isa import arithmetic
@@ -93,6 +94,8 @@ def ending_of(lower: Lowerer, node: Node, clamp: tuple[float, float] | None) -> 
 
 def domain_of(operation: Op) -> int | None:
     """The exponent of the operand of a function or of its derivative, if it wants one."""
+    if isinstance(operation, BinaryCrossentropyGradient):
+        return domain_exponent(BinaryCrossentropy.end)
     if not isinstance(operation, Unary | UnaryGradient) or operation.function in PIECEWISE:
         return None
     return domain_exponent(operation.function)

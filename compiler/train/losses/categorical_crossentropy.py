@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 
 from compiler.ir.graph import Node
 from compiler.ir.op import Array, Op, ShapeError, op
-from compiler.ir.types import DType, TensorType
+from compiler.ir.types import DType, Shape, TensorType
 from compiler.rules.differentiating import Differentiator, Errors, gradient_rule
+from compiler.train.losses.loss import TrainingLoss, training_loss
 
 
 def _require_rows(types: Sequence[TensorType]) -> None:
@@ -26,9 +28,18 @@ def _probabilities(logits: Array) -> Array:
     return powers / powers.sum(axis=1, keepdims=True)
 
 
+@training_loss
 @op("nn.categorical_crossentropy", "logits:f32", "labels:i32")
-class CategoricalCrossentropy(Op):
+class CategoricalCrossentropy(TrainingLoss):
     """The mean over rows of -log(softmax(logits)[label]); a number."""
+
+    labels: ClassVar[DType] = DType.I32
+    end: ClassVar[str] = "softmax"
+
+    @classmethod
+    def labels_shape(cls, shape: Shape) -> Shape:
+        """The number of a class for each row."""
+        return shape[:1]
 
     def infer(self, types: Sequence[TensorType]) -> TensorType:
         _require_rows(types)

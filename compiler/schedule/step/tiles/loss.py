@@ -7,24 +7,38 @@ from typing import Final
 import numpy as np
 
 from compiler.ir.graph import Node
+from compiler.ir.op import Op
 from compiler.schedule.builder import Builder, Span, Views, spans, stored, tiles_of
-from compiler.schedule.step.builder import ACC_SHARE, StepBuilder, step_of
+from compiler.schedule.step.builder import ACC_SHARE, Constant, Row, StepBuilder, step_of
 from compiler.schedule.step.rows import WORD
 from compiler.schedule.step.tiles.dense import dense_sums
-from compiler.schedule.tile_graph import UNPLACED, Buffer, Memory, Ref, Tensor
+from compiler.schedule.step.tiles.exits import plain_record, requantize_shifted
+from compiler.schedule.step.tiles.maps import shifted_pair
+from compiler.schedule.tile_graph import REGION, UNPLACED, Buffer, Memory, Ref, Tensor
+from compiler.schedule.tiles.products import TileExit
 from compiler.train.integer.dense import DenseSums, DenseWeightSums
-from compiler.train.integer.loss import SoftmaxErrors, StepSoftmax, softmax_table
+from compiler.train.integer.loss import (
+    STEP_BITS,
+    CodeSums,
+    RealSums,
+    SoftmaxErrors,
+    SquaredErrors,
+    StepSoftmax,
+    softmax_table,
+)
+from isa.instructions.dma import Load, OnChip
+from isa.instructions.vector import Requant, Requantize
 from isa.instructions.vector_loss import RECORD, Loss, SoftmaxLoss
-from isa.memory_map import GRANULE_BYTES
-from isa.spec import greatest
+from isa.instructions.vector_words import Function32
+from isa.memory_map import GRANULE_BYTES, REQUANT_RECORD
+from isa.spec import ElementType, greatest
 
 MAX_ROWS: Final = greatest(SoftmaxLoss, "h")
+F = Function32
 
 
-@tiles_of(DenseSums, DenseWeightSums)
-def plan_dense_sums(
-    b: Builder, node: Node, operation: DenseSums | DenseWeightSums, view: Views, out: Tensor, budget: int
-) -> None:
+@tiles_of(DenseSums, DenseWeightSums, CodeSums)
+def plan_dense_sums(b: Builder, node: Node, operation: Op, view: Views, out: Tensor, budget: int) -> None:
     """Nothing: who needs the sums makes them."""
     del b, node, operation, view, out, budget
 
@@ -44,6 +58,11 @@ def _table(s: StepBuilder, factor: float) -> Ref:
 def _sums(s: StepBuilder, node: Node, samples: Span, budget: int) -> tuple[Buffer, int]:
     """The operand's sums of some samples, and the rows from group to group."""
     source = node.inputs[0]
+    if isinstance(source.op, CodeSums):
+        x = s.view_of(source.inputs[0])
+        place = 0, Span(0, 1), samples, Span(0, source.shape[1])
+        acc = shifted_pair(s, (x, x), place, (source.inputs[1], None), source.inputs[0])
+        return acc, samples.extent if source.shape[1] > s.cols else 0
     acc = dense_sums(s, source, lambda i: s.view_of(source.inputs[i]), samples, budget)
     return acc, samples.extent if source.shape[1] > s.cols else 0
 
@@ -94,3 +113,75 @@ def plan_softmax(
         )
         s.emit(instr, {"acc": Ref(acc), "g": Ref(made), "tab": table, "sreg": exponent})
         s.store(Ref(made), Ref(out.home, m.start * columns * WORD), size, [])
+
+
+def _values(s: StepBuilder, node: Node, real: RealSums, samples: Span, budget: int) -> tuple[Buffer, int]:
+    """What the sums of some samples stand for, in their place."""
+    acc, pitch = _sums(s, node, samples, budget)
+    unit = Ref(s.rows_of("unit", 1))
+    s.words(F.P2F, unit, s.numbers.read(node.inputs[1]), rows=1)
+    s.words(F.FMUL, unit, unit, Constant(real.unit), rows=1)
+    for group, lanes in _groups(s, node):
+        rows = Ref(acc, group * samples.extent)
+        s.words(F.I2F, rows, rows, rows=samples.extent, lanes=lanes)
+        s.words(F.FMUL, rows, rows, Row(unit), rows=samples.extent, lanes=lanes)
+    return acc, pitch
+
+
+def _groups(s: StepBuilder, node: Node) -> list[tuple[int, int]]:
+    """Groups of columns, and the lanes of each."""
+    return [(i, part.extent) for i, part in enumerate(spans(node.shape[1], s.cols))]
+
+
+def _give(s: StepBuilder, node: Node, acc: Buffer, pitch: int, samples: Span, home: Buffer) -> None:
+    """Store real numbers as they are."""
+    columns = node.shape[1]
+    size = samples.extent * columns * WORD
+    made = s.buffer("values", Memory.SPM, size)
+    raw = Requantize(
+        mode=Requant.RAW, h=1, w=samples.extent, c=columns, ags=pitch, ops=columns * WORD, ot=ElementType.S32
+    )
+    record = s.constant(np.array((0, 1), REQUANT_RECORD).tobytes())
+    s.emit(raw, {"acc": Ref(acc), "out": Ref(made), "prm": record})
+    s.store(Ref(made), Ref(home, samples.start * columns * WORD), size, [])
+
+
+@tiles_of(RealSums)
+def plan_real(b: Builder, node: Node, operation: RealSums, view: Views, out: Tensor, budget: int) -> None:
+    """Values, float32."""
+    del view
+    s = step_of(b)
+    for m in _samples(s, node):
+        s.tile = (m.start,)
+        acc, pitch = _values(s, node, operation, m, budget)
+        _give(s, node, acc, pitch, m, out.home)
+
+
+@tiles_of(SquaredErrors)
+def plan_squared_errors(
+    b: Builder, node: Node, operation: SquaredErrors, view: Views, out: Tensor, budget: int
+) -> None:
+    """Values, what they are too much, in steps, shifted."""
+    s = step_of(b)
+    labels, columns = view(2).tensor.home, node.shape[1]
+    values = s.view_of(node.graph.element(node, 2)).tensor.home
+    for m in _samples(s, node):
+        s.tile = (m.start,)
+        acc, pitch = _values(s, node, operation.real, m, budget)
+        _give(s, node, acc, pitch, m, values)
+        for group, lanes in _groups(s, node):
+            rows, given = Ref(acc, group * m.extent), Ref(s.rows_of("labels", m.extent))
+            more = m.extent > 1
+            load = Load(space=OnChip.ACC, region=REGION[labels.memory], n0=lanes * WORD, n1=m.extent,
+                        ds1=columns * WORD if more else 0, ls1=1 if more else 0)  # fmt: skip
+            at = (m.start * columns + group * s.cols) * WORD
+            s.emit(load, {"dram": Ref(labels, at), "loc": given}, "load")
+            s.words(F.FSUB, rows, rows, given, rows=m.extent, lanes=lanes)
+            for factor in (float(np.float32(2 / columns)), float(1 << STEP_BITS)):
+                s.words(F.FMUL, rows, rows, Constant(factor), rows=m.extent, lanes=lanes)
+            s.words(F.F2I, rows, rows, rows=m.extent, lanes=lanes)
+        place = 0, Span(0, 1), m, Span(0, columns)
+        piece = s.result(out, *place, "errors")
+        way = TileExit(piece, plain_record(s, node), place, stored(out, *place), per_channel=False)
+        requantize_shifted(s, node, acc, way)
+        s.deliver(out, piece, *place)
