@@ -140,8 +140,8 @@ FACTORS = [
     ),
     Layer("conv", "b", ("input",), {"kernel": (3, 3), "strides": (2, 2)}),
     Layer("add", "sum", ("a", "b"), {"relu": True}),
-    Layer("average_pool", "smooth", options={"kernel": (3, 3)}),
-    Layer("conv", "c", ("sum",), {"kernel": (3, 3)}),
+    Layer("average_pool", "smooth", options={"kernel": (3, 3), "pads": (1, 1, 1, 1)}),
+    Layer("conv", "c", ("sum",), {"kernel": (3, 3), "pads": (1, 1, 1, 1)}),
     Layer("concat", "both", ("c", "smooth")),
     Layer("flatten", "flatten"),
     Layer("dense", "dense", options={"logits": True}),
@@ -195,7 +195,11 @@ def _shapes(layer: Layer, shape: tuple[int, ...]) -> tuple[tuple[int, ...], tupl
             count = FILTERS.get(layer.name, CLASSES)
             return (count,), (shape[0], count)
         case "average_pool":
-            rows, columns = ((shape[i] - o["kernel"][i]) // o.get("strides", (1, 1))[i] + 1 for i in (0, 1))
+            pads = o.get("pads", (0, 0, 0, 0))
+            rows, columns = (
+                (shape[i] + pads[i] + pads[i + 2] - o["kernel"][i]) // o.get("strides", (1, 1))[i] + 1
+                for i in (0, 1)
+            )
             return (rows, columns, shape[2]), ()
         case "global_average":
             return (shape[2],), ()
@@ -247,8 +251,8 @@ def graph_of(
             "reshape": lambda o=o: Reshape((batch, *o["shape"])),
             "flatten": lambda x=inputs[0]: Reshape((batch, x.type.elements // batch)),
             "add": lambda c=clamp: Add(c),
-            "average_pool": lambda o=o, s=strides: AveragePool(
-                o["kernel"], s, (0, 0, 0, 0), count_include_pad=False, layout="NHWC"
+            "average_pool": lambda o=o, s=strides, p=pads: AveragePool(
+                o["kernel"], s, p, count_include_pad=False, layout="NHWC"
             ),
             "global_average": lambda: Reduce("mean", (1, 2)),
             "concat": lambda: Concat(3),

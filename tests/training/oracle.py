@@ -232,9 +232,8 @@ class Network:
 
     def forward_average_pool(self, layer: Layer, inputs: list[Value], _: dict[str, int] | None) -> Value:
         (x,) = inputs
-        kh, kw = layer.options["kernel"]
         sums = windows(x.q, layer.options, 0).sum(axis=(3, 4))
-        mean = f32(sums) / F(kh * kw)
+        mean = f32(sums) / f32(windows(np.ones_like(x.q), layer.options, 0).sum(axis=(3, 4)))
         return Value(rne(mean, *((0, 255) if x.unsigned else (-128, 127))), x.e, x.c, x.unsigned)
 
     def forward_global_average(self, layer: Layer, inputs: list[Value], seen: dict[str, int] | None) -> Value:
@@ -526,7 +525,9 @@ class Network:
     def backward_average_pool(self, layer: Layer, h: Value, sources: Sequence[str], *_: Any) -> None:
         x, o = self.values[sources[0]], layer.options
         (kh, kw), (sh, sw) = o["kernel"], o.get("strides", (1, 1))
-        spread = np.broadcast_to(h.q[:, :, :, None, None, :], (*h.q.shape[:3], kh, kw, h.q.shape[3]))
+        valid = windows(np.ones_like(x.q), o, 0).sum(axis=(3, 4))
+        g = rne(f32(f32(h.q) * f32(kh * kw / valid)), -127, 127)
+        spread = np.broadcast_to(g[:, :, :, None, None, :], (*h.q.shape[:3], kh, kw, h.q.shape[3]))
         shift = (-(-kh // sh) * -(-kw // sw) - 1).bit_length()
         q = np.clip(rsh(scattered(spread, o, x.q.shape), shift), -127, 127)
         self.give(sources[0], Value(q, h.e + shift, h.c / (kh * kw)))

@@ -15,6 +15,7 @@ from compiler.train.integer.functions import CodeTable, Times
 from compiler.train.integer.loss import CodeSums
 from compiler.train.integer.maps import (
     AveragePoolErrors,
+    BorderErrors,
     PadCodes,
     PixelSums,
     SpreadCodes,
@@ -33,6 +34,7 @@ ON_IMAGES: Final = (
     SpreadCodes,
     StepAveragePool,
     AveragePoolErrors,
+    BorderErrors,
     StepConcat,
     PadCodes,
     Slice,

@@ -86,6 +86,36 @@ class StepAveragePool(Op):
         return arithmetic.to_integer(arithmetic.f32(sums) / arithmetic.f32(counts), *out.dtype.bounds)
 
 
+@op("t.border_errors", "g:i8", "zero:i32")
+class BorderErrors(Op):
+    """Errors of windows that count fewer taps at borders: clamp(rne(g * F(taps / valid taps)), -127, 127)."""
+
+    kernel: Pair
+    strides: Pair
+    pads: Pads
+    shape: Shape
+
+    def infer(self, types: Sequence[TensorType]) -> TensorType:
+        """Errors."""
+        return types[0]
+
+    def valid(self, axis: int, outputs: int) -> list[int]:
+        """The valid taps of every window along rows or columns."""
+        extent, pad = self.shape[axis + 1], self.pads[axis]
+        firsts = [i * self.strides[axis] - pad for i in range(outputs)]
+        return [min(f + self.kernel[axis], extent) - max(f, 0) for f in firsts]
+
+    def factor(self, rows: int, columns: int) -> np.float32:
+        """What errors of a window of so many valid taps are multiplied by."""
+        return np.float32(self.kernel[0] * self.kernel[1] / (rows * columns))
+
+    def evaluate(self, args: Sequence[Array], types: Sequence[TensorType], out: TensorType) -> Array:
+        """In float32, half to even."""
+        rows, columns = (self.valid(axis, args[0].shape[axis + 1]) for axis in (0, 1))
+        factors = np.array([[self.factor(r, c) for c in columns] for r in rows], np.float32)
+        return arithmetic.to_integer(arithmetic.f32(args[0]) * factors[:, :, None], -127, 127)
+
+
 @op("t.average_pool_errors", "g:i8")
 class AveragePoolErrors(Op):
     """A window's error goes to every valid tap; what meets is summed and shifted."""
@@ -191,16 +221,17 @@ def lower_spread(lower: Lowerer, node: Node, operation: Spread) -> Fixed:
 def lower_average_pool(lower: Lowerer, node: Node, operation: AveragePool) -> Fixed:
     """Exponent and factor as they are."""
     value: Fixed = lower[node.inputs[0]]
-    if any(operation.pads) and not operation.count_include_pad:
-        lower.fail(node, f"'{node.name}' averages fewer taps at the borders", "padding='valid'")
     made = StepAveragePool(operation.kernel, operation.strides, operation.pads, operation.count_include_pad)
     return replace(value, node=lower.add(made, (value.node,), node.name, node))
 
 
 @integer_rule(AveragePoolGradient)
 def lower_average_pool_gradient(lower: Lowerer, node: Node, operation: AveragePoolGradient) -> Fixed:
-    """The factor is divided by the taps of a window."""
+    """The factor is divided by the taps of a window; windows of fewer taps give each of them more."""
     g: Fixed = lower[node.inputs[0]]
+    if any(operation.pads) and not operation.count_include_pad:
+        more = BorderErrors(operation.kernel, operation.strides, operation.pads, operation.shape)
+        g = replace(g, node=lower.add(more, (g.node, lower.constant(0)), f"{node.name}/more", node))
     bits = overlap_bits(operation.kernel, operation.strides)
     made = AveragePoolErrors(operation.kernel, operation.strides, operation.pads, bits, operation.shape)
     exponent = g.exponent if not bits else lower.scalar("add", lower.number(g.exponent), imm=bits)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -31,6 +32,7 @@ from compiler.schedule.tiles.moves import move
 from compiler.schedule.tiles.products import SeenWindow, TileExit
 from compiler.train.integer.maps import (
     AveragePoolErrors,
+    BorderErrors,
     PadCodes,
     PixelSums,
     SpreadCodes,
@@ -38,9 +40,10 @@ from compiler.train.integer.maps import (
     StepConcat,
 )
 from isa.instructions.records import QuantRecord
-from isa.instructions.vector import Pool, Pooling
+from isa.instructions.vector import Pool, Pooling, Requant, Requantize
 from isa.instructions.vector_depthwise_sums import DepthwiseGradient
 from isa.instructions.vector_gradient import PoolBack, PoolingGradient
+from isa.memory_map import REQUANT_RECORD
 from isa.spec import ElementType
 from isa.support.records import replace
 
@@ -138,6 +141,52 @@ def plan_average_pool(
         )  # fmt: skip
         b.emit(instr, {"inp": source.ref, "out": target.ref, "prm": record}, stored=stored(out, *place))
         b.deliver(out, target, *place)
+
+
+@tiles_of(BorderErrors)
+def plan_border_errors(
+    b: Builder, node: Node, operation: BorderErrors, view: Views, out: Tensor, budget: int
+) -> None:
+    """Boxes of windows of as many valid taps, each by its factor."""
+    s, x = step_of(b), view(0)
+    n, height, width, channels = node.shape
+    rows = s.target.acc.rows // ACC_SHARE
+    boxes = list(itertools.product(*(_alike(operation.valid(i, node.shape[i + 1])) for i in (0, 1))))
+    most = max(h.extent for h, _ in boxes), max(w.extent for _, w in boxes), channels
+
+    def allowed(th: int, tw: int, tc: int) -> bool:
+        return map_limits(th, tw, tc) and th * tw * -(-tc // s.cols) <= rows
+
+    copies = (not x.tensor.resident) + (not out.resident)
+    size = fit_box(node, most, dense(copies), allowed, budget)
+    for image, (down, across) in itertools.product(b.images(n), boxes):
+        taps = operation.valid(0, height)[down.start], operation.valid(1, width)[across.start]
+        record = s.constant(np.array((0, operation.factor(*taps)), REQUANT_RECORD).tobytes())
+        for h, w, c in itertools.product(
+            _within(down, size[0]), _within(across, size[1]), spans(channels, size[2])
+        ):
+            s.tile = (image, h.start, w.start, c.start)
+            place = image, h, w, c
+            acc = shifted_pair(s, (x, x), place, (node.inputs[1], None), node.inputs[0])
+            target = s.result(out, *place, "output")
+            instr = Requantize(
+                mode=Requant.SHR, h=h.extent, w=w.extent, c=c.extent,
+                ags=h.extent * w.extent if c.extent > s.cols else 0, aws=w.extent if h.extent > 1 else 0,
+                ops=target.pixel_pitch, ors=target.row_pitch, lo=-127, hi=127,
+            )  # fmt: skip
+            bind = {"acc": Ref(acc), "out": target.ref, "prm": record}
+            s.emit(instr, bind, stored=stored(out, *place))
+            s.deliver(out, target, *place)
+
+
+def _alike(values: Sequence[int]) -> list[Span]:
+    """Neighbours that are equal."""
+    ends = [i for i in range(1, len(values)) if values[i] != values[i - 1]]
+    return [Span(a, z) for a, z in zip([0, *ends], [*ends, len(values)], strict=True)]
+
+
+def _within(span: Span, most: int) -> list[Span]:
+    return [part.shifted(span.start) for part in spans(span.extent, most)]
 
 
 @tiles_of(AveragePoolErrors)
