@@ -87,8 +87,8 @@ class Trainer:
         self.optimizer, self.batches, self.target = optimizer, batches, target
         group = batches.group
         step = training_step(rebatched(network, batches.train, group or batches.train), optimizer)
-        self.tensors = [(s.name, s.before.shape) for s in step.states]
-        self.shapes = dict(self.tensors)
+        self.tensors = [(s.name, s.stored) for s in step.states]
+        self.shapes = {s.name: s.before.shape for s in step.states}
         values = initial_state(step.states, parameters) | {
             name: value
             for name, value in (state or {}).items()

@@ -63,7 +63,7 @@ def generate_streams(
         CompileError: an operation that no tile expresses.
     """
     first = next(iter(steps.values()))
-    place = StateBuffers.of([(s.name, s.before.shape) for s in first.states], target.mx.cols)
+    place = StateBuffers.of([(s.name, s.stored) for s in first.states], target.mx.cols)
     state = state_image(place, values)
     begin = {Memory.WEIGHTS: 0, Memory.PARAMS: 0}
     programs: list[Program] = []

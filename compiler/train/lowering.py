@@ -16,11 +16,11 @@ import numpy as np
 from compiler.errors import Unsupported
 from compiler.ir.graph import Graph, Node
 from compiler.ir.op import Op
-from compiler.ir.types import DType, TensorType
+from compiler.ir.types import DType, Shape, TensorType
 from compiler.train.scalars import NUMBER, ScalarFunction
 from isa.support.diagnostics import Diagnostic
 from isa.support.locations import UNKNOWN
-from isa.support.records import Frozen, Struct, field
+from isa.support.records import Frozen, Struct, field, replace
 
 FIRST_SHIFT: Final = 8
 """Of every 8-bit result in the first step."""
@@ -43,6 +43,16 @@ class StateTensor(Frozen):
     name: str
     before: Node
     after: Node | None = None
+    groups: int = 1
+    """Of the convolution whose kernel it is, or belongs to."""
+
+    @property
+    def stored(self) -> Shape:
+        """The shape as it is stored: of a grouped kernel the groups apart."""
+        shape = self.before.shape
+        if self.groups == 1 or len(shape) != 4:
+            return shape
+        return (self.groups, shape[0] // self.groups, *shape[1:])
 
 
 class Lowerer(Struct):
@@ -64,6 +74,8 @@ class Lowerer(Struct):
     """Nodes of stage nn at the exponent that a function wants, by number and function."""
     normalized: dict[tuple[int, int], Any] = field(default_factory=dict[tuple[int, int], Any])
     """What normalizations have left for the way back, by the numbers of their input and of its mean."""
+    groups: dict[str, int] = field(default_factory=dict[str, int])
+    """Of grouped kernels, by name."""
     dropouts: int = 0
     keys: Node | None = None
     """The input with the keys of dropouts."""
@@ -125,7 +137,7 @@ class Lowerer(Struct):
         """Say what a step leaves of a lasting tensor."""
         before = self.states[name]
         assert before.after is None, f"{name} is changed twice"
-        self.states[name] = StateTensor(name, before.before, value)
+        self.states[name] = replace(before, after=value)
 
     def shift(self, key: str) -> Node:
         """By how much an 8-bit result is shifted in this step."""

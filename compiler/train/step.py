@@ -24,7 +24,7 @@ from compiler.train.network import TrainableNetwork
 from compiler.train.optimizers.optimizer import Optimizer
 from compiler.train.scalars import NUMBER
 from isa.support.diagnostics import Diagnostic
-from isa.support.records import Frozen, asdict
+from isa.support.records import Frozen, asdict, replace
 
 NUMBERS: Final = "numbers"
 """The input with what the host computes for a step."""
@@ -169,4 +169,10 @@ def _finished(lower: Lowerer, results: Mapping[str, Node]) -> TrainingStep:
     named = {**results, **after}
     lower.graph.set_outputs(list(named.values()), list(named))
     lower.graph.erase_dead()
-    return TrainingStep(lower.graph, tuple(lower.states.values()))
+    return TrainingStep(lower.graph, tuple(_stored(s, lower.groups) for s in lower.states.values()))
+
+
+def _stored(state: StateTensor, groups: Mapping[str, int]) -> StateTensor:
+    """A kernel of groups, and what an optimizer keeps for it, with its groups."""
+    count = groups.get(state.name) or groups.get(state.name.rpartition("/")[0], 1)
+    return replace(state, groups=count)

@@ -146,6 +146,14 @@ FACTORS = [
     Layer("flatten", "flatten"),
     Layer("dense", "dense", options={"logits": True}),
 ]
+GROUPS = "groups_of_channels"
+GROUPED = [
+    Layer("conv", "a", options={"kernel": (3, 3), "strides": (2, 2), "relu": True}),
+    Layer("conv", "c1", options={"kernel": (3, 3), "strides": (2, 2), GROUPS: 4, "relu": True}),
+    Layer("conv", "pw1", options={"kernel": (3, 3), "pads": (1, 1, 0, 1), GROUPS: 8}),
+    Layer("flatten", "flatten"),
+    Layer("dense", "dense", options={"logits": True}),
+]
 FILTERS = {"c1": 8, "c2": 12, "c3": 10, "d1": 20, "first": 12, "pw1": 40, "pw2": 24, "conv": 32, "conv1": 6, "conv2": 16, "dense1": 120, "dense2": 84, "stem": 8, "a": 8, "b": 8, "c": 16,
            "short": 16}  # fmt: skip
 CLASSES = 10
@@ -190,7 +198,7 @@ def _shapes(layer: Layer, shape: tuple[int, ...]) -> tuple[tuple[int, ...], tupl
             if layer.kind == "depthwise":
                 return (rows, columns, shape[2]), (*o["kernel"], shape[2], 1)
             count = FILTERS[layer.name]
-            return (rows, columns, count), (*o["kernel"], shape[2], count)
+            return (rows, columns, count), (*o["kernel"], shape[2] // o.get(GROUPS, 1), count)
         case "dense":
             count = FILTERS.get(layer.name, CLASSES)
             return (count,), (shape[0], count)
@@ -242,7 +250,7 @@ def graph_of(
             kinds = ("gamma", "beta", "mean", "variance")
             inputs += [parameter(f"{layer.name}/{k}", given[f"{layer.name}/{k}"]) for k in kinds]
         made = {
-            "conv": lambda s=strides, p=pads, c=clamp: Conv2d(s, p, (1, 1), "NHWC", c),
+            "conv": lambda o=o, s=strides, p=pads, c=clamp: Conv2d(s, p, (1, 1), "NHWC", c, o.get(GROUPS, 1)),
             "depthwise": lambda s=strides, p=pads, c=clamp, x=inputs[0]: Conv2d(
                 s, p, (1, 1), "NHWC", c, x.shape[3]
             ),

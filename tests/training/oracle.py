@@ -103,6 +103,15 @@ def product(a: Array, b: Array) -> Array:
     return (a.astype(np.float64) @ b.astype(np.float64)).astype(np.int64)
 
 
+def channel_groups(layer: Layer, w8: Array) -> list[tuple[slice, slice]]:
+    """Inputs and outputs of every group of a convolution, whose kernel is (kh, kw, inputs, all outputs)."""
+    groups = layer.options.get("groups_of_channels", 1)
+    inputs, outputs = w8.shape[2], w8.shape[3] // groups
+    return [
+        (slice(i * inputs, (i + 1) * inputs), slice(i * outputs, (i + 1) * outputs)) for i in range(groups)
+    ]
+
+
 Update = Callable[[str, Array, Array], Array]
 """(parameter, its value, its gradient) to its new value."""
 
@@ -210,8 +219,13 @@ class Network:
         (x,) = inputs
         w8, e, bias = self.weights_of(layer, x)
         taken = windows(x.q, layer.options, 0)
-        sums = product(taken.reshape(-1, w8[..., 0].size), w8.reshape(-1, w8.shape[-1]))
-        a = wrap(sums.reshape(*taken.shape[:3], -1) + bias)
+        sums = [
+            product(
+                taken[..., inputs].reshape(-1, w8[..., 0].size), w8[..., outputs].reshape(w8[..., 0].size, -1)
+            )
+            for inputs, outputs in channel_groups(layer, w8)
+        ]
+        a = wrap(np.concatenate(sums, axis=1).reshape(*taken.shape[:3], -1) + bias)
         return self.finished(layer, a, e, x.c, seen)
 
     def forward_depthwise(self, layer: Layer, inputs: list[Value], seen: dict[str, int] | None) -> Value:
@@ -460,16 +474,26 @@ class Network:
     ) -> None:
         x, w8 = self.values[sources[0]], self.w8[layer.name]
         errors = h.q.reshape(-1, w8.shape[-1])
-        taken = windows(x.q, layer.options, 0).reshape(len(errors), -1)
-        name = f"{layer.name}/kernel"
-        out[name] = self.parameter(
-            name, product(taken.T, errors).reshape(w8.shape), h.e + x.e, h.c * x.c, inv_n
-        )
+        taken = windows(x.q, layer.options, 0)
+        name, groups = f"{layer.name}/kernel", channel_groups(layer, w8)
+        sums = [
+            product(taken[..., inputs].reshape(len(errors), -1).T, errors[:, outputs]).reshape(
+                *w8.shape[:3], -1
+            )
+            for inputs, outputs in groups
+        ]
+        out[name] = self.parameter(name, np.concatenate(sums, axis=3), h.e + x.e, h.c * x.c, inv_n)
         if f"{layer.name}/bias" in self.w:
             name = f"{layer.name}/bias"
             out[name] = self.parameter(name, errors.sum(axis=0), h.e, h.c, inv_n)
         if sources[0] != "input":
-            spread = product(errors, w8.reshape(-1, w8.shape[-1]).T).reshape(*h.q.shape[:3], *w8.shape[:3])
+            given = [
+                product(errors[:, o], w8[..., o].reshape(-1, o.stop - o.start).T).reshape(
+                    len(errors), *w8.shape[:3]
+                )
+                for _, o in groups
+            ]
+            spread = np.concatenate(given, axis=-1).reshape(*h.q.shape[:3], *w8.shape[:2], -1)
             self.through_products(layer, h, scattered(spread, layer.options, x.q.shape), sources[0], seen)
 
     def backward_depthwise(

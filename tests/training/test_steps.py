@@ -24,6 +24,7 @@ from tests.training.nets import (
     CURVED,
     DROPPED,
     FACTORS,
+    GROUPED,
     JOINED,
     LENET,
     NORMALIZED,
@@ -47,6 +48,7 @@ NETS: Final = {
     "curved": CURVED,
     "normalized": NORMALIZED,
     "factors": FACTORS,
+    "grouped": GROUPED,
 }
 BATCH: Final = 4
 

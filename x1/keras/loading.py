@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from compiler.schedule.step.rows import GROUPED
 from compiler.train.network import TrainableNetwork, for_loss, host_shape
 from isa.support.records import replace
 from x1.checkpoint import Loaded, layers_of, load_checkpoint, number, unsound
@@ -89,6 +90,8 @@ def load(path: str | Path) -> Trainable:
         raise unsound(place, f"the axes of the samples are permuted by {list(checkpoint.perm)}")
     weights = {name: loaded.values[name] for name in checkpoint.parameters}
     for name, node in network.parameters.items():
+        if weights[name].size == node.type.elements and weights[name].ndim == GROUPED:
+            weights[name] = weights[name].reshape(node.shape)
         if weights[name].shape != node.shape:
             raise unsound(
                 place, f"'{name}' has the shape {list(weights[name].shape)}, not {list(node.shape)}"

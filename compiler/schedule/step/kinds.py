@@ -8,7 +8,7 @@ import compiler.schedule.step.tiles  # noqa: F401  # pyright: ignore[reportUnuse
 from compiler.ir.graph import Node, TupleElement
 from compiler.ops.max_pool import MaxPool
 from compiler.ops.slices import Slice
-from compiler.schedule.step.tiles.depthwise import is_depthwise, on_lanes
+from compiler.schedule.step.tiles.depthwise import groups_in, is_depthwise, on_lanes
 from compiler.train.integer.convolution import Conv2dWeightSums, Interleave, StepConv2d, TurnWeights
 from compiler.train.integer.dense import DenseSums, DenseWeightSums
 from compiler.train.integer.functions import CodeTable, Times
@@ -83,5 +83,5 @@ def packed_bytes(node: Node, cols: int) -> int:
     """Bytes of weights as the array reads them."""
     if len(node.shape) != 4 or on_lanes(node):
         return node.type.elements
-    out, ins, kh, kw = node.shape
-    return -(-out // cols) * cols * ins * kh * kw
+    groups, (out, ins, kh, kw) = groups_in(node), node.shape
+    return groups * -(-(out // groups) // cols) * cols * ins * kh * kw

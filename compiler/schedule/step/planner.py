@@ -31,6 +31,7 @@ from compiler.schedule.step.kinds import (
     packed_bytes,
 )
 from compiler.schedule.step.rows import Layout, StateBuffers, StateRows
+from compiler.schedule.step.tiles.depthwise import stored_shape
 from compiler.schedule.step.tiles.normalization import IN_ROWS, rows_bytes
 from compiler.schedule.step.tiles.wide import BLOCKS
 from compiler.schedule.tile_graph import Buffer, Layer, LineBuffer, Memory, Ref, Tensor, aligned
@@ -258,7 +259,7 @@ class StepPlanner:
         for node in self.nodes:
             if isinstance(node.op, Conv2dWeightSums):
                 blocks = BLOCKS if node.type.dtype is DType.I64 else 1
-                rows = blocks * StateRows.of(node.shape, self.target.mx.cols).count
+                rows = blocks * StateRows.of(stored_shape(node), self.target.mx.cols).count
                 if rows <= left:
                     left -= rows
                 else:

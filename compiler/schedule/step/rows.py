@@ -16,10 +16,12 @@ from numpy.typing import NDArray
 
 from compiler.ir.types import Shape
 from compiler.schedule.tile_graph import Buffer, Memory, aligned
-from isa.support.records import Frozen
+from isa.support.records import Frozen, replace
 
 WORD = 4
 """Bytes of an element."""
+GROUPED = 5
+"""Dimensions of the kernel of a grouped convolution: the groups apart."""
 LONGEST_TURNED = 1 << 15
 """Rows of a matrix that lies turned at most: the pitch of its codes is an operand of `vreq`."""
 
@@ -46,13 +48,18 @@ class StateRows(Frozen):
 
     @staticmethod
     def of(shape: Shape, cols: int) -> StateRows:
-        """The layout of a parameter of a shape: (out, in, kh, kw), (rows, columns) or (elements)."""
-        if len(shape) == 4:
+        """The layout of a parameter: ([groups, ]out, in, kh, kw), (rows, columns) or (elements)."""
+        if len(shape) in (4, GROUPED):
             return StateRows(Layout.KERNEL, shape, cols)
         if len(shape) == 2:
             turned = 2 * shape[1] <= cols and shape[1] < shape[0] <= LONGEST_TURNED
             return StateRows(Layout.TURNED if turned else Layout.MATRIX, shape, cols)
         return StateRows(Layout.VECTOR, (math.prod(shape),), cols)
+
+    @property
+    def parts(self) -> list[StateRows]:
+        """Of a grouped kernel the rows of every group, which follow one another."""
+        return [replace(self, shape=self.shape[1:])] * self.shape[0] if len(self.shape) == GROUPED else []
 
     @property
     def lanes(self) -> int:
@@ -72,7 +79,7 @@ class StateRows(Frozen):
     @property
     def count(self) -> int:
         """All rows."""
-        return self.groups * self.each
+        return sum(p.count for p in self.parts) or self.groups * self.each
 
     @property
     def ragged(self) -> bool:
@@ -86,6 +93,9 @@ class StateRows(Frozen):
 
     def pack(self, values: NDArray[Any]) -> NDArray[np.float32]:
         """The rows of a tensor."""
+        if self.parts:
+            kernels = zip(self.parts, values.reshape(self.shape), strict=True)
+            return np.concatenate([part.pack(kernel) for part, kernel in kernels])
         extent = self.shape[self.lanes]
         first = np.moveaxis(values.reshape(self.shape), self._order(), range(len(self.shape)))
         padded = np.zeros((self.groups * self.cols, self.each), np.float32)
@@ -95,6 +105,10 @@ class StateRows(Frozen):
 
     def unpack(self, rows: NDArray[np.float32], shape: Shape) -> NDArray[np.float32]:
         """The tensor of rows."""
+        if self.parts:
+            split = rows.reshape(len(self.parts), -1, self.cols)
+            kernels = [p.unpack(r, p.shape) for p, r in zip(self.parts, split, strict=True)]
+            return np.stack(kernels).reshape(shape)
         extent, order = self.shape[self.lanes], self._order()
         split = rows.reshape(self.groups, self.each, self.cols).transpose(0, 2, 1)
         flat = split.reshape(self.groups * self.cols, self.each)[:extent]

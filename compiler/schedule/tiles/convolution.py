@@ -155,6 +155,8 @@ class ConvGroup(Frozen):
     shape: Shape
     weights: NDArray[Any] | None = None
     """What the compiler knows of them."""
+    offset: int = 0
+    """Where they begin in their image."""
 
 
 class ConvKind:
@@ -444,5 +446,5 @@ def _gathered(plan: ConvPlan, channels: Span, part: ConvPart) -> Buffer:
         (taps.extent * kw, all_cin * cols, row),
         (groups, kh * kw * all_cin * cols, taps.extent * kw * row),
     ]
-    b.load(Ref(plan.image, offset), Ref(buffer), row, levels)
+    b.load(Ref(plan.image, plan.group.offset + offset), Ref(buffer), row, levels)
     return buffer

@@ -161,7 +161,7 @@ def lower_conv(lower: Lowerer, node: Node, operation: Conv2d) -> Fixed:
     """Codes of the sums; unsigned ones where a ReLU follows."""
     x, w, b = node.inputs
     if operation.groups != 1 and not operation.groups == w.shape[0] == x.shape[-1]:
-        lower.fail(node, f"'{node.name}' has {operation.groups} groups", "1, or a group for each channel")
+        lower.groups[w.name] = operation.groups
     value: Fixed = lower[x]
     codes, exponent = weights_of(lower, w)
     e = lower.plus(value.exponent, exponent)

@@ -30,8 +30,13 @@ class StepConv(ConvKind):
         return False
 
     def groups(self, node: Node, cols: int) -> Iterator[ConvGroup]:
-        """All channels."""
-        yield ConvGroup(0, 0, node.inputs[1].shape)
+        """One after another; the weights of each lie by themselves."""
+        operation, (cout, cin, kh, kw) = node.op, node.inputs[1].shape
+        assert isinstance(operation, StepConv2d)
+        count = cout // operation.groups
+        size = -(-count // cols) * cols * cin * kh * kw
+        for group in range(operation.groups):
+            yield ConvGroup(group * cin, group * count, (count, cin, kh, kw), None, group * size)
 
     def image(self, b: Builder, node: Node, group: ConvGroup, view: Views) -> Buffer:
         """What the step has quantized."""

@@ -6,6 +6,7 @@ from functools import partial
 from typing import Final
 
 from compiler.ir.graph import Node
+from compiler.ir.types import Shape
 from compiler.schedule.builder import Span, View, Views, Window, element, spans, stored
 from compiler.schedule.step.builder import ACC_SHARE, StepBuilder
 from compiler.schedule.step.rows import StateRows
@@ -15,6 +16,7 @@ from compiler.schedule.tiles.boxes import fit_box, tiles
 from compiler.schedule.tiles.limits import require_expressible
 from compiler.schedule.tiles.products import TileExit, convolution_windows, seen_window
 from compiler.train.integer.convolution import Conv2dWeightSums, StepConv2d, TurnWeights
+from compiler.train.integer.weights import QuantizeWeights
 from isa.instructions.dma import Fill, OnChip
 from isa.instructions.vector import Requantize
 from isa.instructions.vector_depthwise_sums import DepthwiseSums
@@ -41,7 +43,31 @@ def is_depthwise(node: Node) -> bool:
 def on_lanes(weights: Node) -> bool:
     """Whether codes of weights lie as `vdwa` reads them: `[kh * kw][c]`."""
     users = [*weights.graph.users(weights), weights]
-    return any(is_depthwise(u) or (isinstance(u.op, TurnWeights) and u.op.groups > 1) for u in users)
+    return any(is_depthwise(u) or _turns_lanes(u) for u in users)
+
+
+def _turns_lanes(node: Node) -> bool:
+    operation = node.op
+    if not isinstance(operation, TurnWeights):
+        return False
+    return operation.groups > 1 and node.inputs[0].shape[:2] == (operation.groups, 1)
+
+
+def groups_in(node: Node) -> int:
+    """The groups of codes of weights, or of sums for them, where each lies by itself."""
+    operation = node.op
+    if isinstance(operation, QuantizeWeights):
+        users = [u.op for u in node.graph.users(node)]
+        found = {u.groups for u in users if isinstance(u, (StepConv2d, TurnWeights))}
+    else:
+        found = {operation.groups} if isinstance(operation, (TurnWeights, Conv2dWeightSums)) else set[int]()
+    return max(found, default=1) if not (is_depthwise(node) or on_lanes(node)) else 1
+
+
+def stored_shape(node: Node) -> Shape:
+    """The shape of codes of weights, or of sums for them, as they lie: of a grouped kernel groups apart."""
+    groups, shape = groups_in(node), node.shape
+    return shape if groups == 1 else (groups, shape[0] // groups, *shape[1:])
 
 
 def quantize_lanes(s: StepBuilder, node: Node, out: Tensor, rows: StateRows) -> None:

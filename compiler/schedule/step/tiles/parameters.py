@@ -9,6 +9,7 @@ from typing import Final
 import numpy as np
 
 from compiler.ir.graph import Node
+from compiler.ir.types import Shape
 from compiler.schedule.builder import Builder, Span, Views, spans, tiles_of
 from compiler.schedule.step.builder import Constant, Row, StepBuilder, gradual, pieces, step_of
 from compiler.schedule.step.rows import WORD, Layout, StateRows
@@ -152,8 +153,18 @@ def plan_turn_weights(
     if on_lanes(node):
         turn_lanes(s, node, view(0), out)
         return
-    source = view(0).tensor.home
     outs, ins, kh, kw = node.inputs[0].shape
+    outs //= operation.groups
+    read = -(-outs // s.cols) * s.cols * ins * kh * kw
+    written = -(-ins // s.cols) * s.cols * outs * len(operation.rows) * len(operation.columns)
+    for group in range(operation.groups):
+        source, to = Ref(view(0).tensor.home, group * read), Ref(out.home, group * written)
+        _turn_group(s, operation, (outs, ins, kh, kw), source, to)
+
+
+def _turn_group(s: StepBuilder, operation: TurnWeights, kernel: Shape, source: Ref, to: Ref) -> None:
+    """The kernel of a group, or of all channels."""
+    outs, ins, kh, kw = kernel
     rows, columns = operation.rows, operation.columns
     for lanes in spans(ins, s.cols):
         for y, ky in enumerate(rows):
@@ -164,9 +175,9 @@ def plan_turn_weights(
                     _zero(s, Ref(block), outs * s.cols)
                 if min(ky, kx) >= 0:
                     first = ((ky * kw + kx) * ins + lanes.start) * s.cols
-                    _turn(s, Ref(source, first), Ref(block), outs, lanes, kh * kw * ins * s.cols)
+                    _turn(s, source.shifted(first), Ref(block), outs, lanes, kh * kw * ins * s.cols)
                 at = (lanes.start // s.cols * len(rows) + y) * len(columns) + x
-                s.store(Ref(block), Ref(out.home, at * outs * s.cols), outs * s.cols, [])
+                s.store(Ref(block), to.shifted(at * outs * s.cols), outs * s.cols, [])
 
 
 def _turn(s: StepBuilder, source: Ref, block: Ref, outs: int, lanes: Span, pitch: int) -> None:

@@ -9,7 +9,7 @@ from compiler.ir.graph import Node
 from compiler.schedule.builder import Builder, Span, Views, element, spans, tiles_of
 from compiler.schedule.step.builder import StepBuilder, step_of
 from compiler.schedule.step.rows import StateRows
-from compiler.schedule.step.tiles.depthwise import is_depthwise
+from compiler.schedule.step.tiles.depthwise import is_depthwise, stored_shape
 from compiler.schedule.step.tiles.wide import BatchSums
 from compiler.schedule.tile_graph import Buffer, Memory, Piece, Ref, Tensor
 from compiler.train.integer.convolution import Conv2dWeightSums
@@ -82,7 +82,7 @@ def plan_weight_sums(
     s = step_of(b)
     if node.id in s.deferred:
         return
-    rows = StateRows.of(node.shape, s.cols)
+    rows = StateRows.of(stored_shape(node), s.cols)
     if node.id not in s.totals:
         s.totals[node.id] = BatchSums.of(s, node, rows.count, "weight_sums")
     boxes = list(_boxes(node, rows, Span(0, rows.count), whole=operation.dilations == (1, 1)))
@@ -107,8 +107,12 @@ Box = tuple[Span, Span, Span, Span]
 def _boxes(node: Node, rows: StateRows, part: Span, *, whole: bool) -> Iterator[tuple[int, Box]]:
     """What one instruction sums, and its first row within the part: everything, or a tap of a group each."""
     cout, cin, kh, kw = node.shape
+    groups = rows.parts or [rows]
+    count = cout // len(groups)
     if whole:
-        yield 0, (Span(0, kh), Span(0, kw), Span(0, cin), Span(0, cout))
+        for index, each in enumerate(groups):
+            channels = Span(0, cin).shifted(index * cin), Span(0, count).shifted(index * count)
+            yield index * each.count, (Span(0, kh), Span(0, kw), *channels)
         return
     if is_depthwise(node):  # all groups of a tap, tap after tap
         for tap in range(part.start // rows.groups, part.stop // rows.groups):
@@ -118,13 +122,15 @@ def _boxes(node: Node, rows: StateRows, part: Span, *, whole: bool) -> Iterator[
         return
     at = part.start
     while at < part.stop:
-        group, rest = divmod(at, rows.each)
+        index, row = divmod(at, groups[0].count)
+        lanes, rest = divmod(row, groups[0].each)
         tap, first = divmod(rest, cin)
-        count = min(cin - first, part.stop - at)
+        taken = min(cin - first, part.stop - at)
         ky, kx = divmod(tap, kw)
-        channels = Span(group * rows.cols, min((group + 1) * rows.cols, cout))
-        yield at - part.start, (Span(ky, ky + 1), Span(kx, kx + 1), Span(first, first + count), channels)
-        at += count
+        channels = Span(lanes * rows.cols, min((lanes + 1) * rows.cols, count)).shifted(index * count)
+        inputs = Span(first, first + taken).shifted(index * cin)
+        yield at - part.start, (Span(ky, ky + 1), Span(kx, kx + 1), inputs, channels)
+        at += taken
 
 
 def _add_image(
