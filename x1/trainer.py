@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Final
 
 import numpy as np
@@ -37,6 +38,8 @@ from runtime.device import Device
 from x1.version import __version__
 
 Array = NDArray[Any]
+ADAPTATIONS: Final = 100
+"""Steps at most in which shifts settle: one for each layer as a rule."""
 CODED_PROBABILITY: Final = 2.0**-8
 """The unit of probabilities that are codes."""
 
@@ -139,6 +142,30 @@ class Trainer:
         for number, x in enumerate(batches):
             shares = np.array([number / (number + 1), 1 / (number + 1)], np.float32)
             self.device.run("stats", {self.input: x, MOVING: shares})
+
+    @contextmanager
+    def adapted(self, x: Array) -> Generator[None]:
+        """Shifts as steps on samples, codes, would find them: for a network that has not been trained here.
+
+        Steps of a learning rate of 0 are made until no shift changes; then everything is as it was.
+        """
+        kept, count = self.device.state.copy(), self.step_number
+        begun = self.state
+        wanted = next(i for i in self.executable.stream("train").abi.inputs if i.name == "labels")
+        labels = np.zeros(wanted.shape, wanted.dtype)
+        samples = np.resize(x, (self.batches.train, *x.shape[1:]))
+        shifts: dict[str, int] = {}
+        for _ in range(ADAPTATIONS):
+            self.step(samples, labels, 0.0)
+            found = {n: v for n, v in self.state.items() if n.endswith(("/shift", "/greatest"))}
+            self.device.state[:] = np.frombuffer(state_image(self.place, {**begun, **found}), np.uint8)
+            before, shifts = shifts, {n: int(v) for n, v in found.items() if n.endswith("/shift")}
+            if shifts == before:
+                break
+        try:
+            yield
+        finally:
+            self.device.state[:], self.step_number = kept, count
 
     def results(self, x: Array) -> NDArray[np.float32]:
         """What the network makes of samples, real numbers; the last batch is filled up with zeros."""

@@ -15,12 +15,18 @@ from compiler.ir.evaluate import walk
 from compiler.ir.graph import Graph, Node
 from compiler.ir.types import DType
 from compiler.ir.verify import verify
+from compiler.ops.batch_norm import BatchNorm
+from compiler.ops.gemm import Gemm
 from compiler.ops.max_pool import MaxPool
 from compiler.ops.reduce import Spread
+from compiler.ops.shapes import Reshape
 from compiler.ops.softmax import Softmax
 from compiler.rules.differentiating import GRADIENTS, Differentiator, Errors
 from compiler.train.gradient import Parameters, differentiate, open_parameters
+from compiler.train.losses.binary_crossentropy import BinaryCrossentropy
 from compiler.train.losses.categorical_crossentropy import CategoricalCrossentropy
+from compiler.train.losses.loss import TrainingLoss
+from compiler.train.losses.mean_squared_error import MeanSquaredError
 from tests.models import model, node
 
 Array = NDArray[Any]
@@ -176,6 +182,56 @@ def test_a_gradient_is_what_central_differences_say(name: str) -> None:
             errors.append(abs((ahead - behind) / (2 * STEP) - length) / length)
     assert np.median(errors) <= 0.002, errors
     assert max(errors) <= 0.05, errors
+
+
+@pytest.mark.parametrize("groups", [(), (6,), (4, 2)])
+def test_gradients_of_batch_normalization_are_what_central_differences_say(groups: tuple[int, ...]) -> None:
+    """By running statistics, by those of the batch, by those of its groups."""
+    r = np.random.default_rng(len(groups))
+    graph = Graph("norm")
+    shapes = {"x": (BATCH, 3, 4, 5), "scale": (5,), "offset": (5,), "w": (60, CLASSES)}
+    nodes = {name: graph.input(name, DType.F32, shape) for name, shape in shapes.items()}
+    given = {name: values(r, *shape) for name, shape in shapes.items()}
+    given["labels"] = r.integers(0, CLASSES, BATCH).astype(np.int32)
+    rows = [graph.const(values(r, 5), "mean"), graph.const(np.abs(values(r, 5)) + 0.5, "variance")]
+    norm = graph.add(
+        BatchNorm(3, 1e-3, groups, clamp=(0.0, np.inf)), (*list(nodes.values())[:3], *rows), name="norm"
+    )
+    flat = graph.add(Reshape((BATCH, 60)), (norm,), name="flat")
+    logits = graph.add(
+        Gemm(1.0), (flat, nodes["w"], graph.const(np.zeros(CLASSES, np.float32), "b")), name="y"
+    )
+    labels = graph.input("labels", DType.I32, (BATCH,))
+    loss = graph.add(CategoricalCrossentropy(), (logits, labels), name="loss")
+    found = differentiate(graph, loss, list(nodes.values()))
+    errors: list[float] = []
+    for name, gradient in zip(nodes, value_of(graph, found, given), strict=True):
+        length = float(np.linalg.norm(gradient))
+        along = (gradient / length).astype(np.float32)
+        ahead, behind = (
+            float(value_of(graph, [loss], {**given, name: given[name] + s * along})[0])
+            for s in (np.float32(STEP), np.float32(-STEP))
+        )
+        errors.append(abs((ahead - behind) / (2 * STEP) - length) / length)
+    assert np.median(errors) <= 0.002, errors
+    assert max(errors) <= 0.01, errors
+
+
+@pytest.mark.parametrize("loss", [BinaryCrossentropy(), MeanSquaredError()])
+def test_gradients_of_losses_are_what_central_differences_say(loss: TrainingLoss) -> None:
+    r = np.random.default_rng(5)
+    graph = Graph("loss")
+    x, y = (graph.input(name, DType.F32, (BATCH, CLASSES)) for name in ("x", "labels"))
+    made = graph.add(loss, (x, y), name="loss")
+    (found,) = differentiate(graph, made, [x])
+    given = {"x": values(r, BATCH, CLASSES), "labels": r.integers(0, 2, (BATCH, CLASSES)).astype(np.float32)}
+    (gradient,) = value_of(graph, [found], given)
+    length = float(np.linalg.norm(gradient))
+    ahead, behind = (
+        float(value_of(graph, [made], {**given, "x": given["x"] + np.float32(s / length) * gradient})[0])
+        for s in (STEP, -STEP)
+    )
+    assert abs((ahead - behind) / (2 * STEP) - length) / length <= 0.002
 
 
 def test_a_planted_fault_in_a_rule_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

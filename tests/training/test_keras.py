@@ -223,6 +223,19 @@ def test_training_goes_on_from_a_file_with_every_kind_of_kernel(tmp_path: Path) 
     assert again.content() == made.content()
 
 
+def test_weights_from_elsewhere_are_evaluated_without_a_step_here() -> None:
+    made, other = model(), model()
+    made.fit(X, Y, epochs=6, verbose=0)
+    other.set_weights(made.get_weights())
+    (loss, accuracy), (wanted, hits) = other.evaluate(X, Y), made.evaluate(X, Y)
+    assert hits > 0.35
+    assert abs(accuracy - hits) < 0.03
+    assert abs(loss - wanted) < 0.1
+    assert other.trainer is not None
+    assert other.trainer.step_number == 0
+    assert {int(v) for n, v in other.trainer.state.items() if n.endswith("/shift")} == {8}
+
+
 def test_running_statistics_are_those_of_the_last_weights() -> None:
     """Exact ones make training and evaluation agree after few steps; those of Keras lag behind."""
     losses: dict[str, float] = {}

@@ -287,8 +287,16 @@ def _split(x: Array, y: Array, share: float) -> tuple[Array, Array, tuple[Array,
 def _measured(model: Fitted, trainer: Trainer, x: Array, y: Array) -> Totals:
     """Losses and hits of samples, as the network is now."""
     totals = Totals()
-    totals.add(model.loss.of_results(trainer.results(x), y))
+    totals.add(model.loss.of_results(_results(model, trainer, x), y))
     return totals
+
+
+def _results(model: Fitted, trainer: Trainer, x: Array) -> Array:
+    """What the network gives; where no step has found its shifts yet, these are found first."""
+    if trainer.step_number or not len(x):
+        return trainer.results(x)
+    with trainer.adapted(model.encode(x[: trainer.batches.train])):
+        return trainer.results(x)
 
 
 def evaluate_on(model: Fitted, x: Any, y: Any, *, verbose: int) -> dict[str, float]:
@@ -305,4 +313,4 @@ def evaluate_on(model: Fitted, x: Any, y: Any, *, verbose: int) -> dict[str, flo
 def predict_on(model: Fitted, x: Any) -> NDArray[np.float32]:
     """What the network gives for samples."""
     taken = _taken(model, x, "x")
-    return _evaluating(model, taken).results(taken)
+    return _results(model, _evaluating(model, taken), taken)
