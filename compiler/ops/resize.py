@@ -19,6 +19,8 @@ from compiler.ops.interpolate import CROP, MODES, Interpolation
 from compiler.ops.matmul import MatMul
 from compiler.ops.quantize_linear import Dequantize, Quantize
 from compiler.ops.shapes import Identity, Reshape
+from compiler.ops.slices import Slice
+from compiler.rules.differentiating import Differentiator, Errors, gradient_rule
 from compiler.rules.importing import LayerCall, OnnxNode, layer, onnx_operator
 from isa.support.records import replace
 
@@ -254,6 +256,24 @@ def _product(n: OnnxNode, x: Node, axis: int, matrix: Array) -> Node:
             suffix=f"axis{axis}.product",
         )
     return n.before(Reshape(shape), made, suffix=f"axis{axis}.image")
+
+
+@gradient_rule(Take)
+def take_gradient(d: Differentiator, node: Node, operation: Take, error: Node) -> Errors:
+    """Where every element is taken as often as the others, one after another: the sum of its errors."""
+    (x,) = node.inputs
+    axis, extent = operation.axis, x.shape[operation.axis]
+    repeat = len(operation.indices) // extent
+    if operation.indices != tuple(i // repeat for i in range(extent * repeat) if repeat):
+        d.fail(node, f"'{node.name}' takes some elements more often than others", "all as often, in order")
+    rank = len(x.shape)
+    steps = tuple(repeat if i == axis else 1 for i in range(rank))
+    total: Node | None = None
+    for first in range(repeat):
+        starts = tuple(first if i == axis else 0 for i in range(rank))
+        part = d.add(Slice(starts, x.shape, steps), (error,), node, "part")
+        total = part if total is None else d.add(Add(), (total, part), node, "sum")
+    return (total,)
 
 
 @layer("UpSampling2D", "size")

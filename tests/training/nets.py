@@ -14,6 +14,7 @@ from compiler.ops.average_pool import AveragePool
 from compiler.ops.batch_norm import BatchNorm
 from compiler.ops.concat import Concat
 from compiler.ops.conv2d import Conv2d
+from compiler.ops.depth_to_space import Take
 from compiler.ops.gemm import Gemm
 from compiler.ops.max_pool import MaxPool
 from compiler.ops.reduce import Reduce
@@ -150,6 +151,8 @@ GROUPS = "groups_of_channels"
 GROUPED = [
     Layer("conv", "a", options={"kernel": (3, 3), "strides": (2, 2), "relu": True}),
     Layer("conv", "c1", options={"kernel": (3, 3), "strides": (2, 2), GROUPS: 4, "relu": True}),
+    Layer("repeat", "rows", options={"axis": 1, "count": 2}),
+    Layer("repeat", "columns", options={"axis": 2, "count": 3}),
     Layer("conv", "pw1", options={"kernel": (3, 3), "pads": (1, 1, 0, 1), GROUPS: 8}),
     Layer("flatten", "flatten"),
     Layer("dense", "dense", options={"logits": True}),
@@ -187,13 +190,13 @@ def _shapes(layer: Layer, shape: tuple[int, ...]) -> tuple[tuple[int, ...], tupl
     """The shape of a layer's value, and of its kernel if it has one."""
     o = layer.options
     match layer.kind:
-        case "conv" | "max_pool" | "depthwise":
+        case "conv" | "max_pool" | "average_pool" | "depthwise":
             pads = o.get("pads", (0, 0, 0, 0))
             rows, columns = (
                 (shape[i] + pads[i] + pads[i + 2] - o["kernel"][i]) // o.get("strides", (1, 1))[i] + 1
                 for i in (0, 1)
             )
-            if layer.kind == "max_pool":
+            if layer.kind.endswith("pool"):
                 return (rows, columns, shape[2]), ()
             if layer.kind == "depthwise":
                 return (rows, columns, shape[2]), (*o["kernel"], shape[2], 1)
@@ -202,18 +205,13 @@ def _shapes(layer: Layer, shape: tuple[int, ...]) -> tuple[tuple[int, ...], tupl
         case "dense":
             count = FILTERS.get(layer.name, CLASSES)
             return (count,), (shape[0], count)
-        case "average_pool":
-            pads = o.get("pads", (0, 0, 0, 0))
-            rows, columns = (
-                (shape[i] + pads[i] + pads[i + 2] - o["kernel"][i]) // o.get("strides", (1, 1))[i] + 1
-                for i in (0, 1)
-            )
-            return (rows, columns, shape[2]), ()
         case "global_average":
             return (shape[2],), ()
         case "pad":
             top, left, bottom, right = o["pads"]
             return (shape[0] + top + bottom, shape[1] + left + right, shape[2]), ()
+        case "repeat":
+            return tuple(n * o["count"] if i + 1 == o["axis"] else n for i, n in enumerate(shape)), ()
         case "reshape":
             return o["shape"], ()
         case "flatten":
@@ -268,6 +266,7 @@ def graph_of(
             "batch_norm": lambda o=o, c=clamp, x=inputs[0]: BatchNorm(
                 len(x.shape) - 1, o["epsilon"], (), o["momentum"], c
             ),
+            "repeat": lambda o=o, x=inputs[0]: repeated(x, o["axis"], o["count"]),
             "dropout": lambda o=o: Dropout(o["rate"]),
             "pad": lambda p=pads: Pad((0, *p[:2], 0), (0, *p[2:], 0), "constant", 0.0),
         }[layer.kind]()
@@ -277,6 +276,11 @@ def graph_of(
             values[layer.name] = graph.add(flat, [values[layer.name]], name=f"{layer.name}/flat")
         last = layer.name
     return graph, values[last], parameters
+
+
+def repeated(x: Node, axis: int, count: int) -> Take:
+    """Every element along an axis again and again."""
+    return Take(axis, tuple(i // count for i in range(x.shape[axis] * count)))
 
 
 def as_graph(name: str, value: Array) -> Array:

@@ -374,6 +374,20 @@ class Network:
             self.w |= self.moved
         self.measuring = None
 
+    def forward_repeat(self, layer: Layer, inputs: list[Value], _: dict[str, int] | None) -> Value:
+        (x,) = inputs
+        q = np.repeat(x.q, layer.options["count"], axis=layer.options["axis"])
+        return Value(q, x.e, x.c, x.unsigned)
+
+    def backward_repeat(
+        self, layer: Layer, h: Value, sources: Sequence[str], _: Any, __: Any, seen: dict[str, int]
+    ) -> None:
+        count, axis = layer.options["count"], layer.options["axis"]
+        turned = np.moveaxis(h.q, axis, 0)
+        total = np.moveaxis(sum(turned[i::count] for i in range(1, count)) + turned[::count], 0, axis)
+        q, shift = self.quantizer(f"{layer.name}/sum", total, unsigned=False, seen=seen)
+        self.give(sources[0], Value(q, h.e + shift, h.c))
+
     def forward_flatten(self, _: Layer, inputs: list[Value], __: dict[str, int] | None) -> Value:
         (x,) = inputs
         return Value(x.q.reshape(len(x.q), -1), x.e, x.c, x.unsigned)

@@ -6,6 +6,7 @@ from typing import Final
 
 import compiler.schedule.step.tiles  # noqa: F401  # pyright: ignore[reportUnusedImport]  (declares)
 from compiler.ir.graph import Node, TupleElement
+from compiler.ops.depth_to_space import Take
 from compiler.ops.max_pool import MaxPool
 from compiler.ops.slices import Slice
 from compiler.schedule.step.tiles.depthwise import groups_in, is_depthwise, on_lanes
@@ -38,6 +39,7 @@ ON_IMAGES: Final = (
     StepConcat,
     PadCodes,
     Slice,
+    Take,
     CodeTable,
     Times,
     MaxPoolErrors,

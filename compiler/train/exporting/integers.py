@@ -14,6 +14,7 @@ from compiler.ir.evaluate import evaluate
 from compiler.ir.graph import Graph, Input, Node, TupleElement
 from compiler.ir.op import Op
 from compiler.ir.types import DType
+from compiler.ops.depth_to_space import Take
 from compiler.ops.max_pool import MaxPool
 from compiler.ops.shapes import Reshape
 from compiler.rules.exporting import MICROSOFT
@@ -242,6 +243,11 @@ class StepWriter(ModelWriter):
         top, left, bottom, right = operation.pads
         x, zero = self.tensor(node.inputs[0]), self.zero(node)
         self.padded(x, node.name, ((0, top, left, 0), (0, bottom, right, 0)), zero)
+
+    @write.register
+    def repeated(self, operation: Take, node: Node) -> None:
+        """Gather."""
+        self.taken(self.tensor(node.inputs[0]), node, operation)
 
     @write.register
     def shape(self, _: Reshape, node: Node) -> None:

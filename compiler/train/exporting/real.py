@@ -17,6 +17,7 @@ from compiler.ops.average_pool import AveragePool
 from compiler.ops.batch_norm import BatchNorm
 from compiler.ops.concat import Concat
 from compiler.ops.conv2d import Conv2d
+from compiler.ops.depth_to_space import Take
 from compiler.ops.functions import write_function
 from compiler.ops.gemm import Gemm
 from compiler.ops.max_pool import MaxPool
@@ -145,6 +146,11 @@ class RealWriter(ModelWriter):
         own = {name: self.constant(f"{node.name}_{name}", v) for name, v in writer.initializers.items()}
         for kind, domain, inputs, (output,), attributes in writer.nodes:
             self.add(kind, [own.get(name, name) for name in inputs], output, domain, **attributes)
+
+    @write.register
+    def repeated(self, operation: Take, node: Node) -> None:
+        """Gather."""
+        self.taken(self.operands(node)[0], node, operation)
 
     @write.register
     def shape(self, _: Reshape, node: Node) -> None:

@@ -15,6 +15,7 @@ from compiler.export.qoperator import IR_VERSION, OPSETS
 from compiler.ir.graph import Graph, Node
 from compiler.ir.op import Op
 from compiler.ops.conv2d import Conv2d
+from compiler.ops.depth_to_space import Take
 from compiler.ops.max_pool import MaxPool
 from compiler.ops.sliding_window import TO_NCHW, TO_NHWC, Pads, Pair
 from compiler.train.integer.convolution import StepConv2d
@@ -87,6 +88,11 @@ class ModelWriter:
         """Another shape, the batch as it is."""
         shape = self.constant(f"{node.name}_shape", np.array([0, *node.shape[1:]], np.int64))
         self.add("Reshape", [x, shape], node.name)
+
+    def taken(self, x: str, node: Node, operation: Take) -> None:
+        """Elements along an axis."""
+        indices = self.constant(f"{node.name}_indices", np.array(operation.indices, np.int64))
+        self.add("Gather", [x, indices], node.name, axis=operation.axis)
 
     def finished(self, source: Node, outputs: Mapping[str, int]) -> onnx.ModelProto:
         """The model; outputs by name with the number of their classes."""

@@ -13,6 +13,7 @@ from compiler.ir.op import Array, Op, ShapeError, op
 from compiler.ir.types import DType, Shape, TensorType
 from compiler.ops.average_pool import AveragePool
 from compiler.ops.concat import Concat
+from compiler.ops.depth_to_space import Take
 from compiler.ops.pool_gradient import AveragePoolGradient
 from compiler.ops.reduce import Reduce, Spread
 from compiler.ops.slices import Pad, Slice
@@ -262,6 +263,15 @@ def lower_pad(lower: Lowerer, node: Node, operation: Pad) -> Fixed:
         lower.fail(node, f"'{node.name}' pads otherwise than rows and columns by zeros")
     made = PadCodes((before[1], before[2], after[1], after[2]))
     return replace(value, node=lower.add(made, (value.node,), node.name, node))
+
+
+@integer_rule(Take)
+def lower_take(lower: Lowerer, node: Node, operation: Take) -> Fixed:
+    """Codes as they are, some of them again; the batch stays whole."""
+    value: Fixed = lower[node.inputs[0]]
+    if operation.axis == 0:
+        lower.fail(node, f"'{node.name}' takes some samples of a batch")
+    return replace(value, node=lower.add(operation, (value.node,), node.name, node))
 
 
 @integer_rule(Slice)
