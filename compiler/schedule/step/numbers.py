@@ -40,6 +40,8 @@ class Numbers:
     def __init__(self, b: Builder, homes: dict[int, Ref]) -> None:
         self.b, self.homes = b, homes
         self.kept: OrderedDict[int, _Kept] = OrderedDict()
+        self.spilled: list[Ref] = []
+        """Places of numbers that had to give their register up."""
 
     def read(self, node: Node) -> Ref:
         """The register that holds a number."""
@@ -95,6 +97,7 @@ class Numbers:
             if kept.changed:
                 if oldest not in self.homes:
                     self.homes[oldest] = Ref(self.b.buffer("number", Memory.ARENA, SREG_BYTES))
+                    self.spilled.append(self.homes[oldest])
                 self._copy(Store, kept.ref, self.homes[oldest])
         self.kept[key] = _Kept(Ref(Buffer(f"number.{key}", Memory.SREG, 1, 1)), changed)
         return self.kept[key].ref

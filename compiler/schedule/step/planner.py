@@ -42,6 +42,7 @@ from compiler.train.integer.update import Update
 from compiler.train.integer.weights import QuantizeBias, QuantizeWeights
 from compiler.train.lowering import StateTensor
 from compiler.train.scalars import ScalarFunction
+from isa.instructions.dma import Load, Store
 from isa.memory_map import GRANULE_BYTES
 from isa.target import Target
 
@@ -120,6 +121,7 @@ class StepPlanner:
             elif run[0].id not in made:
                 self._alone(run[0])
         self._leave_numbers()
+        self._leave_out_spills()
         for name in self.outputs:
             self.plan.outputs[name] = self.plan.views[name].tensor
         return self.plan
@@ -436,6 +438,17 @@ class StepPlanner:
         for state in (*moved, *(s for s in numbers if s not in moved)):
             assert state.after is not None
             self.b.numbers.store(state.after, Ref(self.place.buffers[""], self.place.numbers[state.name]))
+
+    def _leave_out_spills(self) -> None:
+        """Numbers that gave their register up and are not read again need not be stored."""
+        spilled = {id(ref.buffer) for ref in self.b.numbers.spilled}
+        read = {id(op.bind["dram"].buffer) for op in self.plan.tiles.ops if isinstance(op.instr, Load)}
+        unread = spilled - read
+        self.plan.tiles.ops[:] = [
+            op
+            for op in self.plan.tiles.ops
+            if not isinstance(op.instr, Store) or id(op.bind["dram"].buffer) not in unread
+        ]
 
     # --- values ----------------------------------------------------------------------------------
 

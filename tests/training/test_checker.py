@@ -1,0 +1,160 @@
+"""Programs of training under the checker: planted faults are found, and every legal interleaving gives one state."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any, Final
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from compiler.codegen.training import generate_streams
+from compiler.schedule.options import schedule_options
+from compiler.train.network import rebatched
+from compiler.train.optimizers.optimizer import optimizer_of
+from compiler.train.step import initial_state, training_step
+from isa.checker import check
+from isa.faults import MachineTrap
+from isa.program import Note, Program
+from isa.target import load_target
+from runtime.session import ProgramSession
+from tests.bench import executor
+from tests.mutants import MUTATIONS, Conflict, Mutant, conflicts, keeps_order, same_accesses
+from x1.keras.data import Codes
+from x1.keras.layers import (
+    Add,
+    BatchNormalization,
+    Conv2D,
+    Dense,
+    DepthwiseConv2D,
+    Flatten,
+    Input,
+    MaxPooling2D,
+)
+from x1.keras.models import Model
+
+Array = NDArray[Any]
+LOG = logging.getLogger(__name__)
+TARGETS: Final = ("edge32", "tiny8")
+BATCH: Final = 3
+SETTLED: Final = 5
+"""Times that all batches have been seen."""
+INTERLEAVINGS = pytest.mark.parametrize("seeds", [3, pytest.param(20, marks=pytest.mark.nightly)])
+COUNTS = pytest.mark.parametrize("count", [4, pytest.param(500, marks=pytest.mark.nightly)])
+
+
+def plain() -> Model:
+    given = Input((6, 6, 1))
+    x = MaxPooling2D(2)(Conv2D(5, 3, activation="relu")(given))
+    return Model(given, Dense(3, activation="softmax")(Dense(9)(Flatten()(x))))
+
+
+def normalized() -> Model:
+    given = Input((6, 6, 2))
+    x = BatchNormalization()(Conv2D(4, 3, padding="same", use_bias=False)(given))
+    x = Add()([x, DepthwiseConv2D(3, padding="same")(x)])
+    return Model(given, Dense(3, activation="softmax")(Flatten()(x)))
+
+
+@dataclass
+class Original:
+    """A step of training, with what mutants are compared by."""
+
+    program: Program
+    state: bytes
+    inputs: list[Mapping[str, Array]]
+    conflicts: list[Conflict] = field(init=False)
+    left: bytes = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.conflicts = conflicts(self.program)
+        self.left = self.run(self.program)
+
+    def run(self, program: Program, seed: int | None = None) -> bytes:
+        """What steps on several batches leave: outputs and the state; a trap is a result too."""
+        state = np.frombuffer(self.state, np.uint8).copy()
+        session = ProgramSession(program, kept=state)
+        left: list[bytes] = []
+        try:
+            for given in self.inputs:
+                result = session.execute(given, executor=executor(seed))
+                left += [y.tobytes() for y in result.outputs.values()]
+        except MachineTrap as trap:
+            return str(trap).encode()
+        return b"".join([*left, state.tobytes()])
+
+
+@cache
+def original(kind: str, target: str) -> Original:
+    """A step of a small network of that kind."""
+    model = {"plain": plain, "normalized": normalized}[kind]()
+    model.codes = Codes.of(np.zeros(1, np.float32))
+    network, optimizer = model.network(), optimizer_of("momentum")
+    step = training_step(rebatched(network, BATCH, BATCH), optimizer)
+    values = initial_state(step.states, model.parameters())
+    made, _ = generate_streams(
+        {"train": step}, values, load_target(target), schedule_options(3), Note(), search=False
+    )
+    program = made.programs[0]
+    r = np.random.default_rng(3)
+    inputs: list[Mapping[str, Array]] = []
+    for count in range(1, 4):
+        numbers = optimizer.of_step(count, np.float32(0.02))
+        inputs.append(
+            {
+                network.source.name: r.integers(0, 256, (BATCH, *network.source.shape[1:])).astype(np.uint8),
+                "labels": r.integers(0, 3, BATCH).astype(np.int32),
+                "numbers": np.array([numbers[n] for n in optimizer.step_numbers], np.float32),
+            }
+        )
+    begun = np.frombuffer(program.state, np.uint8).copy()
+    session = ProgramSession(program, kept=begun)
+    for _ in range(SETTLED):  # until shifts fit, and a wrong byte is seen
+        for given in inputs:
+            session.execute(given)
+    return Original(program, begun.tobytes(), inputs)
+
+
+@INTERLEAVINGS
+@pytest.mark.parametrize("kind", ["plain", "normalized"])
+@pytest.mark.parametrize("target", TARGETS)
+def test_every_legal_interleaving_leaves_the_same_state(kind: str, target: str, seeds: int) -> None:
+    found = original(kind, target)
+    assert all(found.run(found.program, seed) == found.left for seed in range(seeds))
+
+
+def is_equivalent(kind: str, found: Original, mutant: Mutant) -> bool:
+    """Same order of all conflicts, or same footprints; and the same bytes in order and interleaved."""
+    if kind == "nudged":
+        same = same_accesses(found.program, mutant)
+    else:
+        same = keeps_order(found.program, found.conflicts, mutant)
+    return same and all(found.run(mutant.program, seed) == found.left for seed in (None, 1, 2))
+
+
+@COUNTS
+@pytest.mark.parametrize("kind", MUTATIONS)
+def test_at_most_one_in_a_hundred_mutants_of_training_escapes(kind: str, count: int) -> None:
+    random = np.random.default_rng([11, *kind.encode()])
+    programs = [original(k, t) for k in ("plain", "normalized") for t in TARGETS]
+    caught = equivalent = 0
+    escaped: list[str] = []
+    while caught + len(escaped) < count:
+        found = programs[int(random.integers(len(programs)))]
+        mutant = MUTATIONS[kind](found.program, random)
+        if mutant is None:
+            continue
+        wrong = kind == "nudged" and found.run(mutant.program) != found.left
+        if check(mutant.program).violations or wrong:
+            caught += 1
+        elif is_equivalent(kind, found, mutant):
+            equivalent += 1
+        else:
+            changed = zip(found.program.instructions, mutant.program.instructions, strict=True)
+            escaped.append("; ".join(f"{a} -> {b}" for a, b in changed if a != b))
+    LOG.info("%s: %d caught, %d equivalent, %d escaped", kind, caught, equivalent, len(escaped))
+    assert len(escaped) <= 0.01 * (caught + len(escaped)), "\n".join(escaped)
