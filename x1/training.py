@@ -74,8 +74,9 @@ class Training(TypedDict, total=False):
     loss ("sparse_categorical_crossentropy"): Keras's name. validation_split (0): the part of the samples that
     is kept back, the last ones. shuffle (true): another order in every epoch. seed (0): of the order, and of
     new weights. init ("keep"): "glorot" for new weights. target ("edge32"): the machine. callbacks: objects
-    with methods of Keras's callbacks. verbose (0): 1 prints a line for every epoch. shapes: fixed shapes for
-    inputs with open dimensions.
+    with methods of Keras's callbacks. bn_group (0): samples that are normalized together, 0 for a batch.
+    bn_statistics ("exact"): "running" leaves them as the steps have moved them. verbose (0): 1 prints a line for
+    every epoch. shapes: fixed shapes for inputs with open dimensions.
     """
 
     batch_size: int
@@ -87,6 +88,8 @@ class Training(TypedDict, total=False):
     init: str
     target: str | Target
     callbacks: Sequence[Any]
+    bn_group: int
+    bn_statistics: str
     verbose: int
     shapes: Shapes | None
 
@@ -131,6 +134,8 @@ def train(
         target=options.get("target", "edge32"),
         callbacks=options.get("callbacks", ()),
         verbose=options.get("verbose", 0),
+        bn_group=options.get("bn_group"),
+        bn_statistics=options.get("bn_statistics"),
     )
     return found
 

@@ -21,6 +21,7 @@ from x1.cli.result import Result, json_option, reported, say
 from x1.files import require_another
 from x1.keras import losses, optimizers
 from x1.keras.callbacks import Callback
+from x1.keras.fitting import STATISTICS
 from x1.keras.trainable import Trainable
 from x1.trainer import state_sha256
 from x1.training import INITIAL, labelled, model_of
@@ -30,7 +31,7 @@ Examples:
   x1 train net.net --data digits.npz --init glorot --epochs 10 -o net.x1
   x1 train net.onnx --data samples.npz --lr 1e-4 --validation-split 0.1 -o tuned.x1
   x1 train net.x1 --data digits.npz --epochs 20 --checkpoint-every 1 -o net.x1
-  x1 train net.onnx --data samples.npz -o tuned.x1 --json
+  x1 train net.onnx --data samples.npz --bn-group 8 -o tuned.x1 --json
 """
 
 
@@ -73,6 +74,14 @@ class Lines(Callback):
 )
 @click.option(
     "--scale", type=click.Choice(["1", "1/255"]), default="1", show_default=True, help="Of the samples."
+)
+@click.option(
+    "--bn-group", type=click.IntRange(0), help="Samples that are normalized together.  [default: a batch]"
+)
+@click.option(
+    "--bn-statistics",
+    type=click.Choice(STATISTICS),
+    help="Running statistics after an epoch.  [default: exact]",
 )
 @click.option("-o", "--output", required=True, metavar="NET.x1", help="The file to write.")
 @shape_option
@@ -141,6 +150,8 @@ def _fit(
         target=options["target"] or ("edge32" if trainer is None else trainer.target),
         callbacks=[lines],
         verbose=0,
+        bn_group=options["bn_group"],
+        bn_statistics=options["bn_statistics"],
     )
 
 
