@@ -75,8 +75,8 @@ class Training(TypedDict, total=False):
     is kept back, the last ones. shuffle (true): another order in every epoch. seed (0): of the order, and of
     new weights. init ("keep"): "glorot" for new weights. target ("edge32"): the machine. callbacks: objects
     with methods of Keras's callbacks. bn_group (0): samples that are normalized together, 0 for a batch.
-    bn_statistics ("exact"): "running" leaves them as the steps have moved them. verbose (0): 1 prints a line for
-    every epoch. shapes: fixed shapes for inputs with open dimensions.
+    bn_statistics ("exact"): "running" leaves them as the steps have moved them. verbose (0): 1 prints a line
+    for every epoch. shapes: fixed shapes for inputs with open dimensions.
     """
 
     batch_size: int
