@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import ParamSpec, TypeVar
 
-from compiler.codegen.emit import emit, resolved_stream
+from compiler.codegen.emit import emit, require_room, resolved_stream
 from compiler.errors import FitError
 from compiler.ir.evaluate import Sample
 from compiler.ir.graph import Graph
@@ -21,7 +21,6 @@ from compiler.quantize.scheme import Scheme
 from compiler.schedule.options import ScheduleOptions
 from compiler.schedule.scheduler import Schedule
 from compiler.schedule.scheduler import schedules as all_schedules
-from compiler.schedule.tile_graph import Memory
 from compiler.schedule.tokens import insert_tokens
 from isa.checker import check
 from isa.program import Note, Program
@@ -129,17 +128,7 @@ def generate(graph: Graph, scheduled: Schedule, target: Target, note: Note) -> P
         FitError: the regions do not fit into the target's DRAM, or it has too few semaphores.
     """
     used = scheduled.used
-    total = sum(used[m] for m in (Memory.WEIGHTS, Memory.PARAMS, Memory.INPUT, Memory.OUTPUT, Memory.ARENA))
-    allowed = min(target.dram.size, HOST_CAP)
-    if total > allowed:
-        raise FitError(
-            Diagnostic(
-                "fit.dram",
-                f"the program needs {total} bytes of DRAM, {total - allowed} more than the "
-                f"{allowed} available",
-                remedy="choose a larger dram.size",
-            )
-        )
+    require_room(used, target)
     synchronized = insert_tokens(resolved_stream(scheduled.order), target)
     return emit(graph, scheduled.plan, scheduled.order, synchronized, used, target, note)
 

@@ -7,6 +7,7 @@ from pathlib import PurePath
 
 import numpy as np
 
+from compiler.errors import FitError
 from compiler.ir.graph import Graph, Input, Node
 from compiler.ir.types import DType
 from compiler.ops.shapes import Transpose
@@ -29,10 +30,31 @@ from isa.program import (
     float_bits,
     text_section,
 )
+from isa.soundness import HOST_CAP
 from isa.spec import WORD_BYTES, Instruction
+from isa.support.diagnostics import Diagnostic
 from isa.support.locations import FileLoc, Loc, NodeLoc, leaves
 from isa.support.records import replace
 from isa.target import Target
+
+
+def require_room(used: Mapping[Memory, int], target: Target) -> None:
+    """The regions of a program must fit into the memory.
+
+    Raises:
+        FitError: they do not.
+    """
+    total = sum(used.get(memory, 0) for memory in REGION)
+    allowed = min(target.dram.size, HOST_CAP)
+    if total > allowed:
+        raise FitError(
+            Diagnostic(
+                "fit.dram",
+                f"the program needs {total} bytes of DRAM, {total - allowed} more than the "
+                f"{allowed} available",
+                remedy="choose a larger dram.size",
+            )
+        )
 
 
 def resolved_stream(order: Sequence[TileOp]) -> list[Instruction]:

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from numpy.typing import NDArray
 
-from compiler.codegen.emit import resolved_stream
+from compiler.codegen.emit import require_room, resolved_stream
 from compiler.codegen.emit_step import RealInput, emit_step, state_image
 from compiler.errors import FitError
 from compiler.schedule.options import ScheduleOptions, StepOptions
@@ -64,6 +64,7 @@ def generate_streams(
     """
     first = next(iter(steps.values()))
     place = StateBuffers.of([(s.name, s.stored) for s in first.states], target.mx.cols)
+    require_room({Memory.STATE: place.size}, target)
     state = state_image(place, values)
     begin = {Memory.WEIGHTS: 0, Memory.PARAMS: 0}
     programs: list[Program] = []
@@ -122,6 +123,7 @@ class Planning(Frozen):
             FitError: the target is too small.
         """
         schedule = _schedule(self, choices, begin)
+        require_room({**schedule.used, Memory.STATE: len(self.state)}, self.target)
         synchronized = insert_tokens(resolved_stream(schedule.order), self.target)
         return emit_step(
             self.step.graph,
