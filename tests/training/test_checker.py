@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from compiler.codegen.emit_step import state_image
 from compiler.codegen.training import generate_streams
 from compiler.schedule.options import schedule_options
 from compiler.train.network import rebatched
@@ -65,7 +66,8 @@ class Original:
     """A step of training, with what mutants are compared by."""
 
     program: Program
-    state: bytes
+    states: list[bytes]
+    """From which steps are made: a number may be 0 by chance in one."""
     inputs: list[Mapping[str, Array]]
     conflicts: list[Conflict] = field(init=False)
     left: bytes = field(init=False)
@@ -76,16 +78,18 @@ class Original:
 
     def run(self, program: Program, seed: int | None = None) -> bytes:
         """What steps on several batches leave: outputs and the state; a trap is a result too."""
-        state = np.frombuffer(self.state, np.uint8).copy()
-        session = ProgramSession(program, kept=state)
         left: list[bytes] = []
         try:
-            for given in self.inputs:
-                result = session.execute(given, executor=executor(seed))
-                left += [y.tobytes() for y in result.outputs.values()]
+            for begun in self.states:
+                state = np.frombuffer(begun, np.uint8).copy()
+                session = ProgramSession(program, kept=state)
+                for given in self.inputs:
+                    result = session.execute(given, executor=executor(seed))
+                    left += [y.tobytes() for y in result.outputs.values()]
+                left.append(state.tobytes())
         except MachineTrap as trap:
             return str(trap).encode()
-        return b"".join([*left, state.tobytes()])
+        return b"".join(left)
 
 
 @cache
@@ -96,7 +100,7 @@ def original(kind: str, target: str) -> Original:
     network, optimizer = model.network(), optimizer_of("momentum")
     step = training_step(rebatched(network, BATCH, BATCH), optimizer)
     values = initial_state(step.states, model.parameters())
-    made, _ = generate_streams(
+    made, place = generate_streams(
         {"train": step}, values, load_target(target), schedule_options(3), Note(), search=False
     )
     program = made.programs[0]
@@ -111,16 +115,25 @@ def original(kind: str, target: str) -> Original:
                 "numbers": np.array([numbers[n] for n in optimizer.step_numbers], np.float32),
             }
         )
-    begun = np.frombuffer(program.state, np.uint8).copy()
-    session = ProgramSession(program, kept=begun)
-    for _ in range(SETTLED):  # until shifts fit, and a wrong byte is seen
-        for given in inputs:
-            session.execute(given)
-    return Original(program, begun.tobytes(), inputs)
+    states: list[bytes] = []
+    for _ in range(2):
+        values = {n: v if n not in network.parameters else _other(r, v) for n, v in values.items()}
+        begun = np.frombuffer(state_image(place, values), np.uint8).copy()
+        session = ProgramSession(program, kept=begun)
+        for _ in range(SETTLED):  # until shifts fit, and a wrong byte is seen
+            for given in inputs:
+                session.execute(given)
+        states.append(begun.tobytes())
+    return Original(program, states, inputs)
+
+
+def _other(r: np.random.Generator, value: Array) -> Array:
+    """Other weights: biases too, so that no channel is silent."""
+    return np.abs(value + r.uniform(-0.3, 0.4, value.shape)).astype(np.float32)
 
 
 @INTERLEAVINGS
-@pytest.mark.parametrize("kind", ["plain", "normalized"])
+@pytest.mark.parametrize("kind", ["plain", pytest.param("normalized", marks=pytest.mark.nightly)])
 @pytest.mark.parametrize("target", TARGETS)
 def test_every_legal_interleaving_leaves_the_same_state(kind: str, target: str, seeds: int) -> None:
     found = original(kind, target)
@@ -140,7 +153,8 @@ def is_equivalent(kind: str, found: Original, mutant: Mutant) -> bool:
 @pytest.mark.parametrize("kind", MUTATIONS)
 def test_at_most_one_in_a_hundred_mutants_of_training_escapes(kind: str, count: int) -> None:
     random = np.random.default_rng([11, *kind.encode()])
-    programs = [original(k, t) for k in ("plain", "normalized") for t in TARGETS]
+    kinds = ("plain",) if count < 100 else ("plain", "normalized")
+    programs = [original(k, t) for k in kinds for t in TARGETS]
     caught = equivalent = 0
     escaped: list[str] = []
     while caught + len(escaped) < count:

@@ -93,6 +93,8 @@ def test_a_batch_of_64_is_learned_by_heart(name: str) -> None:
     given = Input((28, 28, 1))
     body = BODIES[name](given)
     model = Model(given, Dense(10, activation="softmax")(Flatten()(body)))
-    model.compile(Adam(0.01 if name == "global average" else 0.005), "sparse_categorical_crossentropy", ["accuracy"])
+    model.compile(
+        Adam(0.01 if name == "global average" else 0.005), "sparse_categorical_crossentropy", ["accuracy"]
+    )
     model.fit(X, Y, batch_size=64, epochs=MOST_STEPS, verbose=0, callbacks=[UntilKnown()])
     assert model.evaluate(X, Y)[1] == 1
