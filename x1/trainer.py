@@ -98,19 +98,7 @@ class Trainer:
             if name in self.shapes and name not in parameters
         }
         if executable is None:
-            steps: dict[str, TrainingStep] = {"train": step}
-            if batches.tail:
-                tail = rebatched(network, batches.tail, group or batches.tail)
-                steps["tail"] = training_step(tail, optimizer)
-            steps["eval"] = evaluation(rebatched(network, batches.evaluation))
-            if network.moving:
-                steps["stats"] = measurement(rebatched(network, batches.train, group or batches.train))
-            note = Note(f"x1 {__version__}", (("optimizer", optimizer.name),))
-            source = network.source
-            real = RealInput(float(network.input_c), perm or tuple(range(len(source.shape))))
-            coded = {"probabilities": RealInput(CODED_PROBABILITY, (0, 1))}
-            given = {source.name: real} | ({} if loss_of(network.loss).of_sums else coded)
-            executable, _ = generate_streams(steps, values, target, schedule_options(3), note, given)
+            executable = _compiled(network, step, optimizer, batches, target, values, perm)
         self.executable = executable
         self.place = StateBuffers.of(self.tensors, target.mx.cols)
         self.device = Device(executable, state=state_image(self.place, values))
@@ -192,6 +180,31 @@ class Trainer:
                 if f"{name}/{kind}" in values:
                     values[f"{name}/{kind}"] = np.asarray(first_exponent(value), np.int32)
         self.device.state[:] = np.frombuffer(state_image(self.place, values), np.uint8)
+
+
+def _compiled(
+    network: TrainableNetwork,
+    step: TrainingStep,
+    optimizer: Optimizer,
+    batches: Batches,
+    target: Target,
+    values: Mapping[str, Array],
+    perm: tuple[int, ...] | None,
+) -> Executable:
+    """The binary: a step, one for what a division leaves, evaluation, running statistics."""
+    group, steps = batches.group, {"train": step}
+    if batches.tail:
+        steps["tail"] = training_step(rebatched(network, batches.tail, group or batches.tail), optimizer)
+    steps["eval"] = evaluation(rebatched(network, batches.evaluation))
+    if network.moving:
+        steps["stats"] = measurement(rebatched(network, batches.train, group or batches.train))
+    note = Note(f"x1 {__version__}", (("optimizer", optimizer.name),))
+    source = network.source
+    real = {source.name: RealInput(float(network.input_c), perm or tuple(range(len(source.shape))))}
+    if not loss_of(network.loss).of_sums:
+        real["probabilities"] = RealInput(CODED_PROBABILITY, (0, 1))
+    made, _ = generate_streams(steps, values, target, schedule_options(3), note, real)
+    return made
 
 
 def keys_of(seed: int, step: int, count: int) -> NDArray[np.int32]:

@@ -24,6 +24,8 @@ from x1.keras.trainable import Trainable
 from x1.trainer import Batches, Trainer
 
 Array = NDArray[Any]
+MOST_SAMPLES = 1 << 20
+"""Of a batch that a file speaks of."""
 
 
 class GraphModel(Trainable):
@@ -148,7 +150,8 @@ def _restore(model: Trainable, loaded: Loaded, network: TrainableNetwork, place:
     model.kept = {n: v for n, v in loaded.values.items() if n not in network.parameters}
     batches = Batches(*checkpoint.batches)
     model.bn_group, model.bn_statistics = batches.group, checkpoint.statistics
-    if min(batches.train, batches.evaluation) < 1 or min(batches.tail, batches.group) < 0:
+    wrong = min(batches.train, batches.evaluation) < 1 or min(batches.tail, batches.group) < 0
+    if wrong or max(checkpoint.batches) > MOST_SAMPLES:
         raise unsound(place, "the batches of the training are none")
     model.trainer = Trainer(
         model.network(),
