@@ -131,29 +131,39 @@ class Trainer:
             shares = np.array([number / (number + 1), 1 / (number + 1)], np.float32)
             self.device.run("stats", {self.input: x, MOVING: shares})
 
-    @contextmanager
-    def adapted(self, x: Array) -> Generator[None]:
-        """Shifts as steps on samples, codes, would find them: for a network that has not been trained here.
+    def adapt(self, x: Array) -> None:
+        """Find the shifts for weights from elsewhere: those that steps on samples, codes, would find.
 
-        Steps of a learning rate of 0 are made until no shift changes; then everything is as it was.
+        Steps of a learning rate of 0 are made until no shift changes; nothing else of the state does.
         """
-        kept, count = self.device.state.copy(), self.step_number
+        count = self.step_number
         begun = self.state
         wanted = next(i for i in self.executable.stream("train").abi.inputs if i.name == "labels")
         labels = np.zeros(wanted.shape, wanted.dtype)
         samples = np.resize(x, (self.batches.train, *x.shape[1:]))
-        shifts: dict[str, int] = {}
+        shifts: dict[str, Array] = {}
         for _ in range(ADAPTATIONS):
             self.step(samples, labels, 0.0)
-            found = {n: v for n, v in self.state.items() if n.endswith(("/shift", "/greatest"))}
-            self.device.state[:] = np.frombuffer(state_image(self.place, {**begun, **found}), np.uint8)
-            before, shifts = shifts, {n: int(v) for n, v in found.items() if n.endswith("/shift")}
-            if shifts == before:
+            before, found = shifts, self.state
+            shifts = {n: v for n, v in found.items() if n.endswith("/shift")}
+            seen = {n: v for n, v in found.items() if n.endswith("/greatest")}
+            settled = bool(before) and all(before[n] == v for n, v in shifts.items())
+            # what too small a shift has made is forgotten at once, but for the last time
+            new = {**begun, **shifts, **(seen if settled else dict.fromkeys(seen, np.zeros((), np.int32)))}
+            self.device.state[:] = np.frombuffer(state_image(self.place, new), np.uint8)
+            if settled:
                 break
+        self.step_number = count
+
+    @contextmanager
+    def adapted(self, x: Array) -> Generator[None]:
+        """Shifts for weights from elsewhere, for a while."""
+        kept = self.device.state.copy()
+        self.adapt(x)
         try:
             yield
         finally:
-            self.device.state[:], self.step_number = kept, count
+            self.device.state[:] = kept
 
     def results(self, x: Array) -> NDArray[np.float32]:
         """What the network makes of samples, real numbers; the last batch is filled up with zeros."""

@@ -64,7 +64,9 @@ def model_of(
     network, values = network_of(made, names, input_type=DType.U8, input_c=Fraction(1))
     if init == "glorot" and not is_language:
         values = {name: makes.again(value, first.get(name, 0)) for name, value in values.items()}
-    return GraphModel(network, values, perm)
+    found = GraphModel(network, values, perm)
+    found.tuned = init == "keep"
+    return found
 
 
 class Training(TypedDict, total=False):

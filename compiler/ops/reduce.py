@@ -58,6 +58,9 @@ class Reduce(Op):
             raise ShapeError(f"there is no reduction '{self.function}'", ", ".join(REAL))
         return TensorType(types[0].dtype, _reduced(types[0].shape, self.axes))
 
+    def commute_transpose(self, perm: Sequence[int]) -> Op:
+        return Reduce(self.function, tuple(sorted(perm[axis] for axis in self.axes)))
+
     def evaluate(self, args: Sequence[Array], types: Sequence[TensorType], out: TensorType) -> Array:
         return REAL[self.function](args[0], axis=self.axes, keepdims=True).astype(np.float32)
 

@@ -44,6 +44,7 @@ class Fitted(Protocol):
     epochs: int
     bn_group: int
     bn_statistics: str
+    tuned: bool
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -129,6 +130,8 @@ class Fitting(Struct):
         if self.steps_per_epoch is not None and self.steps_per_epoch * self.batch_size <= len(taken):
             tail = 0
         trainer = model.prepare(Batches(self.batch_size, tail, self.batch_size, self.model.bn_group), machine)
+        if model.tuned and not trainer.step_number:
+            trainer.adapt(codes[: self.batch_size])
         history = model.history if self.initial_epoch and model.history is not None else History()
         told = CallbackList([*callbacks], model, {"epochs": self.epochs, "verbose": self.verbose})
         model.stop_training, model.history = False, history

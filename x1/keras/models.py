@@ -104,6 +104,7 @@ class Model(Trainable):
         for layer in self.layers:
             own, rest = rest[: len(layer.arrays)], rest[len(layer.arrays) :]
             layer.set_weights(own)
+        self.tuned = True
         self.push()
 
     def count_params(self) -> int:

@@ -54,6 +54,8 @@ class Trainable:
         self.seed = SEED.value
         self.shuffle, self.validation_split = True, 0.0
         self.bn_group, self.bn_statistics = 0, EXACT
+        self.tuned = False
+        """Whether the weights come from elsewhere: their shifts are found before the first step."""
         self.epochs = 0
         """That are complete."""
         self.codes: Codes | None = None
