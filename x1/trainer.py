@@ -15,6 +15,7 @@ from compiler.codegen.training import generate_streams
 from compiler.schedule.options import schedule_options
 from compiler.schedule.step.rows import StateBuffers
 from compiler.train.integer.dropout import KEYS
+from compiler.train.integer.functions import RESULTS
 from compiler.train.integer.weights import first_exponent
 from compiler.train.losses.loss import loss_of
 from compiler.train.network import TrainableNetwork, rebatched
@@ -40,7 +41,7 @@ from x1.version import __version__
 Array = NDArray[Any]
 ADAPTATIONS: Final = 100
 """Steps at most in which shifts settle: one for each layer as a rule."""
-CODED_PROBABILITY: Final = 2.0**-8
+CODED_PROBABILITY: Final = 2.0 ** RESULTS["sigmoid"][1]
 """The unit of probabilities that are codes."""
 
 

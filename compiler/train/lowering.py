@@ -15,9 +15,10 @@ import numpy as np
 
 from compiler.errors import Unsupported
 from compiler.ir.graph import Graph, Node
-from compiler.ir.op import Op
+from compiler.ir.op import Array, Op
 from compiler.ir.types import DType, Shape, TensorType
 from compiler.train.scalars import NUMBER, ScalarFunction
+from isa import arithmetic
 from isa.support.diagnostics import Diagnostic
 from isa.support.locations import UNKNOWN
 from isa.support.records import Frozen, Struct, field, replace
@@ -174,6 +175,11 @@ def integer_rule(*kinds: type[OpT]) -> Callable[[Rule[OpT]], Rule[OpT]]:
         return rule
 
     return declare
+
+
+def unit_of(factor: float, exponent: Array) -> np.float32:
+    """F(F(factor) * 2^exponent): what a code or a sum of 1 stands for."""
+    return np.float32(np.float32(factor) * arithmetic.power_of_two(exponent))
 
 
 def code_type(*, unsigned: bool) -> DType:

@@ -143,6 +143,11 @@ class Trained:
         real = self.random.standard_normal((self.batch, 10)).astype(np.float32)
         return real, real
 
+    def assert_equal_on_machines(self, found: dict[str, Array]) -> None:
+        """The state that machines have left, by machine and name."""
+        for key, value in found.items():
+            np.testing.assert_array_equal(value, self.state[key.partition(": ")[2]], key)
+
     def assert_equal_to_the_oracle(self) -> None:
         """Weights, slots, exponents, greatest sums and shifts."""
         for name, value in self.oracle.w.items():
@@ -167,8 +172,7 @@ def test_graph_and_machine_do_what_the_independent_statement_says(name: str) -> 
     for _ in range(2):
         _, found = trained.one()
         trained.assert_equal_to_the_oracle()
-        for key, value in found.items():
-            np.testing.assert_array_equal(value, trained.state[key.partition(": ")[2]], key)
+        trained.assert_equal_on_machines(found)
 
 
 def test_sums_made_beside_other_layers_read_values_at_home() -> None:
@@ -176,8 +180,7 @@ def test_sums_made_beside_other_layers_read_values_at_home() -> None:
     trained = Trained(NETS["joined"])
     trained.on("tiny8")
     _, found = trained.one()
-    for key, value in found.items():
-        np.testing.assert_array_equal(value, trained.state[key.partition(": ")[2]], key)
+    trained.assert_equal_on_machines(found)
 
 
 @pytest.mark.parametrize("group", [0, 3])
@@ -217,8 +220,7 @@ def test_groups_of_a_batch_have_statistics_of_their_own(group: int) -> None:
     for _ in range(2):
         _, found = trained.one()
         trained.assert_equal_to_the_oracle()
-        for key, value in found.items():
-            np.testing.assert_array_equal(value, trained.state[key.partition(": ")[2]], key)
+        trained.assert_equal_on_machines(found)
 
 
 @pytest.mark.nightly
@@ -232,8 +234,7 @@ def test_fifty_steps_are_the_same_on_every_machine(name: str) -> None:
     for _ in range(50):
         _, found = trained.one()
     trained.assert_equal_to_the_oracle()
-    for key, value in found.items():
-        np.testing.assert_array_equal(value, trained.state[key.partition(": ")[2]], key)
+    trained.assert_equal_on_machines(found)
 
 
 @pytest.mark.parametrize(
@@ -248,20 +249,16 @@ def test_other_losses_are_what_the_independent_statement_says(loss: str, end: di
     for _ in range(3):
         _, found = trained.one()
         trained.assert_equal_to_the_oracle()
-        for key, value in found.items():
-            np.testing.assert_array_equal(value, trained.state[key.partition(": ")[2]], key)
+        trained.assert_equal_on_machines(found)
 
 
 def test_sums_beyond_int32_are_exact() -> None:
     """173,056 products for each weight of the first layer."""
     trained = Trained(SEED_NET, batch=256)
     trained.on("edge64")
-    trained.one()
+    _, found = trained.one()
     trained.assert_equal_to_the_oracle()
-    for name, value in trained.state.items():
-        device, place = trained.devices["edge64 O3"]
-        shapes = {s.name: s.before.shape for s in trained.step.states}
-        np.testing.assert_array_equal(state_values(place, device.state, shapes)[name], value, name)
+    trained.assert_equal_on_machines(found)
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "momentum", "rmsprop", "adamw"])
@@ -270,5 +267,4 @@ def test_every_optimizer_is_computed_on_the_machine(optimizer: str) -> None:
     trained.on("edge64")
     _, found = trained.one()
     trained.assert_equal_to_the_oracle()
-    for key, value in found.items():
-        np.testing.assert_array_equal(value, trained.state[key.partition(": ")[2]], key)
+    trained.assert_equal_on_machines(found)

@@ -7,7 +7,7 @@ own optimizers. So what differs from the device is the device's arithmetic alone
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,9 +21,9 @@ from compiler.train.losses.categorical_crossentropy import CategoricalCrossentro
 from compiler.train.network import TrainableNetwork, rebatched
 from compiler.train.optimizers.optimizer import Optimizer, apply
 from x1.keras import data
+from x1.keras.fitting import MEASURED
 
 Array = NDArray[Any]
-MEASURED: Final = 50
 
 
 class Pass:

@@ -7,6 +7,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from isa.instructions.vector_loss import STEPS_BITS
 from isa.support.diagnostics import Diagnostic, UsageError, not_among
 from isa.support.records import Frozen
 
@@ -30,8 +31,8 @@ KINDS: Final = {SPARSE: ONE_HOT}
 """The compiler's name of a loss, where it is another."""
 LEAST_PROBABILITY: Final = 1e-7
 """Keras's: a smaller one counts as this in a loss."""
-STEPS_PER_UNIT: Final = 16
-"""Logits count in steps of 1/16 in what the device leaves of a batch."""
+STEPS_PER_UNIT: Final = 1 << STEPS_BITS
+"""Logits count in such steps in what the device leaves of a batch."""
 ONE: Final = -128
 """The label of 1 as the device takes it: what is added to a probability of 2^-7."""
 

@@ -164,6 +164,13 @@ class StepBuilder(Builder):
         instr = Vector32(fn=function, rows=rows, lanes=lanes or self.cols, **fields)
         self.emit(instr, bind)
 
+    def unit(self, exponent: Ref, factor: float) -> Ref:
+        """A row of F(F(factor) * 2^exponent), the exponent in a register."""
+        row = Ref(self.rows_of("unit", 1))
+        self.words(Function32.P2F, row, exponent, rows=1)
+        self.words(Function32.FMUL, row, row, Constant(factor), rows=1)
+        return row
+
     def constant(self, content: bytes) -> Ref:
         """A few bytes in the parameter memory, brought once for the whole program."""
         if content not in self.constants:

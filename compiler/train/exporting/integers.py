@@ -27,7 +27,7 @@ from compiler.train.integer.maps import PadCodes, PixelSums, StepAveragePool, St
 from compiler.train.integer.normalization import FRACTION_BITS, Normalization, Normalize, RunningStatistics
 from compiler.train.integer.sums import Requantized, StepAdd
 from compiler.train.integer.weights import QuantizeBias, QuantizeWeights
-from compiler.train.lowering import code_bounds
+from compiler.train.lowering import code_bounds, unit_of
 from compiler.train.network import TrainableNetwork, rebatched
 from compiler.train.scalars import ScalarFunction
 from compiler.train.step import evaluation
@@ -166,8 +166,8 @@ class StepWriter(ModelWriter):
     def _ended(self, node: Node, operation: Requantized, sums: str) -> None:
         """Exact real sums to codes: times the factor in float32, then halves to even, then the bounds."""
         if operation.factor != 1:
-            unit = np.float32(operation.factor) * arithmetic.power_of_two(-self.values[node.inputs[-1].id])
-            sums = self.add("Mul", [sums, self.scale(float(np.float32(unit)))], f"{node.name}_scaled")
+            unit = unit_of(operation.factor, -self.values[node.inputs[-1].id])
+            sums = self.add("Mul", [sums, self.scale(float(unit))], f"{node.name}_scaled")
             inputs = [sums, self.scale(1), self.zero(node)]
         else:  # QuantizeLinear divides by 2^shift, which is exact
             inputs = [sums, self.shifted(node), self.zero(node)]
@@ -275,7 +275,7 @@ class StepWriter(ModelWriter):
     def softmax(self, operation: StepSoftmax, node: Node) -> None:
         """Logits as the exponent says; their softmax is ONNX's own, the device's a table."""
         exponent = self.values[node.inputs[1].id]
-        unit = self.scale(float(np.float32(operation.factor) * arithmetic.power_of_two(exponent)))
+        unit = self.scale(float(unit_of(operation.factor, exponent)))
         real = self.add("Cast", [node.inputs[0].name], "logits_real", to=TensorProto.FLOAT)
         self.add("Mul", [real, unit], "logits")
         self.add("Softmax", ["logits"], self.graph.output_names[0], axis=-1)

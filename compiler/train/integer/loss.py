@@ -21,7 +21,7 @@ from compiler.train.losses.categorical_crossentropy import (
 )
 from compiler.train.losses.loss import TrainingLoss
 from compiler.train.losses.mean_squared_error import MeanSquaredError, MeanSquaredErrorGradient
-from compiler.train.lowering import Fixed, Lowerer, integer_rule
+from compiler.train.lowering import Fixed, Lowerer, integer_rule, unit_of
 from compiler.train.scalars import NUMBER
 from isa import arithmetic
 from isa.instructions.vector_loss import ONE, STEPS_BITS
@@ -119,7 +119,7 @@ class RealSums(Op):
 
     def evaluate(self, args: Sequence[Array], types: Sequence[TensorType], out: TensorType) -> Array:
         """Two products, each rounded."""
-        return arithmetic.f32(args[0]) * (np.float32(self.unit) * arithmetic.power_of_two(args[1]))
+        return arithmetic.f32(args[0]) * unit_of(self.unit, args[1])
 
 
 @op("t.squared_errors", "sums:i32", "e:i32", "labels:f32", "shift:i32")

@@ -20,7 +20,7 @@ from compiler.ir.types import DType, TensorType
 from compiler.ops.batch_norm import BatchNorm, BatchNormErrors, BatchNormScaleGradient
 from compiler.ops.shapes import Reshape
 from compiler.train.integer.sums import Requantized, ending_of, requantized, sum_type
-from compiler.train.lowering import Fixed, Lowerer, code_type, integer_rule
+from compiler.train.lowering import Fixed, Lowerer, code_type, integer_rule, unit_of
 from compiler.train.scalars import NUMBER
 from isa import arithmetic
 from isa.support.records import Frozen
@@ -267,11 +267,6 @@ def gradient_bits(pixels: int) -> int:
 def _sum_of_words(rows: Array, bits: int) -> Array:
     words = arithmetic.to_word(rows * F(2.0**bits)).sum(axis=0, dtype=np.int64)
     return arithmetic.f32(arithmetic.wrap32(words))
-
-
-def unit_of(factor: float, e: Array) -> np.float32:
-    """lsb = F(F(c) * 2^e), what a code of 1 stands for."""
-    return F(F(factor) * arithmetic.power_of_two(e))
 
 
 def fraction(groups: Groups, terms: Sequence[tuple[Array, Array]], rest: Array) -> Array:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from compiler.ir.op import Array, Op, op
 from compiler.ir.types import TensorType
+from compiler.train.lowering import unit_of
 from compiler.train.optimizers.optimizer import Optimizer, apply, optimizer_of
 from compiler.train.scalars import NUMBER
 from isa import arithmetic
@@ -42,8 +43,7 @@ class Update(Op):
         """In float32, one rounding for each operation."""
         sums, e, given, w, *slots = args
         chosen = self.chosen
-        unit = np.asarray(np.float32(self.factor) * arithmetic.power_of_two(e), np.float32)
-        g: NDArray[np.float32] = arithmetic.f32(sums) * unit
+        g: NDArray[np.float32] = arithmetic.f32(sums) * unit_of(self.factor, e)
         numbers = dict(zip(chosen.step_numbers, given, strict=True))
         new, kept = apply(chosen, w, g, dict(zip(chosen.slots, slots, strict=True)), numbers)
         greatest = np.abs(new).max().astype(np.float32).view(np.int32)

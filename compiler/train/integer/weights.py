@@ -11,7 +11,7 @@ import numpy as np
 from compiler.ir.graph import Node
 from compiler.ir.op import Array, Op, op
 from compiler.ir.types import DType, TensorType
-from compiler.train.lowering import Lowerer
+from compiler.train.lowering import Lowerer, unit_of
 from isa import arithmetic
 
 FLOAT_EXPONENT: Final = 23
@@ -46,8 +46,7 @@ class QuantizeBias(Op):
 
     def evaluate(self, args: Sequence[Array], types: Sequence[TensorType], out: TensorType) -> Array:
         """Two products, each rounded to float32."""
-        unit = np.float32(self.inverse) * arithmetic.power_of_two(args[1])
-        return arithmetic.to_word(args[0] * unit)
+        return arithmetic.to_word(args[0] * unit_of(self.inverse, args[1]))
 
 
 def weights_of(lower: Lowerer, w: Node) -> tuple[Node, Node]:

@@ -118,9 +118,7 @@ def plan_softmax(
 def _values(s: StepBuilder, node: Node, real: RealSums, samples: Span, budget: int) -> tuple[Buffer, int]:
     """What the sums of some samples stand for, in their place."""
     acc, pitch = _sums(s, node, samples, budget)
-    unit = Ref(s.rows_of("unit", 1))
-    s.words(F.P2F, unit, s.numbers.read(node.inputs[1]), rows=1)
-    s.words(F.FMUL, unit, unit, Constant(real.unit), rows=1)
+    unit = s.unit(s.numbers.read(node.inputs[1]), real.unit)
     for group, lanes in _groups(s, node):
         rows = Ref(acc, group * samples.extent)
         s.words(F.I2F, rows, rows, rows=samples.extent, lanes=lanes)

@@ -126,17 +126,9 @@ def _parameter(s: StepBuilder, node: Node) -> Buffer:
     return rows
 
 
-def _unit(s: StepBuilder, factor: float, exponent: Node) -> Buffer:
-    """A row of lsb = F(F(c) * 2^e)."""
-    row = s.rows_of("unit", 1)
-    s.words(F.P2F, Ref(row), s.numbers.read(exponent), rows=1)
-    s.words(F.FMUL, Ref(row), Ref(row), Constant(float(np.float32(factor))), rows=1)
-    return row
-
-
-def _squared(s: StepBuilder, row: Buffer) -> Buffer:
-    made = s.rows_of("squared", 1)
-    s.words(F.FMUL, Ref(made), Ref(row), Ref(row), rows=1)
+def _squared(s: StepBuilder, row: Ref) -> Ref:
+    made = Ref(s.rows_of("squared", 1))
+    s.words(F.FMUL, made, row, row, rows=1)
     return made
 
 
@@ -220,9 +212,9 @@ def plan_running(
     del view, out, budget
     s = step_of(b)
     means, variances = (_parameter(s, i) for i in node.inputs[:2])
-    unit = _unit(s, operation.factor, node.inputs[2])
-    s.words(F.FDIV, Ref(means), Ref(means), Row(Ref(unit)), rows=means.size)
-    s.words(F.FDIV, Ref(variances), Ref(variances), Row(Ref(_squared(s, unit))), rows=variances.size)
+    unit = s.unit(s.numbers.read(node.inputs[2]), operation.factor)
+    s.words(F.FDIV, Ref(means), Ref(means), Row(unit), rows=means.size)
+    s.words(F.FDIV, Ref(variances), Ref(variances), Row(_squared(s, unit)), rows=variances.size)
     _keep(s, node, means)
     _keep(s, _result(node, 1), variances)
 
@@ -236,12 +228,12 @@ def plan_normalization(
     s = step_of(b)
     means, variances = (s.sums[i.id] for i in node.inputs[:2])
     scale, offset = (_parameter(s, i) for i in node.inputs[2:4])
-    epsilon = _squared(s, _unit(s, operation.factor, node.inputs[4]))
-    s.words(F.FDIV, Ref(epsilon), Constant(float(np.float32(operation.epsilon))), Ref(epsilon), rows=1)
+    epsilon = _squared(s, s.unit(s.numbers.read(node.inputs[4]), operation.factor))
+    s.words(F.FDIV, epsilon, Constant(operation.epsilon), epsilon, rows=1)
     roots, gains, rests = (s.rows_of(role, means.size) for role in ("roots", "gains", "rests"))
     for rows in spans(means.size, MAX_WORD_ROWS):
         root = Ref(roots, rows.start)
-        s.words(F.FADD, root, Ref(variances, rows.start), Row(Ref(epsilon)), rows=rows.extent)
+        s.words(F.FADD, root, Ref(variances, rows.start), Row(epsilon), rows=rows.extent)
         s.words(F.FSQRT, root, root, rows=rows.extent)
         s.words(F.FDIV, root, Constant(1), root, rows=rows.extent)
     for first in range(0, means.size, scale.size):
@@ -260,9 +252,9 @@ def plan_moving_average(
     """Words of all groups, their sum, then into the state."""
     del view, out, budget
     s = step_of(b)
-    unit = Row(Ref(_unit(s, operation.factor, node.inputs[2])))
+    unit = Row(s.unit(s.numbers.read(node.inputs[2]), operation.factor))
     momentum = operation.momentum
-    keep, part = (Constant(float(np.float32(v))) for v in (momentum, 1 - momentum))
+    keep, part = Constant(momentum), Constant(1 - momentum)
     for given in node.inputs[5:]:
         keep, part = (s.number_given(given, i) for i in (0, 1))
     steps = steps_of(node.inputs[0].shape[0])

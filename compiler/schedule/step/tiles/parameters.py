@@ -11,7 +11,7 @@ import numpy as np
 from compiler.ir.graph import Node
 from compiler.ir.types import Shape
 from compiler.schedule.builder import Builder, Span, Views, spans, tiles_of
-from compiler.schedule.step.builder import Constant, Row, StepBuilder, gradual, pieces, step_of
+from compiler.schedule.step.builder import Row, StepBuilder, gradual, pieces, step_of
 from compiler.schedule.step.rows import WORD, Layout, StateRows
 from compiler.schedule.step.tiles.depthwise import on_lanes, quantize_lanes, turn_lanes
 from compiler.schedule.step.tiles.exits import factor_of
@@ -117,11 +117,10 @@ def plan_quantize_bias(
     s = step_of(b)
     source, rows = s.homes[node.inputs[0].id], s.layouts[node.inputs[0].id]
     exponent = s.numbers.read(node.inputs[1])
-    words, unit = s.rows_of("bias", rows.count), s.rows_of("unit", 1)
+    words = s.rows_of("bias", rows.count)
     s.load_words(source, Ref(words), rows.count)
-    s.words(F.P2F, Ref(unit), exponent, rows=1)
-    s.words(F.FMUL, Ref(unit), Ref(unit), Constant(operation.inverse), rows=1)
-    s.words(F.FMUL, Ref(words), Ref(words), Row(Ref(unit)), rows=rows.count)
+    unit = s.unit(exponent, operation.inverse)
+    s.words(F.FMUL, Ref(words), Ref(words), Row(unit), rows=rows.count)
     s.words(F.F2I, Ref(words), Ref(words), rows=rows.count)
     s.sums[node.id] = words
     if all(isinstance(user.op, DenseSums) for user in node.graph.users(node)):

@@ -41,9 +41,7 @@ def update_tiles(
     def tile(part: Span) -> None:
         s.tile = (part.start,)
         if not unit:
-            unit.append(Ref(s.rows_of("unit", 1)))
-            s.words(F.P2F, unit[0], s.numbers.read(node.inputs[1]), rows=1)
-            s.words(F.FMUL, unit[0], unit[0], Constant(operation.factor), rows=1)
+            unit.append(s.unit(s.numbers.read(node.inputs[1]), operation.factor))
         gradient = _gradient(s, node.inputs[0], rows, part)
         _update(s, node, operation, formula, gradient, unit[0], part)
 
