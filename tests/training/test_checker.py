@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final
 
@@ -18,13 +18,13 @@ from compiler.schedule.options import schedule_options
 from compiler.train.network import rebatched
 from compiler.train.optimizers.optimizer import optimizer_of
 from compiler.train.step import initial_state, training_step
-from isa.checker import check
 from isa.faults import MachineTrap
 from isa.program import Note, Program
 from isa.target import load_target
 from runtime.session import ProgramSession
 from tests.bench import executor
-from tests.mutants import MUTATIONS, Conflict, Mutant, conflicts, keeps_order, same_accesses
+from tests.mutant_hunt import Original, hunt
+from tests.mutants import MUTATIONS
 from x1.keras.data import Codes
 from x1.keras.layers import (
     Add,
@@ -62,19 +62,12 @@ def normalized() -> Model:
 
 
 @dataclass
-class Original:
-    """A step of training, with what mutants are compared by."""
+class Step(Original):
+    """A step of training."""
 
-    program: Program
     states: list[bytes]
     """From which steps are made: a number may be 0 by chance in one."""
     inputs: list[Mapping[str, Array]]
-    conflicts: list[Conflict] = field(init=False)
-    left: bytes = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.conflicts = conflicts(self.program)
-        self.left = self.run(self.program)
 
     def run(self, program: Program, seed: int | None = None) -> bytes:
         """What steps on several batches leave: outputs and the state; a trap is a result too."""
@@ -93,7 +86,7 @@ class Original:
 
 
 @cache
-def original(kind: str, target: str) -> Original:
+def original(kind: str, target: str) -> Step:
     """A step of a small network of that kind."""
     model = {"plain": plain, "normalized": normalized}[kind]()
     model.codes = Codes.of(np.zeros(1, np.float32))
@@ -124,7 +117,7 @@ def original(kind: str, target: str) -> Original:
             for given in inputs:
                 session.execute({**given, "numbers": np.zeros_like(given["numbers"])})
         states.append(begun.tobytes())
-    return Original(program, states, inputs)
+    return Step(program, states, inputs)
 
 
 def _other(r: np.random.Generator, value: Array) -> Array:
@@ -140,35 +133,13 @@ def test_every_legal_interleaving_leaves_the_same_state(kind: str, target: str, 
     assert all(found.run(found.program, seed) == found.left for seed in range(seeds))
 
 
-def is_equivalent(kind: str, found: Original, mutant: Mutant) -> bool:
-    """Same order of all conflicts, or same footprints; and the same bytes in order and interleaved."""
-    if kind == "nudged":
-        same = same_accesses(found.program, mutant)
-    else:
-        same = keeps_order(found.program, found.conflicts, mutant)
-    return same and all(found.run(mutant.program, seed) == found.left for seed in (None, 1, 2))
-
-
 @COUNTS
 @pytest.mark.parametrize("kind", MUTATIONS)
 def test_at_most_one_in_a_hundred_mutants_of_training_escapes(kind: str, count: int) -> None:
     random = np.random.default_rng([11, *kind.encode()])
     kinds = ("plain",) if count < 100 else ("plain", "normalized")
     programs = [original(k, t) for k in kinds for t in TARGETS]
-    caught = equivalent = 0
-    escaped: list[str] = []
-    while caught + len(escaped) < count:
-        found = programs[int(random.integers(len(programs)))]
-        mutant = MUTATIONS[kind](found.program, random)
-        if mutant is None:
-            continue
-        wrong = kind == "nudged" and found.run(mutant.program) != found.left
-        if check(mutant.program).violations or wrong:
-            caught += 1
-        elif is_equivalent(kind, found, mutant):
-            equivalent += 1
-        else:
-            changed = zip(found.program.instructions, mutant.program.instructions, strict=True)
-            escaped.append("; ".join(f"{a} -> {b}" for a, b in changed if a != b))
-    LOG.info("%s: %d caught, %d equivalent, %d escaped", kind, caught, equivalent, len(escaped))
-    assert len(escaped) <= 0.01 * (caught + len(escaped)), "\n".join(escaped)
+    found = hunt(kind, count, programs, random)
+    escaped = found.escaped
+    LOG.info("%s: %d caught, %d equivalent, %d escaped", kind, found.caught, found.equivalent, len(escaped))
+    assert len(escaped) <= 0.01 * (found.caught + len(escaped)), "\n".join(escaped)
