@@ -39,6 +39,11 @@ def f32(value: ArrayLike) -> Float:
     return np.asarray(value).astype(np.float32)
 
 
+def is_finite(v: Float) -> bool:
+    """Whether no value is NaN or infinite."""
+    return np.count_nonzero(np.isfinite(v)) == v.size
+
+
 def wrap32(value: Array) -> Int:
     """Two's complement modulo 2^32 of int64 values."""
     return value.astype(np.int64).astype(np.int32)
@@ -101,10 +106,10 @@ def requantize(acc: Array, bias: ArrayLike, m: ArrayLike, zero_point: int, low: 
 
 def _clamped_then_rounded(v: Float, zero_point: int, low: int, high: int) -> Int:
     """rne(clamp(v, low - zp, high - zp)) + zp; v is used up."""
-    np.maximum(v, F32(low - zero_point), out=v)
-    np.minimum(v, F32(high - zero_point), out=v)
+    v.clip(F32(low - zero_point), F32(high - zero_point), out=v)
     rounded = round_half_even(v).astype(np.int32)
-    rounded += np.int32(zero_point)
+    if zero_point:
+        rounded += np.int32(zero_point)
     return rounded
 
 

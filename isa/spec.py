@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from enum import Enum, IntEnum
-from functools import cache
+from functools import cache, wraps
 from typing import Any, ClassVar, Final, Protocol, TypeVar, dataclass_transform
 
 import numpy as np
@@ -52,14 +52,17 @@ class ElementType(IntEnum):
     @property
     def bounds(self) -> tuple[int, int]:
         """The least and the greatest value."""
-        return {0: (-128, 127), 1: (0, 255), 2: (-(1 << 15), (1 << 15) - 1), 3: (-(1 << 31), (1 << 31) - 1)}[
-            self
-        ]
+        return ELEMENT_BOUNDS[self]
 
     @property
     def dtype(self) -> np.dtype[Any]:
         """The numpy type."""
-        return np.dtype({0: "<i1", 1: "<u1", 2: "<i2", 3: "<i4"}[self])
+        return ELEMENT_DTYPES[self]
+
+
+ELEMENT_BOUNDS: Final = ((-128, 127), (0, 255), (-(1 << 15), (1 << 15) - 1), (-(1 << 31), (1 << 31) - 1))
+ELEMENT_DTYPES: Final[tuple[np.dtype[Any], ...]] = tuple(map(np.dtype, ("<i1", "<u1", "<i2", "<i4")))
+"""In the order of `ElementType`."""
 
 
 class Trap(Enum):
@@ -243,7 +246,7 @@ class InstructionMeta(FrozenMeta):
 
 
 @dataclass_transform(eq_default=False, frozen_default=True, kw_only_default=True)
-class Instruction(Frozen, metaclass=InstructionMeta):
+class Instruction(Frozen, metaclass=InstructionMeta, dict=True):
     """The base of all instructions: the header that every word has."""
 
     waits: tuple[int, ...] = ()
@@ -306,6 +309,22 @@ class Instruction(Frozen, metaclass=InstructionMeta):
 
 
 InstructionT = TypeVar("InstructionT", bound=Instruction)
+Kept = TypeVar("Kept")
+
+
+def kept(method: Callable[[InstructionT, Target], Kept]) -> Callable[[InstructionT, Target], Kept]:
+    """Make a method remember what it gives for a target: a program of training runs thousands of times."""
+    name = f"{method.__name__} kept"  # no attribute: it would hide the method
+
+    @wraps(method)
+    def remembered(self: InstructionT, t: Target) -> Kept:
+        found: tuple[Target, Kept] | None = vars(self).get(name)
+        if found is None or found[0] is not t:
+            found = vars(self)[name] = t, method(self, t)
+        return found[1]
+
+    return remembered
+
 
 INSTRUCTIONS: Final[dict[str, type[Instruction]]] = {}
 OPCODES: Final[dict[int, type[Instruction]]] = {}

@@ -46,7 +46,9 @@ class CheckedMemory:
         Raises:
             TrapError: the access leaves the memory, or reads a byte that nothing has written.
         """
-        view = self._view(access, dtype)
+        view = self._views.get((access.base, access.dims, dtype))
+        if view is None:
+            view = self._view(access, dtype)
         if self.written is not None:
             known = box(self.written, access)
             if not known.all():
@@ -67,7 +69,9 @@ class CheckedMemory:
         Raises:
             TrapError: the access leaves the memory, or the memory is read-only.
         """
-        view = self._view(access, dtype)
+        view = self._views.get((access.base, access.dims, dtype))
+        if view is None:
+            view = self._view(access, dtype)
         if not self.writable:
             raise TrapError(
                 RANGE_TRAP[access.space], access.operand, f"{self.name} is read-only", access.base
@@ -77,14 +81,11 @@ class CheckedMemory:
             box(self.written, access)[...] = True
 
     def _view(self, access: Access, dtype: np.dtype[Any]) -> NDArray[Any]:
-        """The elements, within the memory."""
-        key = (access.base, access.dims, dtype)
-        view = self._views.get(key)
-        if view is None:
-            self._check_bounds(access)
-            view = elements(self.bytes, access, dtype)
-            if len(self._views) < MAX_VIEWS:
-                self._views[key] = view
+        """The elements, within the memory; kept for the next time."""
+        self._check_bounds(access)
+        view = elements(self.bytes, access, dtype)
+        if len(self._views) < MAX_VIEWS:
+            self._views[access.base, access.dims, dtype] = view
         return view
 
     def _check_bounds(self, access: Access) -> None:

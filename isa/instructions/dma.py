@@ -10,7 +10,7 @@ from typing import Final, TypeVar
 import numpy as np
 
 from isa.memory_map import GRANULE_BYTES, SREG_BYTES, SREGS, Region, Space, address_unit
-from isa.spec import Access, Engine, Fault, Instruction, MachineState, Trap, instruction, operand
+from isa.spec import Access, Engine, Fault, Instruction, MachineState, Trap, instruction, kept, operand
 from isa.target import Target
 
 BYTE: Final = np.dtype(np.uint8)
@@ -162,9 +162,13 @@ class Load(Copy):
         yield self.in_dram(write=False)
         yield self.on_chip(t, write=True)
 
+    @kept
+    def _places(self, t: Target) -> tuple[Access, Access]:
+        return self.in_dram(write=False), self.on_chip(t, write=True)
+
     def execute(self, m: MachineState) -> None:
-        data = m.read(self.in_dram(write=False), BYTE)
-        m.write(self.on_chip(m.target, write=True), data, BYTE)
+        source, destination = self._places(m.target)
+        m.write(destination, m.read(source, BYTE), BYTE)
 
     def cycles(self, t: Target) -> int:
         return self.copy_cycles(t)
@@ -221,8 +225,13 @@ class Store(Copy):
         yield self.on_chip(t, write=False)
         yield self.in_dram(write=True)
 
+    @kept
+    def _places(self, t: Target) -> tuple[Access, Access]:
+        return self.on_chip(t, write=False), self.in_dram(write=True)
+
     def execute(self, m: MachineState) -> None:
-        m.write(self.in_dram(write=True), m.read(self.on_chip(m.target, write=False), BYTE), BYTE)
+        source, destination = self._places(m.target)
+        m.write(destination, m.read(source, BYTE), BYTE)
 
     def cycles(self, t: Target) -> int:
         return self.copy_cycles(t)

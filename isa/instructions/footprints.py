@@ -6,7 +6,10 @@ import itertools
 import math
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import Final
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
 
 from isa.memory_map import GRANULE_BYTES, SREG_BYTES, TABLE_BYTES, Space, address_unit
 from isa.spec import Access, Dims, ElementType, Fault, Trap
@@ -124,6 +127,11 @@ def visible_taps(
         rows, columns = (seen(out[i], stride[i], tap[i] * dilation[i] - pad[i], extent[i]) for i in (0, 1))
         found.append((tap, (rows[0], columns[0]), (rows[1], columns[1])))
     return tuple(found)
+
+
+def strided(memory: NDArray[Any], shape: tuple[int, ...], strides: tuple[int, ...]) -> NDArray[Any]:
+    """A view of an array in C order, strides in bytes; the caller vouches that it stays inside."""
+    return np.ndarray(shape, memory.dtype, memory, 0, strides)
 
 
 def window_box(

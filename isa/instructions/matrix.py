@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from functools import cache
 from typing import Any, Final, TypeVar
 
 import numpy as np
-from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
 from isa.arithmetic import exact_depth, matmul
@@ -17,6 +17,7 @@ from isa.instructions.footprints import (
     eight_bit,
     pixels,
     run,
+    strided,
     visible_taps,
     window_box,
 )
@@ -32,6 +33,7 @@ from isa.spec import (
     MachineState,
     Trap,
     instruction,
+    kept,
     operand,
 )
 from isa.target import Target
@@ -73,6 +75,7 @@ def array_cycles(t: Target, passes: int, m: int) -> int:
     return array_overhead(t) + passes * each
 
 
+@cache
 def magnitude(element: ElementType, zero_point: int) -> int:
     """The greatest |value - zero_point|."""
     low, high = element.bounds
@@ -161,18 +164,17 @@ class Conv(Instruction):
     def may_alias(self, read: Access, write: Access) -> bool:
         return read.operand == write.operand == "acc"
 
+    @kept
+    def _places(self, t: Target) -> tuple[Access, Access, list[tuple[slice, Access]]]:
+        """Input, weights and accumulators."""
+        return self._input(), self._weights(t), self._targets(t, write=True)
+
     def execute(self, m: MachineState) -> None:
-        kernel = self._kernel(m)
-        box = m.read(self._input(), self.xt.dtype)
+        inputs, weights, targets = self._places(m.target)
+        kernel = self._kernel(m.read(weights, self.wt.dtype), m.target.mx.cols)
+        box = m.read(inputs, self.xt.dtype)
         total = self._sparse_sum(box, kernel) if self._is_mostly_padding() else self._dense_sum(box, kernel)
-        store_sums(
-            m,
-            self._targets(m.target, write=True),
-            self._rows(),
-            total,
-            self.kh * self.kw * self.cin,
-            accumulate=bool(self.accum),
-        )
+        store_sums(m, targets, total, self.kh * self.kw * self.cin, accumulate=bool(self.accum))
 
     def _extent(self) -> tuple[int, int]:
         """Rows and columns from the first tap of the first window to the last tap of the last."""
@@ -222,10 +224,8 @@ class Conv(Instruction):
                 total[outs] += product.reshape(*taps.shape[:2], self.cout)
         return total.reshape(-1, self.cout)
 
-    def _kernel(self, m: MachineState) -> NDArray[np.float32]:
+    def _kernel(self, raw: NDArray[Any], cols: int) -> NDArray[np.float32]:
         """W - zw as float32 (kh, kw, cin, cout)."""
-        cols = m.target.mx.cols
-        raw = m.read(self._weights(m.target), self.wt.dtype)
         grouped = raw.reshape(-1, self.kh, self.kw, self.cin, cols).transpose(1, 2, 3, 0, 4)
         kernel = grouped.astype(np.float32).reshape(self.kh, self.kw, self.cin, -1)[..., : self.cout]
         return kernel - np.float32(self.zw) if self.zw else kernel
@@ -234,7 +234,7 @@ class Conv(Instruction):
         """The input as float32, extended by the zero point to every position that a tap visits."""
         height, width = self._extent()
         if box.shape[:2] == (height, width):
-            return box.astype(np.float32)
+            return box.astype(np.float32, order="C")
         image = np.full((height, width, self.cin), self.zx, np.float32)
         image[self.pt : self.pt + self.ih, self.pl : self.pl + self.iw] = box
         return image
@@ -249,17 +249,13 @@ class Conv(Instruction):
         row, pixel, byte = image.strides
         depth_of_all = self.kh * self.kw * self.cin
         if depth_of_all <= SHALLOW and depth_of_all <= depth:  # few products: all rows of the kernel at once
-            taps = as_strided(
-                image,
-                (self.oh, self.ow, self.kh, self.kw, self.cin),
-                (row * self.sh, pixel * self.sw, row * self.dh, pixel * self.dw, byte),
-                writeable=False,
-            ).reshape(self.oh * self.ow, depth_of_all)
+            shape = (self.oh, self.ow, self.kh, self.kw, self.cin)
+            steps = (row * self.sh, pixel * self.sw, row * self.dh, pixel * self.dw, byte)
+            taps = strided(image, shape, steps).reshape(self.oh * self.ow, depth_of_all)
             return (taps @ kernel.reshape(depth_of_all, self.cout)).astype(np.int32)
         shape = (image.shape[0], self.ow, self.kw, self.cin)
         strides = (row, pixel * self.sw, pixel * self.dw, byte)
-        columns = as_strided(image, shape, strides, writeable=False)
-        columns = np.ascontiguousarray(columns).reshape(image.shape[0], self.ow, -1)
+        columns = np.ascontiguousarray(strided(image, shape, strides)).reshape(image.shape[0], self.ow, -1)
         flat = kernel.reshape(self.kh, self.kw * self.cin, self.cout)
         products: list[NDArray[Any]] = []
         exact_in_float = self.kh * self.kw * self.cin <= depth
@@ -351,23 +347,24 @@ class ArrayGemm(Instruction):
     def may_alias(self, read: Access, write: Access) -> bool:
         return read.operand == write.operand == "acc"
 
+    @kept
+    def _places(self, t: Target) -> tuple[Access, list[tuple[slice, Access]], list[tuple[slice, Access]]]:
+        """A, B and accumulators."""
+        return self._left(), self._right(t), self._targets(t, write=True)
+
     def execute(self, m: MachineState) -> None:
-        stored = m.read(self._left(), self.xt.dtype)
-        left = (stored.T if self.ta else stored).astype(np.float32) - np.float32(self.zx)
+        left_at, right_at, targets = self._places(m.target)
+        stored = m.read(left_at, self.xt.dtype)
+        left = (stored.T if self.ta else stored).astype(np.float32)
         right = np.empty((self.k, self.n), np.float32)
-        for columns, access in self._right(m.target):
+        for columns, access in right_at:
             block = m.read(access, self.wt.dtype)
             right[:, columns] = block.T if self.tb else block.transpose(1, 0, 2).reshape(self.k, -1)
-        right -= np.float32(self.zw)
+        for matrix, zero_point in ((left, self.zx), (right, self.zw)):
+            if zero_point:
+                matrix -= np.float32(zero_point)
         depth = exact_depth(magnitude(self.xt, self.zx), magnitude(self.wt, self.zw))
-        store_sums(
-            m,
-            self._targets(m.target, write=True),
-            self._rows(),
-            matmul(left, right, depth),
-            self.k,
-            accumulate=bool(self.accum),
-        )
+        store_sums(m, targets, matmul(left, right, depth), self.k, accumulate=bool(self.accum))
 
     def macs(self) -> int:
         return self.m * self.n * self.k

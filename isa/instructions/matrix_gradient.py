@@ -7,11 +7,10 @@ from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import numpy as np
-from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
 from isa.arithmetic import exact_depth
-from isa.instructions.footprints import accumulators, pixels, window_box
+from isa.instructions.footprints import accumulators, pixels, strided, window_box
 from isa.instructions.matrix import array_cycles, magnitude
 from isa.instructions.sums import store_sums
 from isa.spec import (
@@ -23,6 +22,7 @@ from isa.spec import (
     Instruction,
     MachineState,
     instruction,
+    kept,
     operand,
 )
 from isa.target import Target
@@ -96,20 +96,19 @@ class WeightGradient(Instruction):
     def may_alias(self, read: Access, write: Access) -> bool:
         return read.operand == write.operand == "acc"
 
+    @kept
+    def _places(self, t: Target) -> tuple[Access, Access, list[tuple[slice, Access]]]:
+        """Input, errors and accumulators."""
+        return self._input(), self._errors(), self._targets(t, write=True)
+
     def execute(self, m: MachineState) -> None:
+        inputs, errors_at, targets = self._places(m.target)
         depth = exact_depth(magnitude(self.xt, 0), magnitude(ElementType.S8, 0))
         kind = np.dtype(np.float32 if self.oh * self.ow <= depth else np.float64)
-        errors = m.read(self._errors(), ElementType.S8.dtype).astype(kind).reshape(-1, self.cout)
-        taps = self._taps(m.read(self._input(), self.xt.dtype), kind)
+        errors = m.read(errors_at, ElementType.S8.dtype).astype(kind).reshape(-1, self.cout)
+        taps = self._taps(m.read(inputs, self.xt.dtype), kind)
         total = (taps @ errors).astype(np.int64 if kind == np.float64 else np.int32)
-        store_sums(
-            m,
-            self._targets(m.target, write=True),
-            self._rows(),
-            total,
-            self.oh * self.ow,
-            accumulate=bool(self.accum),
-        )
+        store_sums(m, targets, total, self.oh * self.ow, accumulate=bool(self.accum))
 
     def _taps(self, box: NDArray[Any], kind: np.dtype[Any]) -> NDArray[Any]:
         """What every weight is multiplied with at every output: (weights, oh*ow)."""
@@ -122,7 +121,7 @@ class WeightGradient(Instruction):
         row, pixel, channel = image.strides
         shape = (self.kh, self.kw, self.cin, self.oh, self.ow)
         strides = (row, pixel, channel, row * self.sh, pixel * self.sw)
-        return as_strided(image, shape, strides, writeable=False).reshape(self.weights, -1)
+        return strided(image, shape, strides).reshape(self.weights, -1)
 
     def macs(self) -> int:
         return self.oh * self.ow * self.weights * self.cout

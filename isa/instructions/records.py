@@ -7,12 +7,15 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from isa.arithmetic import is_finite
 from isa.instructions.footprints import granules
 from isa.memory_map import Q_GRANULES, QUANT_RECORD
 from isa.spec import ElementType, MachineState, Trap, TrapError
 from isa.support.records import Frozen, field
 
 FLOAT: Final = np.dtype("<f4")
+INFINITY_BITS: Final = 0x7F800000
+"""Finite float32 values without a sign bit are below it, read as unsigned integers."""
 
 
 class QuantRecord(Frozen):
@@ -80,7 +83,7 @@ def require_scale(operand: str, scales: NDArray[Any]) -> None:
     Raises:
         TrapError: FP_INVALID.
     """
-    if not np.isfinite(scales).all() or np.signbit(scales).any():
+    if not (np.ascontiguousarray(scales).view(np.uint32) < INFINITY_BITS).all():
         raise TrapError(Trap.FP_INVALID, operand, "a multiplier or scale is NaN, infinite or negative")
 
 
@@ -90,7 +93,7 @@ def require_finite(operand: str, values: NDArray[Any]) -> None:
     Raises:
         TrapError: FP_INVALID.
     """
-    if not np.isfinite(values).all():
+    if not is_finite(values):
         raise TrapError(Trap.FP_INVALID, operand, "an offset or a table entry is NaN or infinite")
 
 
@@ -100,7 +103,7 @@ def require_exponentials(operand: str, entries: NDArray[Any]) -> None:
     Raises:
         TrapError: FP_INVALID.
     """
-    if not np.isfinite(entries).all() or (entries < 0).any() or not entries[-1] > 0:
+    if not is_finite(entries) or (entries < 0).any() or not entries[-1] > 0:
         raise TrapError(
             Trap.FP_INVALID, operand, "the table is not finite, non-negative, and positive at its end"
         )

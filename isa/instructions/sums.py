@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from isa.arithmetic import INT32_MAX, INT32_MIN
 from isa.instructions.dma import WORD
-from isa.spec import Access, Dims, MachineState
+from isa.spec import Access, MachineState
 
 SAFE_DEPTH: Final = 33_025
 """Sums of this many 9 x 9 bit products stay within int32."""
@@ -18,18 +18,25 @@ SAFE_DEPTH: Final = 33_025
 def store_sums(
     m: MachineState,
     targets: list[tuple[slice, Access]],
-    rows: Dims,
     total: NDArray[Any],
     depth: int,
     *,
     accumulate: bool,
 ) -> None:
-    """Write (or add) a (rows, channels) sum into the accumulators, wrapping to int32."""
-    shape = tuple(n for n, _ in rows)
+    """Write (or add) a (rows, channels) sum into the accumulators, wrapping to int32.
+
+    `targets` are channels and their accumulators: (groups, *rows, bytes of lanes).
+    """
     parts: list[NDArray[Any]] = []
     for channels, access in targets:
-        lanes = access.dims[-1][0] // 4
-        part = total[:, channels].reshape(*shape, -1, lanes).transpose(len(shape), *range(len(shape)), -1)
+        (groups, _), *rows, (run, _) = access.dims
+        shape = [n for n, _ in rows]
+        part = total[:, channels]
+        if groups == 1:
+            part = part.reshape(1, *shape, -1)
+        else:
+            part = part.reshape(*shape, groups, run // WORD.itemsize)
+            part = part.transpose(len(shape), *range(len(shape)), -1)
         if accumulate or depth > SAFE_DEPTH or total.dtype != np.int32:
             part = part.astype(np.int64)
             if accumulate:

@@ -39,6 +39,7 @@ from isa.spec import (
     Trap,
     TrapError,
     instruction,
+    kept,
     operand,
 )
 from isa.target import Target
@@ -177,39 +178,44 @@ class Requantize(Instruction):
     def may_alias(self, read: Access, write: Access) -> bool:
         return read.operand == write.operand == "obs"
 
+    @kept
+    def _places(self, t: Target) -> tuple[list[tuple[slice, Access]], Access, Access]:
+        """Accumulators, records and output."""
+        return self._sources(t), self._records(), self._output()
+
     def execute(self, m: MachineState) -> None:
+        sources, records_at, output = self._places(m.target)
         if self.mode is Requant.FLOAT:
-            self._quantize(m, self._gather(m).view(FLOAT))
+            self._quantize(m, self._gather(m, sources).view(FLOAT), output)
             return
-        records = m.read(self._records(), REQUANT_RECORD)
+        records = m.read(records_at, REQUANT_RECORD)
         if self.mode is not Requant.RAW:
             require_scale("prm", records["m"])
-        acc = self._gather(m)
+        acc = self._gather(m, sources)
         if self.mode is Requant.RAW:
-            m.write(self._output(), arithmetic.add_wrapping(acc, records["bias"]), WORD)
+            m.write(output, arithmetic.add_wrapping(acc, records["bias"]), WORD)
             return
         bias: NDArray[np.int32] = records["bias"]
         sums = arithmetic.add_wrapping(acc, bias) if bias.any() else acc
         values = self._requantize(sums, records["m"], self._shift(m))
-        write_codes(m, self._output(), values.astype(self.ot.dtype), self.lut)
+        write_codes(m, output, values.astype(self.ot.dtype), self.lut)
         if self.obs:
             observe(m, self.obs, np.maximum(sums.max(), 0) if self.ot is ElementType.U8 else sums)
 
     def _shift(self, m: MachineState) -> int:
         return int(m.read(register("sreg", self.sreg), WORD)[0]) if self.sreg else self.shift
 
-    def _quantize(self, m: MachineState, values: NDArray[np.float32]) -> None:
+    def _quantize(self, m: MachineState, values: NDArray[np.float32], output: Access) -> None:
         """Mode float."""
-        if not np.isfinite(values).all():
+        if not arithmetic.is_finite(values):
             raise TrapError(Trap.FP_INVALID, "acc", "a value to be quantized is NaN or infinite")
         codes = arithmetic.quantize_by_exponent(values, self._shift(m), self.lo, self.hi)
-        write_codes(m, self._output(), codes.astype(self.ot.dtype), self.lut)
+        write_codes(m, output, codes.astype(self.ot.dtype), self.lut)
         if self.obs:
             observe(m, self.obs, values)
 
-    def _gather(self, m: MachineState) -> NDArray[np.int32]:
+    def _gather(self, m: MachineState, sources: list[tuple[slice, Access]]) -> NDArray[np.int32]:
         """The accumulators as (h, w, c)."""
-        sources = self._sources(m.target)
         if len(sources) == 1 and sources[0][1].dims[0][0] == 1:
             return m.read(sources[0][1], WORD)[0]
         return gather_sums(m, sources, (self.h, self.w), self.c)
@@ -290,19 +296,26 @@ class Pooling(Instruction):
             yield granules("prm", self.prm, Q_GRANULES)
         yield self._output()
 
+    @kept
+    def _places(self, t: Target) -> tuple[Access, Access]:
+        """Input and output."""
+        del t
+        return self._input(), self._output()
+
     def execute(self, m: MachineState) -> None:
+        inputs, output = self._places(m.target)
         q = self._record(m)
-        box = m.read(self._input(), self.xt.dtype)
+        box = m.read(inputs, self.xt.dtype)
         if self.fn is Pool.MAX:
             best = np.full((self.oh, self.ow, self.c), self.xt.bounds[0], box.dtype)
             for outs, ins in self._taps():
                 np.maximum(best[outs], box[ins], out=best[outs])
-            m.write(self._output(), best, self.ot.dtype)
+            m.write(output, best, self.ot.dtype)
             return
         real = arithmetic.dequantize(box, q.p[0], q.za)
         taps = (self._laid_out(real, outs, ins) for outs, ins in self._taps())
         averaged = arithmetic.average(taps, self._counts(), q.p[1], q.zo, q.lo, q.hi)
-        m.write(self._output(), averaged, self.ot.dtype)
+        m.write(output, averaged, self.ot.dtype)
 
     def _record(self, m: MachineState) -> QuantRecord:
         """Record Q of an average; a maximum has none."""

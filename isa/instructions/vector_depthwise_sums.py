@@ -102,14 +102,8 @@ class DepthwiseSums(Instruction):
             (self.ih, self.iw),
         )
         total = depthwise_sums(box, raw.reshape(self.kh, self.kw, self.c), taps, (self.oh, self.ow))
-        store_sums(
-            m,
-            self._targets(m.target, write=True),
-            self._rows(),
-            total.reshape(-1, self.c),
-            self.kh * self.kw,
-            accumulate=bool(self.accum),
-        )
+        targets = self._targets(m.target, write=True)
+        store_sums(m, targets, total.reshape(-1, self.c), self.kh * self.kw, accumulate=bool(self.accum))
 
     def macs(self) -> int:
         return self.oh * self.ow * self.c * self.kh * self.kw
@@ -193,14 +187,8 @@ class DepthwiseGradient(Instruction):
             (self.ih, self.iw),
         ):
             sums[ky * self.kw + kx] = (x[ins] * g[outs]).sum(axis=(0, 1))
-        store_sums(
-            m,
-            self._targets(m.target, write=True),
-            self._rows(m.target),
-            sums,
-            self.oh * self.ow,
-            accumulate=bool(self.accum),
-        )
+        targets = self._targets(m.target, write=True)
+        store_sums(m, targets, sums, self.oh * self.ow, accumulate=bool(self.accum))
 
     def macs(self) -> int:
         return self.oh * self.ow * self.c * self.kh * self.kw

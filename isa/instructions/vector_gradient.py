@@ -20,6 +20,7 @@ from isa.spec import (
     Instruction,
     MachineState,
     instruction,
+    kept,
     operand,
 )
 from isa.target import Target
@@ -96,6 +97,12 @@ class PoolingGradient(Instruction):
         yield self._errors()
         yield self._output()
 
+    @kept
+    def _places(self, t: Target) -> tuple[Access, Access, Access]:
+        """Values, errors and output."""
+        del t
+        return self._values(), self._errors(), self._output()
+
     def execute(self, m: MachineState) -> None:
         if self.fn is PoolBack.MAXB and self.kh <= self.sh and self.kw <= self.sw and not self.shift:
             self._to_maxima_apart(m)
@@ -112,19 +119,22 @@ class PoolingGradient(Instruction):
 
     def _to_maxima_apart(self, m: MachineState) -> None:
         """The same where no windows overlap, and nothing is summed."""
-        x = m.read(self._values(), self.xt.dtype)
-        errors = np.maximum(m.read(self._errors(), ElementType.S8.dtype), np.int8(-ERROR_BOUND))
-        given = np.zeros((self.ih, self.iw, self.c), np.int8)
-        best = np.full(errors.shape, self.xt.bounds[0], x.dtype)
+        values, errors_at, output = self._places(m.target)
+        x = m.read(values, self.xt.dtype)
+        left = np.maximum(m.read(errors_at, ElementType.S8.dtype), np.int8(-ERROR_BOUND))
         taps = list(self._taps())
-        for outs, ins in taps:
-            np.maximum(best[outs], x[ins], out=best[outs])
-        free = best > 0 if self.relu else np.ones(best.shape, np.bool_)
-        for outs, ins in taps:
-            hit = (x[ins] == best[outs]) & free[outs]
-            given[ins] = errors[outs] * hit
-            free[outs] &= ~hit
-        m.write(self._output(), given, ElementType.S8.dtype)
+        seen = np.full((len(taps), *left.shape), self.xt.bounds[0], x.dtype)
+        for tap, (outs, ins) in zip(seen, taps, strict=True):
+            tap[outs] = x[ins]
+        best = seen.max(axis=0)
+        if self.relu:
+            left *= (best > 0).view(np.int8)
+        given = np.zeros((self.ih, self.iw, self.c), np.int8)
+        for tap, (outs, ins) in zip(seen, taps, strict=True):
+            share = left[outs] * (tap[outs] == best[outs]).view(np.int8)
+            given[ins] = share
+            left[outs] -= share
+        m.write(output, given, ElementType.S8.dtype)
 
     def _to_maxima(self, x: NDArray[Any], errors: NDArray[Any], total: NDArray[Any]) -> None:
         """Add every window's error to the first of its greatest values."""

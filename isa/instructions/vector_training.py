@@ -135,7 +135,7 @@ class VectorSum(Instruction):
 
     def _write(self, m: MachineState, values: NDArray[Any]) -> None:
         flat = values.reshape(-1, self.c)
-        store_sums(m, self._targets(m.target), self._rows_of_map(), flat, 1, accumulate=False)
+        store_sums(m, self._targets(m.target), flat, 1, accumulate=False)
 
     def cycles(self, t: Target) -> int:
         pitches = [(self.aps, self.ars)]

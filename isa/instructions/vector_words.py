@@ -24,6 +24,7 @@ from isa.spec import (
     Trap,
     TrapError,
     instruction,
+    kept,
     operand,
 )
 from isa.target import Target
@@ -97,7 +98,7 @@ IN_ACCUMULATORS: Final = (Source32.ROWS, Source32.ROW)
 
 
 @instruction("v32", opcode=0x89, engine=Engine.VX)
-class Vector32(Instruction, dict=True):
+class Vector32(Instruction):
     """Compute with 32-bit words, lane by lane: d = fn(a, b) in lanes 0..lanes-1 of accumulator rows.
 
     An operand is a row for each of d (rows), one row for all (row), a word of the parameter memory (prm;
@@ -192,7 +193,7 @@ class Vector32(Instruction, dict=True):
     def execute(self, m: MachineState) -> None:
         places = self._places(m.target)
         kind = FLOAT if self.fn in TAKES_FLOATS else WORD
-        if kind is FLOAT and "prm" in (places[0].operand, places[1].operand):
+        if kind is FLOAT and (self.sa is Source32.PRM or self.sb is Source32.PRM):
             self._check_words(m, places)
         a = self._values(m, places, 0, kind)
         b = a if self.fn in UNARY else self._values(m, places, 1, kind)
@@ -201,15 +202,12 @@ class Vector32(Instruction, dict=True):
         if self.obs:
             observe(m, self.obs, result)
 
+    @kept
     def _places(self, t: Target) -> tuple[Access, Access, Access]:
-        """a, b and d on a target; kept, for a program of training runs thousands of times."""
-        kept: tuple[Target, tuple[Access, Access, Access]] | None = vars(self).get("places")
-        if kept is None or kept[0] is not t:
-            a = self._operand(t, "a")
-            b = a if self.fn in UNARY else self._operand(t, "b")
-            kept = t, (a, b, self._rows(t, "d", self.d, self.rows, write=True))
-            vars(self)["places"] = kept
-        return kept[1]
+        """a, b and d."""
+        a = self._operand(t, "a")
+        b = a if self.fn in UNARY else self._operand(t, "b")
+        return a, b, self._rows(t, "d", self.d, self.rows, write=True)
 
     def _check_words(self, m: MachineState, places: tuple[Access, ...]) -> None:
         """Words of the parameter memory first: the checker sees them alone."""
@@ -225,7 +223,10 @@ class Vector32(Instruction, dict=True):
     def _compute(self, m: MachineState, a: Words, b: Words) -> Words:
         if self.fn in FLOAT_BINARY:
             result = FLOAT_BINARY[self.fn](a, b)
-            self._require_finite(result, *(() if self.fn in SPREADING else (a, b)))
+            self._require_finite(result)
+            if self.fn not in SPREADING:
+                self._require_finite(a)
+                self._require_finite(b)
             return result
         if self.fn in FLOAT_UNARY:
             result = FLOAT_UNARY[self.fn](a)
@@ -244,8 +245,8 @@ class Vector32(Instruction, dict=True):
             m.accumulators_overflow()
         return arithmetic.wrap32(exact)
 
-    def _require_finite(self, *values: Words) -> None:
-        if not all(np.isfinite(v).all() for v in values):
+    def _require_finite(self, values: Words) -> None:
+        if not arithmetic.is_finite(values):
             raise TrapError(Trap.FP_INVALID, "d", f"{self.fn.name.lower()} meets or gives NaN or infinity")
 
     def cycles(self, t: Target) -> int:

@@ -21,7 +21,7 @@ PLANTED: Final = {
     ),
     "zero point before rounding": (
         "test_requantization_is_qlinearconv",
-        "rounded = round_half_even(v).astype(np.int32)\n    rounded += np.int32(zero_point)",
+        "rounded = round_half_even(v).astype(np.int32)\n    if zero_point:\n        rounded += np.int32(zero_point)",
         "rounded = round_half_even(v + F32(zero_point)).astype(np.int32)",
     ),
     "half away from zero": (
