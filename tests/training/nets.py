@@ -135,6 +135,24 @@ NORMALIZED = [
     Layer("batch_norm", "n6", options={**RECTIFIED, "epsilon": 1e-5, "momentum": 0.9}),
     Layer("dense", "dense", options={"logits": True}),
 ]
+RESNET = [
+    Layer("conv", "stem", options={**FREE, "strides": (2, 2)}),
+    Layer("batch_norm", "n1", options=RECTIFIED),
+    Layer("conv", "a", options=FREE),
+    Layer("batch_norm", "n2", options=RECTIFIED),
+    Layer("conv", "b", options=FREE),
+    Layer("batch_norm", "n3", options=NORM),
+    Layer("add", "sum", ("n1", "n3"), {"relu": True}),
+    Layer("conv", "c", options={**FREE, "strides": (2, 2)}),
+    Layer("batch_norm", "n4", options=RECTIFIED),
+    Layer("conv", "d", options=FREE),
+    Layer("batch_norm", "n5", options=NORM),
+    Layer("conv", "short", ("sum",), {"kernel": (1, 1), "strides": (2, 2), "free": True}),
+    Layer("batch_norm", "n6", options=NORM),
+    Layer("add", "sum2", ("n6", "n5"), {"relu": True}),
+    Layer("global_average", "mean"),
+    Layer("dense", "dense", options={"logits": True}),
+]
 FACTORS = [
     Layer(
         "conv", "a", options={"kernel": (3, 3), "strides": (2, 2), "relu6": True, "fixed": (-5, True, 192)}
@@ -157,7 +175,7 @@ GROUPED = [
     Layer("flatten", "flatten"),
     Layer("dense", "dense", options={"logits": True}),
 ]
-FILTERS = {"c1": 8, "c2": 12, "c3": 10, "d1": 20, "first": 12, "pw1": 40, "pw2": 24, "conv": 32, "conv1": 6, "conv2": 16, "dense1": 120, "dense2": 84, "stem": 8, "a": 8, "b": 8, "c": 16,
+FILTERS = {"c1": 8, "c2": 12, "c3": 10, "d1": 20, "first": 12, "pw1": 40, "pw2": 24, "conv": 32, "conv1": 6, "conv2": 16, "dense1": 120, "dense2": 84, "stem": 8, "a": 8, "b": 8, "c": 16, "d": 16,
            "short": 16}  # fmt: skip
 CLASSES = 10
 

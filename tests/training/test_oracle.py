@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,19 +14,21 @@ from compiler.ir.evaluate import walk
 from compiler.ir.types import DType
 from compiler.train.gradient import differentiate
 from compiler.train.losses.categorical_crossentropy import CategoricalCrossentropy
+from compiler.train.network import TrainableNetwork, rebatched
 from compiler.train.optimizers.adam import Adam
 from compiler.train.optimizers.optimizer import apply
-from tests.training.nets import LENET, RESIDUAL, SEED_NET, as_graph, graph_of, weights
+from tests.training.nets import LENET, RESIDUAL, RESNET, SEED_NET, as_graph, graph_of, weights
 from tests.training.oracle import Array, Layer, Network, Update
 
+BATCH = 32
 DIGITS = np.load(Path(__file__).resolve().parents[2] / "samples" / "mnist" / "digits.npz")
 PICTURES = np.rint(DIGITS["inputs"] * 255).astype(np.uint8)
 LABELS = DIGITS["labels"]
-NETS = {"seed": SEED_NET, "lenet": LENET, "residual": RESIDUAL}
+NORMALIZED = [replace(layer, options={**layer.options, "groups": (BATCH,)}) for layer in RESNET]
+NETS = {"seed": SEED_NET, "lenet": LENET, "residual": RESIDUAL, "normalized": NORMALIZED}
 TRIED = ["seed", "lenet", pytest.param("residual", marks=pytest.mark.nightly)]
 STEPS = {"seed": 30, "lenet": 30, "residual": 250}
 """Until the first maxima are forgotten: where errors of far exponents are summed, they are large at first."""
-BATCH = 32
 
 
 def by_adam() -> Update:
@@ -52,10 +55,12 @@ def trained(net: Network, pictures: Array, labels: Array, steps: int, update: Up
 
 def cosines(net: Network, layers: list[Layer], x: Array, y: Array) -> dict[str, float]:
     """For every layer's weights the cosine between the gradients here and in float32, at equal weights."""
-    graph, logits, parameters = graph_of(layers, net.w, BATCH)
+    network = rebatched(TrainableNetwork(*graph_of(layers, net.w, 1)), BATCH, BATCH)
+    graph = network.graph
     labels = graph.input("labels", DType.I32, (BATCH,))
-    loss = graph.add(CategoricalCrossentropy(), (logits, labels), name="loss")
-    found = dict(zip(parameters, differentiate(graph, loss, list(parameters.values())), strict=True))
+    loss = graph.add(CategoricalCrossentropy(), (network.logits, labels), name="loss")
+    changed = {n: p for n, p in network.parameters.items() if n not in network.statistics}
+    found = dict(zip(changed, differentiate(graph, loss, list(changed.values())), strict=True))
     given = {n: as_graph(n, w) for n, w in net.w.items()}
     given |= {"input": (x / np.float32(255)).astype(np.float32), "labels": y.astype(np.int32)}
     wanted = {node.id: parameter for parameter, node in found.items()}
