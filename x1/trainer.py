@@ -16,6 +16,7 @@ from compiler.schedule.options import schedule_options
 from compiler.schedule.step.rows import StateBuffers
 from compiler.train.integer.dropout import KEYS
 from compiler.train.integer.functions import RESULTS
+from compiler.train.integer.weighting import WEIGHTS, divided
 from compiler.train.integer.weights import first_exponent
 from compiler.train.losses.loss import loss_of
 from compiler.train.network import TrainableNetwork, rebatched
@@ -48,13 +49,15 @@ CODED_PROBABILITY: Final = 2.0 ** RESULTS["sigmoid"][1]
 class Batches(Frozen):
     """Sizes of batches: of training, of what a division leaves (0: nothing), of evaluation.
 
-    `group` samples of a batch are normalized together; 0 stands for all.
+    `group` samples of a batch are normalized together; 0 stands for all. With `weighted` the samples of
+    training count by weights.
     """
 
     train: int
     tail: int
     evaluation: int
     group: int = 0
+    weighted: bool = False
 
 
 class Trainer:
@@ -90,7 +93,9 @@ class Trainer:
     ) -> None:
         self.optimizer, self.batches, self.target = optimizer, batches, target
         group = batches.group
-        step = training_step(rebatched(network, batches.train, group or batches.train), optimizer)
+        step = training_step(
+            rebatched(network, batches.train, group or batches.train), optimizer, weighted=batches.weighted
+        )
         self.tensors = [(s.name, s.stored) for s in step.states]
         self.shapes = {s.name: s.before.shape for s in step.states}
         values = initial_state(step.states, parameters) | {
@@ -108,18 +113,27 @@ class Trainer:
         self.seed = seed
         self.measures = "stats" in {p.stream for p in executable.programs}
         """Whether there are running statistics to be measured."""
-        taken = next((i for i in executable.stream("train").abi.inputs if i.name == KEYS), None)
-        self.dropouts = 0 if taken is None else taken.shape[0]
+        taken = {i.name: i.shape for i in executable.stream("train").abi.inputs}
+        self.dropouts = taken[KEYS][0] if KEYS in taken else 0
+        self.outputs = network.logits.shape[1]
+        """Values that the last layer gives for a sample."""
 
     def __repr__(self) -> str:
         return f"<Trainer on {self.target.name}: step {self.step_number}>"
 
-    def step(self, x: Array, labels: Array, learning_rate: float) -> Array:
-        """Train on a batch of codes; what the step says of its samples. A trap leaves the state as it was."""
+    def step(self, x: Array, labels: Array, learning_rate: float, weights: Array | None = None) -> Array:
+        """Train on a batch of codes; what the step says of its samples. A trap leaves the state as it was.
+
+        Samples count by `weights`, of 0 or more, where the batches are weighted: all alike if none are given.
+        """
         stream = "train" if len(x) == self.batches.train else "tail"
         numbers = self.optimizer.of_step(self.step_number + 1, np.float32(learning_rate))
         given = np.array([numbers[name] for name in self.optimizer.step_numbers], np.float32)
         inputs = {self.input: x, "labels": labels, NUMBERS: given}
+        if self.batches.weighted:
+            shares, share = divided(np.ones(len(x)) if weights is None else weights)
+            inputs[WEIGHTS] = np.repeat(shares[:, None], self.outputs, axis=1)
+            inputs[NUMBERS] = np.append(given, share)
         if self.dropouts:
             inputs[KEYS] = keys_of(self.seed, self.step_number, self.dropouts)
         result = self.device.run(stream, inputs)
@@ -205,7 +219,8 @@ def _compiled(
     """The binary: a step, one for what a division leaves, evaluation, running statistics."""
     group, steps = batches.group, {"train": step}
     if batches.tail:
-        steps["tail"] = training_step(rebatched(network, batches.tail, group or batches.tail), optimizer)
+        rest = rebatched(network, batches.tail, group or batches.tail)
+        steps["tail"] = training_step(rest, optimizer, weighted=batches.weighted)
     steps["eval"] = evaluation(rebatched(network, batches.evaluation))
     if network.moving:
         steps["stats"] = measurement(rebatched(network, batches.train, group or batches.train))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Final, TypedDict, Unpack
@@ -77,7 +77,8 @@ class Training(TypedDict, total=False):
     is kept back, the last ones. shuffle (true): another order in every epoch. seed (0): of the order, and of
     new weights. init ("keep"): "glorot" for new weights. target ("edge32"): the machine. callbacks: objects
     with methods of Keras's callbacks. bn_group (0): samples that are normalized together, 0 for a batch.
-    bn_statistics ("exact"): "running" leaves them as the steps have moved them. verbose (0): 1 prints a line
+    bn_statistics ("exact"): "running" leaves them as the steps have moved them. class_weight: by how much the
+    samples of a class count; sample_weight: by how much each sample does. verbose (0): 1 prints a line
     for every epoch. shapes: fixed shapes for inputs with open dimensions.
     """
 
@@ -92,6 +93,8 @@ class Training(TypedDict, total=False):
     callbacks: Sequence[Any]
     bn_group: int
     bn_statistics: str
+    class_weight: Mapping[int, float]
+    sample_weight: Any
     verbose: int
     shapes: Shapes | None
 
@@ -136,6 +139,8 @@ def train(
         target=options.get("target", "edge32"),
         callbacks=options.get("callbacks", ()),
         verbose=options.get("verbose", 0),
+        class_weight=options.get("class_weight"),
+        sample_weight=options.get("sample_weight"),
         bn_group=options.get("bn_group"),
         bn_statistics=options.get("bn_statistics"),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from compiler.train.optimizers.optimizer import Optimizer
+from compiler.train.optimizers.optimizer import GREATEST, LEAST, Optimizer
 from isa.instructions.vector_words import Function32
 from isa.support.records import Frozen, Struct, field
 
@@ -88,13 +88,17 @@ class _Recorder(Struct):
 def formula_of(chosen: Optimizer) -> Formula:
     """The steps of an optimizer's update."""
     recorder = _Recorder()
-    names = (*chosen.constants(), *chosen.step_numbers)
+    names = (*chosen.all_constants(), *chosen.step_numbers)
     clashing = {WEIGHT, GRADIENT, *chosen.slots} & set(names)
     assert not clashing, f"{chosen.name}: {clashing} name two things"
     terms = {name: Term(recorder, name) for name in (WEIGHT, GRADIENT, *chosen.slots, *names)}
+    gradient = terms[GRADIENT]
+    if chosen.bounds:
+        gradient = recorder.step(Function32.FMAX, gradient, terms[LEAST])
+        gradient = recorder.step(Function32.FMIN, gradient, terms[GREATEST])
     w, slots = chosen.update(
         terms[WEIGHT],
-        terms[GRADIENT],
+        gradient,
         {name: terms[name] for name in chosen.slots},
         {name: terms[name] for name in names},
         recorder.sqrt,

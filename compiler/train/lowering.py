@@ -64,6 +64,8 @@ class Lowerer(Struct):
 
     graph: Graph
     training: bool
+    weighted: bool = False
+    """Whether the samples of a batch count by weights."""
     logits: Node | None = None
     """The node of stage nn whose sums stay as they are."""
     values: dict[int, Any] = field(default_factory=dict[int, Any])

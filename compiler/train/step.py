@@ -59,8 +59,11 @@ class TrainingStep(Frozen):
     states: Sequence[StateTensor]
 
 
-def training_step(network: TrainableNetwork, optimizer: Optimizer) -> TrainingStep:
+def training_step(network: TrainableNetwork, optimizer: Optimizer, *, weighted: bool = False) -> TrainingStep:
     """A step of training: the graph of the network is extended by its loss and the way back.
+
+    With `weighted` the samples count by weights, which are an input; the numbers of the step end in the
+    greatest weight over the number of samples.
 
     Raises:
         CompileError: an operation that no step computes, or that has no gradient.
@@ -73,8 +76,8 @@ def training_step(network: TrainableNetwork, optimizer: Optimizer) -> TrainingSt
     gradients = dict(zip(wanted, differentiate(network.graph, loss, list(wanted.values())), strict=True))
     network.graph.set_outputs(list(gradients.values()), list(gradients))
     network.graph.erase_dead()
-    lower = _lowered(network, training=True)
-    numbers = lower.graph.input(NUMBERS, DType.F32, (len(optimizer.step_numbers),))
+    lower = _lowered(network, training=True, weighted=weighted)
+    numbers = lower.graph.input(NUMBERS, DType.F32, (len(optimizer.step_numbers) + weighted,))
     for name, gradient in gradients.items():
         _update(lower, name, wanted[name], lower[gradient], numbers, optimizer, rows)
     before = lower.state(STEP)
@@ -105,14 +108,16 @@ def measurement(network: TrainableNetwork) -> TrainingStep:
     return _finished(_lowered(network, training=False, moving=True), {})
 
 
-def _lowered(network: TrainableNetwork, *, training: bool, moving: bool = False) -> Lowerer:
+def _lowered(
+    network: TrainableNetwork, *, training: bool, weighted: bool = False, moving: bool = False
+) -> Lowerer:
     """Every operation by its rule.
 
     Raises:
         CompileError: some have none; all are named.
     """
     source = network.graph
-    lower = Lowerer(Graph(source.name, Stage.STEP), training)
+    lower = Lowerer(Graph(source.name, Stage.STEP), training, weighted)
     if loss_of(network.loss).of_sums:
         lower.logits = network.logits
     if moving:
@@ -149,11 +154,12 @@ def _is_parameter(node: Node, parameters: set[int]) -> bool:
 def _update(
     lower: Lowerer, name: str, parameter: Node, sums: Fixed, numbers: Node, optimizer: Optimizer, rows: int
 ) -> None:
-    factor = np.float32(float(sums.c)) * (np.float32(1) / np.float32(rows))
+    share = np.float32(1) if lower.weighted else np.float32(1) / np.float32(rows)
+    factor = np.float32(float(sums.c)) * share
     options = tuple(asdict(optimizer).items())
     names = [name, *(f"{name}/{slot}" for slot in optimizer.slots)]
     state = [lower.state(n, TensorType(DType.F32, parameter.shape)) for n in names]
-    made = Update(float(factor), optimizer.name, options)
+    made = Update(float(factor), optimizer.name, options, lower.weighted)
     operands = (sums.node, lower.number(sums.exponent), numbers, *state)
     update = lower.add(made, operands, f"{name}/update", parameter)
     results = [lower.graph.element(update, i, f"{n}/new") for i, n in enumerate([*names, f"{name}/greatest"])]

@@ -25,6 +25,8 @@ CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "rmsprop": ("RMSprop", "rmsprop", {}),
     "adam": ("Adam", "adam", {}),
     "adamw": ("AdamW", "adamw", {}),
+    "sgd_clipped": ("SGD", "sgd", {"learning_rate": 0.01, "clipvalue": 0.01}),
+    "adam_clipped": ("Adam", "adam", {"clipvalue": 0.5}),
 }
 """The class in Keras, the name here, the options of both."""
 Float = NDArray[np.float32]

@@ -433,12 +433,20 @@ class Network:
 
     # --- backward --------------------------------------------------------------------------------
 
-    def backward(self, g: Array | Value, valid: int, seen: dict[str, int]) -> dict[str, Array]:
-        """The gradients of all parameters, as float32."""
+    def backward(
+        self, g: Array | Value, valid: int, seen: dict[str, int], weights: Array | None = None
+    ) -> dict[str, Array]:
+        """The gradients of all parameters, as float32; samples may count by weights."""
         first = g if isinstance(g, Value) else Value(g, -7, Fraction(1))
         self.errors: dict[str, list[Value]] = {self.layers[-1].name: [first]}
         gradients: dict[str, Array] = {}
         inv_n = F(1) / F(valid)
+        if weights is not None:
+            greatest = weights.max()
+            shares = f32(weights / greatest) if greatest > 0 else weights
+            q = rne(f32(f32(first.q) * shares[:, None]), -127, 127)
+            self.errors[self.layers[-1].name] = [Value(q, first.e, first.c)]
+            inv_n = f32(greatest / F(valid))
         for index in reversed(range(len(self.layers))):
             layer = self.layers[index]
             sources = layer.of or (self.layers[index - 1].name if index else "input",)
@@ -598,7 +606,9 @@ class Network:
 
     # --- the step --------------------------------------------------------------------------------
 
-    def step(self, x: Array, labels: Array, update: Update, loss: str = "") -> tuple[Array, ...]:
+    def step(
+        self, x: Array, labels: Array, update: Update, loss: str = "", weights: Array | None = None
+    ) -> tuple[Array, ...]:
         """Train on a batch; d[label], z and the greatest index of each sample, or logits, or values."""
         seen: dict[str, int] = {}
         logits = self.forward(x, seen)
@@ -608,7 +618,7 @@ class Network:
             g, *record = self.squared_loss(logits, labels, seen)
         else:
             g, *record = self.loss(logits, labels)
-        gradients = self.backward(g, len(labels), seen)
+        gradients = self.backward(g, len(labels), seen, weights)
         for name, gradient in gradients.items():
             self.w[name] = update(name, self.w[name], gradient)
             if name in self.ew:

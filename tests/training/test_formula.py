@@ -41,7 +41,7 @@ def on_machine(
     blocks = itertools.count(0, ROWS)
     places = {name: next(blocks) for name in ("w", "g", *chosen.slots, *(s.result for s in formula.steps))}
     bench = Bench(*(instruction(s, formula, places) for s in formula.steps), target=TARGET)
-    numbers = {n: np.float32(v) for n, v in chosen.constants().items()}
+    numbers = {n: np.float32(v) for n, v in chosen.all_constants().items()}
     numbers |= chosen.of_step(step, np.float32(chosen.learning_rate))
     words = np.repeat(np.array([numbers[n] for n in formula.numbers], np.float32), 2)
     bench.put(Space.PRM, 0, words)

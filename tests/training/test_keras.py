@@ -29,6 +29,7 @@ from x1.keras.layers import (
 )
 from x1.keras.loading import load
 from x1.keras.models import Model, Sequential
+from x1.keras.trainable import Trainable
 from x1.trainer import state_sha256
 
 Array = NDArray[Any]
@@ -48,6 +49,12 @@ def model(filters: int = 4, **chosen: Any) -> Sequential:
     )
     made.compile(**{"optimizer": "adam", "loss": LOSS, "metrics": ["accuracy"], **chosen})
     return made
+
+
+def hash_of(trained: Trainable) -> str:
+    """Of the state that training has left."""
+    assert trained.trainer is not None
+    return state_sha256(trained.trainer.state)
 
 
 def test_the_listing_learns_digits(capsys: pytest.CaptureFixture[str]) -> None:
@@ -112,8 +119,7 @@ def test_the_order_within_a_batch_changes_no_bit() -> None:
     for order in (np.arange(32), np.random.default_rng(1).permutation(32)):
         made = model()
         made.fit(X[:32][order], Y[:32][order], epochs=2, batch_size=32, verbose=0, shuffle=False)
-        assert made.trainer is not None
-        hashes.add(state_sha256(made.trainer.state))
+        hashes.add(hash_of(made))
     assert len(hashes) == 1
 
 
@@ -122,8 +128,7 @@ def test_bits_do_not_depend_on_the_machine() -> None:
     for target in ("edge16", "edge32", "edge64"):
         made = model()
         made.fit(X[:32], Y[:32], epochs=1, batch_size=16, verbose=0, target=target)
-        assert made.trainer is not None
-        hashes.add(state_sha256(made.trainer.state))
+        hashes.add(hash_of(made))
     assert len(hashes) == 1
 
 
@@ -173,6 +178,24 @@ def test_a_learning_rate_may_change_between_epochs() -> None:
     assert halved.optimizer.learning_rate == 0.0005
 
 
+def test_a_class_counts_as_its_samples_do(tmp_path: Path) -> None:
+    """On the device, in the loss that is shown, and in training that goes on from a file."""
+    plain, by_class, by_sample = model(), model(), model()
+    each = np.where(Y == 3, 2.5, 1.0)
+    plain.fit(X, Y, epochs=2, verbose=0)
+    by_class.fit(X, Y, epochs=2, class_weight={3: 2.5}, verbose=0)
+    by_sample.fit(X, Y, sample_weight=each, verbose=0)
+    by_sample.save(tmp_path / "m.x1")
+    resumed = x1.keras.load(tmp_path / "m.x1")
+    resumed.fit(X, Y, epochs=2, initial_epoch=1, sample_weight=each, verbose=0)
+    assert hash_of(by_class) == hash_of(resumed) != hash_of(plain)
+    loss, accuracy = resumed.evaluate(X, Y, sample_weight=each)
+    alike, same = resumed.evaluate(X, Y)
+    (of_the_class, _), share = resumed.evaluate(X[Y == 3], Y[Y == 3]), (Y == 3).mean()
+    assert accuracy == same
+    assert loss == pytest.approx(alike + 1.5 * share * of_the_class)
+
+
 WRONG: dict[str, Callable[[Sequential], object]] = {
     "label": lambda m: m.fit(X, np.where(np.arange(96) == 7, 10, Y), verbose=0),
     "nan": lambda m: m.fit(np.where(np.arange(96)[:, None, None, None] == 5, np.nan, X), Y, verbose=0),
@@ -189,6 +212,12 @@ WRONG: dict[str, Callable[[Sequential], object]] = {
     "end": lambda m: m.compile(loss="mse") or m.fit(X, X[:, 0, :10, 0]),
     "metric": lambda m: m.compile(loss=LOSS, metrics=["auc"]),
     "weights": lambda m: m.set_weights(m.get_weights()[:3]),
+    "clip": lambda m: m.compile(optimizer={"name": "adam", "clipvalue": -1}, loss=LOSS),
+    "weights-both": lambda m: m.fit(X, Y, class_weight={0: 2}, sample_weight=np.ones(96)),
+    "weights-count": lambda m: m.fit(X, Y, sample_weight=np.ones(95)),
+    "weights-below": lambda m: m.fit(X, Y, sample_weight=-np.ones(96)),
+    "weights-class": lambda m: m.fit(X, Y, class_weight={10: 2.0}),
+    "validation": lambda m: m.fit(X, Y, validation_data=(X,)),
 }
 
 

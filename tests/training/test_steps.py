@@ -14,6 +14,7 @@ from compiler.codegen.training import generate_streams
 from compiler.ir.evaluate import evaluate
 from compiler.ir.verify import verify
 from compiler.schedule.options import schedule_options
+from compiler.train.integer.weighting import divided
 from compiler.train.network import CATEGORICAL, TrainableNetwork, groups_of, rebatched
 from compiler.train.optimizers.optimizer import Optimizer, apply, optimizer_of
 from compiler.train.step import TrainingStep, initial_state, measurement, training_step
@@ -64,15 +65,20 @@ class Trained:
         seed: int = 0,
         group: int = 0,
         loss: str = CATEGORICAL,
+        weights_of_samples: Array | None = None,
+        **options: Any,
     ) -> None:
+        self.shares = weights_of_samples
         self.weights = weights(layers, seed)
-        self.optimizer: Optimizer = optimizer_of(optimizer)
+        self.optimizer: Optimizer = optimizer_of(optimizer, options)
         self.batch, self.count = batch, 0
         graph, logits, parameters = graph_of(layers, self.weights, 1)
         self.loss = loss
         network = TrainableNetwork(graph, logits, parameters, loss=loss)
         network = rebatched(network, batch, group or batch)
-        self.step: TrainingStep = training_step(network, self.optimizer)
+        self.step: TrainingStep = training_step(
+            network, self.optimizer, weighted=weights_of_samples is not None
+        )
         verify(self.step.graph)
         given = {name: as_graph(name, value) for name, value in self.weights.items()}
         self.state = initial_state(self.step.states, given)
@@ -110,7 +116,7 @@ class Trained:
             self.slots[name] = dict(slots)
             return new
 
-        left = self.oracle.step(x, labels, update, self.loss)
+        left = self.oracle.step(x, labels, update, self.loss, self.shares)
         given = {
             "input": x,
             "labels": given_labels,
@@ -118,6 +124,10 @@ class Trained:
         }
         if dropouts:
             given["keys"] = keys
+        if self.shares is not None:
+            shares, share = divided(self.shares)
+            given["weights"] = np.repeat(shares[:, None], 10, axis=1)
+            given["numbers"] = np.append(given["numbers"], share)
         values = evaluate(self.step.graph, {**self.state, **given})
         named = zip(self.step.graph.output_names, self.step.graph.outputs, strict=True)
         outputs = {name: values[node.id] for name, node in named}
@@ -247,6 +257,51 @@ def test_other_losses_are_what_the_independent_statement_says(loss: str, end: di
     for target in ("edge16", "edge32"):
         trained.on(target)
     for _ in range(3):
+        _, found = trained.one()
+        trained.assert_equal_to_the_oracle()
+        trained.assert_equal_on_machines(found)
+
+
+WEIGHTS_OF_SAMPLES: Final = {
+    "some": (0.3, 1.7, 0.0, 2.5),
+    "one": (0.0, 0.0, 1e-3, 0.0),
+    "none": (0.0,) * 4,
+    "equal": (1.0,) * 4,
+}
+
+
+@pytest.mark.parametrize("given", WEIGHTS_OF_SAMPLES)
+def test_samples_count_by_their_weights(given: str) -> None:
+    weighted = np.array(WEIGHTS_OF_SAMPLES[given], np.float32)
+    trained, plain = Trained(SEED_NET, weights_of_samples=weighted), Trained(SEED_NET)
+    for target in ("edge16", "tiny8"):
+        trained.on(target)
+    for _ in range(2):
+        _, found = trained.one()
+        trained.assert_equal_to_the_oracle()
+        trained.assert_equal_on_machines(found)
+        plain.one()
+    same = all(np.array_equal(v, plain.state[n]) for n, v in trained.state.items())
+    assert same == (given == "equal")
+
+
+@pytest.mark.parametrize("loss", ["binary_crossentropy", "mean_squared_error"])
+def test_samples_of_other_losses_count_by_their_weights(loss: str) -> None:
+    end = {"fixed": (-4, False, 127)} if loss == "binary_crossentropy" else {"logits": True}
+    net = [*SEED_NET[:-1], replace(SEED_NET[-1], options=end)]
+    trained = Trained(net, loss=loss, weights_of_samples=np.array((0.3, 1.7, 0.0, 2.5), np.float32))
+    trained.on("edge32")
+    for _ in range(2):
+        _, found = trained.one()
+        trained.assert_equal_to_the_oracle()
+        trained.assert_equal_on_machines(found)
+
+
+def test_gradients_are_clipped_on_the_machine() -> None:
+    """Bounds that some gradients of the second step leave, and others do not."""
+    trained = Trained(SEED_NET, "momentum", clipvalue=1e-3)
+    trained.on("edge32")
+    for _ in range(2):
         _, found = trained.one()
         trained.assert_equal_to_the_oracle()
         trained.assert_equal_on_machines(found)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from fractions import Fraction
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -130,6 +130,75 @@ def _numbers(found: Array, count: int, outputs: int, loss: Loss, what: str) -> A
             Diagnostic("train.labels", f"{what} has other labels than {allowed}", allowed=allowed)
         )
     return found.astype(np.float32)
+
+
+class Weights(Frozen):
+    """By how much samples count: each by its own weight, or by that of its class."""
+
+    of_samples: Any = None
+    of_classes: Mapping[int, float] | None = None
+
+    def of(self, y: Array, classes: int, loss: Loss) -> NDArray[np.float32] | None:
+        """A weight for each sample; none where nothing says otherwise. A class that is not named counts 1.
+
+        Raises:
+            UsageError: another number of weights than samples, weights that are none, classes that there
+                are not, or both kinds at once.
+        """
+        if self.of_samples is not None and self.of_classes is not None:
+            text = "class_weight and sample_weight are given at the same time"
+            _refuse(text, "one of them", "multiply the weights of samples by those of their classes")
+        if self.of_classes is not None:
+            return self._by_class(y, classes, loss)
+        if self.of_samples is None:
+            return None
+        found = np.asarray(self.of_samples)
+        if found.shape == (len(y), 1):
+            found = found[:, 0]
+        if found.shape != (len(y),):
+            _refuse(f"sample_weight has the shape {list(found.shape)}", f"[{len(y)}]")
+        _require_weights("sample_weight", found)
+        return found.astype(np.float32)
+
+    def _by_class(self, y: Array, classes: int, loss: Loss) -> NDArray[np.float32]:
+        assert self.of_classes is not None
+        binary = loss.name == BINARY and classes == 1
+        if not loss.of_classes and not binary:
+            _refuse(f"class_weight: {loss.name} has no classes", "", "give sample_weight")
+        count = 2 if binary else classes
+        unknown = [key for key in self.of_classes if key not in range(count)]
+        if unknown:
+            _refuse(f"class_weight names the class {unknown[0]!r}", f"whole numbers of 0..{count - 1}")
+        _require_weights("class_weight", np.asarray(list(self.of_classes.values())))
+        each = np.array([self.of_classes.get(k, 1.0) for k in range(count)], np.float32)
+        return each[y.reshape(len(y)).astype(np.int64)]
+
+
+def _require_weights(what: str, found: Array) -> None:
+    if found.dtype.kind not in "iufb" or not np.isfinite(found).all() or (found < 0).any():
+        _refuse(f"{what} holds other weights than finite numbers of 0 or more", "finite numbers of 0 or more")
+
+
+def _refuse(text: str, allowed: str, remedy: str = "") -> NoReturn:
+    raise UsageError(Diagnostic("train.weights", text, allowed=allowed, remedy=remedy))
+
+
+class Labelled(Frozen):
+    """Samples with labels, and by how much each counts if they do not count alike."""
+
+    x: Array
+    y: Array
+    weights: NDArray[np.float32] | None = None
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, chosen: slice) -> Labelled:
+        return Labelled(self.x[chosen], self.y[chosen], self.weights_of(chosen))
+
+    def weights_of(self, chosen: slice | NDArray[np.int64]) -> NDArray[np.float32] | None:
+        """The weights of some of them."""
+        return None if self.weights is None else self.weights[chosen]
 
 
 def order_of(count: int, seed: int, epoch: int, *, shuffle: bool) -> NDArray[np.int64]:

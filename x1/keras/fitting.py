@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isa.support.diagnostics import Diagnostic, UsageError, not_among
-from isa.support.records import Struct
+from isa.support.records import Struct, replace
 from isa.target import Target, load_target
 from x1.keras import data
 from x1.keras.callbacks import CallbackList, History
-from x1.keras.data import Codes
+from x1.keras.data import Codes, Labelled, Weights
 from x1.keras.losses import Measures
 from x1.keras.optimizers import KerasOptimizer
 from x1.trainer import Batches, Trainer
@@ -42,6 +42,8 @@ class Fitted(Protocol):
     codes: Codes | None
     seed: int
     epochs: int
+    shuffle: bool
+    validation_split: float
     bn_group: int
     bn_statistics: str
     tuned: bool
@@ -76,9 +78,9 @@ class Totals(Struct):
     hits: float = 0.0
     count: int = 0
 
-    def add(self, measures: Measures) -> None:
-        """Some samples more."""
-        self.loss += float(measures.losses.sum())
+    def add(self, measures: Measures, weights: Array | None) -> None:
+        """Some samples more; by its weight the loss of each counts, not its hits."""
+        self.loss += float((measures.losses if weights is None else measures.losses * weights).sum())
         self.hits += float(measures.hits.sum())
         self.count += len(measures.losses)
 
@@ -97,7 +99,6 @@ class Fitting(Struct):
     initial_epoch: int
     steps_per_epoch: int | None
     verbose: int
-    shuffle: bool
     device: str
     target: str | Target
     validation_freq: int
@@ -106,38 +107,37 @@ class Fitting(Struct):
         self,
         x: Any,
         y: Any,
-        validation_split: float,
-        validation_data: tuple[Any, Any] | None,
+        weights: Weights,
+        validation_data: tuple[Any, ...] | None,
         callbacks: Sequence[Any],
     ) -> History:
         """Train; the history of the epochs."""
         model = self.model
         self._require()
-        taken, given = _checked(model, x, y, "x", "y")
-        seen: tuple[Array, Array] | None = None
-        if validation_data is not None:
-            seen = _checked(model, *validation_data, "validation x", "validation y")
-        elif validation_split:
-            taken, given, seen = _split(taken, given, validation_split)
+        taken = _checked(model, x, y, weights)
+        seen = _validation(model, validation_data)
+        if validation_data is None and model.validation_split:
+            taken, seen = _split(taken, model.validation_split, by_class=weights.of_classes is not None)
         if self.batch_size > len(taken):
             text = f"a batch of {self.batch_size} is more than the {len(taken)} samples"
             raise UsageError(Diagnostic("train.batch", text, allowed=f"1..{len(taken)}"))
         if model.codes is None:
-            model.codes = Codes.of(taken)
-        codes = model.encode(taken)
+            model.codes = Codes.of(taken.x)
+        samples = replace(taken, x=model.encode(taken.x))
         machine = self.target if isinstance(self.target, Target) else load_target(self.target)
         tail = len(taken) % self.batch_size
         if self.steps_per_epoch is not None and self.steps_per_epoch * self.batch_size <= len(taken):
             tail = 0
-        trainer = model.prepare(Batches(self.batch_size, tail, self.batch_size, self.model.bn_group), machine)
+        batch, weighted = self.batch_size, taken.weights is not None
+        trainer = model.prepare(Batches(batch, tail, batch, model.bn_group, weighted), machine)
         if model.tuned and not trainer.step_number:
-            trainer.adapt(codes[: self.batch_size])
+            trainer.adapt(samples.x[:batch])
         history = model.history if self.initial_epoch and model.history is not None else History()
         told = CallbackList([*callbacks], model, {"epochs": self.epochs, "verbose": self.verbose})
         model.stop_training, model.history = False, history
         told.tell("on_train_begin", {})
         for epoch in range(self.initial_epoch, self.epochs):
-            logs = self._epoch(trainer, codes, given, seen, epoch, told)
+            logs = self._epoch(trainer, samples, seen, epoch, told)
             history.note(epoch, logs)
             model.epochs = epoch + 1
             told.tell("on_epoch_end", epoch, logs)
@@ -179,9 +179,8 @@ class Fitting(Struct):
     def _epoch(
         self,
         trainer: Trainer,
-        x: Array,
-        y: Array,
-        seen: tuple[Array, Array] | None,
+        samples: Labelled,
+        seen: Labelled | None,
         epoch: int,
         told: CallbackList,
     ) -> dict[str, float]:
@@ -189,8 +188,8 @@ class Fitting(Struct):
         model = self.model
         began, totals = time.monotonic(), Totals()
         told.tell("on_epoch_begin", epoch, {})
-        order = data.order_of(len(x), model.seed, epoch, shuffle=self.shuffle)
-        steps = -(-len(x) // self.batch_size)
+        order = data.order_of(len(samples), model.seed, epoch, shuffle=model.shuffle)
+        steps = -(-len(samples) // self.batch_size)
         if self.steps_per_epoch is not None:
             steps = min(steps, self.steps_per_epoch)
         show = _Progress(self.verbose, epoch, self.epochs, steps)
@@ -199,20 +198,21 @@ class Fitting(Struct):
                 break
             told.tell("on_train_batch_begin", number, {})
             rate = model.optimizer.rate(trainer.step_number)
-            records = trainer.step(x[chosen], model.loss.given(y[chosen]), rate)
-            totals.add(model.loss.of_records(records, y[chosen]))
+            labels, weights = samples.y[chosen], samples.weights_of(chosen)
+            records = trainer.step(samples.x[chosen], model.loss.given(labels), rate, weights)
+            totals.add(model.loss.of_records(records, labels), weights)
             told.tell("on_train_batch_end", number, totals.means(model.metrics))
             show.step(number + 1, totals.means(model.metrics))
             if model.stop_training:
                 break
         if trainer.measures and self.model.bn_statistics == EXACT:
             size = self.batch_size
-            first = list(data.batches(order, size))[: min(MEASURED, steps, len(x) // size)]
-            trainer.measure([x[chosen] for chosen in first])
+            first = list(data.batches(order, size))[: min(MEASURED, steps, len(samples) // size)]
+            trainer.measure([samples.x[chosen] for chosen in first])
         logs = totals.means(model.metrics)
         if seen is not None and (epoch + 1) % self.validation_freq == 0:
             told.tell("on_test_begin", {})
-            logs |= _measured(model, trainer, *seen).means(model.metrics, "val_")
+            logs |= _measured(model, trainer, seen).means(model.metrics, "val_")
             told.tell("on_test_end", logs)
         show.end(time.monotonic() - began, logs)
         return logs
@@ -259,10 +259,25 @@ def _taken(model: Fitted, x: Any, what: str) -> Array:
     return data.samples(x, model.input_shape, what)
 
 
-def _checked(model: Fitted, x: Any, y: Any, what: str, of: str) -> tuple[Array, Array]:
-    """Samples and their classes."""
-    taken = _taken(model, x, what)
-    return taken, data.labels(y, len(taken), model.classes, model.loss, of)
+def _checked(model: Fitted, x: Any, y: Any, weights: Weights, of: str = "") -> Labelled:
+    """Samples with their labels and weights."""
+    taken = _taken(model, x, f"{of}x")
+    labels = data.labels(y, len(taken), model.classes, model.loss, f"{of}y")
+    return Labelled(taken, labels, weights.of(labels, model.classes, model.loss))
+
+
+def _validation(model: Fitted, given: tuple[Any, ...] | None) -> Labelled | None:
+    """The samples of `validation_data`: x and y, or x, y and weights.
+
+    Raises:
+        UsageError: it is something else.
+    """
+    if given is None:
+        return None
+    if len(given) not in (2, 3):
+        text = f"validation_data has {len(given)} parts"
+        raise UsageError(Diagnostic("train.data", text, allowed="(x, y) or (x, y, sample_weight)"))
+    return _checked(model, given[0], given[1], Weights(*given[2:]), "validation ")
 
 
 def _evaluating(model: Fitted, samples: Array) -> Trainer:
@@ -272,25 +287,27 @@ def _evaluating(model: Fitted, samples: Array) -> Trainer:
     return model.runner()
 
 
-def _split(x: Array, y: Array, share: float) -> tuple[Array, Array, tuple[Array, Array]]:
-    """Keras's rule: the last part is kept back, before anything is shuffled.
+def _split(samples: Labelled, share: float, *, by_class: bool) -> tuple[Labelled, Labelled]:
+    """Keras's rule: the last part is kept back, before anything is shuffled; there classes count alike.
 
     Raises:
         UsageError: a share that leaves nothing on one side.
     """
-    first = int(len(x) * (1 - share))
-    if not 0 < share < 1 or not 0 < first < len(x):
-        text = f"validation_split={share} of {len(x)} samples"
+    first = int(len(samples) * (1 - share))
+    if not 0 < share < 1 or not 0 < first < len(samples):
+        text = f"validation_split={share} of {len(samples)} samples"
         raise UsageError(
             Diagnostic("train.data", text, allowed="a share between 0 and 1 that leaves samples")
         )
-    return x[:first], y[:first], (x[first:], y[first:])
+    rest = samples[first:]
+    return samples[:first], replace(rest, weights=None) if by_class else rest
 
 
-def _measured(model: Fitted, trainer: Trainer, x: Array, y: Array) -> Totals:
+def _measured(model: Fitted, trainer: Trainer, samples: Labelled) -> Totals:
     """Losses and hits of samples, as the network is now."""
     totals = Totals()
-    totals.add(model.loss.of_results(_results(model, trainer, x), y))
+    results = _results(model, trainer, samples.x)
+    totals.add(model.loss.of_results(results, samples.y), samples.weights)
     return totals
 
 
@@ -302,12 +319,12 @@ def _results(model: Fitted, trainer: Trainer, x: Array) -> Array:
         return trainer.results(x)
 
 
-def evaluate_on(model: Fitted, x: Any, y: Any, *, verbose: int) -> dict[str, float]:
+def evaluate_on(model: Fitted, x: Any, y: Any, sample_weight: Any, *, verbose: int) -> dict[str, float]:
     """Loss and metrics of samples."""
     if model.loss is None:
         raise UsageError(NO_LOSS)
-    taken, given = _checked(model, x, y, "x", "y")
-    found = _measured(model, _evaluating(model, taken), taken, given).means(model.metrics)
+    taken = _checked(model, x, y, Weights(sample_weight))
+    found = _measured(model, _evaluating(model, taken.x), taken).means(model.metrics)
     if verbose:
         sys.stdout.write(_numbers(found) + "\n")
     return found

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compiler.schedule.step.rows import GROUPED
+from compiler.train.integer.weighting import WEIGHTS
 from compiler.train.network import TrainableNetwork, for_loss, host_shape
 from isa.support.records import replace
 from x1.checkpoint import Loaded, layers_of, load_checkpoint, number, unsound
@@ -138,8 +139,6 @@ def _restore(model: Trainable, loaded: Loaded, network: TrainableNetwork, place:
     model.loss = losses.Loss(checkpoint.loss, checkpoint.from_logits)
     model.metrics = [m for m in checkpoint.metrics if m == "accuracy"]
     options = checkpoint.optimizer_options(place)
-    if checkpoint.optimizer == "sgd":
-        options = {k: v for k, v in options.items() if k == "learning_rate"}
     model.optimizer = optimizers.restored(checkpoint.optimizer, options)
     model.optimizer.learning_rate = float(number(checkpoint.learning_rate, place))
     model.seed, model.epochs, model.shuffle = checkpoint.seed, checkpoint.epochs, checkpoint.shuffle
@@ -148,7 +147,8 @@ def _restore(model: Trainable, loaded: Loaded, network: TrainableNetwork, place:
     model.history.history = {n: [float(number(v, place)) for v in vs] for n, vs in checkpoint.history}
     model.history.epoch = list(range(checkpoint.epochs))
     model.kept = {n: v for n, v in loaded.values.items() if n not in network.parameters}
-    batches = Batches(*checkpoint.batches)
+    weighted = WEIGHTS in {i.name for i in loaded.executable.stream("train").abi.inputs}
+    batches = Batches(*checkpoint.batches, weighted)
     model.bn_group, model.bn_statistics = batches.group, checkpoint.statistics
     wrong = min(batches.train, batches.evaluation) < 1 or min(batches.tail, batches.group) < 0
     if wrong or max(checkpoint.batches) > MOST_SAMPLES:

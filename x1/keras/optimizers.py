@@ -51,19 +51,22 @@ class KerasOptimizer:
 def _made(name: str, options: Mapping[str, Any]) -> KerasOptimizer:
     rate = options.get("learning_rate")
     schedule = rate if callable(rate) else None
-    kept = {k: v for k, v in options.items() if not (k == "learning_rate" and schedule is not None)}
+    unset = {k for k, v in options.items() if v is None or (k == "learning_rate" and schedule is not None)}
+    kept = {k: v for k, v in options.items() if k not in unset}
     made = KerasOptimizer(optimizer_of(name, kept))
     if schedule is not None:
         made.learning_rate = schedule
     return made
 
 
-def SGD(learning_rate: Any = 0.01, momentum: float = 0.0, nesterov: bool = False) -> KerasOptimizer:  # noqa: N802
-    """Gradient descent, with momentum if it is not 0."""
+def SGD(  # noqa: N802
+    learning_rate: Any = 0.01, momentum: float = 0.0, nesterov: bool = False, **options: Any
+) -> KerasOptimizer:
+    """Gradient descent, with momentum if it is not 0; the option clipvalue, as of all optimizers."""
+    options = {"learning_rate": learning_rate, **options}
     if momentum:
-        options = {"learning_rate": learning_rate, "momentum": momentum, "nesterov": nesterov}
-        return _made("momentum", options)
-    return _made("sgd", {"learning_rate": learning_rate})
+        return _made("momentum", {**options, "momentum": momentum, "nesterov": nesterov})
+    return _made("sgd", options)
 
 
 def Adam(learning_rate: Any = 0.001, **options: Any) -> KerasOptimizer:  # noqa: N802

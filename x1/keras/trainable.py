@@ -19,7 +19,7 @@ from x1.api import compile as compile_network
 from x1.binary import Binary
 from x1.checkpoint import Checkpoint, hexadecimal, network_text, written
 from x1.files import write_atomic
-from x1.keras import losses, optimizers
+from x1.keras import data, losses, optimizers
 from x1.keras.callbacks import History
 from x1.keras.data import Codes
 from x1.keras.fitting import EXACT, Fitting, evaluate_on, predict_on
@@ -127,8 +127,10 @@ class Trainable:
         verbose: Any = "auto",
         callbacks: Sequence[Any] | None = None,
         validation_split: float = 0.0,
-        validation_data: tuple[Any, Any] | None = None,
+        validation_data: tuple[Any, ...] | None = None,
         shuffle: bool = True,
+        class_weight: Mapping[int, float] | None = None,
+        sample_weight: Any = None,
         initial_epoch: int = 0,
         steps_per_epoch: int | None = None,
         validation_freq: int = 1,
@@ -142,9 +144,10 @@ class Trainable:
         """Train on samples x and labels y, on the simulated device; arguments as Keras has them.
 
         `device` is "/device:X1"; `target` the machine, a name or a file; `seed` decides the order of samples,
-        that of `set_random_seed` if it is not given. `bn_group` samples of a batch are normalized together,
-        as a rule all; `bn_statistics` "exact" measures running statistics after every epoch, "running" leaves
-        them as the steps have moved them.
+        that of `set_random_seed` if it is not given. `class_weight` says by how much the samples of a class
+        count, `sample_weight` by how much each sample does; `validation_data` may end in weights too.
+        `bn_group` samples of a batch are normalized together, as a rule all; `bn_statistics` "exact" measures
+        running statistics after every epoch, "running" leaves them as the steps have moved them.
 
         Raises:
             UsageError: data, options or a device that do not fit.
@@ -155,19 +158,12 @@ class Trainable:
         self.shuffle, self.validation_split = bool(shuffle), float(validation_split)
         self.bn_group = self.bn_group if bn_group is None else bn_group
         self.bn_statistics = bn_statistics or self.bn_statistics
+        size, shown = 32 if batch_size is None else batch_size, 1 if verbose == "auto" else int(verbose)
         fitting = Fitting(
-            self,
-            batch_size=32 if batch_size is None else batch_size,
-            epochs=epochs,
-            initial_epoch=initial_epoch,
-            steps_per_epoch=steps_per_epoch,
-            verbose=1 if verbose == "auto" else int(verbose),
-            shuffle=shuffle,
-            device=device,
-            target=target,
-            validation_freq=validation_freq,
+            self, size, epochs, initial_epoch, steps_per_epoch, shown, device, target, validation_freq
         )
-        return fitting.run(x, y, validation_split, validation_data, callbacks or ())
+        weights = data.Weights(sample_weight, class_weight)
+        return fitting.run(x, y, weights, validation_data, callbacks or ())
 
     def evaluate(
         self,
@@ -175,15 +171,16 @@ class Trainable:
         y: Any,
         batch_size: int | None = None,
         verbose: Any = 0,
+        sample_weight: Any = None,
         return_dict: bool = False,
     ) -> Any:
-        """Loss and metrics on samples: numbers in a list, or by name.
+        """Loss and metrics on samples: numbers in a list, or by name; the loss of each counts by its weight.
 
         Raises:
             UsageError: data that do not fit, or a model without loss.
         """
         del batch_size
-        found = evaluate_on(self, x, y, verbose=int(verbose not in (0, "auto")))
+        found = evaluate_on(self, x, y, sample_weight, verbose=int(verbose not in (0, "auto")))
         if return_dict:
             return found
         return list(found.values()) if len(found) > 1 else found["loss"]

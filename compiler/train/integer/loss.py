@@ -14,6 +14,7 @@ from compiler.ir.types import DType, TensorType
 from compiler.train.integer.functions import RESULTS as FUNCTION_RESULTS
 from compiler.train.integer.functions import CodeTable, operand_of
 from compiler.train.integer.sums import Requantized, StepAdd, requantized
+from compiler.train.integer.weighting import weighted
 from compiler.train.losses.binary_crossentropy import BinaryCrossentropy, BinaryCrossentropyGradient
 from compiler.train.losses.categorical_crossentropy import (
     CategoricalCrossentropy,
@@ -168,7 +169,7 @@ def lower_errors(lower: Lowerer, node: Node, operation: CategoricalCrossentropyG
     made = SoftmaxErrors(float(value.c))
     errors = lower.add(made, (value.node, lower.number(value.exponent), given), node.name, node)
     lower.records.append(("records", lower.graph.element(errors, 1, "records")))
-    return Fixed(errors, lower.constant(ERROR_EXPONENT), Fraction(1))
+    return weighted(lower, node, Fixed(errors, lower.constant(ERROR_EXPONENT), Fraction(1)))
 
 
 @integer_rule(BinaryCrossentropyGradient)
@@ -181,7 +182,7 @@ def lower_binary_errors(lower: Lowerer, node: Node, operation: BinaryCrossentrop
     zero, halved = lower.constant(0), lower.constant(HALVED)
     errors = lower.add(StepAdd(count=2), (p, labels, halved, zero, zero), node.name, node)
     lower.records.append(("records", lower.add(StepAdd(count=1), (x.node, zero, zero), "records", node)))
-    return Fixed(errors, lower.constant(ERROR_EXPONENT), Fraction(1, node.shape[1]))
+    return weighted(lower, node, Fixed(errors, lower.constant(ERROR_EXPONENT), Fraction(1, node.shape[1])))
 
 
 def _sigmoid(x: Fixed) -> CodeTable:
@@ -201,7 +202,7 @@ def lower_squared_errors(lower: Lowerer, node: Node, operation: MeanSquaredError
     unit = lower.constant(-STEP_BITS), Fraction(1)
     errors = requantized(lower, node, made, operands, unit, node.name)
     lower.records.append(("records", lower.graph.element(errors.node, 2, "records")))
-    return errors
+    return weighted(lower, node, errors)
 
 
 def _softmax_result(lower: Lowerer, value: Fixed, node: Node) -> tuple[str, Node]:

@@ -27,6 +27,8 @@ class Update(Op):
     factor: float
     optimizer: str
     options: tuple[tuple[str, float], ...]
+    weighted: bool = False
+    """Whether the factor is to be multiplied by the last of the numbers."""
 
     @property
     def chosen(self) -> Optimizer:
@@ -43,8 +45,10 @@ class Update(Op):
         """In float32, one rounding for each operation."""
         sums, e, given, w, *slots = args
         chosen = self.chosen
-        g: NDArray[np.float32] = arithmetic.f32(sums) * unit_of(self.factor, e)
-        numbers = dict(zip(chosen.step_numbers, given, strict=True))
+        unit = unit_of(self.factor, e) * given[-1] if self.weighted else unit_of(self.factor, e)
+        g: NDArray[np.float32] = arithmetic.f32(sums) * unit
+        count = len(chosen.step_numbers)
+        numbers = dict(zip(chosen.step_numbers, given[:count], strict=True))
         new, kept = apply(chosen, w, g, dict(zip(chosen.slots, slots, strict=True)), numbers)
         greatest = np.abs(new).max().astype(np.float32).view(np.int32)
         return (new, *(kept[name] for name in chosen.slots), greatest)

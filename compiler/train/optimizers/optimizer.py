@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Final, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from isa.support.diagnostics import UsageError, not_among
+from isa.support.diagnostics import Diagnostic, UsageError, not_among
 from isa.support.records import Frozen, names_of
 
 
@@ -40,6 +40,11 @@ class Word(Protocol):
 W = TypeVar("W", bound=Word)
 
 
+LEAST: Final = "least"
+GREATEST: Final = "greatest"
+"""The bounds of gradients."""
+
+
 class Optimizer(Frozen):
     """The base of optimizers; the options are those of Keras."""
 
@@ -50,6 +55,17 @@ class Optimizer(Frozen):
     """What the host computes for every step: the names that `of_step` gives."""
 
     learning_rate: float = 0.001
+    clipvalue: float = 0.0
+    """Gradients are clipped to -clipvalue..clipvalue; 0: they are not."""
+
+    @property
+    def bounds(self) -> Mapping[str, float]:
+        """Between which gradients are clipped, if they are."""
+        return {LEAST: -self.clipvalue, GREATEST: self.clipvalue} if self.clipvalue else {}
+
+    def all_constants(self) -> Mapping[str, float]:
+        """The numbers that never change: of the formula, and the bounds of gradients."""
+        return {**self.constants(), **self.bounds}
 
     def constants(self) -> Mapping[str, float]:
         """The numbers of the formula that never change; rounded to float32."""
@@ -100,6 +116,9 @@ def optimizer_of(name: str, options: Mapping[str, Any] | None = None) -> Optimiz
         for option in given
         if option not in known
     ]
+    if given.get("clipvalue", 0) < 0:
+        text = f"{name}: clipvalue={given['clipvalue']}"
+        unknown.append(Diagnostic("train.optimizer", text, allowed="0 (gradients stay as they are) or more"))
     if unknown:
         raise UsageError(unknown)
     return cls(**given)
@@ -113,6 +132,8 @@ def apply(
     numbers: Mapping[str, np.float32],
 ) -> tuple[NDArray[np.float32], Mapping[str, NDArray[np.float32]]]:
     """A step on arrays; `numbers` are those of the step."""
-    k: dict[str, Any] = {name: np.float32(v) for name, v in chosen.constants().items()} | dict(numbers)
+    k: dict[str, Any] = {name: np.float32(v) for name, v in chosen.all_constants().items()} | dict(numbers)
+    if chosen.bounds:
+        g = np.minimum(np.maximum(g, k[LEAST]), k[GREATEST])
     with np.errstate(all="ignore"):
         return chosen.update(w, g, slots, k, np.sqrt)

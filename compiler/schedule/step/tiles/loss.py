@@ -26,6 +26,7 @@ from compiler.train.integer.loss import (
     StepSoftmax,
     softmax_table,
 )
+from compiler.train.integer.weighting import WeightedErrors
 from isa.instructions.dma import Load, OnChip
 from isa.instructions.vector import Requant, Requantize
 from isa.instructions.vector_loss import RECORD, Loss, SoftmaxLoss
@@ -155,6 +156,51 @@ def plan_real(b: Builder, node: Node, operation: RealSums, view: Views, out: Ten
         _give(s, node, acc, pitch, m, out.home)
 
 
+@tiles_of(WeightedErrors)
+def plan_weighted_errors(
+    b: Builder, node: Node, operation: WeightedErrors, view: Views, out: Tensor, budget: int
+) -> None:
+    """Errors as float32, times weights, and rounded."""
+    del operation, budget
+    s = step_of(b)
+    (rows, columns), weights = node.shape, view(2).tensor.home
+    errors, groups = view(0), -(-columns // s.cols)
+    for m in spans(rows, max(min(s.target.acc.rows // ACC_SHARE // groups, MAX_ROWS), 1)):
+        s.tile = (m.start,)
+        place = 0, Span(0, 1), m, Span(0, columns)
+        acc = shifted_pair(s, (errors, errors), place, (node.inputs[1], None), node.inputs[0])
+        for group, lanes in _groups(s, node):
+            sums = Ref(acc, group * m.extent)
+            s.words(F.I2F, sums, sums, rows=m.extent, lanes=lanes)
+            shares = _loaded(s, weights, m, group, node)
+            s.words(F.FMUL, sums, sums, shares, rows=m.extent, lanes=lanes)
+        piece = s.result(out, *place, "errors")
+        shape = Requantize(
+            mode=Requant.FLOAT,
+            h=1,
+            w=m.extent,
+            c=columns,
+            ags=m.extent if columns > s.cols else 0,
+            ops=piece.pixel_pitch,
+            lo=-127,
+            hi=127,
+        )
+        s.emit(shape, {"acc": Ref(acc), "out": piece.ref}, stored=stored(out, *place))
+        s.deliver(out, piece, *place)
+
+
+def _loaded(s: StepBuilder, home: Buffer, samples: Span, group: int, node: Node) -> Ref:
+    """Real numbers of some samples, those of a group of columns, in accumulators."""
+    columns, more = node.shape[1], samples.extent > 1
+    lanes = min(columns - group * s.cols, s.cols)
+    given = Ref(s.rows_of("given", samples.extent))
+    load = Load(space=OnChip.ACC, region=REGION[home.memory], n0=lanes * WORD, n1=samples.extent,
+                ds1=columns * WORD if more else 0, ls1=1 if more else 0)  # fmt: skip
+    at = (samples.start * columns + group * s.cols) * WORD
+    s.emit(load, {"dram": Ref(home, at), "loc": given}, "load")
+    return given
+
+
 @tiles_of(SquaredErrors)
 def plan_squared_errors(
     b: Builder, node: Node, operation: SquaredErrors, view: Views, out: Tensor, budget: int
@@ -168,12 +214,7 @@ def plan_squared_errors(
         acc, pitch = _values(s, node, operation.real, m, budget)
         _give(s, node, acc, pitch, m, values)
         for group, lanes in _groups(s, node):
-            rows, given = Ref(acc, group * m.extent), Ref(s.rows_of("labels", m.extent))
-            more = m.extent > 1
-            load = Load(space=OnChip.ACC, region=REGION[labels.memory], n0=lanes * WORD, n1=m.extent,
-                        ds1=columns * WORD if more else 0, ls1=1 if more else 0)  # fmt: skip
-            at = (m.start * columns + group * s.cols) * WORD
-            s.emit(load, {"dram": Ref(labels, at), "loc": given}, "load")
+            rows, given = Ref(acc, group * m.extent), _loaded(s, labels, m, group, node)
             s.words(F.FSUB, rows, rows, given, rows=m.extent, lanes=lanes)
             for factor in (float(np.float32(2 / columns)), float(1 << STEP_BITS)):
                 s.words(F.FMUL, rows, rows, Constant(factor), rows=m.extent, lanes=lanes)

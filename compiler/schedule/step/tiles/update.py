@@ -41,13 +41,22 @@ def update_tiles(
     def tile(part: Span) -> None:
         s.tile = (part.start,)
         if not unit:
-            unit.append(s.unit(s.numbers.read(node.inputs[1]), operation.factor))
+            unit.append(_unit(s, node, operation))
         gradient = _gradient(s, node.inputs[0], rows, part)
         _update(s, node, operation, formula, gradient, unit[0], part)
 
     return [
         partial(tile, part) for part in _parts(s, node.inputs[0], rows, formula, len(operation.chosen.slots))
     ]
+
+
+def _unit(s: StepBuilder, node: Node, operation: Update) -> Ref:
+    """A row of what a sum of 1 is in the gradient."""
+    unit = s.unit(s.numbers.read(node.inputs[1]), operation.factor)
+    if operation.weighted:
+        share = s.number_given(node.inputs[2], len(operation.chosen.step_numbers))
+        s.words(F.FMUL, unit, unit, share, rows=1)
+    return unit
 
 
 def _parts(s: StepBuilder, sums: Node, rows: StateRows, formula: Formula, slots: int) -> list[Span]:
@@ -122,7 +131,7 @@ def _update(
     places = _Places(formula)
     blocks |= {name: Ref(s.rows_of(name, part.extent)) for name in places.rows}
     s.words(F.FMUL, gradient, gradient, Row(unit), rows=part.extent)
-    constants = {name: float(np.float32(v)) for name, v in chosen.constants().items()}
+    constants = {name: float(np.float32(v)) for name, v in chosen.all_constants().items()}
     numbers = node.inputs[2]
 
     def operand(name: str) -> Words:
