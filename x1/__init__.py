@@ -38,6 +38,8 @@ __all__ = [
     "verify",
 ]
 
+KERAS = "keras"
+"""The part that is a package of its own: loaded when it is first used, like the others."""
 _HOMES = {
     "Diagnostic": "isa.support.diagnostics",
     "X1Error": "isa.support.diagnostics",
@@ -73,11 +75,13 @@ _require_own_packages()
 
 def __dir__() -> list[str]:
     """What the package is for."""
-    return sorted(__all__)
+    return sorted((*__all__, KERAS))
 
 
 def __getattr__(name: str) -> Any:
     """Load a part of the API when it is first used, so that `x1 --version` starts quickly."""
+    if name == KERAS:
+        return import_module(f"x1.{KERAS}")
     if name not in _HOMES:
         raise AttributeError(f"module 'x1' has no attribute '{name}'")
     return getattr(import_module(_HOMES[name]), name)

@@ -20,8 +20,10 @@ from compiler.ops.conv2d import Conv2d
 from compiler.ops.gemm import Gemm
 from compiler.rules.importing import NO_BIAS
 from compiler.train.network import channels_last, network_of
+from isa.support.arrays import members
 from isa.support.diagnostics import Diagnostic, UsageError, not_among
 from isa.target import Target
+from x1 import data
 from x1.keras import losses
 from x1.keras.layers import DEFAULTS, initial
 from x1.keras.loading import GraphModel, load
@@ -31,6 +33,8 @@ from x1.model import Loadable, Shapes
 INITIAL: Final = ("keep", "glorot")
 """Where weights come from: the file, or Glorot's uniform distribution."""
 BINARY: Final = ".x1"
+SCALES: Final = ("1", "1/255")
+"""By what samples of a file are multiplied."""
 
 
 def model_of(
@@ -147,6 +151,27 @@ def train(
     return found
 
 
+def samples_of(
+    place: str | Path, network: Trainable, scale: str = SCALES[0], *, test: bool = False
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Samples, by a scale, and labels of a file: to train with, or to test with.
+
+    Raises:
+        UsageError: it has none.
+    """
+    path = Path(place)
+    named = labelled(members(path), test=test)
+    if named is None:
+        source = network.network().source.name
+        x, y = data.input_member(path, source).read(), data.labels(path)
+    else:
+        x, y = (members(path)[name].read() for name in named)
+        shape = network.input_shape
+        if [n for n in x.shape[1:] if n > 1] == [n for n in shape if n > 1]:
+            x = x.reshape(-1, *shape)  # pictures of one channel, as Keras has them
+    return (x, y) if scale == SCALES[0] else (x.astype(np.float32) / np.float32(255), y)
+
+
 def weights_in(graph: Graph) -> list[Node]:
     """The constants of a float network that training changes: weights and biases, rows of normalizations."""
     found: dict[Node, None] = {}
@@ -226,6 +251,7 @@ class _Fresh:
         return np.ascontiguousarray(fresh.transpose(np.argsort(order)))
 
 
-def labelled(names: Collection[str]) -> tuple[str, str] | None:
+def labelled(names: Collection[str], *, test: bool = False) -> tuple[str, str] | None:
     """The arrays of a file that are samples and labels, where it has Keras's names for them."""
-    return ("x_train", "y_train") if {"x_train", "y_train"} <= set(names) else None
+    wanted = ("x_test", "y_test") if test else ("x_train", "y_train")
+    return wanted if set(wanted) <= set(names) else None

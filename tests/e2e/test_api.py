@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -167,3 +169,10 @@ def test_the_backend_of_onnx_names_what_is_wrong() -> None:
     with pytest.raises(UsageError, match="1 inputs are given"):
         run_node(models.node("Add", "x z", "y"), [X])
     assert (run_node(models.node("Add", "x x", "y"), [X])[0] > 0).any()
+
+
+def test_the_way_of_keras_is_part_of_the_package() -> None:
+    """Without an import of its own."""
+    code = "import x1; print(x1.keras.models.Sequential.__name__, 'keras' in dir(x1))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["Sequential", "True"]

@@ -73,6 +73,15 @@ def test_a_network_is_trained_and_the_binary_evaluated(work: Path) -> None:
     assert body["history"]["loss"][2] < body["history"]["loss"][0]
     assert x1(["check", "small.x1", "--stream", "train"], work).returncode == 0
     assert "cycles on edge32" in x1(["profile", "small.x1", "--stream", "train"], work).stdout
+    assert " steps a second" in x1(["profile", "small.x1", "--stream", "train"], work).stdout
+    with np.load(work / "digits.npz") as digits:
+        np.savez(work / "last.npz", x_test=digits["inputs"][80:, ..., 0], y_test=digits["labels"][80:])
+    done = x1(["eval", "small.x1", "--data", "last.npz", "--json"], work)
+    evaluated = json.loads(done.stdout)
+    jsonschema.validate(evaluated, json.loads((resources.files("x1") / "schemas" / "eval.json").read_text()))
+    assert evaluated["samples"] == 20
+    assert evaluated["loss"] == body["history"]["val_loss"][-1]
+    assert evaluated["accuracy"] == body["history"]["val_accuracy"][-1]
 
 
 def test_a_binary_trains_on_as_if_it_had_not_stopped(work: Path) -> None:
@@ -82,6 +91,12 @@ def test_a_binary_trains_on_as_if_it_had_not_stopped(work: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "epoch 2/3 - loss: " in done.stderr
     assert (work / "parts.x1").read_bytes() == (work / "through.x1").read_bytes()
+
+
+def test_a_binary_that_stands_alone_is_one_of_training(work: Path) -> None:
+    done = x1(["eval", "small.net", "--data", "digits.npz"], work)
+    assert done.returncode == 2
+    assert "remedy: name the binary that was compiled from it" in done.stderr
 
 
 def test_a_trained_network_is_tuned_further(work: Path) -> None:

@@ -43,6 +43,10 @@ shape_option = click.option(
     "--shape", "shapes", multiple=True, metavar="NAME=1,3,224,224", help="Fix an input's open dimensions."
 )
 
+scale_option = click.option(
+    "--scale", type=click.Choice(["1", "1/255"]), default="1", show_default=True, help="Of the samples."
+)
+
 calibration_options = _together(
     click.option("--calibrate", metavar="D.npz|DIR|random:N", help="Samples as the network takes them."),
     click.option(

@@ -16,6 +16,9 @@ from x1.cli.options import stream_option
 from x1.cli.result import Result, json_option, reported, say
 from x1.files import require_another, require_apart, write_atomic
 
+INFERENCES: Final = "inferences"
+RUNS: Final = {"train": "steps", "tail": "steps", "stats": "batches"}
+"""What executions of a stream are called, where they are no inferences."""
 SHORT: Final = (
     "cycles",
     "mac_utilization",
@@ -68,7 +71,7 @@ def command(
     for path in (csv_file, trace):
         if path is not None:
             say(f"wrote {path}")
-    return Result(text=f"{table(found)}\n{summary(found)}")
+    return Result(text=f"{table(found)}\n{summary(found, RUNS.get(stream or '', INFERENCES))}")
 
 
 def as_body(found: Profile) -> dict[str, object]:
@@ -82,8 +85,8 @@ def short(found: Profile) -> dict[str, object]:
     return {key: getattr(found, key) for key in SHORT}
 
 
-def summary(found: Profile) -> str:
-    """What a person wants to know first."""
+def summary(found: Profile, runs: str = INFERENCES) -> str:
+    """What a person wants to know first; `runs` is what executions of the stream are called."""
     engines = ", ".join(
         f"{name} {percent(busy, found.cycles)}"
         for name, busy in (
@@ -93,7 +96,7 @@ def summary(found: Profile) -> str:
         )
     )
     busy = percent(found.mac_utilization, 1)
-    speed = f"{found.milliseconds:g} ms, {found.inferences_per_second:,.1f} inferences a second"
+    speed = f"{found.milliseconds:g} ms, {found.inferences_per_second:,.1f} {runs} a second"
     lines = [
         f"{found.cycles:,} cycles on {found.target}, {speed}; {found.macs:,} MACs, the array {busy} busy",
         f"busy: {engines}; DRAM read {found.dram_read_bytes:,} bytes, written {found.dram_write_bytes:,}",

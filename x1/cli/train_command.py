@@ -12,11 +12,9 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from isa.support.arrays import members
 from isa.support.diagnostics import Diagnostic, UsageError
 from isa.timing.model import simulate
-from x1 import data
-from x1.cli.options import parse_shapes, shape_option
+from x1.cli.options import parse_shapes, scale_option, shape_option
 from x1.cli.result import Result, json_option, reported, say
 from x1.files import require_another
 from x1.keras import losses, optimizers
@@ -24,7 +22,7 @@ from x1.keras.callbacks import Callback
 from x1.keras.fitting import STATISTICS
 from x1.keras.trainable import Trainable
 from x1.trainer import state_sha256
-from x1.training import INITIAL, labelled, model_of
+from x1.training import INITIAL, model_of, samples_of
 
 EPILOG: Final = """\b
 Examples:
@@ -72,9 +70,7 @@ class Lines(Callback):
 @click.option(
     "--checkpoint-every", type=click.IntRange(0), default=0, metavar="E", help="Epochs between files."
 )
-@click.option(
-    "--scale", type=click.Choice(["1", "1/255"]), default="1", show_default=True, help="Of the samples."
-)
+@scale_option
 @click.option(
     "--bn-group", type=click.IntRange(0), help="Samples that are normalized together.  [default: a batch]"
 )
@@ -103,9 +99,7 @@ def command(
     with _alone(output):
         network = model_of(model, init=init, seed=options["seed"] or 0, shapes=parse_shapes(shapes))
         _chosen(network, options)
-        x, y = _samples(place, network)
-        if options["scale"] != "1":
-            x = x.astype(np.float32) / np.float32(255)
+        x, y = samples_of(place, network, options["scale"])
         lines = Lines(epochs, checkpoint_every, output, quiet=as_json)
         _fit(network, x, y, epochs, options, lines)
         network.save(output)
@@ -153,24 +147,6 @@ def _fit(
         bn_group=options["bn_group"],
         bn_statistics=options["bn_statistics"],
     )
-
-
-def _samples(place: str, network: Trainable) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Samples and labels of a file.
-
-    Raises:
-        UsageError: it has none.
-    """
-    path = Path(place)
-    named = labelled(members(path))
-    if named is None:
-        source = network.network().source.name
-        return data.input_member(path, source).read(), data.labels(path)
-    x, y = (members(path)[name].read() for name in named)
-    shape = network.input_shape
-    if [n for n in x.shape[1:] if n > 1] == [n for n in shape if n > 1]:
-        x = x.reshape(-1, *shape)  # pictures of one channel, as Keras has them
-    return x, y
 
 
 def _body(network: Trainable, output: str) -> dict[str, object]:
