@@ -36,7 +36,7 @@ def emit_step(
     buffers = plan.tiles.buffers()
     images = {m: region_image(buffers, m, used[m]) for m in (Memory.WEIGHTS, Memory.PARAMS)}
     rows = tuple(map_rows(schedule.order, synchronized))
-    stored = {row.tensor for row in rows}
+    stored = {row.tensor for row in rows if row.tensor is not None}
     named = operators(graph, plan)
     return Program(
         target,
@@ -48,7 +48,7 @@ def emit_step(
         used[Memory.OUTPUT],
         _abi(graph, schedule, real),
         DebugMap(rows),
-        Operators(named.ops, tuple(t for t in named.tensors if t.id in stored)),
+        Operators(named.ops, tuple(t for t in named.tensors if {t.id, t.alias_of} & stored)),
         tuple(symbols(plan, schedule.order, synchronized, stream)),
         note,
         state=state,

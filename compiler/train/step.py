@@ -11,13 +11,14 @@ from numpy.typing import NDArray
 import compiler.train.integer  # pyright: ignore[reportUnusedImport]  (declares)
 import compiler.train.optimizers  # noqa: F401  # pyright: ignore[reportUnusedImport]  (declares)
 from compiler.errors import CompileError, Unsupported
-from compiler.ir.graph import Graph, Input, Node
+from compiler.ir.graph import Graph, Input, Node, SourceView
 from compiler.ir.stage import Stage
 from compiler.ir.types import DType, TensorType
 from compiler.train.gradient import differentiate
 from compiler.train.integer.loss import RESULTS
+from compiler.train.integer.maps import PadCodes
 from compiler.train.integer.update import Update
-from compiler.train.integer.weights import first_exponent, next_exponent
+from compiler.train.integer.weights import QuantizeWeights, first_exponent, next_exponent
 from compiler.train.losses.loss import loss_of
 from compiler.train.lowering import FIRST_SHIFT, RULES, Fixed, Lowerer, StateTensor
 from compiler.train.network import TrainableNetwork
@@ -95,7 +96,18 @@ def evaluation(network: TrainableNetwork) -> TrainingStep:
     network.graph.erase_dead()
     lower = _lowered(network, training=False)
     name, made = RESULTS[kind](lower, lower[last], last)
-    return _finished(lower, {name: made})
+    found = _finished(lower, {name: made})
+    for node in found.graph.nodes():
+        if is_activation(node) and not isinstance(
+            node.op, PadCodes
+        ):  # no instruction writes the whole of one
+            node.views = (SourceView(node.name, (), node.shape),)
+    return found
+
+
+def is_activation(node: Node) -> bool:
+    """Whether codes of an evaluation are a value of the network: no input, no weights."""
+    return node.type.dtype.is_code and not isinstance(node.op, (Input, QuantizeWeights))
 
 
 def measurement(network: TrainableNetwork) -> TrainingStep:

@@ -84,6 +84,23 @@ def test_a_network_is_trained_and_the_binary_evaluated(work: Path) -> None:
     assert evaluated["accuracy"] == body["history"]["val_accuracy"][-1]
 
 
+def test_a_trained_binary_is_verified_as_it_is(work: Path) -> None:
+    assert train(work, *FRESH, "--epochs", "1", "-o", "judged.x1").returncode == 0
+    done = x1(["verify", "judged.x1", "--input", "@digits.npz", "--json"], work)
+    assert done.returncode == 0, done.stdout
+    body = json.loads(done.stdout)
+    jsonschema.validate(body, json.loads((resources.files("x1") / "schemas" / "verify.json").read_text()))
+    assert [(t["name"], t["elements"], t["comparable"]) for t in body["tensors"]] == [
+        ("conv2d/y", 25_600, True),
+        ("flatten", 25_600, True),
+        ("probabilities", 1000, False),
+    ]
+    assert (body["mismatches"], body["evaluator_mismatches"]) == (0, 0)
+    done = x1(["verify", "judged.x1", "--input", "@digits.npz", "--calibrate", "random:4"], work)
+    assert done.returncode == 2
+    assert "remedy: leave --calibrate out" in done.stderr
+
+
 def test_a_binary_trains_on_as_if_it_had_not_stopped(work: Path) -> None:
     assert train(work, *FRESH, "--epochs", "3", "-o", "through.x1").returncode == 0
     assert train(work, *FRESH, "--epochs", "1", "-o", "parts.x1").returncode == 0

@@ -10,14 +10,22 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
+import x1.lab.trained as trained_module
+from compiler.codegen.training import generate_streams
 from compiler.ir.evaluate import evaluate
+from compiler.ir.graph import Graph
+from compiler.schedule.options import schedule_options
 from compiler.train.exporting.integers import to_integers
 from compiler.train.exporting.real import to_float32
 from compiler.train.network import TrainableNetwork, rebatched
-from compiler.train.step import evaluation
+from compiler.train.step import evaluation, is_activation
+from isa.program import Note
+from isa.target import load_target
+from runtime.device import Device
 from tests.training.nets import graph_of
 from tests.training.test_keras import X, Y, model
 from tests.training.test_steps import NETS, Trained
+from x1.lab.trained import compare_trained
 
 Array = NDArray[Any]
 PERM = (0, 1, 2, 3)
@@ -44,17 +52,22 @@ def test_every_tensor_of_the_device_is_that_of_onnx_runtime(name: str) -> None:
     x = np.random.default_rng(1).integers(0, 256, (4, 28, 28, 1)).astype(np.uint8)
     step = evaluation(rebatched(network, 4))
     values = evaluate(step.graph, {**trained.state, "input": x})
-    codes = [
-        n
-        for n in step.graph.nodes()
-        if n.type.dtype.is_code and n.op.name not in ("input", "t.quantize_weights")
-    ]
+    codes = [n for n in step.graph.nodes() if is_activation(n)]
     sums = [n for n in step.graph.nodes() if n.op.name == "t.dense_sums"]
     names = tuple(n.name for n in (*codes, *sums))
     made = session(to_integers(network, trained.state, PERM), names)
     found = dict(zip(names, made.run(list(names), {"input": x / np.float32(255)}), strict=True))
     for node in (*codes, *sums):
         np.testing.assert_array_equal(found[node.name], values[node.id], node.name)
+    machine = load_target("edge32")
+    streams = {"train": trained.step, "eval": step}
+    binary, _ = generate_streams(streams, trained.state, machine, schedule_options(3), Note(), search=False)
+    got = Device(binary).session("eval").execute({"input": x}, tensors=True)
+    assert not got.incomplete
+    assert set(got.tensors) == {n.name for n in codes} - {"padded"}
+    for tensor, codes_of_it in got.tensors.items():
+        np.testing.assert_array_equal(codes_of_it, found[tensor], tensor)
+    np.testing.assert_array_equal(got.outputs["probabilities"], values[step.graph.outputs[0].id])
 
 
 @pytest.mark.parametrize("name", NETS)
@@ -68,6 +81,34 @@ def test_the_float_network_has_the_weights_of_training(name: str) -> None:
     expected = evaluate(graph, {"input": x, **given})[logits.id]
     (found,) = session(to_float32(network, given, PERM)).run(None, {"input": x})
     np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_a_shift_that_is_another_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In what ONNX Runtime is given, then in what the evaluator is given."""
+    pytest.importorskip("onnxruntime")
+    made = model()
+    made.fit(X, Y, epochs=1, verbose=0)
+    assert compare_trained(made, X).succeeded
+
+    def changed(state: dict[str, Array]) -> dict[str, Array]:
+        return {n: v - 1 if n.endswith("/shift") else v for n, v in state.items()}
+
+    def other_integers(network: TrainableNetwork, state: dict[str, Array], perm: tuple[int, ...]) -> Any:
+        return to_integers(network, changed(state), perm)
+
+    def other_values(graph: Graph, given: dict[str, Array]) -> Any:
+        return evaluate(graph, changed(given))
+
+    with monkeypatch.context() as planted:
+        planted.setattr(trained_module, "to_integers", other_integers)
+        found = compare_trained(made, X)
+        assert found.first_divergence == "conv2d/y"
+        assert found.mismatches > 0 == found.evaluator_mismatches
+    with monkeypatch.context() as planted:
+        planted.setattr(trained_module, "evaluate", other_values)
+        found = compare_trained(made, X)
+        assert found.mismatches == 0 < found.evaluator_mismatches
+        assert {t.name for t in found.tensors if t.differs} >= {"conv2d/y", "probabilities"}
 
 
 def test_a_model_writes_both_forms_and_a_binary_of_inference(tmp_path: Path) -> None:

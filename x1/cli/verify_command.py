@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, cast
 
 import click
+import numpy as np
 
 from isa.support.diagnostics import Diagnostic, ExitCode, UsageError, one_line
 from isa.target import load_target
@@ -22,13 +23,16 @@ from x1.cli.options import (
 from x1.cli.result import Result, json_option, reported
 from x1.lab import suggestions
 from x1.lab.suggestions import Suggestion
+from x1.lab.trained import compare_trained
 from x1.lab.verification import Verification, compare
+from x1.training import BINARY, model_of
 
 EPILOG: Final = """\b
 Examples:
   x1 verify net.onnx --calibrate samples.npz --input @samples.npz
   x1 verify net.net --calibrate samples.npz --input @digit.npy --target tiny8
   x1 verify net.onnx --calibrate samples.npz --input @samples.npz --suggest
+  x1 verify trained.x1 --input @samples.npz
 """
 
 
@@ -62,8 +66,13 @@ def command(
     as_json: bool,
     **options: Any,
 ) -> Result:
-    """Compile MODEL, run it, and compare every tensor of the binary with ONNX Runtime, bit for bit."""
+    """Compile MODEL, run it, and compare every tensor of the binary with ONNX Runtime, bit for bit.
+
+    A binary of `x1 train` is run as it is, by its stream eval.
+    """
     del as_json
+    if model.endswith(BINARY):
+        return _trained(model, inputs, {"--calibrate": calibrate, "--suggest": suggest})
     machine = load_target(target, overrides)
     if suggest and calibrate is None:
         raise UsageError(
@@ -89,6 +98,27 @@ def command(
         text += "\n\n" + suggestion_table(found)
     code = ExitCode.OK if result.succeeded else ExitCode.MISMATCH
     return Result(body, code, text, [*random_warning(calibrate), *network.remarks, *oracle_warnings(result)])
+
+
+def _trained(binary: str, inputs: Sequence[str], others: Mapping[str, object]) -> Result:
+    """A trained binary against ONNX Runtime.
+
+    Raises:
+        UsageError: options that mean nothing here, or inputs of another shape.
+        BinaryError: a binary without training.
+    """
+    useless = [name for name, value in others.items() if value]
+    if useless:
+        text = f"{useless[0]} is for models: a trained binary has its scales"
+        raise UsageError(Diagnostic("usage.option", text, remedy=f"leave {useless[0]} out"))
+    network = model_of(binary)
+    name, shape = network.network().source.name, (1, *network.input_shape)
+    members = data.input_members(inputs, [name])
+    samples = data.samples(members, {name: shape})
+    rows = [np.asarray(s[name], np.float32) for s in samples]
+    result = compare_trained(network, np.concatenate(rows) if rows else np.zeros((0, *shape[1:]), np.float32))
+    code = ExitCode.OK if result.succeeded else ExitCode.MISMATCH
+    return Result(result.as_json(), code, comparison_table(result), oracle_warnings(result))
 
 
 def oracle_warnings(result: Verification) -> list[Diagnostic]:

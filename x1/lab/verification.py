@@ -257,7 +257,7 @@ def compare(model: Model, binary: Binary, samples: Iterable[Sample]) -> Verifica
         assert not got.incomplete, f"the binary does not show the whole of {got.incomplete}"
         if judge is not None:
             judge.compare(sample)
-        expected = _expected(oracle, sample)
+        expected = expected_of(oracle, sample)
         evaluated = source_tensors(graph, evaluate(graph, sample))
         real = real_tensors(model.float_graph, sample)
         for name, node in given.items():
@@ -290,7 +290,7 @@ def _oracle_for(model: Model, graph: Graph) -> Oracle:
         return ExportOracle(graph, instead=str(failure))
 
 
-def _expected(oracle: Oracle, sample: Sample) -> Mapping[str, NDArray[Any]]:
+def expected_of(oracle: Oracle, sample: Sample) -> Mapping[str, NDArray[Any]]:
     """What the oracle gives; nothing where it fails."""
     try:
         return oracle.run(sample)
