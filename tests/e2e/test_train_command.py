@@ -40,6 +40,11 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
         np.savez(folder / "digits.npz", inputs=digits["inputs"][:100], labels=digits["labels"][:100])
         np.savez(folder / "wrong.npz", inputs=digits["inputs"][:100], labels=digits["labels"][:100] + 5)
         np.savez(folder / "small.npz", inputs=digits["inputs"][:10, :20], labels=digits["labels"][:10])
+    (folder / "prelu.net").write_text(SMALL.replace("f = Flatten()(c)", "p = PReLU()(c)\nf = Flatten()(p)"))
+    calibrated = ["--calibrate", str(SAMPLE / "calibration.npz"), "-o", "plain.x1"]
+    assert x1(["compile", str(SAMPLE / "mnist.net"), *calibrated], folder).returncode == 0
+    plain = (folder / "plain.x1").read_bytes()
+    (folder / "older.x1").write_bytes(plain[:48] + (1).to_bytes(4, "little") + plain[52:])  # ISA 0.1
     return folder
 
 
@@ -129,7 +134,10 @@ WRONG = {
     "loss": ("small.net", "--data", "digits.npz", "--init", "glorot", "--loss", "hinge"),
     "optimizer": ("small.net", "--data", "digits.npz", "--init", "glorot", "--optimizer", "adamm"),
     "weights": ("small.net", "--data", "digits.npz"),
-    "no training": (str(SAMPLE / "mnist.net") + ".x1", "--data", "digits.npz"),
+    "no training": ("plain.x1", "--data", "digits.npz"),
+    "another version": ("older.x1", "--data", "digits.npz"),
+    "no file": ("missing.x1", "--data", "digits.npz"),
+    "no gradient": ("prelu.net", "--data", "digits.npz", "--init", "glorot"),
 }
 
 

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from compiler.codegen import training
 from compiler.codegen.emit_step import state_values
 from compiler.codegen.training import generate_streams
 from compiler.ir.evaluate import evaluate
 from compiler.ir.verify import verify
-from compiler.schedule.options import schedule_options
+from compiler.schedule.options import StepOptions, schedule_options
 from compiler.train.integer.weighting import divided
 from compiler.train.network import CATEGORICAL, TrainableNetwork, groups_of, rebatched
 from compiler.train.optimizers.optimizer import Optimizer, apply, optimizer_of
@@ -323,3 +324,29 @@ def test_every_optimizer_is_computed_on_the_machine(optimizer: str) -> None:
     _, found = trained.one()
     trained.assert_equal_to_the_oracle()
     trained.assert_equal_on_machines(found)
+
+
+CHOICES: Final = {
+    "recomputed": StepOptions(again=0.75),
+    "small updates": StepOptions(update_share=6),
+    "large updates": StepOptions(update_share=1),
+    "sums by the array": StepOptions(array_for_sums=100.0),
+    "sums by the vector unit": StepOptions(array_for_sums=0.0),
+}
+
+
+@pytest.mark.parametrize("name", ["mission", "normalized"])
+def test_no_choice_of_the_schedule_changes_a_bit(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """How much is computed again, how many rows are updated together, which engine sums."""
+    trained = Trained(NETS[name], batch=8)
+    programs: set[int] = set()
+    for label, chosen in CHOICES.items():
+        monkeypatch.setattr(training, "StepOptions", lambda chosen=chosen: chosen)
+        trained.on("edge32")
+        trained.devices[label] = trained.devices.pop("edge32 O3")
+        programs.add(hash(trained.devices[label][0].executable.programs[0].instructions))
+    assert len(programs) >= len(CHOICES) - 1
+    for _ in range(2):
+        _, found = trained.one()
+        trained.assert_equal_on_machines(found)
+    trained.assert_equal_to_the_oracle()
