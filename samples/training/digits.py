@@ -4,7 +4,7 @@
     python samples/training/digits.py --data mnist.npz --epochs 10
 
 400 digits of samples/mnist teach in ten seconds. MNIST is at
-https://storage.googleapis.com/tensorflow/tf-keras-datasets/mnist.npz: 60,000 digits to train with and 10,000 to
+https://storage.googleapis.com/tensorflow/tf-keras-datasets/mnist.npz: 60,000 digits to train with, 10,000 to
 test with, by LeCun, Cortes and Burges. Any file of `x_train`, `y_train`, `x_test` and `y_test` is taken.
 """
 
