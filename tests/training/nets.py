@@ -117,7 +117,7 @@ SEPARABLE = [
 NORM = {"epsilon": 1e-3, "momentum": 0.99}
 RECTIFIED = {**NORM, "relu": True}
 FREE = {"kernel": (3, 3), "pads": (1, 1, 1, 1), "free": True}
-NORMALIZED = [
+BLOCK = [
     Layer("conv", "stem", options={**FREE, "strides": (2, 2)}),
     Layer("batch_norm", "n1", options=RECTIFIED),
     Layer("conv", "a", options=FREE),
@@ -126,6 +126,9 @@ NORMALIZED = [
     Layer("batch_norm", "n3", options=NORM),
     Layer("add", "sum", ("n1", "n3"), {"relu": True}),
     Layer("conv", "c", options={**FREE, "strides": (2, 2)}),
+]
+NORMALIZED = [
+    *BLOCK,
     Layer("batch_norm", "n4", options=NORM),
     Layer("conv", "short", ("sum",), {"kernel": (1, 1), "strides": (2, 2), "free": True}),
     Layer("batch_norm", "n5", options=NORM),
@@ -136,14 +139,7 @@ NORMALIZED = [
     Layer("dense", "dense", options={"logits": True}),
 ]
 RESNET = [
-    Layer("conv", "stem", options={**FREE, "strides": (2, 2)}),
-    Layer("batch_norm", "n1", options=RECTIFIED),
-    Layer("conv", "a", options=FREE),
-    Layer("batch_norm", "n2", options=RECTIFIED),
-    Layer("conv", "b", options=FREE),
-    Layer("batch_norm", "n3", options=NORM),
-    Layer("add", "sum", ("n1", "n3"), {"relu": True}),
-    Layer("conv", "c", options={**FREE, "strides": (2, 2)}),
+    *BLOCK,
     Layer("batch_norm", "n4", options=RECTIFIED),
     Layer("conv", "d", options=FREE),
     Layer("batch_norm", "n5", options=NORM),
