@@ -65,6 +65,10 @@ class Checkpoint(Frozen):
     history: tuple[tuple[str, tuple[str, ...]], ...]
     state: tuple[tuple[str, tuple[int, ...]], ...]
     """What lies in the state region, in order: names and shapes."""
+    tuned: bool
+    """Whether the weights came from elsewhere."""
+    numbers: tuple[int, ...]
+    """Of the epochs that the history tells of."""
 
     def network_of(self, place: str) -> TrainableNetwork:
         """The network, from its text.

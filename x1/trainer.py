@@ -16,7 +16,7 @@ from compiler.schedule.options import schedule_options
 from compiler.schedule.step.rows import StateBuffers
 from compiler.train.integer.dropout import KEYS
 from compiler.train.integer.functions import RESULTS
-from compiler.train.integer.weighting import WEIGHTS, divided
+from compiler.train.integer.weighting import WEIGHTS
 from compiler.train.integer.weights import first_exponent
 from compiler.train.losses.loss import loss_of
 from compiler.train.network import TrainableNetwork, rebatched
@@ -91,7 +91,7 @@ class Trainer:
         perm: tuple[int, ...] | None = None,
         seed: int = 0,
     ) -> None:
-        self.optimizer, self.batches, self.target = optimizer, batches, target
+        self.network, self.optimizer, self.batches, self.target = network, optimizer, batches, target
         group = batches.group
         step = training_step(
             rebatched(network, batches.train, group or batches.train), optimizer, weighted=batches.weighted
@@ -149,9 +149,19 @@ class Trainer:
     def adapt(self, x: Array) -> None:
         """Find the shifts for weights from elsewhere: those that steps on samples, codes, would find.
 
-        Steps of a learning rate of 0 are made until no shift changes; nothing else of the state does.
+        Steps of a learning rate of 0 are made until no shift changes; nothing else of the state does, and
+        nothing at all where one of them is broken off.
         """
-        count = self.step_number
+        count, kept = self.step_number, self.device.state.copy()
+        try:
+            self._find_shifts(x)
+        except BaseException:
+            self.device.state[:] = kept
+            raise
+        finally:
+            self.step_number = count
+
+    def _find_shifts(self, x: Array) -> None:
         begun = self.state
         wanted = next(i for i in self.executable.stream("train").abi.inputs if i.name == "labels")
         labels = np.zeros(wanted.shape, wanted.dtype)
@@ -168,7 +178,6 @@ class Trainer:
             self.device.state[:] = np.frombuffer(state_image(self.place, new), np.uint8)
             if settled:
                 break
-        self.step_number = count
 
     @contextmanager
     def adapted(self, x: Array) -> Generator[None]:
@@ -231,6 +240,14 @@ def _compiled(
         real["probabilities"] = RealInput(CODED_PROBABILITY, (0, 1))
     made, _ = generate_streams(steps, values, target, schedule_options(3), note, real)
     return made
+
+
+def divided(weights: Array) -> tuple[Array, np.float32]:
+    """Weights divided by the greatest, and that over their number: what a step is given of a batch's."""
+    single = weights.astype(np.float32)
+    greatest = single.max()
+    shares = single / greatest if greatest > 0 else single
+    return shares, np.float32(greatest / np.float32(len(weights)))
 
 
 def keys_of(seed: int, step: int, count: int) -> NDArray[np.int32]:

@@ -33,7 +33,8 @@ class FoldBias(Pass):
             row = _row(producer, other.constant)
             if row is not None:
                 x, w, b = producer.inputs
-                bias = graph.const((b.constant + row).astype(np.float32), b.name, b.loc)
+                named = other if graph.sole_user(other) is total and not b.constant.any() else b
+                bias = graph.const((b.constant + row).astype(np.float32), named.name, named.loc)
                 fuse_two(graph, producer, total, producer.op, (x, w, bias))
         graph.erase_dead()
         return graph

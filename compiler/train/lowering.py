@@ -96,6 +96,18 @@ class Lowerer(Struct):
         """What a node of stage nn has become."""
         return self.values[node.id]
 
+    def value_of(self, node: Node, operand: Node) -> Any:
+        """What an operand of a node has become; constants have become nothing.
+
+        Raises:
+            Unsupported: it is a constant.
+        """
+        if operand.id not in self.values:
+            self.fail(
+                node, f"'{node.name}' has the constant operand '{operand.name}'", "values of the network"
+            )
+        return self.values[operand.id]
+
     def add(self, operation: Op, inputs: Sequence[Node], name: str, of: Node | None = None) -> Node:
         """An operation of the step."""
         return self.graph.add(operation, inputs, name=name, loc=UNKNOWN if of is None else of.loc)

@@ -18,6 +18,7 @@ from compiler.passes.base import Pass, run_passes
 from compiler.passes.cancel_transposes import CancelTransposes
 from compiler.passes.eliminate_dead import EliminateDead
 from compiler.passes.eliminate_identity import EliminateIdentity
+from compiler.passes.fold_bias import FoldBias
 from compiler.passes.fuse_activation import FuseActivation
 from compiler.passes.pool_maxima import PoolMaxima
 from compiler.passes.to_device_layout import ToDeviceLayout
@@ -26,8 +27,11 @@ from compiler.train.losses.loss import loss_of
 from isa.support.records import Frozen, replace
 
 CATEGORICAL: Final = "categorical_crossentropy"
+RESERVED: Final = ("labels", "numbers", "keys", "moving", "weights", "step")
+"""Names of what a step is given beside its samples."""
 SIMPLIFY: Final[tuple[Pass, ...]] = (
     EliminateIdentity(dropout=False),
+    FoldBias(),
     FuseActivation(),
     PoolMaxima(),
     EliminateDead(),
@@ -94,6 +98,9 @@ def network_of(
     prepared = run_passes(graph, SIMPLIFY)
     logits = loss_of(loss).operand(prepared)
     constants = [n for n in prepared.nodes() if n.is_constant and n.name in set(parameters)]
+    source = next(n for n in prepared.nodes() if isinstance(n.op, Input))
+    if source.name in RESERVED:
+        source.name = f"{source.name}_given"
     opened = open_parameters(prepared, constants)
     found = TrainableNetwork(prepared, logits, opened.nodes, frozenset(frozen), input_type, input_c, loss)
     return found, dict(opened.values)

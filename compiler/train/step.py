@@ -77,7 +77,10 @@ def training_step(network: TrainableNetwork, optimizer: Optimizer, *, weighted: 
     gradients = dict(zip(wanted, differentiate(network.graph, loss, list(wanted.values())), strict=True))
     network.graph.set_outputs(list(gradients.values()), list(gradients))
     network.graph.erase_dead()
-    lower = _lowered(network, training=True, weighted=weighted)
+    if not gradients:
+        text = "the network has no weights that training could change"
+        raise CompileError(Diagnostic("model.untrainable", text, remedy="let some layer be trainable"))
+    lower = _lowered(network, training=True, weighted=weighted, labels=labels)
     numbers = lower.graph.input(NUMBERS, DType.F32, (len(optimizer.step_numbers) + weighted,))
     for name, gradient in gradients.items():
         _update(lower, name, wanted[name], lower[gradient], numbers, optimizer, rows)
@@ -121,7 +124,12 @@ def measurement(network: TrainableNetwork) -> TrainingStep:
 
 
 def _lowered(
-    network: TrainableNetwork, *, training: bool, weighted: bool = False, moving: bool = False
+    network: TrainableNetwork,
+    *,
+    training: bool,
+    weighted: bool = False,
+    moving: bool = False,
+    labels: Node | None = None,
 ) -> Lowerer:
     """Every operation by its rule.
 
@@ -134,12 +142,12 @@ def _lowered(
         lower.logits = network.logits
     if moving:
         lower.moving = lower.graph.input(MOVING, DType.F32, (2,))
-    parameters = {p.id for p in network.parameters.values()}
+    aside = {p.id for p in (*network.parameters.values(), *(() if labels is None else (labels,)))}
     refused: list[Diagnostic] = []
     for node in source.nodes():
-        if node.is_constant or node.id in parameters or node.name == "labels":
+        if node.is_constant or node.id in aside:
             continue
-        if any(i.id not in lower.values for i in node.inputs if not _is_parameter(i, parameters)):
+        if any(i.id not in lower.values for i in node.inputs if not (i.is_constant or i.id in aside)):
             continue  # an operand was refused
         if isinstance(node.op, Input):
             made = lower.graph.input(node.name, network.input_type, node.shape, node.loc)
@@ -157,10 +165,6 @@ def _lowered(
     if refused:
         raise CompileError(refused)
     return lower
-
-
-def _is_parameter(node: Node, parameters: set[int]) -> bool:
-    return node.is_constant or node.id in parameters or node.name == "labels"
 
 
 def _update(

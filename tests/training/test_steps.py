@@ -15,7 +15,6 @@ from compiler.codegen.training import generate_streams
 from compiler.ir.evaluate import evaluate
 from compiler.ir.verify import verify
 from compiler.schedule.options import StepOptions, schedule_options
-from compiler.train.integer.weighting import divided
 from compiler.train.network import CATEGORICAL, TrainableNetwork, groups_of, rebatched
 from compiler.train.optimizers.optimizer import Optimizer, apply, optimizer_of
 from compiler.train.step import TrainingStep, initial_state, measurement, training_step
@@ -38,6 +37,7 @@ from tests.training.nets import (
     weights,
 )
 from tests.training.oracle import Layer, Network
+from x1.trainer import divided
 
 Array = NDArray[Any]
 NETS: Final = {

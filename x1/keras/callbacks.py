@@ -3,18 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
-
-EVENTS = (
-    "on_train_begin",
-    "on_train_end",
-    "on_epoch_begin",
-    "on_epoch_end",
-    "on_train_batch_begin",
-    "on_train_batch_end",
-    "on_test_begin",
-    "on_test_end",
-)
+from typing import Any, cast
 
 
 class Callback:
@@ -49,8 +38,9 @@ class History(Callback):
 class CallbackList:
     """Callbacks that are told what happens; a method that one lacks is left out."""
 
-    def __init__(self, callbacks: Sequence[Any], model: Any, params: dict[str, Any]) -> None:
-        self.callbacks = list(callbacks)
+    def __init__(self, callbacks: Any, model: Any, params: dict[str, Any]) -> None:
+        several = isinstance(callbacks, Sequence)
+        self.callbacks: list[Any] = list(cast("Sequence[Any]", callbacks)) if several else [callbacks]
         for callback in self.callbacks:
             if hasattr(callback, "set_params"):
                 callback.set_params(params)

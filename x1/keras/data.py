@@ -44,9 +44,10 @@ class Codes(Frozen):
         """The codes of samples, rounded half to even and saturated."""
         if x.dtype == np.uint8 and self == Codes(DType.U8, Fraction(1)):
             return x
-        low, high = (0, 255) if self.dtype is DType.U8 else (-GREATEST, GREATEST)
+        low, high = (0, 255) if self.dtype is DType.U8 else (-GREATEST - 1, GREATEST)
         scale = np.float32(self.c)
-        if x.size and max(float(x.max()), -float(x.min())) > BEYOND * high * float(scale):
+        below = -low * BEYOND * float(scale)
+        if x.size and (float(x.max()) > BEYOND * high * float(scale) or float(x.min()) < -below):
             warnings.warn("samples lie far beyond those that the model was trained on", stacklevel=3)
         return arithmetic.quantize(x, scale, 0, low, high).astype(self.dtype.numpy)
 
@@ -72,10 +73,15 @@ def samples(x: Any, shape: tuple[int, ...], what: str) -> Array:
         raise UsageError(Diagnostic("train.data", text, allowed=str(list(shape))))
     if found.dtype.kind not in "fuib":
         raise UsageError(Diagnostic("train.data", f"{what} is of type {found.dtype}", allowed="numbers"))
-    if found.dtype.kind == "f" and not np.isfinite(found).all():
-        at = int(np.argwhere(~np.isfinite(found.reshape(len(found), -1)).all(axis=1))[0, 0])
-        raise UsageError(Diagnostic("train.data", f"{what}: sample {at} holds NaN or infinity"))
-    return found if found.dtype == np.uint8 else found.astype(np.float32)
+    if found.dtype == np.uint8:
+        return found
+    with np.errstate(over="ignore"):
+        single = found.astype(np.float32)
+    if not np.isfinite(single).all():
+        at = int(np.argwhere(~np.isfinite(single.reshape(len(single), -1)).all(axis=1))[0, 0])
+        text = f"{what}: sample {at} holds NaN, infinity, or what float32 cannot hold"
+        raise UsageError(Diagnostic("train.data", text))
+    return single
 
 
 def labels(y: Any, count: int, classes: int, loss: Loss, what: str) -> Array:
@@ -123,7 +129,8 @@ def _numbers(found: Array, count: int, outputs: int, loss: Loss, what: str) -> A
     if found.shape != (count, outputs):
         text = f"{what} has the shape {list(found.shape)}"
         raise UsageError(Diagnostic("train.labels", text, allowed=f"[{count}, {outputs}]"))
-    fits = found.dtype.kind in "iufb" and np.isfinite(found).all()
+    with np.errstate(over="ignore"):
+        fits = found.dtype.kind in "iufb" and np.isfinite(found.astype(np.float32)).all()
     if not fits or (loss.name == BINARY and not ((found == 0) | (found == 1)).all()):
         allowed = "0 and 1" if loss.name == BINARY else "finite numbers"
         raise UsageError(
@@ -175,7 +182,9 @@ class Weights(Frozen):
 
 
 def _require_weights(what: str, found: Array) -> None:
-    if found.dtype.kind not in "iufb" or not np.isfinite(found).all() or (found < 0).any():
+    with np.errstate(over="ignore"):
+        fits = found.dtype.kind in "iufb" and np.isfinite(found.astype(np.float32)).all()
+    if not fits or (found < 0).any():
         _refuse(f"{what} holds other weights than finite numbers of 0 or more", "finite numbers of 0 or more")
 
 

@@ -285,11 +285,7 @@ def _from_file(path: str) -> Model:
     if compiled.get("loss") and compiled.get("optimizer"):
         described = _mapping(compiled["optimizer"])
         optimizer = {**_mapping(described.get("config")), "name": str(described.get("class_name"))}
-        loss: Any = compiled["loss"]
-        if isinstance(loss, dict):
-            logits = bool(_mapping(_mapping(loss).get("config")).get("from_logits", False))
-            loss = losses.Loss(losses.get(str(_mapping(loss).get("class_name"))).name, logits)
-        chosen = losses.get(loss)
+        chosen = losses.get(compiled["loss"])
         model.compile(optimizers.get(optimizer), chosen, chosen.metrics)
     return model
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -27,6 +28,8 @@ NO_LOSS: Final = Diagnostic("train.loss", "the model has no loss", remedy="call 
 EXACT: Final = "exact"
 STATISTICS: Final = (EXACT, "running")
 """What the running statistics of normalizations are after an epoch."""
+MOST: Final = (1 << 63) - 1
+"""Of whole numbers that options are."""
 MEASURED: Final = 50
 """Batches from which they are measured at most."""
 
@@ -40,6 +43,7 @@ class Fitted(Protocol):
     stop_training: bool
     history: History | None
     codes: Codes | None
+    trainer: Trainer | None
     seed: int
     epochs: int
     shuffle: bool
@@ -113,7 +117,6 @@ class Fitting(Struct):
     ) -> History:
         """Train; the history of the epochs."""
         model = self.model
-        self._require()
         taken = _checked(model, x, y, weights)
         seen = _validation(model, validation_data)
         if validation_data is None and model.validation_split:
@@ -133,20 +136,23 @@ class Fitting(Struct):
         if model.tuned and not trainer.step_number:
             trainer.adapt(samples.x[:batch])
         history = model.history if self.initial_epoch and model.history is not None else History()
-        told = CallbackList([*callbacks], model, {"epochs": self.epochs, "verbose": self.verbose})
+        steps = -(-len(taken) // batch)
+        steps = steps if self.steps_per_epoch is None else min(steps, self.steps_per_epoch)
+        params = {"epochs": self.epochs, "steps": steps, "verbose": self.verbose}
+        told = CallbackList(callbacks, model, params)
         model.stop_training, model.history = False, history
         told.tell("on_train_begin", {})
         for epoch in range(self.initial_epoch, self.epochs):
             logs = self._epoch(trainer, samples, seen, epoch, told)
-            history.note(epoch, logs)
             model.epochs = epoch + 1
             told.tell("on_epoch_end", epoch, logs)
+            history.note(epoch, logs)  # with what callbacks have added
             if model.stop_training:
                 break
         told.tell("on_train_end", {})
         return history
 
-    def _require(self) -> None:
+    def require(self) -> None:
         """Refuse options that have no meaning.
 
         Raises:
@@ -161,12 +167,17 @@ class Fitting(Struct):
                     "train.device", f"there is no device '{self.device}'", allowed="/device:X1, /device:X1:0"
                 )
             )
-        if self.batch_size < 1 or self.epochs < 0:
-            found.append(
-                Diagnostic(
-                    "train.batch", f"batch_size={self.batch_size}, epochs={self.epochs}", allowed="at least 1"
-                )
-            )
+        for name, value, least in (
+            ("batch_size", self.batch_size, 1),
+            ("epochs", self.epochs, 0),
+            ("initial_epoch", self.initial_epoch, 0),
+            ("steps_per_epoch", self.steps_per_epoch, 1),
+            ("validation_freq", self.validation_freq, 1),
+            ("seed", self.model.seed, 0),
+        ):
+            if value is not None and not least <= value <= MOST:
+                allowed = f"whole numbers of {least}..{MOST}"
+                found.append(Diagnostic("train.option", f"{name}={value}", allowed=allowed))
         if self.model.bn_statistics not in STATISTICS:
             text = f"bn_statistics={self.model.bn_statistics!r} is not known"
             found.append(not_among("train.statistics", text, str(self.model.bn_statistics), STATISTICS))
@@ -260,8 +271,14 @@ def _taken(model: Fitted, x: Any, what: str) -> Array:
 
 
 def _checked(model: Fitted, x: Any, y: Any, weights: Weights, of: str = "") -> Labelled:
-    """Samples with their labels and weights."""
+    """Samples with their labels and weights.
+
+    Raises:
+        UsageError: there are none, or they do not fit.
+    """
     taken = _taken(model, x, f"{of}x")
+    if not len(taken):
+        raise UsageError(Diagnostic("train.data", f"{of}x has no samples", allowed="at least one"))
     labels = data.labels(y, len(taken), model.classes, model.loss, f"{of}y")
     return Labelled(taken, labels, weights.of(labels, model.classes, model.loss))
 
@@ -274,17 +291,23 @@ def _validation(model: Fitted, given: tuple[Any, ...] | None) -> Labelled | None
     """
     if given is None:
         return None
-    if len(given) not in (2, 3):
-        text = f"validation_data has {len(given)} parts"
+    if not isinstance(given, (tuple, list)) or len(given) not in (2, 3):  # pyright: ignore[reportUnnecessaryIsInstance]
+        text = "validation_data is something else than samples and labels"
         raise UsageError(Diagnostic("train.data", text, allowed="(x, y) or (x, y, sample_weight)"))
     return _checked(model, given[0], given[1], Weights(*given[2:]), "validation ")
 
 
-def _evaluating(model: Fitted, samples: Array) -> Trainer:
-    """A trainer that evaluates; a model that has met no samples takes codes for these."""
-    if model.codes is None:
-        model.codes = Codes.of(samples)
-    return model.runner()
+@contextmanager
+def _evaluating(model: Fitted, samples: Array) -> Generator[Trainer]:
+    """A trainer that evaluates; a model that has met no samples takes codes of these, for this time."""
+    if model.codes is not None:
+        yield model.runner()
+        return
+    model.codes = Codes.of(samples)
+    try:
+        yield model.runner()
+    finally:
+        model.codes = model.trainer = None
 
 
 def _split(samples: Labelled, share: float, *, by_class: bool) -> tuple[Labelled, Labelled]:
@@ -293,8 +316,8 @@ def _split(samples: Labelled, share: float, *, by_class: bool) -> tuple[Labelled
     Raises:
         UsageError: a share that leaves nothing on one side.
     """
-    first = int(len(samples) * (1 - share))
-    if not 0 < share < 1 or not 0 < first < len(samples):
+    first = int(len(samples) * (1 - share)) if 0 < share < 1 else 0
+    if not 0 < first < len(samples):
         text = f"validation_split={share} of {len(samples)} samples"
         raise UsageError(
             Diagnostic("train.data", text, allowed="a share between 0 and 1 that leaves samples")
@@ -324,7 +347,8 @@ def evaluate_on(model: Fitted, x: Any, y: Any, sample_weight: Any, *, verbose: i
     if model.loss is None:
         raise UsageError(NO_LOSS)
     taken = _checked(model, x, y, Weights(sample_weight))
-    found = _measured(model, _evaluating(model, taken.x), taken).means(model.metrics)
+    with _evaluating(model, taken.x) as trainer:
+        found = _measured(model, trainer, taken).means(model.metrics)
     if verbose:
         sys.stdout.write(_numbers(found) + "\n")
     return found
@@ -333,4 +357,5 @@ def evaluate_on(model: Fitted, x: Any, y: Any, sample_weight: Any, *, verbose: i
 def predict_on(model: Fitted, x: Any) -> NDArray[np.float32]:
     """What the network gives for samples."""
     taken = _taken(model, x, "x")
-    return _results(model, _evaluating(model, taken), taken)
+    with _evaluating(model, taken) as trainer:
+        return _results(model, trainer, taken)

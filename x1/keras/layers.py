@@ -57,7 +57,9 @@ class Layer:
                 raise UsageError(not_among("keras.layer", f"{key}={value!r} is not supported", str(value),
                                            [str(a) for a in allowed]))  # fmt: skip
         self.arrays: dict[str, Array] = {}
-        """The weights, in Keras's order."""
+        """The weights, in Keras's order, as they last came from the device."""
+        self.model: Any = None
+        """Whose device has the weights while it trains."""
 
     def _taken(self, name: str) -> Any:
         return self.arguments.pop(name, None)
@@ -73,11 +75,13 @@ class Layer:
     @property
     def weights(self) -> list[Array]:
         """The weights, in Keras's order."""
+        if self.model is not None:
+            self.model.pull()
         return list(self.arrays.values())
 
     def get_weights(self) -> list[Array]:
         """Copies of the weights, in Keras's order."""
-        return [a.copy() for a in self.arrays.values()]
+        return [a.copy() for a in self.weights]
 
     def set_weights(self, weights: Sequence[Any]) -> None:
         """Give other values to the weights.
@@ -90,8 +94,19 @@ class Layer:
             message = f"'{self.name}' has weights of the shapes {[list(a.shape) for a in self.weights]}"
             said = f"{[list(g.shape) for g in given]}"
             raise UsageError(Diagnostic("keras.weights", f"{message}, not {said}"))
+        if self.model is not None:
+            self.model.pull()  # the weights of the others
         for name, value in zip(self.arrays, given, strict=True):
             self.arrays[name] = value.copy()
+        if self.model is not None:
+            self.model.tuned = True
+            self.model.push()
+
+    def belong(self, model: Any) -> None:
+        """Be a layer of this model from now on, with the weights that another has trained."""
+        if self.model is not model and self.model is not None:
+            self.model.pull()
+        self.model = model
 
     def array(self, kind: str, shape: tuple[int, ...], key: tuple[int, int]) -> Array:
         """A weight of that shape, made if there is none yet."""

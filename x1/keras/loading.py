@@ -82,7 +82,7 @@ def load(path: str | Path) -> Trainable:
     place = str(path)
     loaded = load_checkpoint(place)
     checkpoint = loaded.checkpoint
-    if checkpoint.loss not in losses.NAMED:
+    if checkpoint.loss not in losses.NAMED.values():
         raise unsound(place, f"there is no loss '{checkpoint.loss[:40]}'")
     loss = losses.Loss(checkpoint.loss, checkpoint.from_logits)
     network = replace(checkpoint.network_of(place), loss=loss.kind)
@@ -101,12 +101,12 @@ def load(path: str | Path) -> Trainable:
             )
     model: Trainable = GraphModel(network, weights, checkpoint.perm)
     if checkpoint.layers:
-        model = _of_layers(loaded, weights, place)
+        model = _of_layers(loaded, weights, network.graph.name, place)
     _restore(model, loaded, network, place)
     return model
 
 
-def _of_layers(loaded: Loaded, weights: Mapping[str, Array], place: str) -> Model:
+def _of_layers(loaded: Loaded, weights: Mapping[str, Array], name: str, place: str) -> Model:
     """A model of Keras's layers."""
     made: list[Layer] = []
     reads: list[tuple[int, ...]] = []
@@ -126,7 +126,7 @@ def _of_layers(loaded: Loaded, weights: Mapping[str, Array], place: str) -> Mode
             raise unsound(place, "a layer of the training reads one that comes later")
         made.append(layer)
     model = Model.__new__(Model)
-    model.name = loaded.checkpoint.network.split('"', 2)[1] if '"' in loaded.checkpoint.network else "model"
+    model.name = name
     model.wire(Wiring(tuple(made), tuple(reads)))
     model.take({name: value for name, value in weights.items() if name in model.built.owners})
     return model
@@ -137,7 +137,7 @@ def _restore(model: Trainable, loaded: Loaded, network: TrainableNetwork, place:
     checkpoint = loaded.checkpoint
     model.codes = Codes(network.input_type, network.input_c)
     model.loss = losses.Loss(checkpoint.loss, checkpoint.from_logits)
-    model.metrics = [m for m in checkpoint.metrics if m == "accuracy"]
+    model.metrics = [m for m in checkpoint.metrics if m in model.loss.accuracies]
     options = checkpoint.optimizer_options(place)
     model.optimizer = optimizers.restored(checkpoint.optimizer, options)
     model.optimizer.learning_rate = float(number(checkpoint.learning_rate, place))
@@ -145,7 +145,7 @@ def _restore(model: Trainable, loaded: Loaded, network: TrainableNetwork, place:
     model.validation_split = float(number(checkpoint.validation_split, place))
     model.history = History()
     model.history.history = {n: [float(number(v, place)) for v in vs] for n, vs in checkpoint.history}
-    model.history.epoch = list(range(checkpoint.epochs))
+    model.history.epoch, model.tuned = list(checkpoint.numbers), checkpoint.tuned
     model.kept = {n: v for n, v in loaded.values.items() if n not in network.parameters}
     weighted = WEIGHTS in {i.name for i in loaded.executable.stream("train").abi.inputs}
     batches = Batches(*checkpoint.batches, weighted)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from collections.abc import Mapping
+from typing import Any, Final, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +30,21 @@ NAMED: Final = {
 }
 KINDS: Final = {SPARSE: ONE_HOT}
 """The compiler's name of a loss, where it is another."""
+ACCURACIES: Final = {
+    SPARSE: "sparse_categorical_accuracy",
+    ONE_HOT: "categorical_accuracy",
+    BINARY: "binary_accuracy",
+}
+NEUTRAL: Final[dict[str, tuple[Any, ...]]] = {
+    "name": (),
+    "from_logits": (),
+    "dtype": (),
+    "label_smoothing": (0, None),
+    "ignore_class": (None,),
+    "axis": (-1,),
+    "reduction": ("sum_over_batch_size", "auto", None),
+}
+"""Options of Keras that change nothing while they have one of these values; none: whatever they are."""
 LEAST_PROBABILITY: Final = 1e-7
 """Keras's: a smaller one counts as this in a loss."""
 STEPS_PER_UNIT: Final = 1 << STEPS_BITS
@@ -64,6 +80,11 @@ class Loss(Frozen):
     def of_classes(self) -> bool:
         """Whether a label is the number of a class, on the device."""
         return self.kind == ONE_HOT
+
+    @property
+    def accuracies(self) -> tuple[str, ...]:
+        """The names that Keras has for its accuracy."""
+        return ("accuracy", "acc", ACCURACIES[self.name]) if self.name in ACCURACIES else ()
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -136,15 +157,20 @@ def get(identifier: Any) -> Loss:
         return identifier
     if identifier is None:
         raise UsageError(Diagnostic("train.loss", "the model has no loss", remedy="compile(loss=...)"))
-    if isinstance(identifier, str):
-        name, options = identifier, {}
-    else:
+    name, options = str(identifier), dict[str, Any]()
+    if isinstance(identifier, Mapping):  # as Keras writes it into files
+        described = cast("Mapping[str, Any]", identifier)
+        name, given = str(described.get("class_name")), described.get("config")
+        options = dict(cast("Mapping[str, Any]", given)) if isinstance(given, Mapping) else options
+    elif not isinstance(identifier, str):
         name = type(identifier).__name__
         options = dict(identifier.get_config()) if hasattr(identifier, "get_config") else {}
     if name not in NAMED:
         raise UsageError(
             not_among("train.loss", f"there is no loss '{name}'", name, [SPARSE, ONE_HOT, BINARY, SQUARED])
         )
-    if options.get("label_smoothing"):
-        raise UsageError(Diagnostic("train.loss", f"{name}: label_smoothing is not supported", allowed="0"))
+    other = [k for k, v in options.items() if k not in NEUTRAL or (NEUTRAL[k] and v not in NEUTRAL[k])]
+    if other:
+        text = f"{name}: {other[0]}={options[other[0]]!r} is not supported"
+        raise UsageError(Diagnostic("train.loss", text, allowed="Keras's default"))
     return Loss(NAMED[name], bool(options.get("from_logits", False)))

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from compiler.train.network import CATEGORICAL, TrainableNetwork, network_of
+from compiler.train.losses.loss import loss_for
+from compiler.train.network import TrainableNetwork, network_of
 from isa.support.diagnostics import Diagnostic, UsageError
 from x1.keras.building import Built, Wiring, build, from_graph, name_layers, to_graph
 from x1.keras.data import Codes
@@ -67,6 +68,8 @@ class Model(Trainable):
     def built(self) -> Built:
         """The graph for one sample; weights exist from here on."""
         if self._built is None:
+            for layer in self.wiring.layers:
+                layer.belong(self)
             name_layers(self.wiring.layers)
             self._built = build(self.wiring, self.name, 1, self.seed)
         return self._built
@@ -104,8 +107,6 @@ class Model(Trainable):
         for layer in self.layers:
             own, rest = rest[: len(layer.arrays)], rest[len(layer.arrays) :]
             layer.set_weights(own)
-        self.tuned = True
-        self.push()
 
     def count_params(self) -> int:
         """The number of all weights."""
@@ -154,7 +155,7 @@ class Model(Trainable):
             input_type=codes.dtype,
             input_c=codes.c,
             frozen=frozen,
-            loss=self.loss.kind if self.loss else CATEGORICAL,
+            loss=self.loss.kind if self.loss else loss_for(made.graph),
         )
         return network
 
@@ -204,8 +205,9 @@ class Sequential(Model):
             first = InputLayer()
             first.input_shape = added.input_shape
             present.append(first)
+        self.pull()
         self.wiring = Wiring.chain([*present, added])
-        self._built = None
+        self.trainer = self._built = None
 
     @property
     def layers(self) -> list[Layer]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import compiler.train.optimizers  # noqa: F401  # pyright: ignore[reportUnusedImport]  (declares)
 from compiler.train.optimizers.optimizer import Optimizer, optimizer_of
-from isa.support.diagnostics import UsageError, not_among
+from isa.support.diagnostics import Diagnostic, UsageError, not_among
 from isa.support.records import asdict
 
 NEUTRAL: Final[Mapping[str, tuple[Any, ...]]] = {
@@ -45,7 +45,8 @@ class KerasOptimizer:
 
     def get_config(self) -> dict[str, Any]:
         """Its options."""
-        return {"name": self.chosen.name, **asdict(self.chosen), "learning_rate": self.learning_rate}
+        name = "sgd" if self.chosen.name == "momentum" else self.chosen.name
+        return {"name": name, **asdict(self.chosen), "learning_rate": self.learning_rate}
 
 
 def _made(name: str, options: Mapping[str, Any]) -> KerasOptimizer:
@@ -98,8 +99,15 @@ def get(identifier: Any) -> KerasOptimizer:
     if isinstance(identifier, str):
         name, options = identifier.lower(), dict[str, Any]()
     else:
-        given: Any = identifier.get_config() if hasattr(identifier, "get_config") else identifier
-        config: dict[str, Any] = dict(given)
+        describes = hasattr(identifier, "get_config") and not isinstance(identifier, type)
+        asked: Any = identifier
+        given: Any = asked.get_config() if describes else asked
+        if not isinstance(given, Mapping):
+            text = f"{identifier!r} is no optimizer"
+            raise UsageError(
+                Diagnostic("train.optimizer", text, allowed=f"a name ({', '.join(NAMED)}) or an object")
+            )
+        config = dict(cast("Mapping[str, Any]", given))
         named = str(config.pop("name", "")).lower()
         kind = type(identifier).__name__.lower()  # the name of an object of Keras's may be any
         name = kind if kind in NAMED else named

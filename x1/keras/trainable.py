@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import operator
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -28,15 +30,21 @@ from x1.trainer import Batches, Trainer
 
 Array = NDArray[Any]
 FORMATS: Final = ("float32", "qoperator")
-ACCURACIES: Final = (
-    "accuracy",
-    "acc",
-    "sparse_categorical_accuracy",
-    "categorical_accuracy",
-    "binary_accuracy",
-)
 EVALUATED: Final = 32
 """Samples of a batch where nothing is trained."""
+
+
+def whole(name: str, value: Any) -> int:
+    """An option that is a whole number, of whatever type.
+
+    Raises:
+        UsageError: it is none.
+    """
+    try:
+        return operator.index(value)
+    except TypeError:
+        text = f"{name}={value!r} is no whole number"
+        raise UsageError(Diagnostic("train.option", text, allowed="whole numbers")) from None
 
 
 class Trainable:
@@ -113,7 +121,7 @@ class Trainable:
         """
         self.pull()
         self.optimizer, self.loss = optimizers.get(optimizer), losses.get(loss)
-        self.metrics = ["accuracy" for m in metrics or () if _require_accuracy(m, self.loss)]
+        self.metrics = [_accuracy(m, self.loss) for m in metrics or ()]
         kept = ("shift", "greatest")
         self.kept = {n: v for n, v in self.kept.items() if n.rpartition("/")[2] in kept}
         self.trainer = None
@@ -125,7 +133,7 @@ class Trainable:
         batch_size: int | None = None,
         epochs: int = 1,
         verbose: Any = "auto",
-        callbacks: Sequence[Any] | None = None,
+        callbacks: Any = None,
         validation_split: float = 0.0,
         validation_data: tuple[Any, ...] | None = None,
         shuffle: bool = True,
@@ -154,16 +162,30 @@ class Trainable:
             CompileError: a layer that cannot be trained.
             FitError: the model does not fit the target.
         """
-        self.seed = self.seed if seed is None else seed
-        self.shuffle, self.validation_split = bool(shuffle), float(validation_split)
-        self.bn_group = self.bn_group if bn_group is None else bn_group
-        self.bn_statistics = bn_statistics or self.bn_statistics
-        size, shown = 32 if batch_size is None else batch_size, 1 if verbose == "auto" else int(verbose)
-        fitting = Fitting(
-            self, size, epochs, initial_epoch, steps_per_epoch, shown, device, target, validation_freq
-        )
+        size = whole("batch_size", 32 if batch_size is None else batch_size)
+        steps = None if steps_per_epoch is None else whole("steps_per_epoch", steps_per_epoch)
+        numbers = whole("epochs", epochs), whole("initial_epoch", initial_epoch), steps
+        shown, often = 1 if verbose == "auto" else int(verbose), whole("validation_freq", validation_freq)
+        fitting = Fitting(self, size, *numbers, shown, device, target, often)
+        before = self._choose(shuffle, validation_split, seed, bn_group, bn_statistics)
+        try:
+            fitting.require()
+        except UsageError:
+            self._choose(*before)
+            raise
         weights = data.Weights(sample_weight, class_weight)
         return fitting.run(x, y, weights, validation_data, callbacks or ())
+
+    def _choose(
+        self, shuffle: bool, split: float, seed: int | None, group: int | None, statistics: str | None
+    ) -> tuple[bool, float, int, int, str]:
+        """Options of training that last; what they were before. None leaves one as it is."""
+        before = self.shuffle, self.validation_split, self.seed, self.bn_group, self.bn_statistics
+        self.shuffle, self.validation_split = bool(shuffle), float(split)
+        self.seed = self.seed if seed is None else whole("seed", seed)
+        self.bn_group = self.bn_group if group is None else whole("bn_group", group)
+        self.bn_statistics = statistics or self.bn_statistics
+        return before
 
     def evaluate(
         self,
@@ -204,8 +226,8 @@ class Trainable:
                 target,
                 self.kept,
                 perm=self.perm,
-                seed=self.seed,
             )
+        self.trainer.seed = self.seed
         return self.trainer
 
     def runner(self) -> Trainer:
@@ -233,12 +255,16 @@ class Trainable:
 
     def content(self) -> bytes:
         """The file of the model: a binary that trains on from here."""
-        trainer, network = self.runner(), self.network()
+        trainer = self.runner()
+        network = trainer.network
         codes = self.codes or Codes.of(np.zeros(0, np.uint8))
         loss = self.loss or losses.Loss(losses.SPARSE)
         options = asdict(self.optimizer.chosen)
         history = {} if self.history is None else self.history.history
-        rate: Any = self.optimizer.learning_rate
+        rate = self.optimizer.rate(trainer.step_number)
+        if callable(self.optimizer.learning_rate):
+            text = f"a learning rate that is a function is not saved: the file has its value now, {rate:g}"
+            warnings.warn(text, stacklevel=3)
         b = trainer.batches
         sizes = b.train, b.tail, b.evaluation, b.group
         checkpoint = Checkpoint(
@@ -255,13 +281,15 @@ class Trainable:
             metrics=tuple(self.metrics),
             optimizer=self.optimizer.chosen.name,
             options=tuple((name, hexadecimal(value)) for name, value in options.items()),
-            learning_rate=hexadecimal(options["learning_rate"] if callable(rate) else float(rate)),
+            learning_rate=hexadecimal(rate),
             batches=sizes,
             statistics=self.bn_statistics,
             seed=self.seed,
             shuffle=self.shuffle,
             validation_split=hexadecimal(self.validation_split),
             epochs=self.epochs,
+            tuned=self.tuned,
+            numbers=tuple(() if self.history is None else self.history.epoch),
             history=tuple((name, tuple(map(hexadecimal, values))) for name, values in history.items()),
             state=tuple((name, tuple(shape)) for name, shape in trainer.tensors),
         )
@@ -292,7 +320,8 @@ class Trainable:
         self.pull()
         if format == "float32":
             return to_float32(self.network(), self.parameters(), self.perm)
-        return to_integers(self.network(), self.runner().state, self.perm)
+        trainer = self.runner()
+        return to_integers(trainer.network, trainer.state, self.perm)
 
     def compile_inference(self, samples: Any, target: str | Target = "edge32") -> Binary:
         """A binary of the trained network that takes one sample; its scales come from `samples`.
@@ -306,14 +335,14 @@ class Trainable:
         return compile_network(model, target, calibrate=given, shapes={name: (1, *self.input_shape)})
 
 
-def _require_accuracy(metric: Any, loss: losses.Loss) -> bool:
-    """The only metric is accuracy, however it is called.
+def _accuracy(metric: Any, loss: losses.Loss) -> str:
+    """The name under which accuracy, the only metric, is shown.
 
     Raises:
-        UsageError: another one.
+        UsageError: another one, or that of another loss.
     """
     name = metric if isinstance(metric, str) else str(getattr(metric, "name", type(metric).__name__))
-    if name not in ACCURACIES or not loss.metrics:
-        allowed = ", ".join(loss.metrics) or "none for this loss"
+    if name not in loss.accuracies:
+        allowed = ", ".join(loss.accuracies) or "none for this loss"
         raise UsageError(Diagnostic("train.metric", f"there is no metric '{name}'", allowed=allowed))
-    return True
+    return name

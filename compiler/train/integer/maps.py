@@ -243,7 +243,7 @@ def lower_average_pool_gradient(lower: Lowerer, node: Node, operation: AveragePo
 @integer_rule(Concat)
 def lower_concat(lower: Lowerer, node: Node, operation: Concat) -> Fixed:
     """Values under one exponent, side by side."""
-    terms = of_one_factor(lower, node, [lower[operand] for operand in node.inputs])
+    terms = of_one_factor(lower, node, [lower.value_of(node, operand) for operand in node.inputs])
     if operation.axis != len(node.shape) - 1:
         lower.fail(node, f"'{node.name}' joins along axis {operation.axis}", "the channels")
     common, by = common_exponent(lower, terms)

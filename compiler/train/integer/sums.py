@@ -219,7 +219,7 @@ def lower_add(lower: Lowerer, node: Node, operation: Add) -> Fixed | None:
     user = node.graph.sole_user(node)
     if user is not None and isinstance(user.op, Add) and operation.clamp is None and user.shape == node.shape:
         return None  # part of a larger sum
-    terms = of_one_factor(lower, node, [lower[operand] for operand in summands(lower, node)])
+    terms = of_one_factor(lower, node, [lower.value_of(node, operand) for operand in summands(lower, node)])
     if any(t.node.shape != node.shape for t in terms):
         lower.fail(node, f"'{node.name}' repeats an operand", "operands of one shape")
     common, by = common_exponent(lower, terms)

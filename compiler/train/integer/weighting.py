@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-import numpy as np
-
 from compiler.ir.graph import Node
 from compiler.ir.op import Array, Op, op
 from compiler.ir.types import DType, TensorType
@@ -40,11 +38,3 @@ def weighted(lower: Lowerer, node: Node, errors: Fixed) -> Fixed:
         WeightedErrors(), (errors.node, lower.constant(0), weights), f"{node.name}/weighted", node
     )
     return Fixed(made, errors.exponent, errors.c)
-
-
-def divided(weights: Array) -> tuple[Array, np.float32]:
-    """Weights divided by the greatest, and that over their number: what a step is given of a batch's."""
-    single = weights.astype(np.float32)
-    greatest = single.max()
-    shares = single / greatest if greatest > 0 else single
-    return shares, np.float32(greatest / np.float32(len(weights)))

@@ -37,11 +37,12 @@ class TrainingLoss(Op):
         """
         (result,) = graph.outputs
         found = _function(result)
-        if cls.end and found == cls.end:
+        if cls.end and found == cls.end and len(result.shape) == BATCH_RANK:
             return result.inputs[0]
-        if found or len(result.shape) != 2:
+        if found or len(result.shape) != BATCH_RANK:
             name = cls.name.rpartition(".")[2]
-            text = f"the network ends in {found or list(result.shape)}, which {name} does not fit"
+            what = found if len(result.shape) == BATCH_RANK else f"values of the shape {list(result.shape)}"
+            text = f"the network ends in {what}, which {name} does not fit"
             allowed = f"{cls.end}, or the sums before it" if cls.end else "values of a dense layer"
             raise CompileError(Diagnostic("train.loss", text, result.loc, allowed))
         return cls.ended(graph, result)
@@ -64,8 +65,18 @@ def _function(node: Node) -> str:
             return "a clamp" if getattr(node.op, "clamp", None) is not None else ""
 
 
+BATCH_RANK: Final = 2
+"""A network that is trained gives a row for each sample."""
+REAL: Final = "mean_squared_error"
+"""The loss of a network that gives values."""
 LOSSES: Final[dict[str, type[TrainingLoss]]] = {}
 """By their names."""
+
+
+def loss_for(graph: Graph) -> str:
+    """The name of the loss that takes back what a network ends in; of one that gives values, their error."""
+    found = _function(graph.outputs[0])
+    return next((name for name, kind in LOSSES.items() if found and kind.end == found), REAL)
 
 
 def loss_of(name: str) -> type[TrainingLoss]:

@@ -8,6 +8,7 @@ Keras's: so the bits are those of Keras.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from numbers import Real
 from typing import Any, ClassVar, Final, Protocol, TypeVar
 
 import numpy as np
@@ -116,9 +117,11 @@ def optimizer_of(name: str, options: Mapping[str, Any] | None = None) -> Optimiz
         for option in given
         if option not in known
     ]
-    if given.get("clipvalue", 0) < 0:
-        text = f"{name}: clipvalue={given['clipvalue']}"
-        unknown.append(Diagnostic("train.optimizer", text, allowed="0 (gradients stay as they are) or more"))
+    unknown += [
+        Diagnostic("train.optimizer", f"{name}: {option}={value!r}", allowed="finite numbers of 0 or more")
+        for option, value in given.items()
+        if not isinstance(value, Real) or not 0 <= float(value) < np.inf
+    ]
     if unknown:
         raise UsageError(unknown)
     return cls(**given)
