@@ -118,8 +118,12 @@ def requantize_shifted(acc: Array, bias: ArrayLike, m: ArrayLike, shift: int, lo
 
     With m = 1 this is `shift_right_rounding`, clamped, for sums that float32 holds exactly.
     """
-    scale = f32(m) * POWERS[126 - min(max(shift, -31), 126)]
-    return requantize(acc, bias, scale, 0, low, high)
+    return requantize(acc, bias, shifted_scale(m, shift), 0, low, high)
+
+
+def shifted_scale(m: ArrayLike, shift: int) -> Float:
+    """F(m * 2^-shift), the shift clamped to -31..126."""
+    return f32(m) * POWERS[126 - min(max(shift, -31), 126)]
 
 
 def quantize_by_exponent(v: Float, shift: int, low: int, high: int) -> Int:
@@ -282,14 +286,19 @@ def softmax(x: Array, table: Float, divisor: Real, zero_point: int, low: int, hi
     return np.clip(np.rint(quotient) + zero_point, low, high).astype(np.int32)
 
 
+def loss_unit(factor: Real, exponent: int) -> Float:
+    """F(factor * 2^exponent), the exponent clamped to -126..127: what a sum of 1 is in steps of the table."""
+    return f32(factor) * power_of_two(np.asarray(exponent))
+
+
 def loss_steps(sums: Array, factor: Real, exponent: int) -> Int:
     """Differences of a row's sums to its greatest, in steps of the softmax table: -255..0.
 
-    clamp(rne(F(F(A_j - max A) * F(factor * 2^exponent)))); the exponent is clamped to -126..127.
+    clamp(rne(F(F(A_j - max A) * unit))), with a unit that is finite.
     """
     below = sums.astype(np.int64) - sums.max(axis=-1, keepdims=True)
     steps = f32(below)
-    steps *= f32(factor) * power_of_two(np.asarray(exponent))
+    steps *= loss_unit(factor, exponent)
     return to_integer(steps, -255, 0)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from typing import Any, ClassVar
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from isa.arithmetic import exact_depth
 from isa.instructions.footprints import accumulators, pixels, strided, window_box
-from isa.instructions.matrix import array_cycles, magnitude
+from isa.instructions.matrix import DENSE_LIMIT, array_cycles, magnitude
 from isa.instructions.sums import store_sums
 from isa.spec import (
     Access,
@@ -106,8 +107,12 @@ class WeightGradient(Instruction):
         depth = exact_depth(magnitude(self.xt, 0), magnitude(ElementType.S8, 0))
         kind = np.dtype(np.float32 if self.oh * self.ow <= depth else np.float64)
         errors = m.read(errors_at, ElementType.S8.dtype).astype(kind).reshape(-1, self.cout)
-        taps = self._taps(m.read(inputs, self.xt.dtype), kind)
-        total = (taps @ errors).astype(np.int64 if kind == np.float64 else np.int32)
+        box = m.read(inputs, self.xt.dtype)
+        if self.weights * self.oh * self.ow > DENSE_LIMIT:
+            found = np.concatenate([taps @ errors for taps in self._taps_apart(box, kind)])
+        else:
+            found = self._taps(box, kind) @ errors
+        total = found.astype(np.int64 if kind == np.float64 else np.int32)
         store_sums(m, targets, total, self.oh * self.ow, accumulate=bool(self.accum))
 
     def _taps(self, box: NDArray[Any], kind: np.dtype[Any]) -> NDArray[Any]:
@@ -115,13 +120,26 @@ class WeightGradient(Instruction):
         everywhere = (self.ih, self.iw) == (self.oh, self.ow) and self.pt == self.pl == 0
         if self.weights == 1 and self.ips == self.irs == 0 and everywhere:  # one number for all
             return np.full((1, self.oh * self.ow), box[0, 0, 0], kind)
-        height, width = (self.oh - 1) * self.sh + self.kh, (self.ow - 1) * self.sw + self.kw
-        image = np.zeros((height, width, self.cin), kind)
-        image[self.pt : self.pt + self.ih, self.pl : self.pl + self.iw] = box
+        image = self._padded(box, kind)
         row, pixel, channel = image.strides
         shape = (self.kh, self.kw, self.cin, self.oh, self.ow)
         strides = (row, pixel, channel, row * self.sh, pixel * self.sw)
         return strided(image, shape, strides).reshape(self.weights, -1)
+
+    def _taps_apart(self, box: NDArray[Any], kind: np.dtype[Any]) -> Iterator[NDArray[Any]]:
+        """The same, one tap after another: (cin, oh*ow) each."""
+        image = self._padded(box, kind)
+        for ky, kx in itertools.product(range(self.kh), range(self.kw)):
+            seen = image[ky : ky + (self.oh - 1) * self.sh + 1 : self.sh]
+            seen = seen[:, kx : kx + (self.ow - 1) * self.sw + 1 : self.sw]
+            yield seen.reshape(-1, self.cin).T
+
+    def _padded(self, box: NDArray[Any], kind: np.dtype[Any]) -> NDArray[Any]:
+        """The input with zeros at every position outside that a tap visits."""
+        height, width = (self.oh - 1) * self.sh + self.kh, (self.ow - 1) * self.sw + self.kw
+        image = np.zeros((height, width, self.cin), kind)
+        image[self.pt : self.pt + self.ih, self.pl : self.pl + self.iw] = box
+        return image
 
     def macs(self) -> int:
         return self.oh * self.ow * self.weights * self.cout

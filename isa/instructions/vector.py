@@ -24,7 +24,13 @@ from isa.instructions.footprints import (
     visible_taps,
     window_box,
 )
-from isa.instructions.records import FLOAT, QuantRecord, require_exponentials, require_scale
+from isa.instructions.records import (
+    FLOAT,
+    QuantRecord,
+    require_exponentials,
+    require_finite,
+    require_scale,
+)
 from isa.instructions.sums import gather_sums
 from isa.instructions.vector_words import observe
 from isa.memory_map import Q_GRANULES, REQUANT_RECORD, Space
@@ -88,12 +94,12 @@ class Requantize(Instruction):
     """Requantize accumulators and write 8-bit values to the scratchpad.
 
     Modes f32 and f32z multiply by the float32 m of the channel's record; shr by m * 2^-s, rounded to
-    float32, s clamped to -31..126; float (extension T) takes the accumulators for float32, has no record,
-    and multiplies by 2^-s, s clamped to -126..126; raw writes int32 without clamping. All but raw clamp to
-    lo..hi and may end in a table of raw bytes. s is a scalar register, or the field shift. Register obs
-    (extension T) becomes the maximum of itself and of what is requantized, bias added: of |A|, saturated to
-    2^31 - 1, where the output is s8, of A where it is u8, of the bits of |A| in mode float. Pixel (y, x) is
-    accumulator row acc + (n/C)*ags + y*aws + x.
+    float32 and finite, s clamped to -31..126; float (extension T) takes the accumulators for float32, has
+    no record, and multiplies by 2^-s, s clamped to -126..126; raw writes int32 without clamping. All but
+    raw clamp to lo..hi and may end in a table of raw bytes. s is a scalar register, or the field shift.
+    Register obs (extension T) becomes the maximum of itself and of what is requantized, bias added: of |A|,
+    saturated to 2^31 - 1, where the output is s8, of A where it is u8, of the bits of |A| in mode float.
+    Pixel (y, x) is accumulator row acc + (n/C)*ags + y*aws + x.
     """
 
     acc: int = operand(14, address=True, doc="first accumulator row")
@@ -197,7 +203,10 @@ class Requantize(Instruction):
             return
         bias: NDArray[np.int32] = records["bias"]
         sums = arithmetic.add_wrapping(acc, bias) if bias.any() else acc
-        values = self._requantize(sums, records["m"], self._shift(m))
+        shift = self._shift(m) if self.mode is Requant.SHR else 0
+        if shift < 0:
+            require_finite("prm", arithmetic.shifted_scale(records["m"], shift))
+        values = self._requantize(sums, records["m"], shift)
         write_codes(m, output, values.astype(self.ot.dtype), self.lut)
         if self.obs:
             observe(m, self.obs, np.maximum(sums.max(), 0) if self.ot is ElementType.U8 else sums)

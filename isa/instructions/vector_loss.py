@@ -50,10 +50,10 @@ class SoftmaxLoss(Instruction):
     """Take the softmax of rows of sums A, and with it the errors of the categorical cross-entropy.
 
     d_j = clamp(rne(F(F(A_j - max A) * F(f * 2^(e + 4)))), -255, 0) with e from register sreg and the
-    float32 f in the granule after the table; t_j = table[255 + d_j]; z is the float32 sum of t in
-    ascending j. errors writes g_j = rne(F(F(t_j * 127) / z)) - 127 * (j = label), s8, and a record
-    {i32 d[label], f32 z, i32 index of the first greatest A} for each row; a label beyond the row's sums
-    traps. probs writes p_j = F(t_j / z), float32. Row i of the sums is accumulator row
+    float32 f in the granule after the table; t_j = table[255 + d_j]; z is the float32 sum of t in ascending
+    j. errors writes g_j = rne(F(F(t_j * 127) / z)) - 127 * (j = label), s8, and a record {i32 d[label], f32
+    z, i32 index of the first greatest A} for each row; a label beyond the row's sums traps, and so does an
+    infinite F(f * 2^(e + 4)). probs writes p_j = F(t_j / z), float32. Row i of the sums is accumulator row
     acc + (j/C)*ags + i; labels are int32.
     """
 
@@ -105,6 +105,8 @@ class SoftmaxLoss(Instruction):
     def execute(self, m: MachineState) -> None:
         table, factor = self._checked_table(m)
         exponent = int(m.read(register("sreg", self.sreg), WORD)[0])
+        if not np.isfinite(arithmetic.loss_unit(factor, exponent + STEPS_BITS)):
+            raise TrapError(Trap.FP_INVALID, "tab", "the unit of the sums is more than float32 holds")
         sums = gather_sums(m, self._sources(m.target), (self.h,), self.c)
         differences = arithmetic.loss_steps(sums, factor, exponent + STEPS_BITS)
         entries, total = arithmetic.exponentials(differences, table)

@@ -16,7 +16,18 @@ from isa.instructions.footprints import accumulators, element_wise_cycles, granu
 from isa.instructions.records import FLOAT, require_finite
 from isa.instructions.sums import store_sums
 from isa.memory_map import GRANULE_BYTES, Space
-from isa.spec import Access, Dims, ElementType, Engine, Instruction, MachineState, instruction, operand
+from isa.spec import (
+    Access,
+    Dims,
+    ElementType,
+    Engine,
+    Instruction,
+    MachineState,
+    Trap,
+    TrapError,
+    instruction,
+    operand,
+)
 from isa.target import Target
 
 FRACTION: Final = np.float32(1 << 16)
@@ -43,7 +54,7 @@ class VectorSum(Instruction):
     shifts left where its register is negative, saturating. bnf gives clamp(rne((F(a)*k + h) * 2^16),
     +-2^30), bnb the same of F(a)*k + (F(b)*q + r), each operation rounded to float32: k, h or k, q, r are
     float32 rows, one number for each channel, that lie one after another in the parameter memory, each
-    padded to whole granules.
+    padded to whole granules. A NaN or an infinity among rows or sums traps.
     """
 
     extension: ClassVar[str] = "T"
@@ -122,6 +133,8 @@ class VectorSum(Instruction):
             v = v + rows[1]
         else:
             v = v + (arithmetic.f32(m.read(self._right(), self.bt.dtype)) * rows[1] + rows[2])
+        if not arithmetic.is_finite(v):
+            raise TrapError(Trap.FP_INVALID, "prm", f"{self.fn.name.lower()} meets or gives NaN or infinity")
         self._write(m, arithmetic.to_word(v * FRACTION))
 
     def _parameters(self, m: MachineState) -> NDArray[np.float32]:

@@ -14,15 +14,17 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from isa.faults import MachineTrap
+from isa.instructions import matrix_gradient
 from isa.instructions.control import ScalarSet
 from isa.instructions.matrix_gradient import WeightGradient
 from isa.instructions.records import QuantRecord
+from isa.instructions.vector import Requant, Requantize
 from isa.instructions.vector_depthwise_sums import DepthwiseGradient, DepthwiseSums
 from isa.instructions.vector_elementwise import Elementwise, VectorElementwise
 from isa.instructions.vector_gradient import PoolBack, PoolingGradient
 from isa.instructions.vector_loss import RECORD, Loss, SoftmaxLoss
 from isa.instructions.vector_training import ROWS, MapSum, VectorRandom, VectorSum
-from isa.memory_map import Space
+from isa.memory_map import REQUANT_RECORD, Space
 from isa.spec import ElementType, Trap
 from isa.support.records import replace
 from isa.target import load_target
@@ -394,3 +396,41 @@ def test_a_gradient_costs_passes_of_the_weights_and_a_transposer(ips: int, more:
         oh=8, ow=8, cin=1, cout=40, kh=3, kw=3, ips=ips, irs=20, gps=40, grs=320, ih=10, iw=10
     )
     assert instr.cycles(t) == 4 + 32 + 32 + 32 + 4 * 32 + more // 2
+
+
+def test_what_leaves_float32_traps_and_writes_nothing() -> None:
+    """A unit of logits, a scale by a shift to the left, and sums of normalizations that are infinite or NaN."""
+    table = np.exp((np.arange(256) - 255) / 16).astype(np.float32)
+    loss = SoftmaxLoss(fn=Loss.PROBS, h=1, c=2, g=G, gps=8, sreg=1)
+    bench = Bench(ScalarSet(rd=1, imm=124), loss, target=TARGET)
+    bench.put(Space.PRM, 0, np.append(table, np.float32(8)).tobytes())
+    shifted = Requantize(mode=Requant.SHR, h=1, w=1, c=1, out=G, sreg=1)
+    scaled = Bench(ScalarSet(rd=1, imm=-31), shifted, target=TARGET)
+    scaled.put(Space.PRM, 0, np.array((0, 3e38), REQUANT_RECORD).tobytes())
+    normalized = VectorSum(fn=MapSum.BNB, h=1, w=1, c=1, a=X, b=X + 1)
+    summed = Bench(normalized, target=TARGET)
+    summed.put(Space.PRM, 0, np.array((3e38, 0, -3e38, 0, 0, 0), np.float32).tobytes())
+    summed.put(Space.SPM, X, np.array((127, 127), np.int8).tobytes())
+    for each in (bench, scaled, summed):
+        each.put(Space.ACC, 0, np.zeros(COLS, np.int32).tobytes())
+        before = each.get(Space.ACC, 0, (COLS,), np.int32)
+        with pytest.raises(MachineTrap) as trapped:
+            each.run()
+        assert trapped.value.record.code == Trap.FP_INVALID.name
+        np.testing.assert_array_equal(each.get(Space.ACC, 0, (COLS,), np.int32), before)
+
+
+def test_gradients_of_many_taps_are_summed_tap_by_tap(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where all taps side by side would be too large."""
+    instr = WeightGradient(oh=5, ow=4, cin=3, cout=4, kh=3, kw=2, sh=2, ips=3, irs=18, gps=4, grs=16,
+                           ih=10, iw=5, pt=1, pl=0, x=X, g=G)  # fmt: skip
+    found: list[Array] = []
+    for limit in (1 << 26, 0):
+        monkeypatch.setattr(matrix_gradient, "DENSE_LIMIT", limit)
+        bench = Bench(instr, target=TARGET)
+        bench.put(Space.SPM, X, np.random.default_rng(1).integers(-128, 128, 200).astype(np.int8).tobytes())
+        bench.put(Space.SPM, G, np.random.default_rng(2).integers(-127, 128, 80).astype(np.int8).tobytes())
+        bench.run()
+        found.append(bench.get(Space.ACC, 0, (instr.weights, COLS), np.int32)[:, :4])
+    assert found[0].any()
+    np.testing.assert_array_equal(found[0], found[1])
