@@ -7,6 +7,7 @@ JSON; real numbers stand in it as Python writes them in hexadecimal, so that not
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any, Final
@@ -31,6 +32,7 @@ from isa.support.records import Frozen, replace
 
 Array = NDArray[Any]
 Options = Mapping[str, float | bool]
+RATIONAL: Final = re.compile(r"\d{1,400}(/\d{1,400})?")
 MOST_BYTES: Final = 1 << 40
 """Of the state that a text may speak of: sizes are checked against the region after."""
 
@@ -79,7 +81,7 @@ class Checkpoint(Frozen):
         try:
             graph = parse_graph(self.network, place)
             named = {n.name: n for n in graph.nodes()}
-            c = Fraction(self.input_c)
+            c = Fraction(self.input_c if RATIONAL.fullmatch(self.input_c) else "none")
             opened = {name: named[name] for name in self.parameters}
             kind = DType(self.input_type)
             found = TrainableNetwork(graph, named[self.logits], opened, frozenset(self.frozen), kind, c)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from compiler.ir.evaluate import evaluate
-from isa.support.diagnostics import UsageError
+from isa.support.diagnostics import UsageError, X1Error
 from x1.keras import from_keras, to_keras
 from x1.keras.models import Model
 
@@ -106,4 +107,43 @@ def test_files_that_are_no_models_are_refused(kind: str, tmp_path: Path) -> None
                 archive.writestr("config.json", real.read("config.json"))
                 archive.writestr("model.weights.h5", b"nothing")
     with pytest.raises(UsageError):
+        from_keras(place)
+
+
+def at(*path: Any, value: Any) -> Callable[[Any], None]:
+    """A change of a configuration at a place."""
+
+    def changed_at(config: Any) -> None:
+        for step in path[:-1]:
+            config = config[step]
+        config[path[-1]] = value
+
+    return changed_at
+
+
+CONFIG_CHANGES: dict[str, Callable[[Any], None]] = {
+    "layers that are a number": at("config", "layers", value=3),
+    "a layer that is a text": at("config", "layers", 1, value="Conv2D"),
+    "a layer without options": at("config", "layers", 1, "config", value=None),
+    "a shape that is a text": at("config", "layers", 0, "config", "batch_shape", value="abc"),
+    "a shape that is a number": at("config", "layers", 0, "config", "batch_shape", value=5),
+    "gigantic weights": at("config", "layers", 1, "config", "filters", value=1 << 40),
+    "filters that are a text": at("config", "layers", 1, "config", "filters", value="many"),
+    "another number of filters": at("config", "layers", 1, "config", "filters", value=7),
+    "clipping by a text": at("compile_config", "optimizer", "config", "clipvalue", value="1"),
+    "a learning rate that is a text": at("compile_config", "optimizer", "config", "learning_rate", value="x"),
+    "smoothed labels": at("compile_config", "loss", value={"class_name": "CategoricalCrossentropy",
+                                                             "config": {"label_smoothing": 0.1}}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CONFIG_CHANGES)
+def test_a_file_of_keras_whose_configuration_is_none_is_refused(name: str, tmp_path: Path) -> None:
+    place = tmp_path / "net.keras"
+    with zipfile.ZipFile(place, "w") as archive, zipfile.ZipFile(PLACE / "sequential.keras") as real:
+        config = json.loads(real.read("config.json"))
+        CONFIG_CHANGES[name](config)
+        archive.writestr("config.json", json.dumps(config))
+        archive.writestr("model.weights.h5", real.read("model.weights.h5"))
+    with pytest.raises(X1Error):
         from_keras(place)

@@ -274,7 +274,12 @@ def _from_file(path: str) -> Model:
     config = _mapping(whole.get("config"))
     if not config:
         _refuse("it is no .keras file: it has no configuration", place=path)
-    model = _model(config, str(config.get("name", "model")))
+    try:
+        model = _model(config, str(config.get("name", "model")))
+        for layer in model.wiring.layers:
+            layer.most = MAX_WEIGHTS // 4
+    except (TypeError, AttributeError, IndexError, ValueError, KeyError) as error:
+        _refuse(f"its configuration does not fit: {error}", place=path)
     try:
         with library.File(io.BytesIO(weights), "r") as file:
             arrays = _weights(model, file)
@@ -307,8 +312,13 @@ def _weights(model: Model, file: Any) -> list[Array]:
         counts[kind] = count + 1
         name = kind if not count else f"{kind}_{count}"
         expected = model.built and layer.arrays
-        places = (f"layers/{name}/vars/{index}" for index in range(len(expected)))
-        found += [np.asarray(file[place], np.float32) for place in places]
+        for index, array in enumerate(expected.values()):
+            held = file[f"layers/{name}/vars/{index}"]
+            if tuple(held.shape) != array.shape:
+                raise ValueError(f"'{layer.name}' has weights of the shape {list(held.shape)}")
+            found.append(np.asarray(held, np.float32))
+            if not np.isfinite(found[-1]).all():
+                raise ValueError(f"'{layer.name}' has weights that are NaN or infinite")
     return found
 
 

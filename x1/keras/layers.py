@@ -6,6 +6,7 @@ arguments and weights.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, ClassVar, Final, cast
 
@@ -58,6 +59,8 @@ class Layer:
                                            [str(a) for a in allowed]))  # fmt: skip
         self.arrays: dict[str, Array] = {}
         """The weights, in Keras's order, as they last came from the device."""
+        self.most: int | None = None
+        """Elements that a weight may have, where a file says its shape."""
         self.model: Any = None
         """Whose device has the weights while it trains."""
 
@@ -111,6 +114,9 @@ class Layer:
     def array(self, kind: str, shape: tuple[int, ...], key: tuple[int, int]) -> Array:
         """A weight of that shape, made if there is none yet."""
         if kind not in self.arrays:
+            if self.most is not None and math.prod(shape) > self.most:
+                text = f"'{self.name}' has a weight of the shape {list(shape)}, more than the file holds"
+                raise UsageError(Diagnostic("keras.weights", text))
             self.arrays[kind] = initial(self.initializers.get(kind, DEFAULTS[kind]), shape, key)
         return self.arrays[kind]
 

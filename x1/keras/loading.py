@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from compiler.schedule.step.rows import GROUPED
 from compiler.train.integer.weighting import WEIGHTS
 from compiler.train.network import TrainableNetwork, for_loss, host_shape
+from isa.support.diagnostics import X1Error
 from isa.support.records import replace
 from x1.checkpoint import Loaded, layers_of, load_checkpoint, number, unsound
 from x1.keras import layers as keras_layers
@@ -25,8 +26,11 @@ from x1.keras.trainable import Trainable
 from x1.trainer import Batches, Trainer
 
 Array = NDArray[Any]
+BROKEN = (KeyError, TypeError, ValueError, IndexError, AttributeError, AssertionError, OverflowError)
+"""What a text that does not fit may make of code that trusts it."""
 MOST_SAMPLES = 1 << 20
 """Of a batch that a file speaks of."""
+MOST_COUNTED = 1 << 63
 
 
 class GraphModel(Trainable):
@@ -127,8 +131,13 @@ def _of_layers(loaded: Loaded, weights: Mapping[str, Array], name: str, place: s
         made.append(layer)
     model = Model.__new__(Model)
     model.name = name
-    model.wire(Wiring(tuple(made), tuple(reads)))
-    model.take({name: value for name, value in weights.items() if name in model.built.owners})
+    for layer in made:
+        layer.most = sum(value.size for value in weights.values())
+    try:
+        model.wire(Wiring(tuple(made), tuple(reads)))
+        model.take({name: value for name, value in weights.items() if name in model.built.owners})
+    except (*BROKEN, X1Error) as error:
+        raise unsound(place, f"the layers of the training do not fit: {error}") from None
     return model
 
 
@@ -151,16 +160,24 @@ def _restore(model: Trainable, loaded: Loaded, network: TrainableNetwork, place:
     batches = Batches(*checkpoint.batches, weighted)
     model.bn_group, model.bn_statistics = batches.group, checkpoint.statistics
     wrong = min(batches.train, batches.evaluation) < 1 or min(batches.tail, batches.group) < 0
+    counts = (checkpoint.seed, checkpoint.epochs, *checkpoint.numbers)
+    if any(not 0 <= n < MOST_COUNTED for n in counts):
+        raise unsound(place, "the seed or the epochs of the training are none")
     if wrong or max(checkpoint.batches) > MOST_SAMPLES:
         raise unsound(place, "the batches of the training are none")
-    model.trainer = Trainer(
-        model.network(),
-        model.parameters(),
-        model.optimizer.chosen,
-        batches,
-        loaded.executable.programs[0].target,
-        model.kept,
-        loaded.executable,
-        model.perm,
-        model.seed,
-    )
+    try:
+        model.trainer = Trainer(
+            model.network(),
+            model.parameters(),
+            model.optimizer.chosen,
+            batches,
+            loaded.executable.programs[0].target,
+            model.kept,
+            loaded.executable,
+            model.perm,
+            model.seed,
+        )
+    except (*BROKEN, X1Error) as error:
+        raise unsound(place, f"the training does not fit its network: {error}") from None
+    if tuple(model.trainer.tensors) != checkpoint.state:
+        raise unsound(place, "the state of the training is not that of its network")

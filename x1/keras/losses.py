@@ -81,6 +81,22 @@ class Loss(Frozen):
         """Whether a label is the number of a class, on the device."""
         return self.kind == ONE_HOT
 
+    def require_end(self, of_function: bool) -> None:
+        """Refuse a network whose last function the loss takes itself, and one that lacks it.
+
+        Raises:
+            UsageError: the loss does not fit the last layer.
+        """
+        if self.name == SQUARED or of_function != self.from_logits:
+            return
+        end = "sigmoid" if self.name == BINARY else "softmax"
+        text = f"{self.name} takes the {end} itself, and the network ends in one"
+        remedy = f"leave the {end} out, or from_logits=True"
+        if not of_function:
+            text = f"{self.name} takes probabilities, and the network does not end in a {end}"
+            remedy = f"activation='{end}' in the last layer, or a loss with from_logits=True"
+        raise UsageError(Diagnostic("train.loss", text, remedy=remedy))
+
     @property
     def accuracies(self) -> tuple[str, ...]:
         """The names that Keras has for its accuracy."""

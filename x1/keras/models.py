@@ -148,6 +148,9 @@ class Model(Trainable):
         name_layers(self.wiring.layers)
         made = build(self.wiring, self.name, 1, self.seed)
         codes = self.codes or Codes.of(np.zeros(0, np.uint8))
+        ending = loss_for(made.graph)
+        if self.loss is not None:
+            self.loss.require_end(ending == self.loss.kind)
         frozen = [name for name, (layer, _) in made.owners.items() if not layer.trainable]
         network, _ = network_of(
             made.graph,
@@ -155,7 +158,7 @@ class Model(Trainable):
             input_type=codes.dtype,
             input_c=codes.c,
             frozen=frozen,
-            loss=self.loss.kind if self.loss else loss_for(made.graph),
+            loss=self.loss.kind if self.loss else ending,
         )
         return network
 
