@@ -55,6 +55,9 @@ def model_of(
     if init not in INITIAL:
         raise UsageError(not_among("train.init", f"--init {init} is not known", init, INITIAL))
     if isinstance(model, (str, Path)) and str(model).endswith(BINARY):
+        if init != "keep":
+            text = f"'{model}' is a training that has begun: it has its weights"
+            raise UsageError(Diagnostic("usage.option", text, remedy="leave init out"))
         return load(model)
     given = model if isinstance(model, (str, Path, bytes)) else model.SerializeToString()
     makes = _Fresh(seed)
@@ -125,30 +128,60 @@ def train(
         CompileError: a network that cannot be trained.
         FitError: the network does not fit the target.
     """
-    init, seed = options.get("init", "keep"), options.get("seed", 0)
-    given = options.get("shapes")
-    found = model if isinstance(model, Trainable) else model_of(model, init=init, seed=seed, shapes=given)
-    if found.loss is None:
-        loss = losses.get(options.get("loss", losses.SPARSE))
-        found.compile(options.get("optimizer", "adam"), loss, loss.metrics)
+    known = tuple(Training.__annotations__)
+    unknown = [
+        not_among("usage.keyword", f"there is no option '{n}'", n, known) for n in options if n not in known
+    ]
+    if unknown:
+        raise UsageError(unknown)
+    init, seed, given = options.get("init", "keep"), options.get("seed"), options.get("shapes")
+    found = (
+        model if isinstance(model, Trainable) else model_of(model, init=init, seed=seed or 0, shapes=given)
+    )
+    begin(found, options.get("optimizer"), options.get("loss"))
     found.fit(
         x,
         y,
-        batch_size=options.get("batch_size", 32),
         epochs=epochs,
         initial_epoch=found.epochs,
-        validation_split=options.get("validation_split", 0.0),
-        shuffle=options.get("shuffle", True),
         seed=seed,
-        target=options.get("target", "edge32"),
         callbacks=options.get("callbacks", ()),
         verbose=options.get("verbose", 0),
         class_weight=options.get("class_weight"),
         sample_weight=options.get("sample_weight"),
         bn_group=options.get("bn_group"),
         bn_statistics=options.get("bn_statistics"),
+        **continued(found, options),
     )
     return found
+
+
+def begin(network: Trainable, optimizer: Any, loss: Any) -> None:
+    """Choose optimizer and loss where a training begins; one that has begun has them.
+
+    Raises:
+        UsageError: others for a training that has begun.
+    """
+    if network.loss is None:
+        chosen = losses.get(losses.SPARSE if loss is None else loss)
+        network.compile("adam" if optimizer is None else optimizer, chosen, chosen.metrics)
+        return
+    for name, value in (("optimizer", optimizer), ("loss", loss)):
+        if value is not None:
+            text = f"the {name} is decided where a training begins"
+            raise UsageError(Diagnostic("usage.option", text, remedy=f"leave {name} out"))
+
+
+def continued(network: Trainable, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of `fit`: what is given, else what a training that has begun has had, else the defaults."""
+    trainer = network.trainer
+    kept = {
+        "batch_size": 32 if trainer is None else trainer.batches.train,
+        "validation_split": network.validation_split,
+        "shuffle": network.shuffle,
+        "target": "edge32" if trainer is None else trainer.target,
+    }
+    return {name: value if options.get(name) is None else options[name] for name, value in kept.items()}
 
 
 def samples_of(

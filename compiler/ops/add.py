@@ -84,9 +84,15 @@ qlinear("QLinearAdd", QLinear("Add", [(0, 1, 2), (3, 4, 5)], (6, 7)), MICROSOFT)
 
 @layer("Add")
 def add_layer(call: LayerCall) -> Node:
-    """Add()([a, b])."""
+    """Add()([a, b, ...])."""
     call.done()
-    return call.add(Add(), *layer_operands(call))
+    total, *others = call.operands
+    if not others:
+        layer_operands(call)  # refuses
+    for index, other in enumerate(others):
+        suffix = "" if index == len(others) - 1 else f"/sum{index}"
+        total = call.add(Add(), total, other, suffix=suffix)
+    return total
 
 
 @quantization_rule(Add)

@@ -276,11 +276,12 @@ def take_gradient(d: Differentiator, node: Node, operation: Take, error: Node) -
     return (total,)
 
 
-@layer("UpSampling2D", "size")
+@layer("UpSampling2D", "size", "interpolation")
 def up_sampling_layer(call: LayerCall) -> Node:
-    """UpSampling2D(size=2): every pixel again and again."""
+    """UpSampling2D(size=2, interpolation="nearest"): every pixel again and again."""
     x = call.input(4)
     rows, columns = call.pair("size", 2)
+    call.choice("interpolation", "nearest", ["nearest"])
     call.done()
     tall = call.add(Take(1, tuple(i // rows for i in range(x.shape[1] * rows))), x, suffix="/rows")
     return call.add(Take(2, tuple(i // columns for i in range(x.shape[2] * columns))), tall)

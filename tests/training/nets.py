@@ -8,7 +8,7 @@ import numpy as np
 
 from compiler.ir.graph import Graph, Node
 from compiler.ir.types import DType
-from compiler.ops.activation import Unary
+from compiler.ops.activation import Clamp, Unary
 from compiler.ops.add import Add
 from compiler.ops.average_pool import AveragePool
 from compiler.ops.batch_norm import BatchNorm
@@ -161,6 +161,16 @@ FACTORS = [
     Layer("flatten", "flatten"),
     Layer("dense", "dense", options={"logits": True}),
 ]
+FORKED = [
+    Layer("conv", "c1", options={**HALVES, "fixed": (-4, False, 127)}),
+    Layer("function", "swish", options=SWISH),
+    Layer("conv", "a", options={"kernel": (3, 3), "strides": (2, 2)}),
+    Layer("max_pool", "pool", ("swish",), {"kernel": (3, 3), "strides": (2, 2)}),
+    Layer("relu", "positive", options={"relu": True}),
+    Layer("concat", "both", ("a", "positive")),
+    Layer("global_average", "mean"),
+    Layer("dense", "dense", options={"logits": True}),
+]
 GROUPS = "groups_of_channels"
 GROUPED = [
     Layer("conv", "a", options={"kernel": (3, 3), "strides": (2, 2), "relu": True}),
@@ -274,6 +284,7 @@ def graph_of(
             "average_pool": lambda o=o, s=strides, p=pads: AveragePool(
                 o["kernel"], s, p, count_include_pad=False, layout="NHWC"
             ),
+            "relu": lambda: Clamp(*RELU),
             "global_average": lambda: Reduce("mean", (1, 2)),
             "concat": lambda: Concat(3),
             "function": lambda o=o: Unary(*o["name"]),

@@ -392,6 +392,13 @@ class Network:
         (x,) = inputs
         return Value(x.q.reshape(len(x.q), -1), x.e, x.c, x.unsigned)
 
+    def forward_relu(self, layer: Layer, inputs: list[Value], seen: dict[str, int] | None) -> Value:
+        (x,) = inputs
+        return self.finished(layer, x.q, x.e, x.c, seen)
+
+    def backward_relu(self, _: Layer, h: Value, sources: Sequence[str], *__: Any) -> None:
+        self.give(sources[0], h)
+
     def forward_reshape(self, layer: Layer, inputs: list[Value], _: dict[str, int] | None) -> Value:
         (x,) = inputs
         return Value(x.q.reshape(len(x.q), *layer.options["shape"]), x.e, x.c, x.unsigned)

@@ -25,6 +25,7 @@ from tests.training.nets import (
     CURVED,
     DROPPED,
     FACTORS,
+    FORKED,
     GROUPED,
     JOINED,
     LENET,
@@ -50,6 +51,7 @@ NETS: Final = {
     "curved": CURVED,
     "normalized": NORMALIZED,
     "factors": FACTORS,
+    "forked": FORKED,
     "grouped": GROUPED,
 }
 BATCH: Final = 4

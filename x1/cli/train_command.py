@@ -17,12 +17,11 @@ from isa.timing.model import simulate
 from x1.cli.options import parse_shapes, scale_option, shape_option
 from x1.cli.result import Result, json_option, reported, say
 from x1.files import require_another
-from x1.keras import losses, optimizers
 from x1.keras.callbacks import Callback
 from x1.keras.fitting import STATISTICS
 from x1.keras.trainable import Trainable
 from x1.trainer import state_sha256
-from x1.training import INITIAL, model_of, samples_of
+from x1.training import INITIAL, begin, continued, model_of, samples_of
 
 EPILOG: Final = """\b
 Examples:
@@ -98,7 +97,9 @@ def command(
     require_another(output, place, None if model.endswith(".x1") else model)
     with _alone(output):
         network = model_of(model, init=init, seed=options["seed"] or 0, shapes=parse_shapes(shapes))
-        _chosen(network, options)
+        begin(network, options["optimizer"], options["loss"])
+        if options["lr"] is not None:
+            network.optimizer.learning_rate = options["lr"]
         x, y = samples_of(place, network, options["scale"])
         lines = Lines(epochs, checkpoint_every, output, quiet=as_json)
         _fit(network, x, y, epochs, options, lines)
@@ -106,46 +107,21 @@ def command(
     return Result(_body(network, output), text="" if as_json else f"{output}: {network.epochs} epochs")
 
 
-def _chosen(network: Trainable, options: dict[str, Any]) -> None:
-    """Loss and optimizer: of the file where it has them, as the options say where it has none.
-
-    Raises:
-        UsageError: another optimizer or loss for a training that has begun.
-    """
-    begun = network.loss is not None
-    for name in ("optimizer", "loss"):
-        if begun and options[name] is not None:
-            text = f"--{name} is decided where a training begins"
-            raise UsageError(Diagnostic("usage.option", text, remedy=f"leave --{name} out"))
-    if not begun:
-        chosen = optimizers.get(options["optimizer"] or "adam")
-        loss = losses.get(options["loss"] or losses.SPARSE)
-        network.compile(chosen, loss, loss.metrics)
-    if options["lr"] is not None:
-        network.optimizer.learning_rate = options["lr"]
-
-
 def _fit(
     network: Trainable, x: NDArray[Any], y: NDArray[Any], epochs: int, options: dict[str, Any], lines: Lines
 ) -> None:
     """Train with what the options say, or with what the file has."""
-    trainer = network.trainer
-    batch = options["batch"] or (32 if trainer is None else trainer.batches.train)
-    split, shuffle = options["validation_split"], options["shuffle"]
     network.fit(
         x,
         y,
-        batch_size=batch,
         epochs=epochs,
         initial_epoch=network.epochs,
-        validation_split=network.validation_split if split is None else split,
-        shuffle=network.shuffle if shuffle is None else shuffle,
         seed=options["seed"],
-        target=options["target"] or ("edge32" if trainer is None else trainer.target),
         callbacks=[lines],
         verbose=0,
         bn_group=options["bn_group"],
         bn_statistics=options["bn_statistics"],
+        **continued(network, {**options, "batch_size": options["batch"]}),
     )
 
 

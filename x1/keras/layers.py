@@ -135,7 +135,7 @@ DEFAULTS: Final = {
 
 def plain(value: Any) -> Any:
     """An argument from JSON: lists are tuples."""
-    return tuple(cast("list[Any]", value)) if isinstance(value, list) else value
+    return tuple(plain(v) for v in cast("list[Any]", value)) if isinstance(value, list) else value
 
 
 def _initializer(chosen: Any) -> str:

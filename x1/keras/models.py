@@ -51,6 +51,16 @@ class Model(Trainable):
         """The layers in order."""
         return list(self.wiring.layers)
 
+    @property
+    def trainable(self) -> bool:
+        """Whether every layer is trained; the next `compile` takes notice of a change."""
+        return all(layer.trainable for layer in self.layers)
+
+    @trainable.setter
+    def trainable(self, value: bool) -> None:
+        for layer in self.layers:
+            layer.trainable = value
+
     def get_layer(self, name: str) -> Layer:
         """The layer of a name."""
         for layer in self.layers:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from numbers import Real
 from typing import Any, Final, cast
+
+import numpy as np
 
 import compiler.train.optimizers  # noqa: F401  # pyright: ignore[reportUnusedImport]  (declares)
 from compiler.train.optimizers.optimizer import Optimizer, optimizer_of
@@ -39,9 +42,17 @@ class KerasOptimizer:
         return f"<{self.chosen.name}: learning rate {self.learning_rate}>"
 
     def rate(self, step: int) -> float:
-        """The learning rate of a step, counted from 0: a number, or a schedule's."""
+        """The learning rate of a step, counted from 0: a number, or a schedule's.
+
+        Raises:
+            UsageError: it is no finite number of 0 or more.
+        """
         rate: Any = self.learning_rate
-        return float(rate(step) if callable(rate) else rate)  # pyright: ignore[reportArgumentType]
+        found: Any = rate(step) if callable(rate) else rate
+        if not isinstance(found, Real) or not 0 <= float(found) < np.inf:
+            text = f"the learning rate of step {step} is {found!r}"
+            raise UsageError(Diagnostic("train.optimizer", text, allowed="finite numbers of 0 or more"))
+        return float(found)
 
     def get_config(self) -> dict[str, Any]:
         """Its options."""

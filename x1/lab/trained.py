@@ -80,7 +80,7 @@ def compare_trained(network: Trainable, samples: NDArray[np.float32]) -> Verific
         for label, row in rows.items():
             shown = got.tensors.get(label, values[nodes[label].id])
             row.add(shown, values[nodes[label].id], expected.get(label))
-        if given not in rows:
+        if last.name not in rows:
             result.add(got.outputs[given], values[last.id], None)
-    tensors = [*rows.values()] if given in rows else [*rows.values(), result]
+    tensors = [*rows.values()] if last.name in rows else [*rows.values(), result]
     return Verification(oracle.describe(), len(samples), tensors)

@@ -21,8 +21,8 @@ from compiler.rules.exporting import MICROSOFT
 from compiler.train.exporting.writer import Array, ModelWriter, convolution_attributes, unwritable
 from compiler.train.integer.convolution import StepConv2d
 from compiler.train.integer.dense import DenseSums, StepDense
-from compiler.train.integer.functions import CodeTable
-from compiler.train.integer.loss import StepSoftmax
+from compiler.train.integer.functions import RESULTS, CodeTable
+from compiler.train.integer.loss import CodeSums, RealSums, StepSoftmax
 from compiler.train.integer.maps import PadCodes, PixelSums, StepAveragePool, StepConcat
 from compiler.train.integer.normalization import FRACTION_BITS, Normalization, Normalize, RunningStatistics
 from compiler.train.integer.sums import Requantized, StepAdd
@@ -58,7 +58,7 @@ class StepWriter(ModelWriter):
         self.values, self.factor = values, np.float32(factor)
 
     def model(self) -> onnx.ModelProto:
-        """The model: float samples in, probabilities and `logits` out.
+        """The model: float samples in, values or probabilities out, and the `logits` of a softmax.
 
         Raises:
             CompileError: an operation that ONNX does not have.
@@ -66,8 +66,12 @@ class StepWriter(ModelWriter):
         for node in self.graph.nodes():
             self.write(node.op, node)
         source = next(n for n in self.graph.nodes() if isinstance(n.op, Input) and n.type.dtype.is_code)
-        classes = self.graph.outputs[0].shape[-1]
-        return self.finished(source, {self.graph.output_names[0]: classes, "logits": classes})
+        (result,), (name,) = self.graph.outputs, self.graph.output_names
+        if result.type.dtype.is_code:  # of a sigmoid
+            unit = self.scale(2.0 ** RESULTS["sigmoid"][1])
+            self.add("DequantizeLinear", [self.tensor(result), unit, self.zero(result)], name)
+        names = (name, "logits") if isinstance(result.op, StepSoftmax) else (name,)
+        return self.finished(source, dict.fromkeys(names, result.shape[-1]))
 
     # --- pieces ----------------------------------------------------------------------------------
 
@@ -123,11 +127,7 @@ class StepWriter(ModelWriter):
             return
         given = self.turned(node)
         scale = self.scale(float(self.factor))
-        wide = node.type.dtype is DType.I8
-        output = f"{node.name}_wide" if wide else f"{node.name}_codes"
-        self.add("QuantizeLinear", [given, scale, self.zero(node)], output)
-        if wide:
-            self.bounded(output, f"{node.name}_codes")
+        self.add("QuantizeLinear", [given, scale, self.zero(node)], f"{node.name}_codes")
 
     @write.register
     def convolution(self, operation: StepConv2d, node: Node) -> None:
@@ -270,6 +270,18 @@ class StepWriter(ModelWriter):
         first = self.constant("first_code", np.asarray(128, np.int32))
         index = self.add("Add", [wide, first], f"{node.name}_index")
         self.add("Gather", [self.constant(f"{node.name}_table", by_value), index], node.name)
+
+    @write.register
+    def code_sums(self, _: CodeSums, node: Node) -> None:
+        """Codes as sums."""
+        self.add("Cast", [self.tensor(node.inputs[0])], node.name, to=TensorProto.INT32)
+
+    @write.register
+    def real_sums(self, operation: RealSums, node: Node) -> None:
+        """What sums stand for."""
+        unit = self.scale(float(unit_of(operation.unit, self.values[node.inputs[1].id])))
+        real = self.add("Cast", [node.inputs[0].name], f"{node.name}_real", to=TensorProto.FLOAT)
+        self.add("Mul", [real, unit], self.graph.output_names[0])
 
     @write.register
     def softmax(self, operation: StepSoftmax, node: Node) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from compiler.ir.graph import Node
 from compiler.ir.op import Array, Op, ShapeError, op
 from compiler.ir.types import DType, TensorType
-from compiler.ops.activation import Unary, UnaryGradient
+from compiler.ops.activation import Clamp, Unary, UnaryGradient
 from compiler.ops.add import Add
 from compiler.ops.shapes import Reshape
 from compiler.train.losses.binary_crossentropy import BinaryCrossentropy, BinaryCrossentropyGradient
@@ -88,15 +88,21 @@ def ending_of(lower: Lowerer, node: Node, clamp: tuple[float, float] | None) -> 
         return Ending(unsigned=True, high=round(clamp[1] * 2**-exponent), exponent=exponent)
     if clamp is not None:
         lower.fail(node, f"'{node.name}' ends in a clamp to {clamp[0]:g}..{clamp[1]:g}", "0..inf, 0..6")
-    wanted = {domain_of(user.op) for user in node.graph.users(node)}
+    wanted = {domain_of(user, node) for user in node.graph.users(node)}
     return Ending(exponent=wanted.pop() if len(wanted) == 1 and node not in node.graph.outputs else None)
 
 
-def domain_of(operation: Op) -> int | None:
-    """The exponent of the operand of a function or of its derivative, if it wants one."""
+def domain_of(user: Node, operand: Node) -> int | None:
+    """The exponent that a user wants of its operand: a function, or its derivative of what went into it.
+
+    The errors that a derivative is multiplied with have whatever exponent they have.
+    """
+    operation = user.op
     if isinstance(operation, BinaryCrossentropyGradient):
         return domain_exponent(BinaryCrossentropy.end)
     if not isinstance(operation, Unary | UnaryGradient) or operation.function in PIECEWISE:
+        return None
+    if isinstance(operation, UnaryGradient) and operand is not user.inputs[1]:
         return None
     return domain_exponent(operation.function)
 
@@ -227,6 +233,18 @@ def lower_add(lower: Lowerer, node: Node, operation: Add) -> Fixed | None:
     operands = (*(t.node for t in terms), *by)
     ending = ending_of(lower, node, operation.clamp)
     return requantized(lower, node, made, operands, (common, terms[0].c), node.name, ending)
+
+
+@integer_rule(Clamp)
+def lower_clamp(lower: Lowerer, node: Node, operation: Clamp) -> Fixed:
+    """A clamp that stands alone; codes without a sign are what a ReLU gives of them."""
+    value = lower.value_of(node, node.inputs[0])
+    bounds = operation.low, operation.high
+    if bounds == RELU and value.node.type.dtype is DType.U8:
+        return value
+    operands, unit = (value.node, lower.constant(0)), (value.exponent, value.c)
+    ending = ending_of(lower, node, bounds)
+    return requantized(lower, node, StepAdd(count=1), operands, unit, node.name, ending)
 
 
 @integer_rule(Reshape)
