@@ -13,23 +13,31 @@ from numpy.typing import NDArray
 import x1.keras
 from isa.support.diagnostics import BinaryError, X1Error
 from isa.target import load_target
-from x1.keras import optimizers
+from x1.keras import losses, optimizers
 from x1.keras.callbacks import Callback
 from x1.keras.layers import (
+    Add,
     AveragePooling2D,
     BatchNormalization,
+    Concatenate,
     Conv2D,
     Dense,
     DepthwiseConv2D,
     Flatten,
+    GlobalAveragePooling2D,
     GlobalMaxPooling2D,
     Input,
     MaxPooling2D,
     ReLU,
+    Reshape,
+    Softmax,
+    UpSampling2D,
+    ZeroPadding2D,
 )
 from x1.keras.loading import load
 from x1.keras.models import Model, Sequential
 from x1.keras.trainable import Trainable
+from x1.lab.trained import compare_trained
 from x1.trainer import state_sha256
 
 Array = NDArray[Any]
@@ -196,6 +204,7 @@ def test_a_class_counts_as_its_samples_do(tmp_path: Path) -> None:
     assert loss == pytest.approx(alike + 1.5 * share * of_the_class)
 
 
+HALF: Any = 32.5
 WRONG: dict[str, Callable[[Sequential], object]] = {
     "label": lambda m: m.fit(X, np.where(np.arange(96) == 7, 10, Y), verbose=0),
     "nan": lambda m: m.fit(np.where(np.arange(96)[:, None, None, None] == 5, np.nan, X), Y, verbose=0),
@@ -212,6 +221,15 @@ WRONG: dict[str, Callable[[Sequential], object]] = {
     "end": lambda m: m.compile(loss="mse") or m.fit(X, X[:, 0, :10, 0]),
     "metric": lambda m: m.compile(loss=LOSS, metrics=["auc"]),
     "weights": lambda m: m.set_weights(m.get_weights()[:3]),
+    "logits": lambda m: m.compile(loss=losses.SparseCategoricalCrossentropy(from_logits=True)) or m.fit(X, Y),
+    "whole": lambda m: m.fit(X, Y, batch_size=HALF),
+    "rate": lambda m: m.compile(optimizer=optimizers.Adam("fast"), loss=LOSS),
+    "no optimizer": lambda m: m.compile(optimizer=None, loss=LOSS),
+    "epochs": lambda m: m.fit(X, Y, epochs=-1, steps_per_epoch=0, validation_freq=0, seed=-1),
+    "nothing": lambda m: m.evaluate(X[:0], Y[:0]),
+    "smoothing": lambda m: m.compile(
+        loss={"class_name": "SparseCategoricalCrossentropy", "config": {"ignore_class": 0}}
+    ),
     "clip": lambda m: m.compile(optimizer={"name": "adam", "clipvalue": -1}, loss=LOSS),
     "weights-both": lambda m: m.fit(X, Y, class_weight={0: 2}, sample_weight=np.ones(96)),
     "weights-count": lambda m: m.fit(X, Y, sample_weight=np.ones(95)),
@@ -311,3 +329,93 @@ def test_a_binary_without_training_is_refused(tmp_path: Path) -> None:
     x1.compile(folder / "mnist.net", calibrate=folder / "calibration.npz", search=1).save(tmp_path / "net.x1")
     with pytest.raises(BinaryError, match="holds no training"):
         x1.keras.load(tmp_path / "net.x1")
+
+
+def trained(*layers: Any, shape: tuple[int, ...] = (28, 28, 1), epochs: int = 1, **chosen: Any) -> Sequential:
+    """A network on the digits, in that shape."""
+    made = Sequential([Input(shape), *layers])
+    made.compile(**{"optimizer": "adam", "loss": LOSS, "metrics": ["accuracy"], **chosen})
+    made.fit(X.reshape(-1, *shape), Y, epochs=epochs, verbose=0)
+    return made
+
+
+def test_layers_have_the_weights_of_training() -> None:
+    made = trained(Conv2D(2, 3, strides=2), Flatten(), Dense(10, activation="softmax"))
+    layer = made.layers[0]
+    np.testing.assert_array_equal(layer.get_weights()[0], made.get_weights()[0])
+    layer.set_weights([np.zeros_like(w) for w in layer.get_weights()])
+    assert not made.get_weights()[0].any()
+    assert made.get_weights()[2].any()
+    made.fit(X[:32], Y[:32], verbose=0)
+    grown = Sequential([Input((28, 28, 1)), *made.layers[:-1], Dense(4)])
+    np.testing.assert_array_equal(grown.get_weights()[1], made.get_weights()[1])
+
+
+def test_a_relu_may_stand_anywhere(tmp_path: Path) -> None:
+    layers = [ReLU(), Conv2D(3, 3), MaxPooling2D(2), ReLU(), AveragePooling2D(2), ReLU(), Flatten(), ReLU()]
+    made = trained(*layers, Dense(12, activation="relu"), Dense(10, activation="relu"), Softmax())
+    assert compare_trained(made, X[:8]).succeeded
+    made.save(tmp_path / "m.x1")
+    assert hash_of(x1.keras.load(tmp_path / "m.x1")) == hash_of(made)
+
+
+def test_samples_may_become_images_in_the_network() -> None:
+    flat = trained(
+        Reshape((28, 28, 1)), Conv2D(2, 3), Flatten(), Dense(10, activation="softmax"), shape=(28, 28)
+    )
+    whole = trained(Conv2D(2, 3), Flatten(), Dense(10, activation="softmax"))
+    assert flat.predict(X[:4, ..., 0]).shape == whole.predict(X[:4]).shape
+    assert compare_trained(flat, X[:8, ..., 0]).succeeded
+
+
+def test_errors_of_a_function_that_several_layers_read_are_summed() -> None:
+    """By a shift of their own, not by the exponent that functions want of their operands."""
+    given = Input((28, 28, 1))
+    curved = Conv2D(4, 3, strides=2, activation="tanh")(given)
+    result = Dense(10, activation="softmax")(GlobalAveragePooling2D()(Concatenate()([curved, curved])))
+    made = Model(given, result)
+    made.compile(optimizers.SGD(0.5), LOSS)
+    before = made.get_weights()
+    made.fit(X, Y, verbose=0)
+    assert (before[0] != made.get_weights()[0]).all()
+
+
+def test_what_a_call_does_not_settle_stays_open() -> None:
+    """Codes of samples come from training; options of a call that was refused are not kept."""
+    made, other = model(), model()
+    made.predict(np.zeros((1, 28, 28, 1), np.float32))
+    with pytest.raises(X1Error):
+        made.fit(X, Y, bn_group=100, seed=9, verbose=0)
+    for each in (made, other):
+        each.fit(X, Y, verbose=0)
+    assert hash_of(made) == hash_of(other)
+
+
+def test_nested_arguments_and_sums_of_three_come_back_from_files(tmp_path: Path) -> None:
+    given = Input((28, 28, 1))
+    padded = ZeroPadding2D(((1, 2), (0, 3)))(given)
+    total = Add()([Conv2D(2, 3, strides=2)(padded) for _ in range(3)])
+    made = Model(
+        given, Dense(10, activation="softmax")(Flatten()(UpSampling2D(2, interpolation="nearest")(total)))
+    )
+    made.compile("adam", LOSS)
+    made.fit(X[:32], Y[:32], verbose=0)
+    made.save(tmp_path / "m.x1")
+    assert hash_of(x1.keras.load(tmp_path / "m.x1")) == hash_of(made)
+    assert compare_trained(made, X[:8]).succeeded
+
+
+def test_the_ending_decides_where_nothing_was_compiled() -> None:
+    values = Sequential([Input((28, 28, 1)), Flatten(), Dense(1)])
+    assert not (values.predict(X[:8]) == 1).all()
+    shares = Sequential([Input((28, 28, 1)), Flatten(), Dense(3, activation="sigmoid")])
+    assert ((shares.predict(X[:8]) >= 0) & (shares.predict(X[:8]) < 1)).all()
+
+
+@pytest.mark.parametrize("loss", ["binary_crossentropy", "mse"])
+def test_other_endings_are_judged_by_onnx_runtime(loss: str) -> None:
+    ending = Dense(3, activation="sigmoid") if loss == "binary_crossentropy" else Dense(3)
+    made = Sequential([Input((28, 28, 1)), Flatten(), ending])
+    made.compile("adam", loss)
+    made.fit(X, np.eye(10)[Y][:, :3], verbose=0)
+    assert compare_trained(made, X[:40]).succeeded

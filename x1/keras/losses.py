@@ -91,7 +91,7 @@ class Loss(Frozen):
             return
         end = "sigmoid" if self.name == BINARY else "softmax"
         text = f"{self.name} takes the {end} itself, and the network ends in one"
-        remedy = f"leave the {end} out, or from_logits=True"
+        remedy = f"leave the {end} out, or from_logits=False"
         if not of_function:
             text = f"{self.name} takes probabilities, and the network does not end in a {end}"
             remedy = f"activation='{end}' in the last layer, or a loss with from_logits=True"

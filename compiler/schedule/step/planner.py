@@ -16,7 +16,7 @@ from compiler.ir.graph import Graph, Input, Node, TupleElement
 from compiler.ir.types import DType
 from compiler.ir.work import LowerBound
 from compiler.ops.shapes import Reshape, unreshaped
-from compiler.schedule.builder import Span, Stripe, View, device_shape
+from compiler.schedule.builder import RANK, Span, Stripe, View, device_shape
 from compiler.schedule.options import ScheduleOptions, StepOptions
 from compiler.schedule.segments.plan import Plan
 from compiler.schedule.step.builder import GRADUAL, StepBuilder
@@ -417,7 +417,7 @@ class StepPlanner:
         _, height, width, channels = tensor.shape
         self.b.tile = (image,)
         tensor.line = None
-        if len(value.shape) == 4:
+        if tensor.shape[0] == value.shape[0]:
             line = LineBuffer(width * channels)
             buffer = self.b.buffer("image", Memory.SPM, height * line.row)
             self.b.load_rows(tensor, image, Span(0, height), Ref(buffer))
@@ -453,10 +453,11 @@ class StepPlanner:
     # --- values ----------------------------------------------------------------------------------
 
     def _input(self, node: Node) -> None:
-        """A tensor that the host gives as it is."""
+        """A tensor that the host gives as it is; samples of fewer axes lie as the images that they become."""
         item = node.type.dtype.numpy.itemsize
         home = Buffer(node.name, Memory.INPUT, node.type.elements * item)
-        tensor = self._tensor(node, home)
+        images = [u for u in self.graph.users(node) if isinstance(u.op, Reshape) and len(u.shape) == RANK]
+        tensor = self._tensor(images[0] if images and len(node.shape) < RANK else node, home)
         self.plan.inputs.append((node, tensor))
         self.plan.views[node.id] = View(tensor, device_shape(node.shape))
 

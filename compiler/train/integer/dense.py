@@ -107,7 +107,7 @@ def lower_gemm(lower: Lowerer, node: Node, operation: Gemm) -> Fixed:
     c = value.c * Fraction(operation.alpha)
     e = lower.plus(value.exponent, exponent)
     operands = (value.node, codes, bias_of(lower, bias, e, c))
-    if node is lower.logits:
+    if node is lower.logits and operation.clamp is None:
         return Fixed(lower.add(DenseSums(), operands, f"{node.name}/logits", node), e, c)
     turned = isinstance(right, Turned)
     key = node.name if turned else f"{node.name}/y"
