@@ -20,12 +20,14 @@ from compiler.schedule.tile_graph import Memory
 from compiler.schedule.tokens import insert_tokens
 from compiler.train.step import TrainingStep
 from isa.checker import check
+from isa.checker.legality import suspects
 from isa.executable import Executable
 from isa.program import Note, Program, text_section
 from isa.support.diagnostics import Diagnostic
 from isa.support.records import Frozen, replace
 from isa.target import Target
 from isa.timing.model import simulate
+from isa.validate import instruction_faults
 
 FILLS: Final = (0.92, 0.8, 0.6, 0.4, 0.2)
 """Parts of the scratchpad that values may hold, in the order in which they are tried."""
@@ -125,7 +127,7 @@ class Planning(Frozen):
         schedule = _schedule(self, choices, begin)
         require_room({**schedule.used, Memory.STATE: len(self.state)}, self.target)
         synchronized = insert_tokens(resolved_stream(schedule.order), self.target)
-        return emit_step(
+        made = emit_step(
             self.step.graph,
             schedule,
             synchronized,
@@ -135,6 +137,25 @@ class Planning(Frozen):
             self.stream,
             self.real,
         )
+        _require_legal(made)
+        return made
+
+
+def _require_legal(program: Program) -> None:
+    """Refuse layers that are larger than the operands of an instruction can say.
+
+    Raises:
+        FitError: some are.
+    """
+    found: dict[str, Diagnostic] = {}
+    for pc in suspects(program, program.accesses):
+        instr, layer = program.instructions[pc], program.op_of(pc)
+        name = "" if layer is None else layer.name
+        for fault in instruction_faults(instr, program.target, program.region_sizes()):
+            text = f"'{name}' is more than `{instr.mnemonic}` can do in training: {fault.message}"
+            found.setdefault(name, Diagnostic("fit.operand", text, remedy="make the layer smaller"))
+    if found:
+        raise FitError(list(found.values()))
 
 
 def _best(planning: Planning, begin: Mapping[Memory, int], tried: Sequence[Mapping[str, float]]) -> Program:

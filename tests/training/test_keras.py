@@ -222,6 +222,8 @@ WRONG: dict[str, Callable[[Sequential], object]] = {
     "metric": lambda m: m.compile(loss=LOSS, metrics=["auc"]),
     "weights": lambda m: m.set_weights(m.get_weights()[:3]),
     "logits": lambda m: m.compile(loss=losses.SparseCategoricalCrossentropy(from_logits=True)) or m.fit(X, Y),
+    "window": lambda _: trained(Conv2D(2, 1), MaxPooling2D(17, strides=1), Flatten(), Dense(10), Softmax()),
+    "stride": lambda _: trained(Conv2D(2, 3, strides=9), Flatten(), Dense(10, activation="softmax")),
     "whole": lambda m: m.fit(X, Y, batch_size=HALF),
     "rate": lambda m: m.compile(optimizer=optimizers.Adam("fast"), loss=LOSS),
     "no optimizer": lambda m: m.compile(optimizer=None, loss=LOSS),

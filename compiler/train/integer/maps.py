@@ -18,7 +18,7 @@ from compiler.ops.pool_gradient import AveragePoolGradient
 from compiler.ops.reduce import Reduce, Spread
 from compiler.ops.slices import Pad, Slice
 from compiler.ops.sliding_window import Pads, Pair, pooled_shape, windows
-from compiler.train.integer.pooling import overlap_bits
+from compiler.train.integer.pooling import overlap_bits, require_window
 from compiler.train.integer.sums import ChannelSums, Requantized, common_exponent, of_one_factor, requantized
 from compiler.train.lowering import Fixed, Lowerer, code_type, integer_rule
 from compiler.train.scalars import NUMBER
@@ -233,6 +233,7 @@ def lower_average_pool_gradient(lower: Lowerer, node: Node, operation: AveragePo
     if any(operation.pads) and not operation.count_include_pad:
         more = BorderErrors(operation.kernel, operation.strides, operation.pads, operation.shape)
         g = replace(g, node=lower.add(more, (g.node, lower.constant(0)), f"{node.name}/more", node))
+    require_window(lower, node, operation.kernel)
     bits = overlap_bits(operation.kernel, operation.strides)
     made = AveragePoolErrors(operation.kernel, operation.strides, operation.pads, bits, operation.shape)
     exponent = g.exponent if not bits else lower.scalar("add", lower.number(g.exponent), imm=bits)

@@ -17,6 +17,8 @@ from compiler.ops.sliding_window import Pads, Pair
 from compiler.train.integer.sums import RELU
 from compiler.train.lowering import Fixed, Lowerer, integer_rule
 from isa import arithmetic
+from isa.instructions.vector_gradient import PoolingGradient
+from isa.spec import greatest
 from isa.support.records import replace
 
 
@@ -83,10 +85,23 @@ def lower_max_pool_gradient(lower: Lowerer, node: Node, operation: MaxPoolGradie
     x, g = (lower[i] for i in node.inputs)
     if operation.dilations != (1, 1):
         lower.fail(node, f"'{node.name}' comes from a dilated pooling", "dilation 1")
+    require_window(lower, node, operation.kernel)
     bits = overlap_bits(operation.kernel, operation.strides)
     made = MaxPoolErrors(operation.kernel, operation.strides, operation.pads, bits)
     exponent = g.exponent if not bits else lower.scalar("add", lower.number(g.exponent), imm=bits)
     return Fixed(lower.add(made, (x.node, g.node), node.name, node), exponent, g.c)
+
+
+def require_window(lower: Lowerer, node: Node, kernel: tuple[int, int]) -> None:
+    """Refuse windows through which `vpoolb` cannot bring errors back.
+
+    Raises:
+        Unsupported: the window is larger.
+    """
+    most = greatest(PoolingGradient, "kh"), greatest(PoolingGradient, "kw")
+    if kernel[0] > most[0] or kernel[1] > most[1]:
+        text = f"'{node.name}' comes from a pooling by windows of {kernel[0]} x {kernel[1]}"
+        lower.fail(node, text, f"at most {most[0]} x {most[1]}; global pooling of any size")
 
 
 @integer_rule(ClampGradient)
