@@ -265,6 +265,11 @@ def test_other_losses_are_what_the_independent_statement_says(loss: str, end: di
         trained.assert_equal_on_machines(found)
 
 
+SMALL: Final = [
+    Layer("conv", "a", options={"kernel": (3, 3), "strides": (3, 3), "relu": True}),
+    Layer("flatten", "flatten"),
+    Layer("dense", "dense", options={"logits": True}),
+]
 WEIGHTS_OF_SAMPLES: Final = {
     "some": (0.3, 1.7, 0.0, 2.5),
     "one": (0.0, 0.0, 1e-3, 0.0),
@@ -276,8 +281,8 @@ WEIGHTS_OF_SAMPLES: Final = {
 @pytest.mark.parametrize("given", WEIGHTS_OF_SAMPLES)
 def test_samples_count_by_their_weights(given: str) -> None:
     weighted = np.array(WEIGHTS_OF_SAMPLES[given], np.float32)
-    trained, plain = Trained(SEED_NET, weights_of_samples=weighted), Trained(SEED_NET)
-    for target in ("edge16", "tiny8"):
+    trained, plain = Trained(SMALL, weights_of_samples=weighted), Trained(SMALL)
+    for target in ("edge16", "tiny8") if given == "some" else ("edge16",):
         trained.on(target)
     for _ in range(2):
         _, found = trained.one()
