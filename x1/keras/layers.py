@@ -92,18 +92,27 @@ class Layer:
         Raises:
             UsageError: other numbers or shapes than the layer has.
         """
-        given = [np.asarray(w, np.float32) for w in weights]
-        if [g.shape for g in given] != [a.shape for a in self.arrays.values()]:
-            message = f"'{self.name}' has weights of the shapes {[list(a.shape) for a in self.weights]}"
-            said = f"{[list(g.shape) for g in given]}"
-            raise UsageError(Diagnostic("keras.weights", f"{message}, not {said}"))
         if self.model is not None:
             self.model.pull()  # the weights of the others
-        for name, value in zip(self.arrays, given, strict=True):
-            self.arrays[name] = value.copy()
+        self.take(weights)
         if self.model is not None:
             self.model.tuned = True
             self.model.push()
+
+    def take(self, weights: Sequence[Any]) -> None:
+        """The same, here alone: a device is not told.
+
+        Raises:
+            UsageError: other numbers or shapes than the layer has.
+        """
+        given = [np.asarray(w, np.float32) for w in weights]
+        if [g.shape for g in given] != [a.shape for a in self.arrays.values()]:
+            shapes = [list(a.shape) for a in self.arrays.values()]
+            message = f"'{self.name}' has weights of the shapes {shapes}"
+            said = f"{[list(g.shape) for g in given]}"
+            raise UsageError(Diagnostic("keras.weights", f"{message}, not {said}"))
+        for name, value in zip(self.arrays, given, strict=True):
+            self.arrays[name] = value.copy()
 
     def belong(self, model: Any) -> None:
         """Be a layer of this model from now on, with the weights that another has trained."""

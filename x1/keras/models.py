@@ -116,7 +116,9 @@ class Model(Trainable):
             raise UsageError(Diagnostic("keras.weights", text))
         for layer in self.layers:
             own, rest = rest[: len(layer.arrays)], rest[len(layer.arrays) :]
-            layer.set_weights(own)
+            layer.take(own)
+        self.tuned = True
+        self.push()
 
     def count_params(self) -> int:
         """The number of all weights."""
