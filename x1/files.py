@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from isa.support.diagnostics import Diagnostic, Findings, UsageError
 from isa.support.paths import is_file, read_file, resolved
 
+BINARY: Final = ".x1"
+"""The ending of a binary's name."""
 MAX_TENSOR_FILE: Final = 64
 """Bytes of the name of a tensor's file."""
 WEIGHTS: Final = re.compile(r'^\s*weights\s+"([^"\n]+)"', re.MULTILINE)

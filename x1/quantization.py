@@ -15,7 +15,7 @@ from compiler.passes.calibrate import completed, made_up, observe
 from compiler.passes.fuse_qdq import open_results
 from compiler.quantize.methods import METHODS, Recipe, chosen
 from compiler.quantize.scheme import GRANULARITIES, Scheme
-from isa.support.diagnostics import Diagnostic, UsageError, not_among
+from isa.support.diagnostics import Diagnostic, UsageError, not_among, require_keywords
 from isa.support.progress import untracked
 from isa.support.records import names_of, replace
 from x1 import data
@@ -55,10 +55,7 @@ def require_known(options: Mapping[str, object], further: Iterable[str] = ()) ->
     Raises:
         UsageError: some are not.
     """
-    known = [*further, *Quantization.__annotations__]
-    unknown = [name for name in options if name not in Quantization.__annotations__]
-    if unknown:
-        raise UsageError([not_among("usage.keyword", f"there is no option '{n}'", n, known) for n in unknown])
+    require_keywords(options, Quantization.__annotations__, further)
 
 
 def quantize(

@@ -21,9 +21,10 @@ from compiler.ops.gemm import Gemm
 from compiler.rules.importing import NO_BIAS
 from compiler.train.network import channels_last, network_of
 from isa.support.arrays import members
-from isa.support.diagnostics import Diagnostic, UsageError, not_among
+from isa.support.diagnostics import Diagnostic, UsageError, not_among, require_keywords
 from isa.target import Target
 from x1 import data
+from x1.files import BINARY
 from x1.keras import losses
 from x1.keras.layers import DEFAULTS, initial
 from x1.keras.loading import GraphModel, load
@@ -32,7 +33,6 @@ from x1.model import Loadable, Shapes
 
 INITIAL: Final = ("keep", "glorot")
 """Where weights come from: the file, or Glorot's uniform distribution."""
-BINARY: Final = ".x1"
 SCALES: Final = ("1", "1/255")
 """By what samples of a file are multiplied."""
 
@@ -128,12 +128,7 @@ def train(
         CompileError: a network that cannot be trained.
         FitError: the network does not fit the target.
     """
-    known = tuple(Training.__annotations__)
-    unknown = [
-        not_among("usage.keyword", f"there is no option '{n}'", n, known) for n in options if n not in known
-    ]
-    if unknown:
-        raise UsageError(unknown)
+    require_keywords(options, Training.__annotations__)
     init, seed, given = options.get("init", "keep"), options.get("seed"), options.get("shapes")
     found = (
         model if isinstance(model, Trainable) else model_of(model, init=init, seed=seed or 0, shapes=given)

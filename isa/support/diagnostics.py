@@ -134,6 +134,21 @@ def not_among(code: str, message: str, name: str, known: Sequence[str]) -> Diagn
     return Diagnostic(code, message, allowed=", ".join(known), remedy=did_you_mean(name, known))
 
 
+def require_keywords(options: Iterable[str], known: Iterable[str], further: Iterable[str] = ()) -> None:
+    """Every keyword is one of those known; `further` are the others that may be given, by name.
+
+    Raises:
+        UsageError: some are not.
+    """
+    taken = list(known)
+    listed = [*further, *taken]
+    unknown = [name for name in options if name not in taken]
+    if unknown:
+        raise UsageError(
+            [not_among("usage.keyword", f"there is no option '{name}'", name, listed) for name in unknown]
+        )
+
+
 def one_line(text: str) -> str:
     """A name from a file, safe to print: what is not printable is escaped."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -11,8 +11,8 @@ from isa.support.diagnostics import Diagnostic, UsageError
 from x1 import api, data
 from x1.cli.options import parse_shapes, scale_option, shape_option, with_progress
 from x1.cli.result import Result, json_option, reported
+from x1.files import BINARY
 from x1.lab.evaluation import evaluate
-from x1.training import BINARY, model_of, samples_of
 
 EPILOG: Final = """\b
 Examples:
@@ -69,6 +69,8 @@ def _trained(binary: str, place: str, scale: str) -> Result:
         text = f"'{binary}' stands alone"
         remedy = "name the binary that was compiled from it: x1 eval MODEL BINARY --data D.npz"
         raise UsageError(Diagnostic("eval.binary", text, allowed="a binary of x1 train", remedy=remedy))
+    from x1.training import model_of, samples_of  # noqa: PLC0415  (and with it all that trains)
+
     network = model_of(binary)
     x, y = samples_of(place, network, scale, test=True)
     found: dict[str, float] = network.evaluate(x, y, return_dict=True)

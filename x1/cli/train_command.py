@@ -16,7 +16,7 @@ from isa.support.diagnostics import Diagnostic, UsageError
 from isa.timing.model import simulate
 from x1.cli.options import parse_shapes, scale_option, shape_option
 from x1.cli.result import Result, json_option, reported, say
-from x1.files import require_another
+from x1.files import BINARY, require_another
 from x1.keras.callbacks import Callback
 from x1.keras.fitting import STATISTICS
 from x1.keras.trainable import Trainable
@@ -94,7 +94,7 @@ def command(
     **options: Any,
 ) -> Result:
     """Train MODEL, or train a binary of such a training on, on the simulated device."""
-    require_another(output, place, None if model.endswith(".x1") else model)
+    require_another(output, place, None if model.endswith(BINARY) else model)
     with _alone(output):
         network = model_of(model, init=init, seed=options["seed"] or 0, shapes=parse_shapes(shapes))
         begin(network, options["optimizer"], options["loss"])

@@ -21,11 +21,10 @@ from x1.cli.options import (
     with_progress,
 )
 from x1.cli.result import Result, json_option, reported
+from x1.files import BINARY
 from x1.lab import suggestions
 from x1.lab.suggestions import Suggestion
-from x1.lab.trained import compare_trained
 from x1.lab.verification import Verification, compare
-from x1.training import BINARY, model_of
 
 EPILOG: Final = """\b
 Examples:
@@ -111,12 +110,14 @@ def _trained(binary: str, inputs: Sequence[str], others: Mapping[str, object]) -
     if useless:
         text = f"{useless[0]} is for models: a trained binary has its scales"
         raise UsageError(Diagnostic("usage.option", text, remedy=f"leave {useless[0]} out"))
+    from x1.lab.trained import compare_trained  # noqa: PLC0415  (and with it all that trains)
+    from x1.training import model_of  # noqa: PLC0415
+
     network = model_of(binary)
     name, shape = network.network().source.name, (1, *network.input_shape)
     members = data.input_members(inputs, [name])
-    samples = data.samples(members, {name: shape})
-    rows = [np.asarray(s[name], np.float32) for s in samples]
-    result = compare_trained(network, np.concatenate(rows) if rows else np.zeros((0, *shape[1:]), np.float32))
+    data.sample_count(members, {name: shape})  # refuses other shapes
+    result = compare_trained(network, members[name].read().astype(np.float32))
     code = ExitCode.OK if result.succeeded else ExitCode.MISMATCH
     return Result(result.as_json(), code, comparison_table(result), oracle_warnings(result))
 
