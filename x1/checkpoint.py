@@ -81,7 +81,7 @@ class Checkpoint(Frozen):
         try:
             graph = parse_graph(self.network, place)
             named = {n.name: n for n in graph.nodes()}
-            c = Fraction(self.input_c if RATIONAL.fullmatch(self.input_c) else "none")
+            c = _rational(self.input_c)
             opened = {name: named[name] for name in self.parameters}
             kind = DType(self.input_type)
             found = TrainableNetwork(graph, named[self.logits], opened, frozenset(self.frozen), kind, c)
@@ -135,6 +135,18 @@ def number(text: str, place: str) -> float | bool:
     if not np.isfinite(value):
         raise unsound(place, f"the training names the number '{text[:40]}'")
     return value
+
+
+def _rational(text: str) -> Fraction:
+    """The fraction of a text of digits.
+
+    Raises:
+        ValueError: it is none, or has more digits than any that is written.
+        ZeroDivisionError: it divides by 0.
+    """
+    if not RATIONAL.fullmatch(text):
+        raise ValueError(f"'{text[:40]}' is no factor of samples")
+    return Fraction(text)
 
 
 def unsound(place: str, message: str) -> BinaryError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -15,7 +15,7 @@ from compiler.codegen.training import generate_streams
 from compiler.schedule.options import schedule_options
 from compiler.schedule.step.rows import StateBuffers
 from compiler.train.integer.dropout import KEYS
-from compiler.train.integer.functions import RESULTS
+from compiler.train.integer.loss import CODED_PROBABILITY
 from compiler.train.integer.weighting import WEIGHTS
 from compiler.train.integer.weights import first_exponent
 from compiler.train.losses.loss import loss_of
@@ -42,8 +42,6 @@ from x1.version import __version__
 Array = NDArray[Any]
 ADAPTATIONS: Final = 100
 """Steps at most in which shifts settle: one for each layer as a rule."""
-CODED_PROBABILITY: Final = 2.0 ** RESULTS["sigmoid"][1]
-"""The unit of probabilities that are codes."""
 
 
 class Batches(Frozen):
@@ -191,13 +189,10 @@ class Trainer:
 
     def results(self, x: Array) -> NDArray[np.float32]:
         """What the network makes of samples, real numbers; the last batch is filled up with zeros."""
-        size, found = self.batches.evaluation, list[Array]()
-        for first in range(0, len(x), size):
-            part = x[first : first + size]
-            filled = np.zeros((size, *x.shape[1:]), np.float32)
-            filled[: len(part)] = part
+        found: list[Array] = []
+        for count, filled in whole_batches(x, self.batches.evaluation):
             (given,) = self.device.run("eval", {self.input: filled}).outputs.values()
-            found.append(given[: len(part)])
+            found.append(given[:count])
         return np.concatenate(found) if found else np.zeros((0, 0), np.float32)
 
     @property
@@ -240,6 +235,15 @@ def _compiled(
         real["probabilities"] = RealInput(CODED_PROBABILITY, (0, 1))
     made, _ = generate_streams(steps, values, target, schedule_options(3), note, real)
     return made
+
+
+def whole_batches(x: Array, size: int) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    """Batches of real samples, the last filled up with zeros, each with the number of its samples."""
+    for first in range(0, len(x), size):
+        part = x[first : first + size]
+        filled = np.zeros((size, *x.shape[1:]), np.float32)
+        filled[: len(part)] = part
+        yield len(part), filled
 
 
 def divided(weights: Array) -> tuple[Array, np.float32]:

@@ -86,13 +86,10 @@ qlinear("QLinearAdd", QLinear("Add", [(0, 1, 2), (3, 4, 5)], (6, 7)), MICROSOFT)
 def add_layer(call: LayerCall) -> Node:
     """Add()([a, b, ...])."""
     call.done()
-    total, *others = call.operands
-    if not others:
-        layer_operands(call)  # refuses
+    first, *others, last = call.operands if len(call.operands) > 2 else layer_operands(call)
     for index, other in enumerate(others):
-        suffix = "" if index == len(others) - 1 else f"/sum{index}"
-        total = call.add(Add(), total, other, suffix=suffix)
-    return total
+        first = call.add(Add(), first, other, suffix=f"/sum{index}")
+    return call.add(Add(), first, last)
 
 
 @quantization_rule(Add)

@@ -101,9 +101,8 @@ def evaluation(network: TrainableNetwork) -> TrainingStep:
     name, made = RESULTS[kind](lower, lower[last], last)
     found = _finished(lower, {name: made})
     for node in found.graph.nodes():
-        if is_activation(node) and not isinstance(
-            node.op, PadCodes
-        ):  # no instruction writes the whole of one
+        in_parts = isinstance(node.op, PadCodes)  # no instruction writes the whole of one
+        if is_activation(node) and not in_parts:
             node.views = (SourceView(node.name, (), node.shape),)
     return found
 
@@ -142,7 +141,7 @@ def _lowered(
         lower.logits = network.logits
     if moving:
         lower.moving = lower.graph.input(MOVING, DType.F32, (2,))
-    aside = {p.id for p in (*network.parameters.values(), *(() if labels is None else (labels,)))}
+    aside = {n.id for n in (*network.parameters.values(), labels) if n is not None}
     refused: list[Diagnostic] = []
     for node in source.nodes():
         if node.is_constant or node.id in aside:

@@ -107,15 +107,16 @@ class PoolingGradient(Instruction):
         if self.fn is PoolBack.MAXB and self.kh <= self.sh and self.kw <= self.sw and not self.shift:
             self._to_maxima_apart(m)
             return
-        errors = m.read(self._errors(), ElementType.S8.dtype).astype(np.int16)
+        values, errors_at, output = self._places(m.target)
+        errors = m.read(errors_at, ElementType.S8.dtype).astype(np.int16)
         total = np.zeros((self.ih, self.iw, self.c), np.int16)  # at most 225 windows of 127: 15 bits
         if self.fn is PoolBack.MAXB:
-            self._to_maxima(m.read(self._values(), self.xt.dtype), errors, total)
+            self._to_maxima(m.read(values, self.xt.dtype), errors, total)
         else:
             for outs, ins in self._taps():
                 total[ins] += errors[outs]
         given = arithmetic.shift_right_rounding(total, self.shift) if self.shift else total
-        m.write(self._output(), np.clip(given, -ERROR_BOUND, ERROR_BOUND), ElementType.S8.dtype)
+        m.write(output, np.clip(given, -ERROR_BOUND, ERROR_BOUND), ElementType.S8.dtype)
 
     def _to_maxima_apart(self, m: MachineState) -> None:
         """The same where no windows overlap, and nothing is summed."""

@@ -156,6 +156,13 @@ class Trained:
         real = self.random.standard_normal((self.batch, 10)).astype(np.float32)
         return real, real
 
+    def agree(self, steps: int) -> None:
+        """After every step graph, machines and the independent statement have the same state."""
+        for _ in range(steps):
+            _, found = self.one()
+            self.assert_equal_to_the_oracle()
+            self.assert_equal_on_machines(found)
+
     def assert_equal_on_machines(self, found: dict[str, Array]) -> None:
         """The state that machines have left, by machine and name."""
         for key, value in found.items():
@@ -182,10 +189,7 @@ class Trained:
 def test_graph_and_machine_do_what_the_independent_statement_says(name: str) -> None:
     trained = Trained(NETS[name])
     trained.on("edge32")
-    for _ in range(2):
-        _, found = trained.one()
-        trained.assert_equal_to_the_oracle()
-        trained.assert_equal_on_machines(found)
+    trained.agree(2)
 
 
 def test_sums_made_beside_other_layers_read_values_at_home() -> None:
@@ -230,10 +234,7 @@ def test_exact_statistics_are_the_means_over_batches(group: int) -> None:
 def test_groups_of_a_batch_have_statistics_of_their_own(group: int) -> None:
     trained = Trained(NORMALIZED, group=group)
     trained.on("edge16")
-    for _ in range(2):
-        _, found = trained.one()
-        trained.assert_equal_to_the_oracle()
-        trained.assert_equal_on_machines(found)
+    trained.agree(2)
 
 
 @pytest.mark.nightly
@@ -259,10 +260,7 @@ def test_other_losses_are_what_the_independent_statement_says(loss: str, end: di
     trained = Trained(net, loss=loss)
     for target in ("edge16", "edge32"):
         trained.on(target)
-    for _ in range(3):
-        _, found = trained.one()
-        trained.assert_equal_to_the_oracle()
-        trained.assert_equal_on_machines(found)
+    trained.agree(3)
 
 
 SMALL: Final = [
@@ -285,9 +283,7 @@ def test_samples_count_by_their_weights(given: str) -> None:
     for target in ("edge16", "tiny8") if given == "some" else ("edge16",):
         trained.on(target)
     for _ in range(2):
-        _, found = trained.one()
-        trained.assert_equal_to_the_oracle()
-        trained.assert_equal_on_machines(found)
+        trained.agree(1)
         plain.one()
     same = all(np.array_equal(v, plain.state[n]) for n, v in trained.state.items())
     assert same == (given == "equal")
@@ -299,38 +295,28 @@ def test_samples_of_other_losses_count_by_their_weights(loss: str) -> None:
     net = [*SEED_NET[:-1], replace(SEED_NET[-1], options=end)]
     trained = Trained(net, loss=loss, weights_of_samples=np.array((0.3, 1.7, 0.0, 2.5), np.float32))
     trained.on("edge32")
-    for _ in range(2):
-        _, found = trained.one()
-        trained.assert_equal_to_the_oracle()
-        trained.assert_equal_on_machines(found)
+    trained.agree(2)
 
 
 def test_gradients_are_clipped_on_the_machine() -> None:
     """Bounds that some gradients of the second step leave, and others do not."""
     trained = Trained(SEED_NET, "momentum", clipvalue=1e-3)
     trained.on("edge32")
-    for _ in range(2):
-        _, found = trained.one()
-        trained.assert_equal_to_the_oracle()
-        trained.assert_equal_on_machines(found)
+    trained.agree(2)
 
 
 def test_sums_beyond_int32_are_exact() -> None:
     """173,056 products for each weight of the first layer."""
     trained = Trained(SEED_NET, batch=256)
     trained.on("edge64")
-    _, found = trained.one()
-    trained.assert_equal_to_the_oracle()
-    trained.assert_equal_on_machines(found)
+    trained.agree(1)
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "momentum", "rmsprop", "adamw"])
 def test_every_optimizer_is_computed_on_the_machine(optimizer: str) -> None:
     trained = Trained(SEED_NET, optimizer)
     trained.on("edge64")
-    _, found = trained.one()
-    trained.assert_equal_to_the_oracle()
-    trained.assert_equal_on_machines(found)
+    trained.agree(1)
 
 
 CHOICES: Final = {

@@ -61,6 +61,17 @@ def _are_255ths(x: Array) -> bool:
     return bool((k / np.float32(255) == single).all())
 
 
+def _single(found: Array) -> NDArray[np.float32]:
+    """Numbers as float32; what it cannot hold is infinite."""
+    with np.errstate(over="ignore"):
+        return found.astype(np.float32)
+
+
+def _are_numbers(found: Array) -> bool:
+    """Whether all are finite numbers that float32 holds."""
+    return found.dtype.kind in "iufb" and bool(np.isfinite(_single(found)).all())
+
+
 def samples(x: Any, shape: tuple[int, ...], what: str) -> Array:
     """An array of samples of a shape.
 
@@ -75,8 +86,7 @@ def samples(x: Any, shape: tuple[int, ...], what: str) -> Array:
         raise UsageError(Diagnostic("train.data", f"{what} is of type {found.dtype}", allowed="numbers"))
     if found.dtype == np.uint8:
         return found
-    with np.errstate(over="ignore"):
-        single = found.astype(np.float32)
+    single = _single(found)
     if not np.isfinite(single).all():
         at = int(np.argwhere(~np.isfinite(single.reshape(len(single), -1)).all(axis=1))[0, 0])
         text = f"{what}: sample {at} holds NaN, infinity, or what float32 cannot hold"
@@ -129,9 +139,7 @@ def _numbers(found: Array, count: int, outputs: int, loss: Loss, what: str) -> A
     if found.shape != (count, outputs):
         text = f"{what} has the shape {list(found.shape)}"
         raise UsageError(Diagnostic("train.labels", text, allowed=f"[{count}, {outputs}]"))
-    with np.errstate(over="ignore"):
-        fits = found.dtype.kind in "iufb" and np.isfinite(found.astype(np.float32)).all()
-    if not fits or (loss.name == BINARY and not ((found == 0) | (found == 1)).all()):
+    if not _are_numbers(found) or (loss.name == BINARY and not ((found == 0) | (found == 1)).all()):
         allowed = "0 and 1" if loss.name == BINARY else "finite numbers"
         raise UsageError(
             Diagnostic("train.labels", f"{what} has other labels than {allowed}", allowed=allowed)
@@ -182,9 +190,7 @@ class Weights(Frozen):
 
 
 def _require_weights(what: str, found: Array) -> None:
-    with np.errstate(over="ignore"):
-        fits = found.dtype.kind in "iufb" and np.isfinite(found.astype(np.float32)).all()
-    if not fits or (found < 0).any():
+    if not _are_numbers(found) or (found < 0).any():
         _refuse(f"{what} holds other weights than finite numbers of 0 or more", "finite numbers of 0 or more")
 
 

@@ -27,6 +27,7 @@ from x1.keras.building import Wiring
 from x1.keras.callbacks import History
 from x1.keras.layers import InputLayer, Layer, plain
 from x1.keras.models import Model
+from x1.keras.utils import is_neutral
 
 Array = NDArray[Any]
 Config = Mapping[str, Any]
@@ -193,7 +194,7 @@ def _layer(entry: Config, found: list[Diagnostic]) -> Layer | None:
 def _is_neutral(key: str, value: Any) -> bool:
     if key.endswith(ENDS):
         return key.endswith("_initializer") or value is None
-    return key in NEUTRAL and (not NEUTRAL[key] or value in NEUTRAL[key])
+    return is_neutral(NEUTRAL, key, value)
 
 
 def _inbound(entries: Sequence[Config], config: Config) -> tuple[tuple[int, ...], ...]:

@@ -136,9 +136,7 @@ class Fitting(Struct):
         if model.tuned and not trainer.step_number:
             trainer.adapt(samples.x[:batch])
         history = model.history if self.initial_epoch and model.history is not None else History()
-        steps = -(-len(taken) // batch)
-        steps = steps if self.steps_per_epoch is None else min(steps, self.steps_per_epoch)
-        params = {"epochs": self.epochs, "steps": steps, "verbose": self.verbose}
+        params = {"epochs": self.epochs, "steps": self._steps(len(taken)), "verbose": self.verbose}
         told = CallbackList(callbacks, model, params)
         model.stop_training, model.history = False, history
         told.tell("on_train_begin", {})
@@ -187,6 +185,11 @@ class Fitting(Struct):
         if found:
             raise UsageError(found)
 
+    def _steps(self, count: int) -> int:
+        """Steps of an epoch on so many samples."""
+        steps = -(-count // self.batch_size)
+        return steps if self.steps_per_epoch is None else min(steps, self.steps_per_epoch)
+
     def _epoch(
         self,
         trainer: Trainer,
@@ -200,9 +203,7 @@ class Fitting(Struct):
         began, totals = time.monotonic(), Totals()
         told.tell("on_epoch_begin", epoch, {})
         order = data.order_of(len(samples), model.seed, epoch, shuffle=model.shuffle)
-        steps = -(-len(samples) // self.batch_size)
-        if self.steps_per_epoch is not None:
-            steps = min(steps, self.steps_per_epoch)
+        steps = self._steps(len(samples))
         show = _Progress(self.verbose, epoch, self.epochs, steps)
         for number, chosen in enumerate(data.batches(order, self.batch_size)):
             if number >= steps:

@@ -159,10 +159,10 @@ def _restore(model: Trainable, loaded: Loaded, network: TrainableNetwork, place:
     weighted = WEIGHTS in {i.name for i in loaded.executable.stream("train").abi.inputs}
     batches = Batches(*checkpoint.batches, weighted)
     model.bn_group, model.bn_statistics = batches.group, checkpoint.statistics
-    wrong = min(batches.train, batches.evaluation) < 1 or min(batches.tail, batches.group) < 0
     counts = (checkpoint.seed, checkpoint.epochs, *checkpoint.numbers)
     if any(not 0 <= n < MOST_COUNTED for n in counts):
         raise unsound(place, "the seed or the epochs of the training are none")
+    wrong = min(batches.train, batches.evaluation) < 1 or min(batches.tail, batches.group) < 0
     if wrong or max(checkpoint.batches) > MOST_SAMPLES:
         raise unsound(place, "the batches of the training are none")
     try:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from isa.instructions.vector_loss import STEPS_BITS
 from isa.support.diagnostics import Diagnostic, UsageError, not_among
 from isa.support.records import Frozen
+from x1.keras.utils import is_neutral
 
 Array = NDArray[Any]
 SPARSE: Final = "sparse_categorical_crossentropy"
@@ -105,7 +106,7 @@ class Loss(Frozen):
     @property
     def metrics(self) -> tuple[str, ...]:
         """The metrics that it has."""
-        return () if self.name == SQUARED else ("accuracy",)
+        return self.accuracies[:1]
 
     def given(self, labels: Array) -> Array:
         """Labels as the device takes them."""
@@ -185,7 +186,7 @@ def get(identifier: Any) -> Loss:
         raise UsageError(
             not_among("train.loss", f"there is no loss '{name}'", name, [SPARSE, ONE_HOT, BINARY, SQUARED])
         )
-    other = [k for k, v in options.items() if k not in NEUTRAL or (NEUTRAL[k] and v not in NEUTRAL[k])]
+    other = [name for name, value in options.items() if not is_neutral(NEUTRAL, name, value)]
     if other:
         text = f"{name}: {other[0]}={options[other[0]]!r} is not supported"
         raise UsageError(Diagnostic("train.loss", text, allowed="Keras's default"))

@@ -12,6 +12,7 @@ import compiler.train.optimizers  # noqa: F401  # pyright: ignore[reportUnusedIm
 from compiler.train.optimizers.optimizer import Optimizer, optimizer_of
 from isa.support.diagnostics import Diagnostic, UsageError, not_among
 from isa.support.records import asdict
+from x1.keras.utils import is_neutral
 
 NEUTRAL: Final[Mapping[str, tuple[Any, ...]]] = {
     "name": (),
@@ -135,7 +136,7 @@ def _is_neutral(optimizer: str, option: str, value: Any) -> bool:
         return False
     if option == "momentum" and optimizer == "rmsprop":
         return value == 0
-    return option in NEUTRAL and (not NEUTRAL[option] or value in NEUTRAL[option])
+    return is_neutral(NEUTRAL, option, value)
 
 
 def restored(name: str, options: Mapping[str, Any]) -> KerasOptimizer:

@@ -17,6 +17,7 @@ from x1.keras.trainable import Trainable
 from x1.lab.onnx_runtime import Arrays, OracleSession
 from x1.lab.oracle import Oracle
 from x1.lab.verification import TensorComparison, Verification, expected_of
+from x1.trainer import whole_batches
 
 
 class IntegersOracle(Oracle):
@@ -60,26 +61,23 @@ def compare_trained(network: Trainable, samples: NDArray[np.float32]) -> Verific
     """
     if not len(samples):
         raise UsageError(Diagnostic("verify.empty", "there are no samples to verify on"))
-    trainer, whole = network.runner(), network.network()
-    name, size = whole.source.name, trainer.batches.evaluation
-    graph = evaluation(rebatched(network.network(), size)).graph
+    trainer = network.runner()
+    whole, name, size = trainer.network, trainer.input, trainer.batches.evaluation
+    graph = evaluation(rebatched(whole, size)).graph
     nodes = {n.name: n for n in graph.nodes() if is_activation(n)}
     oracle = IntegersOracle(to_integers(whole, trainer.state, network.perm), list(nodes))
     session, state = trainer.device.session("eval"), trainer.state
     rows = {label: TensorComparison(label, label, n.op.name, comparable=True) for label, n in nodes.items()}
     (last,), (given,) = graph.outputs, graph.output_names
     result = TensorComparison(given, given, last.op.name, comparable=True)
-    for first in range(0, len(samples), size):
-        part = samples[first : first + size]
-        filled = np.zeros((size, *samples.shape[1:]), np.float32)
-        filled[: len(part)] = part
+    for _, filled in whole_batches(samples, size):
         got = session.execute({name: filled}, tensors=True)
         assert not got.incomplete, f"the binary does not show the whole of {got.incomplete}"
         values = evaluate(graph, {**state, name: network.encode(filled)})
         expected = expected_of(oracle, {name: filled})
         for label, row in rows.items():
-            shown = got.tensors.get(label, values[nodes[label].id])
-            row.add(shown, values[nodes[label].id], expected.get(label))
+            value = values[nodes[label].id]
+            row.add(got.tensors.get(label, value), value, expected.get(label))
         if last.name not in rows:
             result.add(got.outputs[given], values[last.id], None)
     tensors = [*rows.values()] if last.name in rows else [*rows.values(), result]

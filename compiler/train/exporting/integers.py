@@ -21,8 +21,8 @@ from compiler.rules.exporting import MICROSOFT
 from compiler.train.exporting.writer import Array, ModelWriter, convolution_attributes, unwritable
 from compiler.train.integer.convolution import StepConv2d
 from compiler.train.integer.dense import DenseSums, StepDense
-from compiler.train.integer.functions import RESULTS, CodeTable
-from compiler.train.integer.loss import CodeSums, RealSums, StepSoftmax
+from compiler.train.integer.functions import CodeTable
+from compiler.train.integer.loss import CODED_PROBABILITY, CodeSums, RealSums, StepSoftmax
 from compiler.train.integer.maps import PadCodes, PixelSums, StepAveragePool, StepConcat
 from compiler.train.integer.normalization import FRACTION_BITS, Normalization, Normalize, RunningStatistics
 from compiler.train.integer.sums import Requantized, StepAdd
@@ -68,7 +68,7 @@ class StepWriter(ModelWriter):
         source = next(n for n in self.graph.nodes() if isinstance(n.op, Input) and n.type.dtype.is_code)
         (result,), (name,) = self.graph.outputs, self.graph.output_names
         if result.type.dtype.is_code:  # of a sigmoid
-            unit = self.scale(2.0 ** RESULTS["sigmoid"][1])
+            unit = self.scale(CODED_PROBABILITY)
             self.add("DequantizeLinear", [self.tensor(result), unit, self.zero(result)], name)
         names = (name, "logits") if isinstance(result.op, StepSoftmax) else (name,)
         return self.finished(source, dict.fromkeys(names, result.shape[-1]))
@@ -279,18 +279,20 @@ class StepWriter(ModelWriter):
     @write.register
     def real_sums(self, operation: RealSums, node: Node) -> None:
         """What sums stand for."""
-        unit = self.scale(float(unit_of(operation.unit, self.values[node.inputs[1].id])))
-        real = self.add("Cast", [node.inputs[0].name], f"{node.name}_real", to=TensorProto.FLOAT)
-        self.add("Mul", [real, unit], self.graph.output_names[0])
+        self._values(node, operation.unit, self.graph.output_names[0])
+
+    def _values(self, node: Node, factor: float, output: str) -> str:
+        """What the sums stand for that a node takes, with their exponent."""
+        sums, exponent = node.inputs
+        unit = self.scale(float(unit_of(factor, self.values[exponent.id])))
+        real = self.add("Cast", [sums.name], f"{output}_real", to=TensorProto.FLOAT)
+        return self.add("Mul", [real, unit], output)
 
     @write.register
     def softmax(self, operation: StepSoftmax, node: Node) -> None:
         """Logits as the exponent says; their softmax is ONNX's own, the device's a table."""
-        exponent = self.values[node.inputs[1].id]
-        unit = self.scale(float(unit_of(operation.factor, exponent)))
-        real = self.add("Cast", [node.inputs[0].name], "logits_real", to=TensorProto.FLOAT)
-        self.add("Mul", [real, unit], "logits")
-        self.add("Softmax", ["logits"], self.graph.output_names[0], axis=-1)
+        logits = self._values(node, operation.factor, "logits")
+        self.add("Softmax", [logits], self.graph.output_names[0], axis=-1)
 
 
 def to_integers(

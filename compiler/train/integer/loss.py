@@ -31,6 +31,8 @@ ERROR_EXPONENT = -7
 """Of the errors: 127 is a probability of 1, 2^-7 its unit."""
 STEP_BITS = 16
 """Squared errors count in steps of 2^-16 before they are shifted."""
+CODED_PROBABILITY: Final = 2.0 ** FUNCTION_RESULTS[BinaryCrossentropy.end][1]
+"""The unit of probabilities that are codes."""
 HALVED = 1
 """Probabilities of 2^-8 are shifted by it to the unit of errors."""
 

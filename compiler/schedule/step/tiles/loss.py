@@ -60,12 +60,22 @@ def _sums(s: StepBuilder, node: Node, samples: Span, budget: int) -> tuple[Buffe
     """The operand's sums of some samples, and the rows from group to group."""
     source = node.inputs[0]
     if isinstance(source.op, CodeSums):
-        x = s.view_of(source.inputs[0])
-        place = 0, Span(0, 1), samples, Span(0, source.shape[1])
-        acc = shifted_pair(s, (x, x), place, (source.inputs[1], None), source.inputs[0])
-        return acc, samples.extent if source.shape[1] > s.cols else 0
+        return _code_sums(s, source, samples)
     acc = dense_sums(s, source, lambda i: s.view_of(source.inputs[i]), samples, budget)
-    return acc, samples.extent if source.shape[1] > s.cols else 0
+    return acc, _pitch(s, source, samples)
+
+
+def _code_sums(s: StepBuilder, node: Node, samples: Span) -> tuple[Buffer, int]:
+    """Codes of some samples, a node's first operand, as words; the second is the number 0."""
+    codes, zero = node.inputs[:2]
+    place = 0, Span(0, 1), samples, Span(0, codes.shape[1])
+    view = s.view_of(codes)
+    return shifted_pair(s, (view, view), place, (zero, None), codes), _pitch(s, codes, samples)
+
+
+def _pitch(s: StepBuilder, node: Node, samples: Span) -> int:
+    """Accumulator rows from group to group of columns."""
+    return samples.extent if node.shape[1] > s.cols else 0
 
 
 @tiles_of(SoftmaxErrors)
@@ -163,12 +173,11 @@ def plan_weighted_errors(
     """Errors as float32, times weights, and rounded."""
     del operation, budget
     s = step_of(b)
-    (rows, columns), weights = node.shape, view(2).tensor.home
-    errors, groups = view(0), -(-columns // s.cols)
-    for m in spans(rows, max(min(s.target.acc.rows // ACC_SHARE // groups, MAX_ROWS), 1)):
+    columns, weights = node.shape[1], view(2).tensor.home
+    for m in _samples(s, node):
         s.tile = (m.start,)
         place = 0, Span(0, 1), m, Span(0, columns)
-        acc = shifted_pair(s, (errors, errors), place, (node.inputs[1], None), node.inputs[0])
+        acc, pitch = _code_sums(s, node, m)
         for group, lanes in _groups(s, node):
             sums = Ref(acc, group * m.extent)
             s.words(F.I2F, sums, sums, rows=m.extent, lanes=lanes)
@@ -180,7 +189,7 @@ def plan_weighted_errors(
             h=1,
             w=m.extent,
             c=columns,
-            ags=m.extent if columns > s.cols else 0,
+            ags=pitch,
             ops=piece.pixel_pitch,
             lo=-127,
             hi=127,
