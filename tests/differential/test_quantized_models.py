@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from numpy.typing import NDArray
 
+from tests.models import model, node
 from x1 import api
+from x1.lab.oracle import multiplies_uint8_exactly
 from x1.lab.verification import verify
 from x1.session import Session
 
@@ -37,14 +40,14 @@ def golden(folder: Path, name: str) -> dict[str, NDArray[Any]]:
 def compare(assets: Path, name: str, target: str, samples: int) -> None:
     """The binary's outputs are the recorded ones; its tensors are those that ONNX Runtime computes here."""
     folder = assets / "models" / "quantized"
-    model, recorded = network(folder, name), golden(folder, name)
+    loaded, recorded = network(folder, name), golden(folder, name)
     binary = compiled(folder, name, target)
-    (given,) = model.input_shapes
+    (given,) = loaded.input_shapes
     images = [{given: x[None]} for x in recorded["inputs"][:samples]]
     session = Session(binary)
     got = np.concatenate([session.run(None, image)[0] for image in images])
     np.testing.assert_array_equal(got, recorded["output_0"][:samples])
-    result = verify(model, binary, images)
+    result = verify(loaded, binary, images)
     assert result.mismatches == 0, result.first_divergence
     assert "u8s8" in name or all(t.comparable for t in result.tensors)
 
@@ -81,3 +84,30 @@ def test_scales_of_the_model_are_not_touched(assets: Path) -> None:
     assert len(tensors) > 60
     found = {float(np.uint32(t.scale_bits).view(np.float32)) for t in tensors if t.scale_bits is not None}
     assert found <= scales
+
+
+def saturating() -> onnx.ModelProto:
+    """A convolution of uint8 in QDQ form whose sums of two products are beyond 16 bits."""
+    generator = np.random.default_rng(0)
+    w = generator.choice(np.array([-127, 127], np.int8), (8, 8, 3, 3))
+    nodes = [
+        node("QuantizeLinear", "x one zero", "xq"),
+        node("DequantizeLinear", "xq one zero", "xr"),
+        node("DequantizeLinear", "w step none", "wr"),
+        node("Conv", "xr wr", "c", pads=[1, 1, 1, 1]),
+        node("QuantizeLinear", "c wide zero", "cq"),
+        node("DequantizeLinear", "cq wide zero", "y"),
+    ]
+    constants = {"one": np.float32(1), "zero": np.uint8(128), "w": w, "step": np.float32(2**-7),
+                 "none": np.int8(0), "wide": np.float32(32)}  # fmt: skip
+    return model(nodes, {"x": (1, 8, 8, 8)}, "y", constants)
+
+
+def test_products_that_saturate_without_vnni_are_no_mismatch() -> None:
+    """They are marked as not comparable there, and compared everywhere else."""
+    network = api.load_network(saturating())
+    x = np.random.default_rng(1).choice(np.array([-128, 127], np.float32), (1, 8, 8, 8))
+    result = verify(network, api.compile(network, search=1), [{"x": x}])
+    assert result.succeeded
+    exact = {t.name: t.comparable for t in result.tensors}
+    assert exact["cq"] == multiplies_uint8_exactly()

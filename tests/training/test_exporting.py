@@ -15,7 +15,7 @@ from compiler.codegen.training import generate_streams
 from compiler.ir.evaluate import evaluate
 from compiler.ir.graph import Graph
 from compiler.schedule.options import schedule_options
-from compiler.train.exporting.integers import to_integers
+from compiler.train.exporting.integers import device_codes, to_integers
 from compiler.train.exporting.real import to_float32
 from compiler.train.network import TrainableNetwork, rebatched
 from compiler.train.step import evaluation, is_activation
@@ -57,6 +57,8 @@ def test_every_tensor_of_the_device_is_that_of_onnx_runtime(name: str) -> None:
     names = tuple(n.name for n in (*codes, *sums))
     made = session(to_integers(network, trained.state, PERM), names)
     found = dict(zip(names, made.run(list(names), {"input": x / np.float32(255)}), strict=True))
+    for node in codes:
+        found[node.name] = device_codes(found[node.name], node.type.dtype)
     for node in (*codes, *sums):
         np.testing.assert_array_equal(found[node.name], values[node.id], node.name)
     machine = load_target("edge32")

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
 from compiler.ir.evaluate import evaluate
-from compiler.train.exporting.integers import to_integers
+from compiler.ir.types import DType
+from compiler.train.exporting.integers import device_codes, to_integers
 from compiler.train.network import rebatched
 from compiler.train.step import evaluation, is_activation
 from isa.support.diagnostics import Diagnostic, UsageError
@@ -25,23 +26,24 @@ class IntegersOracle(Oracle):
 
     Args:
         model: the network with its state.
-        wanted: the tensors to give out.
+        wanted: the tensors of codes to give out, with their types on the device.
 
     Raises:
         UsageError: ONNX Runtime is not installed.
         OracleFailure: it refuses the model.
     """
 
-    def __init__(self, model: onnx.ModelProto, wanted: Sequence[str]) -> None:
+    def __init__(self, model: onnx.ModelProto, wanted: Mapping[str, DType]) -> None:
         super().__init__()
         self.mode = "integers written by x1, ORT_DISABLE_ALL"
         known = {value.name for value in model.graph.output}
         model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in wanted if name not in known)
-        self._session = OracleSession(model.SerializeToString())
+        self._session, self._wanted = OracleSession(model.SerializeToString()), wanted
 
     def run(self, inputs: Mapping[str, NDArray[np.float32]]) -> Arrays:
-        """Every tensor that was wanted."""
-        return self._session.run(inputs)
+        """Every tensor that was wanted, in the codes of the device."""
+        found = self._session.run(inputs)
+        return {n: device_codes(found[n], dtype) for n, dtype in self._wanted.items() if n in found}
 
     @property
     def failures(self) -> Mapping[str, str]:
@@ -65,7 +67,8 @@ def compare_trained(network: Trainable, samples: NDArray[np.float32]) -> Verific
     whole, name, size = trainer.network, trainer.input, trainer.batches.evaluation
     graph = evaluation(rebatched(whole, size)).graph
     nodes = {n.name: n for n in graph.nodes() if is_activation(n)}
-    oracle = IntegersOracle(to_integers(whole, trainer.state, network.perm), list(nodes))
+    types = {label: n.type.dtype for label, n in nodes.items()}
+    oracle = IntegersOracle(to_integers(whole, trainer.state, network.perm), types)
     session, state = trainer.device.session("eval"), trainer.state
     rows = {label: TensorComparison(label, label, n.op.name, comparable=True) for label, n in nodes.items()}
     (last,), (given,) = graph.outputs, graph.output_names

@@ -27,14 +27,12 @@ from x1.binary import as_binary
 from x1.lab.evaluation import quantized_as
 from x1.lab.import_check import ImportCheck, ImportJudge
 from x1.lab.onnx_runtime import OracleFailure
-from x1.lab.oracle import ExportOracle, Oracle, SourceOracle, cpu_features
+from x1.lab.oracle import X86, ExportOracle, Oracle, SourceOracle, cpu_features, multiplies_uint8_exactly
 from x1.model import Loadable, Shapes, as_model
 from x1.session import Session
 
 SATURATING_SOFTMAX = (1, 32)
 """ONNX Runtime before this version wraps a probability of 1 in int8 QLinearSoftmax."""
-X86 = ("x86_64", "AMD64")
-"""Processors on which uint8 activations are exact with VNNI only, and additions with fma only."""
 
 
 class Noise(Struct):
@@ -324,8 +322,8 @@ def _computed_exactly(node: Node, oracle: Oracle) -> bool:
         return False
     machine, *features = cpu_features()
     product = node.op.name in ("q.conv2d", "q.gemm") and node.inputs[0].type.dtype is DType.U8
-    if machine in X86 and product:
-        return any("vnni" in f for f in features)
+    if product:
+        return multiplies_uint8_exactly()
     if machine in X86 and node.op.name == "q.add":
         return {"avx2", "fma"} <= set(features)
     return True

@@ -46,11 +46,25 @@ UNWRITTEN: Final = (
 """What stands in the model as numbers."""
 
 
+def signed_codes(codes: Array) -> Array:
+    """Codes as they stand in the model: unsigned ones less 128, with -128 for 0.
+
+    On x86 without VNNI the kernels of ONNX Runtime saturate sums of two products of uint8 and int8; those of
+    int8 are exact everywhere.
+    """
+    return (codes ^ np.uint8(128)).view(np.int8) if codes.dtype == np.uint8 else codes
+
+
+def device_codes(tensor: Array, dtype: DType) -> Array:
+    """Codes of the device, of those that stand in the model."""
+    return tensor.view(np.uint8) ^ np.uint8(128) if dtype is DType.U8 else tensor
+
+
 class StepWriter(ModelWriter):
     """Writes an evaluation with the state that it has as operators on integers.
 
     Scales are powers of two, as the device shifts: so a QLinearConv multiplies by 2^-shift and nothing else.
-    Each node's tensor has the node's name.
+    Each node's tensor has the node's name. Unsigned codes stand there as `signed_codes`.
     """
 
     def __init__(self, graph: Graph, values: Values, factor: float, perm: tuple[int, ...]) -> None:
@@ -79,12 +93,14 @@ class StepWriter(ModelWriter):
         """The tensor of a value: of parameters what the state makes of them."""
         operation = node.op
         if isinstance(operation, (QuantizeWeights, QuantizeBias)) or node.is_constant:
-            return self.constant(node.name, self.values[node.id])
+            return self.constant(node.name, signed_codes(self.values[node.id]))
         return f"{node.name}_codes" if isinstance(operation, Input) else node.name
 
     def zero(self, node: Node) -> str:
-        """A zero point 0 of a value's type."""
-        return self.constant(f"zero_{node.type.dtype.value}", np.zeros((), node.type.dtype.numpy))
+        """What stands for 0."""
+        return self.constant(
+            f"zero_{node.type.dtype.value}", signed_codes(np.zeros((), node.type.dtype.numpy))
+        )
 
     def scale(self, value: float) -> str:
         """A scale."""
@@ -97,20 +113,28 @@ class StepWriter(ModelWriter):
 
     def codes(self, node: Node, write: Callable[[str], object], high: int | None = None) -> None:
         """Write codes, and the bounds that they keep: signed ones are not -128, none is above `high`."""
-        if node.type.dtype is DType.U8 and high is None:
+        dtype = node.type.dtype
+        low, most = code_bounds(dtype)
+        if dtype is DType.U8 and high is None:
             write(node.name)
             return
         write(f"{node.name}_wide")
-        self.bounded(f"{node.name}_wide", node.name, node.type.dtype, high)
-
-    def bounded(self, x: str, output: str, dtype: DType = DType.I8, high: int | None = None) -> None:
-        """Codes between bounds."""
-        low, most = code_bounds(dtype)
         limits = [
-            self.constant(f"bound_{dtype.value}_{b}", np.asarray(b, dtype.numpy))
+            self.constant(f"bound_{dtype.value}_{b}", signed_codes(np.asarray(b, dtype.numpy)))
             for b in (low, most if high is None else high)
         ]
-        self.add("Clip", [x, *limits], output)
+        self.add("Clip", [f"{node.name}_wide", *limits], node.name)
+
+    def real(self, node: Node, output: str, unit: float = 1) -> str:
+        """Codes times a power of two, as real numbers, which hold them exactly."""
+        return self.add("DequantizeLinear", [self.tensor(node), self.scale(unit), self.zero(node)], output)
+
+    def words(self, node: Node, output: str) -> str:
+        """Codes as int32."""
+        if node.type.dtype is not DType.U8:
+            return self.add("Cast", [self.tensor(node)], output, to=TensorProto.INT32)
+        wide = self.add("Cast", [self.tensor(node)], f"{output}_signed", to=TensorProto.INT32)
+        return self.add("Add", [wide, self.constant("first_code", np.asarray(128, np.int32))], output)
 
     # --- operations ------------------------------------------------------------------------------
 
@@ -131,7 +155,7 @@ class StepWriter(ModelWriter):
 
     @write.register
     def convolution(self, operation: StepConv2d, node: Node) -> None:
-        """QLinearConv; where it does not give the type of the result, its sums and what they become."""
+        """QLinearConv; where the result has a factor of its own, its sums and what they become."""
         x, w, b, _ = node.inputs
         one, scale = self.scale(1), self.shifted(node)
         attributes = convolution_attributes(operation)
@@ -141,10 +165,10 @@ class StepWriter(ModelWriter):
             self.add("QLinearConv", [*factors, scale, self.zero(node), self.tensor(b)], output, **attributes)
 
         def sums(given: str, output: str) -> None:
-            self.add("ConvInteger", [given, self.tensor(w)], output, **attributes)
+            self.add("ConvInteger", [given, self.tensor(w), self.zero(x)], output, **attributes)
 
-        if x.type.dtype is node.type.dtype and operation.factor == 1 and operation.high is None:
-            self.codes(node, lambda name: self.images(self.tensor(x), name, convolve))
+        if operation.factor == 1:
+            self.codes(node, lambda name: self.images(self.tensor(x), name, convolve), operation.high)
             return
         self.images(self.tensor(x), f"{node.name}_product", sums)
         self._biased(node, operation, f"{node.name}_product", self.tensor(b))
@@ -154,13 +178,15 @@ class StepWriter(ModelWriter):
         """QGemm, or as a convolution."""
         x, w, b, _ = node.inputs
         one, scale = self.scale(1), self.shifted(node)
-        if x.type.dtype is node.type.dtype and operation.factor == 1 and operation.high is None:
+        if operation.factor == 1:
             factors = [self.tensor(x), one, self.zero(x), self.tensor(w), one, self.zero(w)]
             inputs = [*factors, self.tensor(b), scale, self.zero(node)]
             turned = int(operation.turned)
-            self.codes(node, lambda name: self.add("QGemm", inputs, name, MICROSOFT, transB=turned))
+            self.codes(
+                node, lambda name: self.add("QGemm", inputs, name, MICROSOFT, transB=turned), operation.high
+            )
             return
-        product = self.add("MatMulInteger", [self.tensor(x), self.tensor(w)], f"{node.name}_product")
+        product = self._product(node, x, w)
         self._biased(node, operation, product, self.tensor(b))
 
     def _ended(self, node: Node, operation: Requantized, sums: str) -> None:
@@ -184,16 +210,18 @@ class StepWriter(ModelWriter):
     def sums(self, _: DenseSums, node: Node) -> None:
         """Not shifted."""
         x, w, b = node.inputs
-        product = self.add("MatMulInteger", [self.tensor(x), self.tensor(w)], f"{node.name}_product")
-        self.add("Add", [product, self.tensor(b)], node.name)
+        self.add("Add", [self._product(node, x, w), self.tensor(b)], node.name)
+
+    def _product(self, node: Node, x: Node, w: Node) -> str:
+        factors = [self.tensor(x), self.tensor(w), self.zero(x)]
+        return self.add("MatMulInteger", factors, f"{node.name}_product")
 
     def _aligned(self, node: Node, count: int) -> list[str]:
         """Each map by its shift, rounded half to even, in real numbers that hold them exactly."""
         terms: list[str] = []
         for index, (operand, by) in enumerate(zip(node.inputs[:count], node.inputs[count:-1], strict=True)):
-            unit = self.scale(float(2.0 ** -int(self.values[by.id])))
-            real = self.add("Cast", [self.tensor(operand)], f"{node.name}_real_{index}", to=TensorProto.FLOAT)
-            scaled = self.add("Mul", [real, unit], f"{node.name}_scaled_{index}")
+            unit = float(2.0 ** -int(self.values[by.id]))
+            scaled = self.real(operand, f"{node.name}_scaled_{index}", unit)
             terms.append(self.add("Round", [scaled], f"{node.name}_term_{index}"))
         return terms
 
@@ -216,7 +244,7 @@ class StepWriter(ModelWriter):
         """In real numbers: a product, a sum, steps of 2^-16."""
         x, gain, rest, _ = node.inputs
         rows = (self.constant(f"{node.name}_{row.id}", self.values[row.id]) for row in (gain, rest))
-        scaled = self.add("Mul", [self._as_real(self.tensor(x), node), next(rows)], f"{node.name}_scaled_by")
+        scaled = self.add("Mul", [self.real(x, f"{node.name}_real"), next(rows)], f"{node.name}_scaled_by")
         moved = self.add("Add", [scaled, next(rows)], f"{node.name}_moved")
         steps = self.add("Mul", [moved, self.scale(1 << FRACTION_BITS)], f"{node.name}_steps")
         whole = self.add("Round", [steps], f"{node.name}_whole")
@@ -227,7 +255,7 @@ class StepWriter(ModelWriter):
     @write.register
     def pixel_sums(self, operation: PixelSums, node: Node) -> None:
         """Exact sums of words."""
-        wide = self.add("Cast", [self.tensor(node.inputs[0])], f"{node.name}_words", to=TensorProto.INT32)
+        wide = self.words(node.inputs[0], f"{node.name}_words")
         axes = self.constant("rows_and_columns", np.array([1, 2], np.int64))
         sums = self.add("ReduceSum", [wide, axes], f"{node.name}_sums")
         self._ended(node, operation, self._as_real(sums, node))
@@ -258,15 +286,15 @@ class StepWriter(ModelWriter):
     def average_pool(self, operation: StepAveragePool, node: Node) -> None:
         """In real numbers; sums of codes are exact."""
         geometry, count = (operation.kernel, operation.strides, operation.pads), operation.count_include_pad
-        given, mean = self._as_real(self.tensor(node.inputs[0]), node), f"{node.name}_mean"
+        given, mean = self.real(node.inputs[0], f"{node.name}_real"), f"{node.name}_mean"
         self.window("AveragePool", given, mean, geometry, count_include_pad=int(count))
         self.add("QuantizeLinear", [mean, self.scale(1), self.zero(node)], node.name)
 
     @write.register
     def table(self, operation: CodeTable, node: Node) -> None:
         """The table in the order of its codes, from -128 on."""
-        by_value = np.roll(operation.codes, 128).view(node.type.dtype.numpy)
-        wide = self.add("Cast", [self.tensor(node.inputs[0])], f"{node.name}_words", to=TensorProto.INT32)
+        by_value = signed_codes(np.roll(operation.codes, 128).view(node.type.dtype.numpy))
+        wide = self.words(node.inputs[0], f"{node.name}_words")
         first = self.constant("first_code", np.asarray(128, np.int32))
         index = self.add("Add", [wide, first], f"{node.name}_index")
         self.add("Gather", [self.constant(f"{node.name}_table", by_value), index], node.name)
@@ -274,7 +302,7 @@ class StepWriter(ModelWriter):
     @write.register
     def code_sums(self, _: CodeSums, node: Node) -> None:
         """Codes as sums."""
-        self.add("Cast", [self.tensor(node.inputs[0])], node.name, to=TensorProto.INT32)
+        self.words(node.inputs[0], node.name)
 
     @write.register
     def real_sums(self, operation: RealSums, node: Node) -> None:
