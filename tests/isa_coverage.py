@@ -31,7 +31,7 @@ class IsaCoverage:
     def watch(self) -> None:
         """Record from now on, in this process."""
         for cls in INSTRUCTIONS.values():
-            cls.execute = self._executing(cls.execute)
+            cls.execute = self._executing(cls, cls.execute)
             cls.check = self._checking(cls.check)
         TrapError.__init__ = self._making(TrapError.__init__)
         Violations.add = self._making(Violations.add)
@@ -80,16 +80,18 @@ class IsaCoverage:
     def _state(self, *what: str) -> str:
         return next((s for s in (EXECUTED, REFUSED) if (s, *what) in self.hits), "missing")
 
-    def _executing(self, execute: Callable[..., None]) -> Callable[..., None]:
+    def _executing(self, cls: type[Instruction], execute: Callable[..., None]) -> Callable[..., None]:
+        opcode = (EXECUTED, cls.mnemonic)
+        still = [(spec.name, {int(v): v.name for v in spec.members()}) for spec in _enumerated(cls)]
+
         @wraps(execute)
         def wrapped(instr: Instruction, m: Any) -> None:
             execute(instr, m)
-            self.hits.add((EXECUTED, instr.mnemonic))
-            unused = instr.unused()
-            for spec in instr.operands:
-                if spec.enum is not None and spec.name not in unused:
-                    value = spec.enum(getattr(instr, spec.name))
-                    self.hits.add((EXECUTED, instr.mnemonic, spec.name, value.name))
+            self.hits.add(opcode)
+            for name, values in still:  # what has not been hit yet: most instructions are done with here
+                value = getattr(instr, name)
+                if value in values and name not in instr.unused():
+                    self.hits.add((*opcode, name, values.pop(value)))
 
         return wrapped
 

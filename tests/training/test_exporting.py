@@ -23,7 +23,7 @@ from isa.program import Note
 from isa.target import load_target
 from runtime.device import Device
 from tests.training.nets import graph_of
-from tests.training.test_keras import X, Y, model
+from tests.training.test_keras import FEW, X, model
 from tests.training.test_steps import NETS, Trained
 from x1.lab.trained import compare_trained
 
@@ -62,7 +62,7 @@ def test_every_tensor_of_the_device_is_that_of_onnx_runtime(name: str) -> None:
     for node in (*codes, *sums):
         np.testing.assert_array_equal(found[node.name], values[node.id], node.name)
     machine = load_target("edge32")
-    streams = {"train": trained.step, "eval": step}
+    streams = {"eval": step}
     binary, _ = generate_streams(streams, trained.state, machine, schedule_options(3), Note(), search=False)
     got = Device(binary).session("eval").execute({"input": x}, tensors=True)
     assert not got.incomplete
@@ -89,8 +89,8 @@ def test_a_shift_that_is_another_is_found(monkeypatch: pytest.MonkeyPatch) -> No
     """In what ONNX Runtime is given, then in what the evaluator is given."""
     pytest.importorskip("onnxruntime")
     made = model()
-    made.fit(X, Y, epochs=1, verbose=0)
-    assert compare_trained(made, X).succeeded
+    made.fit(**FEW)
+    assert compare_trained(made, X[:8]).succeeded
 
     def changed(state: dict[str, Array]) -> dict[str, Array]:
         return {n: v - 1 if n.endswith("/shift") else v for n, v in state.items()}
@@ -103,19 +103,19 @@ def test_a_shift_that_is_another_is_found(monkeypatch: pytest.MonkeyPatch) -> No
 
     with monkeypatch.context() as planted:
         planted.setattr(trained_module, "to_integers", other_integers)
-        found = compare_trained(made, X)
+        found = compare_trained(made, X[:8])
         assert found.first_divergence == "conv2d/y"
         assert found.mismatches > 0 == found.evaluator_mismatches
     with monkeypatch.context() as planted:
         planted.setattr(trained_module, "evaluate", other_values)
-        found = compare_trained(made, X)
+        found = compare_trained(made, X[:8])
         assert found.mismatches == 0 < found.evaluator_mismatches
         assert {t.name for t in found.tensors if t.differs} >= {"conv2d/y", "probabilities"}
 
 
 def test_a_model_writes_both_forms_and_a_binary_of_inference(tmp_path: Path) -> None:
     made = model()
-    made.fit(X, Y, epochs=1, verbose=0)
+    made.fit(**FEW)
     for form in ("float32", "qoperator"):
         made.export(tmp_path / f"{form}.onnx", form)
         loaded = onnx.ModelProto.FromString((tmp_path / f"{form}.onnx").read_bytes())

@@ -44,6 +44,8 @@ Array = NDArray[Any]
 DIGITS = np.load(Path(__file__).resolve().parents[2] / "samples" / "mnist" / "digits.npz")
 X, Y = DIGITS["inputs"][:96], DIGITS["labels"][:96]
 LOSS = "sparse_categorical_crossentropy"
+FEW: dict[str, Any] = {"x": X[:16], "y": Y[:16], "batch_size": 8, "verbose": 0}
+"""What to fit where more would only take longer."""
 
 
 def model(filters: int = 4, **chosen: Any) -> Sequential:
@@ -89,7 +91,7 @@ def test_a_functional_model_is_the_same_model() -> None:
     weights = sequential.get_weights()
     for each in (functional, sequential):
         each.set_weights(weights)
-        each.fit(X, Y, verbose=0, epochs=1)
+        each.fit(**FEW)
     for one, other in zip(functional.get_weights(), sequential.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
 
@@ -104,18 +106,19 @@ def test_the_maximum_of_an_image_is_a_pooling_by_parts() -> None:
     for each in (whole, parts):
         each.set_weights(weights)
         each.compile(optimizer="adam", loss=LOSS)
-        each.fit(X, Y, verbose=0, epochs=1, batch_size=16)
+        each.fit(**FEW)
     for one, other in zip(whole.get_weights(), parts.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
 
 
 def test_training_resumes_to_the_bit(tmp_path: Path) -> None:
     through, first = model(), model()
-    through.fit(X, Y, epochs=3, batch_size=20, verbose=0)  # with a tail of 16
-    first.fit(X, Y, epochs=1, batch_size=20, verbose=0)
+    given: dict[str, Any] = {**FEW, "batch_size": 6}  # with a tail of 4
+    through.fit(**given, epochs=3)
+    first.fit(**given, epochs=1)
     first.save(tmp_path / "first.x1")
     second = x1.keras.load(tmp_path / "first.x1")
-    second.fit(X, Y, epochs=3, batch_size=20, verbose=0, initial_epoch=second.epochs)
+    second.fit(**given, epochs=3, initial_epoch=second.epochs)
     for name, each in (("a.x1", through), ("b.x1", second)):
         each.save(tmp_path / name)
     assert (tmp_path / "a.x1").read_bytes() == (tmp_path / "b.x1").read_bytes()
@@ -124,9 +127,9 @@ def test_training_resumes_to_the_bit(tmp_path: Path) -> None:
 
 def test_the_order_within_a_batch_changes_no_bit() -> None:
     hashes: set[str] = set()
-    for order in (np.arange(32), np.random.default_rng(1).permutation(32)):
+    for order in (np.arange(12), np.random.default_rng(1).permutation(12)):
         made = model()
-        made.fit(X[:32][order], Y[:32][order], epochs=2, batch_size=32, verbose=0, shuffle=False)
+        made.fit(X[:12][order], Y[:12][order], epochs=2, batch_size=12, verbose=0, shuffle=False)
         hashes.add(hash_of(made))
     assert len(hashes) == 1
 
@@ -135,7 +138,7 @@ def test_bits_do_not_depend_on_the_machine() -> None:
     hashes: set[str] = set()
     for target in ("edge16", "edge32", "edge64"):
         made = model()
-        made.fit(X[:32], Y[:32], epochs=1, batch_size=16, verbose=0, target=target)
+        made.fit(**FEW, target=target)
         hashes.add(hash_of(made))
     assert len(hashes) == 1
 
@@ -144,7 +147,7 @@ def test_frozen_layers_stay_as_they_are() -> None:
     made = model()
     made.layers[0].trainable = False
     before = made.get_weights()
-    made.fit(X[:32], Y[:32], verbose=0)
+    made.fit(**FEW)
     after = made.get_weights()
     for index in (0, 1):
         np.testing.assert_array_equal(after[index], before[index])
@@ -169,7 +172,7 @@ def test_callbacks_are_any_objects_with_their_methods() -> None:
 
     stops, counts = Stops(), Counts()
     made = model()
-    made.fit(X[:64], Y[:64], epochs=5, verbose=0, callbacks=[stops, counts])
+    made.fit(**FEW, epochs=5, callbacks=[stops, counts])
     assert (stops.epochs, counts.batches) == (1, 2)
 
 
@@ -180,8 +183,8 @@ def test_a_learning_rate_may_change_between_epochs() -> None:
             self.model.optimizer.learning_rate = self.model.optimizer.learning_rate / 2
 
     plain, halved = model(), model()
-    plain.fit(X[:32], Y[:32], verbose=0)
-    halved.fit(X[:32], Y[:32], verbose=0, callbacks=[Halves()])
+    plain.fit(**FEW)
+    halved.fit(**FEW, callbacks=[Halves()])
     assert (plain.get_weights()[0] != halved.get_weights()[0]).any()
     assert halved.optimizer.learning_rate == 0.0005
 
@@ -189,17 +192,19 @@ def test_a_learning_rate_may_change_between_epochs() -> None:
 def test_a_class_counts_as_its_samples_do(tmp_path: Path) -> None:
     """On the device, in the loss that is shown, and in training that goes on from a file."""
     plain, by_class, by_sample = model(), model(), model()
-    each = np.where(Y == 3, 2.5, 1.0)
-    plain.fit(X, Y, epochs=2, verbose=0)
-    by_class.fit(X, Y, epochs=2, class_weight={3: 2.5}, verbose=0)
-    by_sample.fit(X, Y, sample_weight=each, verbose=0)
+    x, y = FEW["x"], FEW["y"]
+    one = int(y[0])
+    each = np.where(y == one, 2.5, 1.0)
+    plain.fit(**FEW, epochs=2)
+    by_class.fit(**FEW, epochs=2, class_weight={one: 2.5})
+    by_sample.fit(**FEW, sample_weight=each)
     by_sample.save(tmp_path / "m.x1")
     resumed = x1.keras.load(tmp_path / "m.x1")
-    resumed.fit(X, Y, epochs=2, initial_epoch=1, sample_weight=each, verbose=0)
+    resumed.fit(**FEW, epochs=2, initial_epoch=1, sample_weight=each)
     assert hash_of(by_class) == hash_of(resumed) != hash_of(plain)
-    loss, accuracy = resumed.evaluate(X, Y, sample_weight=each)
-    alike, same = resumed.evaluate(X, Y)
-    (of_the_class, _), share = resumed.evaluate(X[Y == 3], Y[Y == 3]), (Y == 3).mean()
+    loss, accuracy = resumed.evaluate(x, y, sample_weight=each)
+    alike, same = resumed.evaluate(x, y)
+    (of_the_class, _), share = resumed.evaluate(x[y == one], y[y == one]), (y == one).mean()
     assert accuracy == same
     assert loss == pytest.approx(alike + 1.5 * share * of_the_class)
 
@@ -267,13 +272,13 @@ def every_kind() -> Model:
 
 def test_training_goes_on_from_a_file_with_every_kind_of_kernel(tmp_path: Path) -> None:
     made = every_kind()
-    x, y = X[:32, 8:20, 8:20], Y[:32]
-    made.fit(x, y, batch_size=8, verbose=0, bn_group=4)
+    x, y = X[:16, 8:20, 8:20], Y[:16]
+    made.fit(x, y, batch_size=4, verbose=0, bn_group=2)
     made.save(tmp_path / "net.x1")
     again = load(tmp_path / "net.x1")
     assert again.evaluate(x, y) == made.evaluate(x, y)
     for model in (made, again):
-        model.fit(x, y, batch_size=8, epochs=2, initial_epoch=1, verbose=0)
+        model.fit(x, y, batch_size=4, epochs=2, initial_epoch=1, verbose=0)
     assert again.content() == made.content()
 
 
@@ -337,7 +342,7 @@ def trained(*layers: Any, shape: tuple[int, ...] = (28, 28, 1), epochs: int = 1,
     """A network on the digits, in that shape."""
     made = Sequential([Input(shape), *layers])
     made.compile(**{"optimizer": "adam", "loss": LOSS, "metrics": ["accuracy"], **chosen})
-    made.fit(X.reshape(-1, *shape), Y, epochs=epochs, verbose=0)
+    made.fit(**{**FEW, "x": FEW["x"].reshape(-1, *shape)}, epochs=epochs)
     return made
 
 
@@ -348,7 +353,7 @@ def test_layers_have_the_weights_of_training() -> None:
     layer.set_weights([np.zeros_like(w) for w in layer.get_weights()])
     assert not made.get_weights()[0].any()
     assert made.get_weights()[2].any()
-    made.fit(X[:32], Y[:32], verbose=0)
+    made.fit(**FEW)
     grown = Sequential([Input((28, 28, 1)), *made.layers[:-1], Dense(4)])
     np.testing.assert_array_equal(grown.get_weights()[1], made.get_weights()[1])
 
@@ -378,7 +383,7 @@ def test_errors_of_a_function_that_several_layers_read_are_summed() -> None:
     made = Model(given, result)
     made.compile(optimizers.SGD(0.5), LOSS)
     before = made.get_weights()
-    made.fit(X, Y, verbose=0)
+    made.fit(**FEW)
     assert (before[0] != made.get_weights()[0]).all()
 
 
@@ -389,7 +394,7 @@ def test_what_a_call_does_not_settle_stays_open() -> None:
     with pytest.raises(X1Error):
         made.fit(X, Y, bn_group=100, seed=9, verbose=0)
     for each in (made, other):
-        each.fit(X, Y, verbose=0)
+        each.fit(**FEW)
     assert hash_of(made) == hash_of(other)
 
 
@@ -401,7 +406,7 @@ def test_nested_arguments_and_sums_of_three_come_back_from_files(tmp_path: Path)
         given, Dense(10, activation="softmax")(Flatten()(UpSampling2D(2, interpolation="nearest")(total)))
     )
     made.compile("adam", LOSS)
-    made.fit(X[:32], Y[:32], verbose=0)
+    made.fit(**FEW)
     made.save(tmp_path / "m.x1")
     assert hash_of(x1.keras.load(tmp_path / "m.x1")) == hash_of(made)
     assert compare_trained(made, X[:8]).succeeded
@@ -419,5 +424,6 @@ def test_other_endings_are_judged_by_onnx_runtime(loss: str) -> None:
     ending = Dense(3, activation="sigmoid") if loss == "binary_crossentropy" else Dense(3)
     made = Sequential([Input((28, 28, 1)), Flatten(), ending])
     made.compile("adam", loss)
-    made.fit(X, np.eye(10)[Y][:, :3], verbose=0)
-    assert compare_trained(made, X[:40]).succeeded
+    some: dict[str, Any] = {**FEW, "y": np.eye(10)[FEW["y"]][:, :3]}
+    made.fit(**some)
+    assert compare_trained(made, X[:12]).succeeded

@@ -99,7 +99,8 @@ def test_gradients_on_mnist_point_where_those_of_float32_do(name: str, assets: P
     assert min(medians.values()) >= 0.8, medians
 
 
-@pytest.mark.parametrize("name", ["seed", pytest.param("lenet", marks=pytest.mark.nightly)])
+@pytest.mark.nightly
+@pytest.mark.parametrize("name", ["seed", "lenet"])
 def test_a_batch_is_learned_by_heart(name: str) -> None:
     layers = NETS[name]
     net, update = Network(layers, weights(layers, 2)), by_adam()

@@ -13,6 +13,7 @@ from compiler.codegen import training
 from compiler.codegen.emit_step import state_values
 from compiler.codegen.training import generate_streams
 from compiler.ir.evaluate import evaluate
+from compiler.ir.types import DType
 from compiler.ir.verify import verify
 from compiler.schedule.options import StepOptions, schedule_options
 from compiler.train.network import CATEGORICAL, TrainableNetwork, groups_of, rebatched
@@ -258,9 +259,8 @@ def test_fifty_steps_are_the_same_on_every_machine(name: str) -> None:
 def test_other_losses_are_what_the_independent_statement_says(loss: str, end: dict[str, Any]) -> None:
     net = [*LENET[:-1], replace(LENET[-1], options=end)]
     trained = Trained(net, loss=loss)
-    for target in ("edge16", "edge32"):
-        trained.on(target)
-    trained.agree(3)
+    trained.on("edge16")
+    trained.agree(2)
 
 
 SMALL: Final = [
@@ -280,8 +280,7 @@ WEIGHTS_OF_SAMPLES: Final = {
 def test_samples_count_by_their_weights(given: str) -> None:
     weighted = np.array(WEIGHTS_OF_SAMPLES[given], np.float32)
     trained, plain = Trained(SMALL, weights_of_samples=weighted), Trained(SMALL)
-    for target in ("edge16", "tiny8") if given == "some" else ("edge16",):
-        trained.on(target)
+    trained.on("tiny8" if given == "equal" else "edge16")
     for _ in range(2):
         trained.agree(1)
         plain.one()
@@ -306,8 +305,9 @@ def test_gradients_are_clipped_on_the_machine() -> None:
 
 
 def test_sums_beyond_int32_are_exact() -> None:
-    """173,056 products for each weight of the first layer."""
-    trained = Trained(SEED_NET, batch=256)
+    """67,600 products for each weight of the first layer."""
+    trained = Trained(SEED_NET, batch=100)
+    assert DType.I64 in {t.dtype for n in trained.step.graph.nodes() for t in n.types}
     trained.on("edge64")
     trained.agree(1)
 
@@ -328,7 +328,7 @@ CHOICES: Final = {
 }
 
 
-@pytest.mark.parametrize("name", ["mission", "normalized"])
+@pytest.mark.parametrize("name", ["mission", pytest.param("normalized", marks=pytest.mark.nightly)])
 def test_no_choice_of_the_schedule_changes_a_bit(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """How much is computed again, how many rows are updated together, which engine sums."""
     trained = Trained(NETS[name], batch=8)
