@@ -9,7 +9,9 @@ from __future__ import annotations
 import json
 import re
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
+from itertools import repeat
 from typing import Any, Final, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 import msgspec
@@ -61,45 +63,70 @@ def from_json(cls: type[T], data: bytes, what: str) -> T:
 
 
 def from_builtins(kind: Any, value: object, where: str) -> object:
-    """The value as an instance of a type annotation."""
+    """The value as an instance of a type annotation.
+
+    Raises:
+        RecordError: it is none; the message begins with `where`.
+    """
+    try:
+        return _reader(kind)(value)
+    except _MisfitError as misfit:
+        raise RecordError(f"{where}{misfit.path} {misfit.text}") from None
+
+
+class _MisfitError(Exception):
+    """What is wrong with a value, and where it stands in what is read; the path grows on the way out."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.text, self.path = text, ""
+
+
+_Reader = Callable[[object], object]
+
+
+@cache
+def _reader(kind: Any) -> _Reader:
+    """What makes an instance of a type annotation of a plain value, or raises `_MisfitError`."""
     origin = get_origin(kind)
     if origin in (Union, types.UnionType):
-        return _optional(kind, value, where)
+        return _optional(kind)
     if origin is tuple:
-        return _sequence(kind, value, where)
+        args = get_args(kind)
+        return _row(args[0]) if len(args) == 2 and args[1] is Ellipsis else _entries(args)
     if isinstance(kind, FrozenMeta):
-        return _record(cast("type[Frozen]", kind), value, where)
-    assert kind in _SCALARS, f"{where}: no JSON form for {kind}"
-    return _SCALARS[kind](value, where)
+        return _record(cast("type[Frozen]", kind))
+    assert kind in _SCALARS, f"no JSON form for {kind}"
+    return _SCALARS[kind]
 
 
-def _real(value: object, where: str) -> float:
+def _real(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise RecordError(f"{where} is not a number")
+        raise _MisfitError("is not a number")
     return float(value)
 
 
-def _whole(value: object, where: str) -> int:
+def _whole(value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or abs(value) > MAX_INTEGER:
-        raise RecordError(f"{where} is not a whole number of at most 62 bits")
+        raise _MisfitError("is not a whole number of at most 62 bits")
     return value
 
 
-def _text(value: object, where: str) -> str:
+def _text(value: object) -> str:
     if not isinstance(value, str):
-        raise RecordError(f"{where} is not a text")
+        raise _MisfitError("is not a text")
     if not is_unicode(value):
-        raise RecordError(f"{where} holds half of a surrogate pair")
+        raise _MisfitError("holds half of a surrogate pair")
     return value
 
 
-def _truth(value: object, where: str) -> bool:
+def _truth(value: object) -> bool:
     if not isinstance(value, bool):
-        raise RecordError(f"{where} is not a truth value")
+        raise _MisfitError("is not a truth value")
     return value
 
 
-_SCALARS: Final[dict[Any, Callable[[object, str], object]]] = {
+_SCALARS: Final[dict[Any, _Reader]] = {
     float: _real,
     int: _whole,
     str: _text,
@@ -109,7 +136,7 @@ _SCALARS: Final[dict[Any, Callable[[object, str], object]]] = {
 
 def is_unicode(text: str) -> bool:
     """Whether a text from JSON can be written as UTF-8: no lone surrogates."""
-    return not any("\ud800" <= c <= "\udfff" for c in text)
+    return text.isascii() or not any("\ud800" <= c <= "\udfff" for c in text)
 
 
 def _unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -125,34 +152,67 @@ def _no_constants(name: str) -> object:
     raise ValueError(f"{name} is not allowed")
 
 
-def _optional(kind: Any, value: object, where: str) -> object:
-    options = [k for k in get_args(kind) if k is not type(None)]
-    assert len(options) == 1
-    return None if value is None else from_builtins(options[0], value, where)
+def _optional(kind: Any) -> _Reader:
+    (some,) = (k for k in get_args(kind) if k is not type(None))
+    read = _reader(some)
+    return lambda value: None if value is None else read(value)
 
 
-def _sequence(kind: Any, value: object, where: str) -> object:
+def _row(kind: Any) -> _Reader:
+    """A tuple of any length."""
+    read = _reader(kind)
+    return lambda value: _read_all(repeat(read), _list(value))
+
+
+def _entries(kinds: Sequence[Any]) -> _Reader:
+    """A tuple of entries of their own kinds."""
+    readers = [_reader(kind) for kind in kinds]
+
+    def reading(value: object) -> tuple[object, ...]:
+        items = _list(value)
+        if len(items) != len(readers):
+            raise _MisfitError(f"has {len(items)} entries; allowed: {len(readers)}")
+        return _read_all(readers, items)
+
+    return reading
+
+
+def _read_all(readers: Iterable[_Reader], items: Sequence[object]) -> tuple[object, ...]:
+    found: list[object] = []
+    try:
+        for item, read in zip(items, readers, strict=False):
+            found.append(read(item))
+    except _MisfitError as misfit:
+        misfit.path = f"[{len(found)}]{misfit.path}"
+        raise
+    return tuple(found)
+
+
+def _list(value: object) -> list[object]:
     if not isinstance(value, list):
-        raise RecordError(f"{where} is not a list")
-    items = cast("list[object]", value)
-    args = get_args(kind)
-    if len(args) == 2 and args[1] is Ellipsis:
-        return tuple(from_builtins(args[0], v, f"{where}[{i}]") for i, v in enumerate(items))
-    if len(items) != len(args):
-        raise RecordError(f"{where} has {len(items)} entries; allowed: {len(args)}")
-    return tuple(
-        from_builtins(a, v, f"{where}[{i}]") for i, (a, v) in enumerate(zip(args, items, strict=True))
-    )
+        raise _MisfitError("is not a list")
+    return cast("list[object]", value)
 
 
-def _record(cls: type[Frozen], value: object, where: str) -> object:
-    if not isinstance(value, dict):
-        raise RecordError(f"{where} is not an object")
-    given = cast("dict[str, object]", value)
+def _record(cls: type[Frozen]) -> _Reader:
     hints = get_type_hints(cls)
-    names = names_of(cls)
-    if extra := sorted(set(given) - set(names)):
-        raise RecordError(f"{where} has the unknown key {extra[0]!r}")
-    if missing := sorted(set(names) - set(given)):
-        raise RecordError(f"{where} lacks the key {missing[0]!r}")
-    return cls(**{n: from_builtins(hints[n], given[n], f"{where}.{n}") for n in names})
+    readers = {name: _reader(hints[name]) for name in names_of(cls)}
+
+    def reading(value: object) -> Frozen:
+        if not isinstance(value, dict):
+            raise _MisfitError("is not an object")
+        given = cast("dict[str, object]", value)
+        if extra := sorted(given.keys() - readers.keys()):
+            raise _MisfitError(f"has the unknown key {extra[0]!r}")
+        if missing := sorted(readers.keys() - given.keys()):
+            raise _MisfitError(f"lacks the key {missing[0]!r}")
+        made: dict[str, object] = {}
+        try:
+            for name, read in readers.items():
+                made[name] = read(given[name])
+        except _MisfitError as misfit:
+            misfit.path = f".{list(readers)[len(made)]}{misfit.path}"
+            raise
+        return cls(**made)
+
+    return reading
