@@ -280,7 +280,7 @@ WEIGHTS_OF_SAMPLES: Final = {
 def test_samples_count_by_their_weights(given: str) -> None:
     weighted = np.array(WEIGHTS_OF_SAMPLES[given], np.float32)
     trained, plain = Trained(SMALL, weights_of_samples=weighted), Trained(SMALL)
-    trained.on("tiny8" if given == "equal" else "edge16")
+    trained.on("edge16")
     for _ in range(2):
         trained.agree(1)
         plain.one()
