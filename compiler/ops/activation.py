@@ -190,8 +190,7 @@ class QTable(ElementWise):
         function = FUNCTIONS[self.function]
         if function.steps is not None:
             return False
-        real = function.rounded(every_real(x), self.parameters)
-        steps = real.astype(np.float64) / y.scale
+        steps = _reals(self, x).astype(np.float64) / y.scale
         low, high = y.dtype.bounds[0] - y.zero_point, y.dtype.bounds[1] - y.zero_point
         inside = steps[(steps > low - 1) & (steps < high + 1)]
         near = TIE + ABSOLUTE / y.scale
@@ -199,8 +198,16 @@ class QTable(ElementWise):
 
 
 @lru_cache(maxsize=TABLES)
-def _codes(operation: QTable, x: Quant, y: Quant) -> Array:
+def _reals(operation: QTable, x: Quant) -> Array:
+    """The function of every value of x, correctly rounded; not to be written."""
     real = FUNCTIONS[operation.function].rounded(every_real(x), operation.parameters)
+    real.flags.writeable = False
+    return real
+
+
+@lru_cache(maxsize=TABLES)
+def _codes(operation: QTable, x: Quant, y: Quant) -> Array:
+    real = _reals(operation, x)
     least = arithmetic.f32(y.dtype.bounds[0] - y.zero_point) * np.float32(y.scale)
     codes = arithmetic.quantize(np.where(np.isnan(real), least, real), y.scale, y.zero_point, *y.dtype.bounds)
     table = codes.astype(y.dtype.numpy).view(np.uint8)

@@ -37,8 +37,10 @@ class Histogram(Struct):
         if self.exponent is None:
             self.counts[HALF] += values.size
             return
-        bins = np.floor(np.ldexp(values.ravel().astype(np.float64), BITS - self.exponent)).astype(np.int64)
-        self.counts += np.bincount(bins + HALF, minlength=2 * HALF)
+        bins = values.ravel().astype(np.float64)
+        bins *= math.ldexp(1.0, BITS - self.exponent)  # exact: float64 has room for every float32
+        np.floor(bins, out=bins)
+        self.counts += np.bincount(bins.astype(np.int64) + HALF, minlength=2 * HALF)
 
     def _reach(self, exponent: int) -> None:
         """Let the bins cover [-2^exponent, 2^exponent)."""

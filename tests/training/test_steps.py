@@ -201,7 +201,7 @@ def test_sums_made_beside_other_layers_read_values_at_home() -> None:
     trained.assert_equal_on_machines(found)
 
 
-@pytest.mark.parametrize("group", [0, 3])
+@pytest.mark.parametrize("group", [pytest.param(0, marks=pytest.mark.nightly), 3])
 def test_exact_statistics_are_the_means_over_batches(group: int) -> None:
     """Batches of 8 in groups of 3, 3 and 2, or in one; frozen weights, on the machine and as a graph."""
     trained = Trained(NORMALIZED, batch=8, group=group)
@@ -231,7 +231,7 @@ def test_exact_statistics_are_the_means_over_batches(group: int) -> None:
             np.testing.assert_array_equal(as_graph(name, trained.oracle.w[name]), value, name)
 
 
-@pytest.mark.parametrize("group", [1, 3])
+@pytest.mark.parametrize("group", [pytest.param(1, marks=pytest.mark.nightly), 3])
 def test_groups_of_a_batch_have_statistics_of_their_own(group: int) -> None:
     trained = Trained(NORMALIZED, group=group)
     trained.on("edge16")
