@@ -16,6 +16,7 @@ from compiler.ops.add import Add
 from compiler.ops.affine import Affine, along, require_rows
 from compiler.ops.binary import BinaryFunction
 from compiler.ops.broadcasting import same_rank
+from compiler.ops.shapes import Reshape
 from compiler.ops.sliding_window import scale_of, zero_of
 from compiler.rules.exporting import OnnxWriter, written_as_onnx
 from compiler.rules.importing import LayerCall, OnnxNode, is_parameter, layer, onnx_operator
@@ -120,12 +121,22 @@ def _of_parts(n: OnnxNode, x: Node, slope: Node) -> Node:
 
 @layer("PReLU")
 def prelu_layer(call: LayerCall) -> Node:
-    """PReLU(): a slope `alpha` per channel, shared over the image."""
-    call.done()
+    """PReLU(shared_axes=(1, 2)): a slope `alpha` per channel, shared over the image; with () per element."""
     x = call.value()
-    shape = (1,) * (len(x.shape) - 2) + (x.shape[-1],)
+    shape, last = x.shape[1:], len(x.shape) - 1
+    image = tuple(range(1, last))
+    shared = call.take("shared_axes", image, (tuple,), f"{image} or ()")
+    call.done()
+    if shared not in (image, ()):
+        call.fail(f"PReLU: shared_axes={shared} is not allowed", f"{image} or ()")
+    if shared:
+        shape = (1,) * len(image) + (shape[-1],)
     slope = np.ascontiguousarray(call.weights("alpha", shape)).reshape(-1)
-    return call.add(PRelu(len(x.shape) - 1), x, call.const(slope, "alpha"))
+    if shared or not image:
+        return call.add(PRelu(last), x, call.const(slope, "alpha"))
+    row = call.add(Reshape((x.shape[0], slope.size)), x, suffix="/row")
+    made = call.add(PRelu(1), row, call.const(slope, "alpha"), suffix="/of_elements")
+    return call.add(Reshape(x.shape), made)
 
 
 @quantization_rule(PRelu)

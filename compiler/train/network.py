@@ -21,6 +21,7 @@ from compiler.passes.eliminate_identity import EliminateIdentity
 from compiler.passes.fold_bias import FoldBias
 from compiler.passes.fuse_activation import FuseActivation
 from compiler.passes.pool_maxima import PoolMaxima
+from compiler.passes.split_prelu import SplitPRelu
 from compiler.passes.to_device_layout import ToDeviceLayout
 from compiler.train.gradient import open_parameters
 from compiler.train.losses.loss import loss_of
@@ -32,6 +33,7 @@ RESERVED: Final = ("labels", "numbers", "keys", "moving", "weights", "step")
 SIMPLIFY: Final[tuple[Pass, ...]] = (
     EliminateIdentity(dropout=False),
     FoldBias(),
+    SplitPRelu(),
     FuseActivation(),
     PoolMaxima(),
     EliminateDead(),

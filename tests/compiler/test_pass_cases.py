@@ -38,6 +38,7 @@ from compiler.passes.pipeline import PASS_NAMES, PREPARE, PREPARE_PREQUANTIZED, 
 from compiler.passes.quantize import QuantizeGraph
 from compiler.passes.to_device_layout import ToDeviceLayout
 from compiler.quantize.scheme import Scheme
+from compiler.train.network import SIMPLIFY
 from isa.support.records import replace
 from tests.golden_cases import GOLDEN, Case, all_cases, cases_of, require
 from tests.networks import calibrated, random_graph, random_inputs
@@ -47,8 +48,11 @@ SCHEME: Final = Scheme({"image": Quant((2**-4,), 0), "y": Quant((2**-3,), -4)}, 
 MADE: Final[dict[str, Pass]] = {"equalize-layers": EqualizeLayers(), "quantize": QuantizeGraph(SCHEME)}
 """The passes of no pipeline."""
 PASSES: Final[dict[str, Pass]] = {
-    p.name: p for p in (*PREPARE, *PREPARE_PREQUANTIZED, *fuse_passes(SCHEME), *TO_DEVICE, *MADE.values())
+    p.name: p
+    for p in (*PREPARE, *PREPARE_PREQUANTIZED, *fuse_passes(SCHEME), *TO_DEVICE, *SIMPLIFY, *MADE.values())
 }
+
+TRAINING: Final = {p.name for p in SIMPLIFY}
 
 
 def made(name: str, case: Case) -> tuple[tuple[str, str], ...]:
@@ -76,7 +80,7 @@ def test_a_pass_makes_of_a_graph_what_its_file_says(
     )
 
 
-@pytest.mark.parametrize("name", PASS_NAMES)
+@pytest.mark.parametrize("name", PASSES)
 def test_every_pass_has_a_case_that_it_changes_and_one_that_it_leaves_alone(name: str) -> None:
     """Passes that make a graph of another stage leave none alone; they refuse one."""
     words = {word for case in cases_of(FOLDER / f"{name}.txt") for word, _ in case.verdicts}
@@ -84,7 +88,7 @@ def test_every_pass_has_a_case_that_it_changes_and_one_that_it_leaves_alone(name
 
 
 def test_every_file_of_cases_is_that_of_a_pass() -> None:
-    assert {path.stem for path in FOLDER.iterdir()} == set(PASS_NAMES) == set(PASSES)
+    assert {path.stem for path in FOLDER.iterdir()} == set(PASSES) == {*PASS_NAMES, *TRAINING}
 
 
 def kept(graph: Graph, passes: Sequence[Pass], samples: Sequence[Sample]) -> Graph:

@@ -40,7 +40,8 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
         np.savez(folder / "digits.npz", inputs=digits["inputs"][:100], labels=digits["labels"][:100])
         np.savez(folder / "wrong.npz", inputs=digits["inputs"][:100], labels=digits["labels"][:100] + 5)
         np.savez(folder / "small.npz", inputs=digits["inputs"][:10, :20], labels=digits["labels"][:10])
-    (folder / "prelu.net").write_text(SMALL.replace("f = Flatten()(c)", "p = PReLU()(c)\nf = Flatten()(p)"))
+    product = "p = Multiply()([c, c])\nf = Flatten()(p)"
+    (folder / "product.net").write_text(SMALL.replace("f = Flatten()(c)", product))
     calibrated = ["--calibrate", str(SAMPLE / "calibration.npz"), "-o", "plain.x1"]
     assert x1(["compile", str(SAMPLE / "mnist.net"), *calibrated], folder).returncode == 0
     plain = (folder / "plain.x1").read_bytes()
@@ -137,7 +138,7 @@ WRONG = {
     "no training": ("plain.x1", "--data", "digits.npz"),
     "another version": ("older.x1", "--data", "digits.npz"),
     "no file": ("missing.x1", "--data", "digits.npz"),
-    "no gradient": ("prelu.net", "--data", "digits.npz", "--init", "glorot"),
+    "no gradient": ("product.net", "--data", "digits.npz", "--init", "glorot"),
 }
 
 

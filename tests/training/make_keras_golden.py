@@ -36,11 +36,27 @@ def sequential() -> Any:
     return keras.Sequential([*rows, L.Dense(6, activation="relu"), L.Dense(4), L.Softmax()])
 
 
+def mobile() -> Any:
+    """Depthwise convolutions, normalizations whose statistics are not those of a beginning, slopes."""
+    given = keras.Input((11, 11, 2))
+    a = L.Conv2D(4, 3, strides=2, padding="same", use_bias=False)(given)
+    b = L.PReLU(shared_axes=[1, 2])(L.BatchNormalization()(a))
+    c = L.DepthwiseConv2D(3, padding="same", depth_multiplier=2, use_bias=False)(b)
+    d = L.PReLU()(L.BatchNormalization(scale=False, epsilon=1e-4)(c))
+    e = L.ELU(0.5)(L.Conv2D(6, 1)(L.AveragePooling2D(2, padding="same")(d)))
+    f = L.BatchNormalization(center=False)(L.Dense(5)(L.GlobalAveragePooling2D()(e)))
+    return keras.Model(given, L.Dense(3, activation="softmax")(L.PReLU()(f)))
+
+
 def main() -> None:
     """A file of Keras's own for each model, its configuration, samples and predictions."""
-    for name, make in {"functional": functional, "sequential": sequential}.items():
+    for name, make in {"functional": functional, "sequential": sequential, "mobile": mobile}.items():
         keras.utils.set_random_seed(1)
         model = make()
+        if name == "mobile":
+            r = np.random.default_rng(2)
+            moved: list[Any] = [w + r.normal(0, 0.3, w.shape) for w in model.get_weights()]
+            model.set_weights([np.abs(w) if w.ndim == 1 else w for w in moved])
         model.compile("rmsprop", "sparse_categorical_crossentropy")
         x = np.random.default_rng(1).uniform(0, 1, (8, *model.input_shape[1:])).astype(np.float32)
         model.save(PLACE / f"{name}.keras")

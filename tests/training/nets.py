@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -89,6 +90,11 @@ def leaky(x: Array) -> Array:
     return np.where(x > 0, x, x * 0.25)
 
 
+def below(x: Array) -> Array:
+    """What is below 0."""
+    return np.minimum(x, 0)
+
+
 LEAKY = {"name": ("leaky_relu", (0.25,)), "table": (0, 0, False), "f": leaky}
 SWISH = {"name": ("silu", ()), "table": (-4, -4, False), "f": swish}
 SIGMOID = {"name": ("sigmoid", ()), "table": (-4, -8, True), "f": sigmoid}
@@ -171,6 +177,18 @@ FORKED = [
     Layer("global_average", "mean"),
     Layer("dense", "dense", options={"logits": True}),
 ]
+BELOW = {"name": ("clamp", (-math.inf, 0.0)), "table": (0, 0, False), "f": below}
+SLOPED = [
+    Layer("conv", "c1", options=HALVES),
+    Layer("relu", "positive", options={"relu": True}),
+    Layer("function", "negative", ("c1",), BELOW),
+    Layer("depthwise", "dw1", options={"kernel": (1, 1), "free": True}),
+    Layer("add", "sum", ("positive", "dw1")),
+    Layer("conv", "c2", options=HALVES),
+    Layer("flatten", "flatten"),
+    Layer("dense", "dense", options={"logits": True}),
+]
+"""What split-prelu makes of a PReLU."""
 GROUPS = "groups_of_channels"
 GROUPED = [
     Layer("conv", "a", options={"kernel": (3, 3), "strides": (2, 2), "relu": True}),
@@ -181,7 +199,7 @@ GROUPED = [
     Layer("flatten", "flatten"),
     Layer("dense", "dense", options={"logits": True}),
 ]
-FILTERS = {"c1": 8, "c2": 12, "c3": 10, "d1": 20, "first": 12, "pw1": 40, "pw2": 24, "conv": 32, "conv1": 6, "conv2": 16, "dense1": 120, "dense2": 84, "stem": 8, "a": 8, "b": 8, "c": 16, "d": 16,
+FILTERS = {"c1": 8, "dw1": 8, "c2": 12, "c3": 10, "d1": 20, "first": 12, "pw1": 40, "pw2": 24, "conv": 32, "conv1": 6, "conv2": 16, "dense1": 120, "dense2": 84, "stem": 8, "a": 8, "b": 8, "c": 16, "d": 16,
            "short": 16}  # fmt: skip
 CLASSES = 10
 

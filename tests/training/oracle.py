@@ -540,7 +540,8 @@ class Network:
         name = f"{layer.name}/kernel"
         out[name] = self.parameter(name, sums, h.e + x.e, h.c * x.c, inv_n)
         name = f"{layer.name}/bias"
-        out[name] = self.parameter(name, h.q.sum(axis=(0, 1, 2)), h.e, h.c, inv_n)
+        if name in self.w:
+            out[name] = self.parameter(name, h.q.sum(axis=(0, 1, 2)), h.e, h.c, inv_n)
         if sources[0] != "input":
             spread = h.q[:, :, :, None, None, :] * w8[..., 0]
             self.through_products(layer, h, scattered(spread, layer.options, x.q.shape), sources[0], seen)

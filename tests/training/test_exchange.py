@@ -19,7 +19,7 @@ from x1.keras.models import Model
 
 Array = NDArray[Any]
 PLACE = Path(__file__).resolve().parents[1] / "golden" / "training" / "keras"
-NAMES = ("functional", "sequential")
+NAMES = ("functional", "sequential", "mobile")
 
 
 class Real:
@@ -68,8 +68,9 @@ def test_a_file_of_keras_is_the_same_model(name: str) -> None:
     assert made.loss is not None
 
 
-def test_weights_go_back_in_the_order_of_keras() -> None:
-    real = Real("functional")
+@pytest.mark.parametrize("name", ["functional", "mobile"])
+def test_weights_go_back_in_the_order_of_keras(name: str) -> None:
+    real = Real(name)
     made = from_keras(real)
     made.fit(real.x, np.arange(8) % 3, batch_size=4, epochs=1, verbose=0)
     to_keras(made, real)

@@ -32,6 +32,7 @@ from x1.keras.layers import (
     GlobalMaxPooling2D,
     Input,
     MaxPooling2D,
+    PReLU,
     ReLU,
     Reshape,
     Softmax,
@@ -263,10 +264,11 @@ def every_kind() -> Model:
         Conv2D(4, 3, strides=2, activation="relu"),
         Conv2D(4, 3, groups=2),
         BatchNormalization(),
-        ReLU(),
+        PReLU(shared_axes=[1, 2]),
         DepthwiseConv2D(3, depth_multiplier=2, padding="same", strides=2),
         AveragePooling2D(2, padding="same"),
         Flatten(),
+        PReLU(),
         Dense(10, activation="softmax"),
     ]
     made = Sequential([Input((12, 12, 1)), *layers])

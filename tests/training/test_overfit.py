@@ -11,6 +11,7 @@ import pytest
 
 from x1.keras.callbacks import Callback
 from x1.keras.layers import (
+    ELU,
     Activation,
     Add,
     AveragePooling2D,
@@ -26,6 +27,7 @@ from x1.keras.layers import (
     Input,
     LeakyReLU,
     MaxPooling2D,
+    PReLU,
     ReLU,
     Tensor,
     UpSampling2D,
@@ -72,6 +74,9 @@ BODIES: Final[dict[str, Body]] = {
     "dropped": lambda x: Dropout(0.1)(stem(x)),
     "relu6": lambda x: ReLU(max_value=6.0)(Conv2D(8, 3, strides=2)(x)),
     "leaky": lambda x: LeakyReLU(0.2)(Conv2D(8, 3, strides=2)(x)),
+    "prelu": lambda x: PReLU(shared_axes=[1, 2])(Conv2D(8, 3, strides=2)(x)),
+    "prelu by element": lambda x: PReLU()(Conv2D(8, 3, strides=2)(x)),
+    "elu": lambda x: ELU()(Conv2D(8, 3, strides=2)(x)),
     "swish": Conv2D(8, 3, strides=2, activation="silu"),
     "sigmoid": Conv2D(8, 3, strides=2, activation="sigmoid"),
     "tanh": Conv2D(8, 3, strides=2, activation="tanh"),

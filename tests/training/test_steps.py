@@ -34,6 +34,7 @@ from tests.training.nets import (
     RESIDUAL,
     SEED_NET,
     SEPARABLE,
+    SLOPED,
     as_graph,
     graph_of,
     weights,
@@ -54,6 +55,7 @@ NETS: Final = {
     "factors": FACTORS,
     "forked": FORKED,
     "grouped": GROUPED,
+    "sloped": SLOPED,
 }
 BATCH: Final = 4
 

@@ -166,6 +166,8 @@ def _source(
 
 def to_graph(layer: Layer, kind: str, value: Array) -> Array:
     """A weight as the graph has it."""
+    if kind == "alpha":  # of a PReLU: the kernel of a depthwise convolution
+        return value.reshape(-1, 1, 1, 1)
     if kind != "kernel" or value.ndim != 4:
         return value
     kh, kw, *_ = value.shape

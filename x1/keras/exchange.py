@@ -70,6 +70,8 @@ TAKEN: Final[Mapping[str, tuple[str, ...]]] = {
     "Activation": ("activation",),
     "ReLU": ("max_value",),
     "LeakyReLU": ("negative_slope",),
+    "ELU": ("alpha",),
+    "PReLU": ("shared_axes",),
     "Softmax": (),
 }
 """The arguments that are taken over, by layer."""

@@ -48,7 +48,16 @@ class Layer:
         self.arguments: dict[str, Any] = given | arguments
         self.input_shape: tuple[int, ...] | None = self._taken("input_shape")
         self.initializers: dict[str, str] = {}
-        for kind in ("kernel", "bias", "depthwise", "gamma", "beta", "moving_mean", "moving_variance"):
+        for kind in (
+            "kernel",
+            "bias",
+            "depthwise",
+            "gamma",
+            "beta",
+            "moving_mean",
+            "moving_variance",
+            "alpha",
+        ):
             chosen = self._taken(f"{kind}_initializer")
             if chosen is not None:
                 self.initializers[kind] = _initializer(chosen)
@@ -279,6 +288,19 @@ class LeakyReLU(Layer):
     """LeakyReLU(negative_slope=0.3)."""
 
     positional = ("negative_slope",)
+
+
+class ELU(Layer):
+    """ELU(alpha=1.0)."""
+
+    positional = ("alpha",)
+
+
+class PReLU(Layer):
+    """PReLU(shared_axes=None): slopes per element; with shared_axes=[1, 2] per channel of an image."""
+
+    def __init__(self, shared_axes: Sequence[int] | None = None, **arguments: Any) -> None:
+        super().__init__(shared_axes=tuple(shared_axes or ()), **arguments)
 
 
 class Softmax(Layer):

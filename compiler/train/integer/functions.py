@@ -13,7 +13,7 @@ from compiler.ir.op import Array, Op, op
 from compiler.ir.types import DType, TensorType
 from compiler.ops.activation import Unary, UnaryGradient, derivative
 from compiler.ops.functions import FUNCTIONS
-from compiler.train.integer.sums import PIECEWISE, Ending, StepAdd, domain_exponent, requantized
+from compiler.train.integer.sums import Ending, StepAdd, domain_exponent, has_no_unit, requantized
 from compiler.train.lowering import Fixed, Lowerer, code_bounds, code_type, integer_rule
 from isa import arithmetic
 
@@ -71,8 +71,8 @@ class Times(Op):
 @integer_rule(Unary)
 def lower_unary(lower: Lowerer, node: Node, operation: Unary) -> Fixed:
     """A table; where the unit matters, of codes at a fixed exponent and of factor 1."""
-    value = operand_of(lower, node.inputs[0], operation.function)
-    if operation.function in PIECEWISE:
+    value = operand_of(lower, node.inputs[0], operation)
+    if has_no_unit(operation):
         table = CodeTable(operation.function, operation.parameters, 0, 0)
         made = lower.add(table, (value.node,), node.name, node)
         return Fixed(made, value.exponent, value.c)
@@ -86,18 +86,19 @@ def lower_unary(lower: Lowerer, node: Node, operation: Unary) -> Fixed:
 def lower_unary_gradient(lower: Lowerer, node: Node, operation: UnaryGradient) -> Fixed:
     """Errors times the derivative of the codes that went in."""
     error: Fixed = lower[node.inputs[0]]
-    value = operand_of(lower, node.inputs[1], operation.function)
-    exponent = 0 if operation.function in PIECEWISE else domain_exponent(operation.function)
+    value = operand_of(lower, node.inputs[1], operation)
+    exponent = 0 if has_no_unit(operation) else domain_exponent(operation.function)
     table = CodeTable(operation.function, operation.parameters, exponent, DERIVATIVE_EXPONENT, slope=True)
     slope = lower.add(table, (value.node,), f"{node.name}/slope", node)
     made = lower.add(Times(), (error.node, slope), node.name, node)
     return Fixed(made, error.exponent, error.c)
 
 
-def operand_of(lower: Lowerer, x: Node, function: str) -> Fixed:
+def operand_of(lower: Lowerer, x: Node, operation: Unary | UnaryGradient) -> Fixed:
     """Signed codes of an operand, at the exponent that the function wants, if it wants one."""
     value: Fixed = lower[x]
-    wanted = None if function in PIECEWISE else domain_exponent(function)
+    function = operation.function
+    wanted = None if has_no_unit(operation) else domain_exponent(function)
     fits = wanted is None or (value.c == 1 and value.exponent is lower.constant(wanted))
     if fits and value.node.type.dtype is DType.I8:
         return value

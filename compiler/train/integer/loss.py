@@ -11,6 +11,7 @@ import numpy as np
 from compiler.ir.graph import Node
 from compiler.ir.op import Array, Op, op
 from compiler.ir.types import DType, TensorType
+from compiler.ops.activation import Unary
 from compiler.train.integer.functions import RESULTS as FUNCTION_RESULTS
 from compiler.train.integer.functions import CodeTable, operand_of
 from compiler.train.integer.sums import Requantized, StepAdd, requantized
@@ -178,7 +179,7 @@ def lower_errors(lower: Lowerer, node: Node, operation: CategoricalCrossentropyG
 def lower_binary_errors(lower: Lowerer, node: Node, operation: BinaryCrossentropyGradient) -> Fixed:
     """Probabilities by the table, and 1 less where the label says so; logits are left for the host."""
     del operation
-    x = operand_of(lower, node.inputs[0], BinaryCrossentropy.end)
+    x = operand_of(lower, node.inputs[0], Unary(BinaryCrossentropy.end))
     p = lower.add(_sigmoid(x), (x.node,), f"{node.name}/probabilities", node)
     labels = lower.graph.input("labels", DType.I8, node.shape)
     zero, halved = lower.constant(0), lower.constant(HALVED)

@@ -27,8 +27,8 @@ RELU: Final = (0.0, float("inf"))
 MOST_CLAMPED: Final = 7.96875
 """Of a clamp from 0 on: 255 codes of 2^-5."""
 CLAMP_EXPONENT: Final = -5
-PIECEWISE: Final = ("leaky_relu",)
-"""Functions that do not care about the unit of their operand."""
+UNITLESS: Final = frozenset({0.0, -math.inf, math.inf})
+"""Bounds that are the same in every unit."""
 NARROW: Final = ("tanh",)
 
 
@@ -100,11 +100,18 @@ def domain_of(user: Node, operand: Node) -> int | None:
     operation = user.op
     if isinstance(operation, BinaryCrossentropyGradient):
         return domain_exponent(BinaryCrossentropy.end)
-    if not isinstance(operation, Unary | UnaryGradient) or operation.function in PIECEWISE:
+    if not isinstance(operation, Unary | UnaryGradient) or has_no_unit(operation):
         return None
     if isinstance(operation, UnaryGradient) and operand is not user.inputs[1]:
         return None
     return domain_exponent(operation.function)
+
+
+def has_no_unit(operation: Unary | UnaryGradient) -> bool:
+    """Whether a function does not care about the unit of its operand: f(u x) = u f(x), u positive."""
+    if operation.function == "clamp":
+        return UNITLESS.issuperset(operation.parameters)
+    return operation.function in ("abs", "leaky_relu", "neg")
 
 
 def domain_exponent(function: str) -> int:
