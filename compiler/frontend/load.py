@@ -54,6 +54,6 @@ def load_model(
 
             return parse_graph(read_text(place, MAX_DUMP, "ir"), str(place))
         case _:
-            raise UsageError(
-                Diagnostic("file.kind", f"'{path}' is no kind of model", allowed=", ".join(KINDS))
-            )
+            remedy = "x1.keras.load reads the binaries of training" if place.suffix == ".x1" else ""
+            text = f"'{path}' is no kind of model"
+            raise UsageError(Diagnostic("file.kind", text, allowed=", ".join(KINDS), remedy=remedy))

@@ -16,6 +16,27 @@ from compiler.ir.types import Shape
 
 UNIT: Final = np.float32(2.0**-24)
 """Of uniform numbers: 24 bits, each of which float32 holds."""
+WITHIN: Final = 0.9544997361036416
+"""The part of a normal distribution that lies within two deviations."""
+CUT_DEVIATION: Final = 0.8796256610342398
+"""The standard deviation of that part, as Keras has it."""
+ABOVE: Final = (
+    -3.969683028665376e1,
+    2.209460984245205e2,
+    -2.759285104469687e2,
+    1.383577518672690e2,
+    -3.066479806614716e1,
+    2.506628277459239,
+)
+BELOW: Final = (
+    0.0,
+    -5.447609879822406e1,
+    1.615858368580409e2,
+    -1.556989798598866e2,
+    6.680131188771972e1,
+    -1.328068155288572e1,
+)
+"""Acklam's coefficients a and b, of the powers from the highest on."""
 
 
 def words(key: Sequence[int], count: int) -> NDArray[np.uint64]:
@@ -30,6 +51,24 @@ def uniform(key: Sequence[int], shape: Shape, low: float, high: float) -> NDArra
     count = int(np.prod(shape, dtype=np.int64))
     unit = (words(key, count) >> np.uint64(40)).astype(np.float32) * UNIT
     return (np.float32(low) + unit * np.float32(high - low)).reshape(shape)
+
+
+def normal(key: Sequence[int], shape: Shape, deviation: float) -> NDArray[np.float32]:
+    """float32 numbers of a normal distribution cut off at two deviations, with that standard deviation.
+
+    A uniform number of 24 bits, the middle of its step, is put through the inverse of the distribution: there
+    it is a quotient of two polynomials (Acklam, "An algorithm for computing the inverse normal cumulative
+    distribution function", 2003), so that every machine gives the same bits. Keras has TruncatedNormal so.
+    """
+    count = int(np.prod(shape, dtype=np.int64))
+    unit = ((words(key, count) >> np.uint64(40)).astype(np.float64) + 0.5) * 2.0**-24
+    q = (unit - 0.5) * WITHIN
+    r = q * q
+    above, below = np.zeros_like(r), np.zeros_like(r)
+    for a, b in zip(ABOVE, BELOW, strict=True):
+        above, below = above * r + a, below * r + b
+    value = q * above / (below * r + 1)
+    return (value * (deviation / CUT_DEVIATION)).astype(np.float32).reshape(shape)
 
 
 def shuffled(key: Sequence[int], count: int) -> NDArray[np.int64]:

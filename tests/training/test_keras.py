@@ -215,6 +215,7 @@ def test_a_class_counts_as_its_samples_do(tmp_path: Path) -> None:
 
 
 HALF: Any = 32.5
+NOTHING: Any = []
 WRONG: dict[str, Callable[[Sequential], object]] = {
     "label": lambda m: m.fit(X, np.where(np.arange(96) == 7, 10, Y), verbose=0),
     "nan": lambda m: m.fit(np.where(np.arange(96)[:, None, None, None] == 5, np.nan, X), Y, verbose=0),
@@ -247,6 +248,15 @@ WRONG: dict[str, Callable[[Sequential], object]] = {
     "weights-count": lambda m: m.fit(X, Y, sample_weight=np.ones(95)),
     "weights-below": lambda m: m.fit(X, Y, sample_weight=-np.ones(96)),
     "weights-class": lambda m: m.fit(X, Y, class_weight={10: 2.0}),
+    "weights-list": lambda m: m.fit(**FEW, class_weight=NOTHING),
+    "weights-nan": lambda m: m.set_weights([np.full_like(w, np.nan) for w in m.get_weights()]),
+    "split-text": lambda m: m.fit(**FEW, validation_split=NOTHING),
+    "no device": lambda m: m.fit(**FEW, device=NOTHING),
+    "huge": lambda m: m.fit(X * 1e30, Y),
+    "denormal": lambda m: m.fit(X * 1e-42, Y),
+    "nested": lambda m: Sequential([m, Dense(3)]),
+    "layer": lambda m: m(Input((28, 28, 1))),
+    "initializer": lambda _: Dense(3, kernel_initializer="orthogonal"),
     "validation": lambda m: m.fit(X, Y, validation_data=(X,)),
 }
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from statistics import NormalDist
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from compiler.train.randomness import shuffled, uniform, words
+from compiler.train.randomness import normal, shuffled, uniform, words
 
 MASK = (1 << 64) - 1
 KEYS = st.tuples(st.integers(0, MASK), st.integers(0, MASK))
@@ -66,3 +68,20 @@ def test_uniform_numbers_fill_their_range(low: float, high: float) -> None:
     assert low <= found.min() < low + 0.01
     assert high - 0.01 < found.max() < high
     assert abs(float(found.mean()) - (low + high) / 2) < 0.02
+
+
+@given(KEYS)
+@settings(max_examples=10)
+def test_normal_numbers_are_those_of_the_distribution_between_two_deviations(key: tuple[int, int]) -> None:
+    exact, cut = NormalDist(), 0.8796256610342398
+    low, high = exact.cdf(-2), exact.cdf(2)
+    middles = [((word >> 40) + 0.5) * 2.0**-24 for word in words(key, 30).tolist()]
+    expected = [exact.inv_cdf(low + u * (high - low)) * 0.1 / cut for u in middles]
+    np.testing.assert_allclose(normal(key, (5, 6), 0.1).ravel(), expected, rtol=1e-6, atol=1e-9)
+
+
+def test_normal_numbers_have_their_deviation() -> None:
+    found = normal((1, 2), (200_000,), 0.3).astype(np.float64)
+    assert abs(found.std() - 0.3) < 0.002
+    assert abs(found.mean()) < 0.002
+    assert np.abs(found).max() < 0.6 / 0.87

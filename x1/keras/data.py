@@ -20,6 +20,9 @@ from x1.keras.losses import BINARY, Loss
 Array = NDArray[Any]
 GREATEST: Final = 127
 """Of the codes of signed samples."""
+LEAST: Final = 1e-15
+MOST: Final = 1e15
+"""Beyond these gradients and their squares, which optimizers keep, leave float32."""
 BEYOND: Final = 2.0
 """By how much later samples may exceed the first ones before somebody is warned."""
 
@@ -38,6 +41,10 @@ class Codes(Frozen):
         if _are_255ths(x):
             return Codes(DType.U8, Fraction(1, 255))
         greatest = float(np.abs(x).max()) if x.size else 1.0
+        if greatest and not LEAST <= greatest <= MOST:
+            text = f"samples of up to {greatest:g}"
+            allowed = f"numbers whose greatest is in {LEAST:g}..{MOST:g}, or 0"
+            raise UsageError(Diagnostic("train.data", text, allowed=allowed, remedy="scale them"))
         return Codes(DType.I8, Fraction(greatest or 1.0) / GREATEST)
 
     def encode(self, x: Array) -> Array:
@@ -164,6 +171,8 @@ class Weights(Frozen):
             text = "class_weight and sample_weight are given at the same time"
             _refuse(text, "one of them", "multiply the weights of samples by those of their classes")
         if self.of_classes is not None:
+            if not isinstance(self.of_classes, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+                _refuse("class_weight is no mapping", "numbers by class", "{0: 1.0, 1: 2.5}")
             return self._by_class(y, classes, loss)
         if self.of_samples is None:
             return None

@@ -159,7 +159,7 @@ class Fitting(Struct):
         found: list[Diagnostic] = []
         if self.model.loss is None:
             found.append(NO_LOSS)
-        if not DEVICES.match(self.device):
+        if not DEVICES.match(str(self.device)):
             found.append(
                 Diagnostic(
                     "train.device", f"there is no device '{self.device}'", allowed="/device:X1, /device:X1:0"

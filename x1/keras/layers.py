@@ -7,18 +7,23 @@ arguments and weights.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from typing import Any, ClassVar, Final, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from compiler.train.randomness import uniform
+from compiler.train.randomness import normal, uniform
 from isa.support.diagnostics import Diagnostic, UsageError, not_among
 from isa.support.records import Frozen
 
 Array = NDArray[np.float32]
-INITIALIZERS: Final = ("glorot_uniform", "zeros", "ones")
+INITIALIZERS: Final = (
+    *(f"{kind}_{form}" for kind in ("glorot", "he", "lecun") for form in ("uniform", "normal")),
+    "zeros",
+    "ones",
+)
 IGNORED: Final = {"data_format": (None, "channels_last"), "dtype": (None, "float32")}
 """Arguments of Keras that have one meaning here, and the values that say it."""
 
@@ -121,6 +126,10 @@ class Layer:
             said = f"{[list(g.shape) for g in given]}"
             raise UsageError(Diagnostic("keras.weights", f"{message}, not {said}"))
         for name, value in zip(self.arrays, given, strict=True):
+            if not np.isfinite(value).all():
+                text = f"'{self.name}' would have weights that are NaN or infinite: its {name}"
+                raise UsageError(Diagnostic("keras.weights", text, allowed="finite numbers"))
+        for name, value in zip(self.arrays, given, strict=True):
             self.arrays[name] = value.copy()
 
     def belong(self, model: Any) -> None:
@@ -159,7 +168,7 @@ def plain(value: Any) -> Any:
 def _initializer(chosen: Any) -> str:
     """The name of an initializer: a text, or an object of Keras's."""
     name = chosen if isinstance(chosen, str) else type(chosen).__name__
-    plain = {"GlorotUniform": "glorot_uniform", "Zeros": "zeros", "Ones": "ones"}.get(name, name)
+    plain = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()  # GlorotUniform is glorot_uniform
     if plain not in INITIALIZERS:
         raise UsageError(not_among("keras.layer", f"there is no initializer '{name}'", name, INITIALIZERS))
     return plain
@@ -167,8 +176,13 @@ def _initializer(chosen: Any) -> str:
 
 def initial(initializer: str, shape: tuple[int, ...], key: tuple[int, int]) -> Array:
     """A new weight; random ones depend on the key alone."""
-    if initializer == "glorot_uniform":
-        limit = float(np.sqrt(6 / sum(fans(shape))))
+    kind, _, form = initializer.partition("_")
+    if form:
+        inputs, outputs = fans(shape)
+        square = {"glorot": 6 / (inputs + outputs), "he": 6 / inputs, "lecun": 3 / inputs}[kind]
+        if form == "normal":
+            return normal(key, shape, float(np.sqrt(square / 3)))
+        limit = float(np.sqrt(square))
         return uniform(key, shape, -limit, limit)
     return np.full(shape, 1 if initializer == "ones" else 0, np.float32)
 

@@ -44,6 +44,18 @@ class Model(Trainable):
         self.begin()
         self._built: Built | None = None
 
+    def __call__(self, x: Any) -> NDArray[np.float32]:
+        """What the model gives for samples: `predict`.
+
+        Raises:
+            UsageError: it is called like a layer, on a value of another model.
+        """
+        if isinstance(x, Tensor):
+            text = f"the model '{self.name}' is used as a layer"
+            remedy = "call its layers one after another"
+            raise UsageError(Diagnostic("keras.model", text, remedy=remedy))
+        return self.predict(x)
+
     # --- structure -------------------------------------------------------------------------------
 
     @property
@@ -63,6 +75,7 @@ class Model(Trainable):
 
     def get_layer(self, name: str) -> Layer:
         """The layer of a name."""
+        name_layers(self.layers)
         for layer in self.layers:
             if layer.name == name:
                 return layer
@@ -214,7 +227,11 @@ class Sequential(Model):
 
     def add(self, layer: Any) -> None:
         """Add a layer at the end; the first one says what comes in: `Input`, or `input_shape`."""
-        added: Layer = layer.layer if isinstance(layer, Tensor) else layer
+        added: Any = layer.layer if isinstance(layer, Tensor) else layer
+        if not isinstance(added, Layer):
+            text = f"a {type(added).__name__} is no layer"
+            remedy = "give the layers of a model one by one: *net.layers"
+            raise UsageError(Diagnostic("keras.model", text, remedy=remedy))
         present = list(self.wiring.layers)
         if not present and not isinstance(added, InputLayer):
             first = InputLayer()

@@ -47,6 +47,19 @@ def whole(name: str, value: Any) -> int:
         raise UsageError(Diagnostic("train.option", text, allowed="whole numbers")) from None
 
 
+def real(name: str, value: Any) -> float:
+    """An option that is a number, of whatever type.
+
+    Raises:
+        UsageError: it is none.
+    """
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        text = f"{name}={value!r} is no number"
+        raise UsageError(Diagnostic("train.option", text, allowed="numbers")) from None
+
+
 class Trainable:
     """The base of models: compile, fit, evaluate, predict, save."""
 
@@ -181,7 +194,7 @@ class Trainable:
     ) -> tuple[bool, float, int, int, str]:
         """Options of training that last; what they were before. None leaves one as it is."""
         before = self.shuffle, self.validation_split, self.seed, self.bn_group, self.bn_statistics
-        self.shuffle, self.validation_split = bool(shuffle), float(split)
+        self.shuffle, self.validation_split = bool(shuffle), real("validation_split", split)
         self.seed = self.seed if seed is None else whole("seed", seed)
         self.bn_group = self.bn_group if group is None else whole("bn_group", group)
         self.bn_statistics = statistics or self.bn_statistics
@@ -295,12 +308,14 @@ class Trainable:
         )
         return written(trainer.executable, checkpoint, trainer.state)
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: str | Path, overwrite: bool = True) -> None:
         """Write the model as a binary, from which training goes on to the bit.
 
         Raises:
-            UsageError: the place cannot be written.
+            UsageError: the place cannot be written, or there is a file already that is not to be replaced.
         """
+        if not overwrite and Path(path).exists():
+            raise UsageError(Diagnostic("file.exists", f"there is a file '{path}'", remedy="overwrite=True"))
         write_atomic(path, self.content())
 
     def export(self, path: str | Path, format: str = "float32") -> None:  # noqa: A002

@@ -51,6 +51,8 @@ def evaluate(
 ) -> Evaluation:
     """Top-1 over labelled samples; the quantized form takes its scales from the binary.
 
+    A trained binary has no model beside it: `x1.keras.load(path).evaluate(x, y)` is for those.
+
     Args:
         model: the float network.
         binary: what was compiled from it.
