@@ -44,6 +44,9 @@ class Concat(Op):
             raise ShapeError(f"operands of types {', '.join(t.dtype.host_name for t in types)}", "one type")
         return TensorType(types[0].dtype, _joined(types, self.axis))
 
+    def commute_transpose(self, perm: Sequence[int]) -> Op:
+        return Concat(perm[self.axis])
+
     def evaluate(self, args: Sequence[Array], types: Sequence[TensorType], out: TensorType) -> Array:
         return np.concatenate(args, self.axis)
 

@@ -173,6 +173,10 @@ class Pad(Op):
         shape = padded_shape(types[0], self.before, self.after, self.mode)
         return TensorType(types[0].dtype, shape)
 
+    def commute_transpose(self, perm: Sequence[int]) -> Op:
+        before, after = (turned_back(v, perm) for v in (self.before, self.after))
+        return Pad(before, after, self.mode, self.value)
+
     def evaluate(self, args: Sequence[Array], types: Sequence[TensorType], out: TensorType) -> Array:
         return pad_array(args[0], self.before, self.after, self.mode, np.float32(self.value))
 

@@ -47,27 +47,37 @@ class ToDeviceLayout(Pass):
     """Of the graph then; training keeps real numbers."""
 
     def run(self, graph: Graph) -> Graph:
+        turned: dict[tuple[int, tuple[int, ...]], Node] = {}
         for node in graph.nodes():
             operation: Any = node.op
             if getattr(operation, "layout", "NHWC") != "NHWC":
-                _convert(graph, node, replace(operation, layout="NHWC"), TO_NHWC)
+                _convert(graph, node, replace(operation, layout="NHWC"), TO_NHWC, turned)
             elif isinstance(operation, CHANNEL_WISE) and not is_on_device(operation, len(node.shape)):
                 others = [i for i in range(len(node.shape)) if i != operation.axis]
                 last = len(others)
-                _convert(graph, node, replace(operation, axis=last), (*others, operation.axis))
+                _convert(graph, node, replace(operation, axis=last), (*others, operation.axis), turned)
             elif isinstance(operation, QReduce) and not is_on_device(operation, len(node.shape)):
                 kept = [i for i in range(len(node.shape)) if i not in operation.axes]
                 axes = tuple(range(len(kept), len(node.shape)))
-                _convert(graph, node, replace(operation, axes=axes), (*kept, *operation.axes))
+                _convert(graph, node, replace(operation, axes=axes), (*kept, *operation.axes), turned)
         graph.stage = self.stage
         return graph
 
 
-def _convert(graph: Graph, node: Node, operation: Any, order: tuple[int, ...]) -> None:
+def _convert(
+    graph: Graph,
+    node: Node,
+    operation: Any,
+    order: tuple[int, ...],
+    turned: dict[tuple[int, tuple[int, ...]], Node],
+) -> None:
+    """Compute a node on a transposed value, which all that read the value share."""
     x, *rest = node.inputs
     inverse = tuple(int(p) for p in np.argsort(order))
-    turned = graph.add(Transpose(order), (x,), name=f"{x.name}/device", loc=node.loc)
-    made = graph.add(operation, (turned, *rest), name=node.name, loc=node.loc, quant=node.type.quant)
+    key = x.id, order
+    if key not in turned:
+        turned[key] = graph.add(Transpose(order), (x,), name=f"{x.name}/device", loc=node.loc)
+    made = graph.add(operation, (turned[key], *rest), name=node.name, loc=node.loc, quant=node.type.quant)
     made.views = turned_views(node, made, inverse)
     back = graph.add(Transpose(inverse), (made,), name=f"{node.name}/source", loc=node.loc)
     graph.replace(node, back)

@@ -9,11 +9,14 @@ from typing import Any, Final
 from numpy.typing import NDArray
 
 import compiler.train.losses  # noqa: F401  # pyright: ignore[reportUnusedImport]  (declares)
+from compiler.errors import CompileError
 from compiler.ir.graph import Graph, Input, Node
+from compiler.ir.op import Op, ShapeError
 from compiler.ir.stage import Stage
 from compiler.ir.types import DType
 from compiler.ops.batch_norm import BatchNorm
 from compiler.ops.shapes import Reshape, Transpose
+from compiler.ops.sliding_window import TO_NCHW, TO_NHWC
 from compiler.passes.base import Pass, run_passes
 from compiler.passes.cancel_transposes import CancelTransposes
 from compiler.passes.eliminate_dead import EliminateDead
@@ -25,6 +28,7 @@ from compiler.passes.split_prelu import SplitPRelu
 from compiler.passes.to_device_layout import ToDeviceLayout
 from compiler.train.gradient import open_parameters
 from compiler.train.losses.loss import loss_of
+from isa.support.diagnostics import Diagnostic
 from isa.support.records import Frozen, replace
 
 CATEGORICAL: Final = "categorical_crossentropy"
@@ -39,6 +43,12 @@ SIMPLIFY: Final[tuple[Pass, ...]] = (
     EliminateDead(),
 )
 """What is done to a network before training; what training changes is not folded."""
+LAYOUT: Final[tuple[Pass, ...]] = (
+    ToDeviceLayout(Stage.NN),
+    CancelTransposes(),
+    EliminateIdentity(dropout=False),
+)
+IMAGE_RANK: Final = 4
 
 
 class TrainableNetwork(Frozen):
@@ -119,26 +129,49 @@ def for_loss(network: TrainableNetwork, loss: str) -> TrainableNetwork:
 
 def channels_last(graph: Graph) -> tuple[Graph, tuple[int, ...]]:
     """A float graph in the device's layout, and how the host permutes the axes of its input for it."""
-    made = run_passes(
-        graph, (*SIMPLIFY, ToDeviceLayout(Stage.NN), CancelTransposes(), EliminateIdentity(dropout=False))
-    )
+    made = run_passes(graph, SIMPLIFY)
     (source,) = (n for n in made.nodes() if isinstance(n.op, Input))
     kept = tuple(range(len(source.shape)))
-    users = made.users(source)
-    turned = users[0].op if users else None
-    if not isinstance(turned, Transpose) or any(u.op != turned for u in users):
-        return made, kept
-    shape = tuple(source.shape[p] for p in turned.perm)
-    given = made.input(source.name, source.type.dtype, shape, source.loc)
-    for user in users:
-        made.replace(user, given)
-    made.erase(source)
-    return made, turned.perm
+    if any(getattr(n.op, "layout", "NHWC") != "NHWC" for n in made.nodes()) and len(kept) == IMAGE_RANK:
+        turned = _turned_input(made.copy())
+        run_passes(turned, LAYOUT)
+        if not any(isinstance(n.op, Transpose) for n in turned.nodes()):
+            return turned, TO_NHWC
+    return run_passes(made, LAYOUT), kept
+
+
+def _turned_input(graph: Graph) -> Graph:
+    """The graph with an input of images in the device's layout."""
+    (source,) = (n for n in graph.nodes() if isinstance(n.op, Input))
+    shape = tuple(source.shape[p] for p in TO_NHWC)
+    given = graph.input(source.name, source.type.dtype, shape, source.loc)
+    graph.replace(source, graph.add(Transpose(TO_NCHW), (given,), name=f"{source.name}/given"))
+    return graph
 
 
 def host_shape(shape: Sequence[int], perm: Sequence[int]) -> tuple[int, ...]:
     """The shape of what the host permutes by `perm` to a shape of the device."""
     return tuple(shape[perm.index(axis)] for axis in range(len(perm)))
+
+
+def _for_batch(graph: Graph, node: Node, operation: Op, operands: Sequence[Node]) -> Node:
+    """A node's operation on a batch.
+
+    Raises:
+        CompileError: it is written for the number of samples that the model has.
+    """
+    try:
+        made = graph.add(operation, operands, name=node.name, loc=node.loc)
+    except ShapeError:
+        made = None
+    grown = any(o.shape != i.shape for o, i in zip(operands, node.inputs, strict=True))
+    if made is None or made.shape[1:] != node.shape[1:] or (grown and made.shape == node.shape):
+        kind = operation.name.rpartition(".")[2]
+        text = (
+            f"'{node.name}' ({kind}) is written for one sample: no step of training computes it for a batch"
+        )
+        raise CompileError(Diagnostic("model.untrainable", text, node.loc))
+    return made
 
 
 def groups_of(batch: int, group: int) -> tuple[int, ...]:
@@ -169,8 +202,7 @@ def rebatched(network: TrainableNetwork, batch: int, group: int = 0) -> Trainabl
                 operation = Reshape((batch, *operation.shape[1:]))
             if isinstance(operation, BatchNorm) and group and node.inputs[3].name in moving:
                 operation = replace(operation, groups=groups_of(batch, group))
-            operands = [copies[i.id] for i in node.inputs]
-            copies[node.id] = made.add(operation, operands, name=node.name, loc=node.loc)
+            copies[node.id] = _for_batch(made, node, operation, [copies[i.id] for i in node.inputs])
     made.set_outputs([copies[n.id] for n in source.outputs], source.output_names)
     opened = {name: copies[node.id] for name, node in network.parameters.items()}
     return replace(network, graph=made, logits=copies[network.logits.id], parameters=opened)

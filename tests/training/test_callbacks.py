@@ -60,6 +60,8 @@ def test_training_stops_and_the_best_weights_come_back(tmp_path: Path) -> None:
     (written,) = tmp_path.iterdir()
     again = load(written)
     assert isinstance(again, KerasModel)
+    assert again.history is not None
+    assert again.history.history["loss"] == history.history["loss"][:1]
     for one, other in zip(made.get_weights(), again.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
 

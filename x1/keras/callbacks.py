@@ -35,12 +35,24 @@ class History(Callback):
     def __init__(self) -> None:
         self.epoch: list[int] = []
         self.history: dict[str, list[float]] = {}
+        self.noted: frozenset[str] = frozenset()
+        """What the last epoch has numbers of."""
 
     def note(self, epoch: int, logs: dict[str, float]) -> None:
         """The numbers of an epoch."""
         self.epoch.append(epoch)
+        self.noted = frozenset(logs)
         for name, value in logs.items():
             self.history.setdefault(name, []).append(value)
+
+    def amend(self, logs: dict[str, float]) -> None:
+        """Other numbers of the epoch that was noted last, or more."""
+        for name, value in logs.items():
+            values = self.history.setdefault(name, [])
+            if name in self.noted:
+                values[-1] = value
+            else:
+                values.append(value)
 
 
 class _Watching(Callback):

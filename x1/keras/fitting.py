@@ -143,8 +143,9 @@ class Fitting(Struct):
         for epoch in range(self.initial_epoch, self.epochs):
             logs = self._epoch(trainer, samples, seen, epoch, told)
             model.epochs = epoch + 1
+            history.note(epoch, logs)  # before callbacks write files
             told.tell("on_epoch_end", epoch, logs)
-            history.note(epoch, logs)  # with what callbacks have added
+            history.amend(logs)  # with what they have added
             if model.stop_training:
                 break
         told.tell("on_train_end", {})
