@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from compiler.errors import CompileError
 from compiler.frontend.load import load_model
+from compiler.frontend.onnx_reader import one_sample
 from compiler.ir.graph import Graph, Node
 from compiler.ir.stage import Stage
 from compiler.ir.types import DType
@@ -22,6 +23,7 @@ from compiler.rules.importing import NO_BIAS
 from compiler.train.network import channels_last, network_of
 from isa.support.arrays import members
 from isa.support.diagnostics import Diagnostic, UsageError, not_among, require_keywords
+from isa.support.paths import require_file
 from isa.target import Target
 from x1 import data
 from x1.files import BINARY
@@ -46,7 +48,7 @@ def model_of(
         model: the file or the model.
         init: "keep" for the weights of the file, "glorot" for new ones.
         seed: of new weights.
-        shapes: fixed shapes for inputs with open dimensions.
+        shapes: fixed shapes for inputs with open dimensions; an open number of samples needs none.
 
     Raises:
         UsageError: no such file, or a network that is quantized already.
@@ -62,6 +64,11 @@ def model_of(
     given = model if isinstance(model, (str, Path, bytes)) else model.SerializeToString()
     makes = _Fresh(seed)
     is_language = isinstance(given, (str, Path)) and str(given).endswith(".net")
+    source = given if isinstance(given, bytes) else Path(given)
+    if isinstance(source, bytes) or source.suffix == ".onnx":
+        if isinstance(source, Path):
+            require_file(source)
+        shapes = {**one_sample(source), **(shapes or {})}
     graph = load_model(given, shapes, makes.weight if init == "glorot" and is_language else None)
     _require_trainable(graph)
     made, perm = channels_last(graph)

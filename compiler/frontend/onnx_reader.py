@@ -69,6 +69,21 @@ def import_onnx(model: OnnxModel, shapes: Mapping[str, Sequence[int]] | None = N
     return _Importer(proto, path, folder, shapes or {}).run()
 
 
+def one_sample(model: OnnxModel) -> dict[str, tuple[int, ...]]:
+    """The shapes of one sample, of inputs that leave nothing but the number of samples open.
+
+    Raises:
+        CompileError: the file is no valid model.
+    """
+    graph, found = parse_onnx(model).graph, dict[str, tuple[int, ...]]()
+    initialized = {t.name for t in graph.initializer}
+    for value in graph.input:
+        dims = [d.dim_value for d in value.type.tensor_type.shape.dim]
+        if value.name not in initialized and dims and dims[0] < 1 and all(d > 0 for d in dims[1:]):
+            found[value.name] = (1, *dims[1:])
+    return found
+
+
 def read_onnx(model: OnnxModel, shapes: Mapping[str, Sequence[int]] | None = None) -> Graph:
     """The graph of an ONNX model, what its outputs need: see `import_onnx`."""
     graph = import_onnx(model, shapes).graph

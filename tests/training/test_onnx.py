@@ -130,6 +130,13 @@ def test_a_trained_network_is_that_of_onnx_runtime_in_every_tensor(body: str) ->
     assert np.abs(moved - outputs(given, x)).max() > 1e-3
 
 
+def test_an_open_number_of_samples_needs_no_shape() -> None:
+    given, x = network("slopes of channels")
+    given.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "N"
+    trained = x1.train(given, x, LABELS, epochs=1, batch_size=4)
+    assert trained.input_shape == (1, SIDE, SIDE)
+
+
 @pytest.mark.parametrize("kind", ["split", "transposed", "shared"])
 def test_what_no_step_computes_is_refused_by_name(kind: str, golden: Any) -> None:
     nodes = {
