@@ -214,8 +214,8 @@ class StepPlanner:
                 held += BUFFERED * aligned(value.type.elements // value.shape[0])
         return held
 
-    def _resident(self) -> set[int]:
-        """Values between runs that stay in the scratchpad, the smallest first."""
+    def _resident(self) -> dict[int, tuple[int, int]]:
+        """Values between runs that stay in the scratchpad, the smallest first, and during which runs."""
         spans: dict[int, tuple[int, int]] = {}
         busy = [self._held(run) for run in self.runs]
         for i, run in enumerate(self.runs):
@@ -223,11 +223,11 @@ class StepPlanner:
                 last = max((self.inside[u.id] for u in self._users(node)), default=i)
                 if last > i and self._may_stay(node):
                     spans[node.id] = (i, last)
-        chosen: set[int] = set()
+        chosen: dict[int, tuple[int, int]] = {}
         for name, (first, last) in sorted(spans.items(), key=lambda item: (self._bytes(item[0]), item[0])):
             size = aligned(self._bytes(name))
             if all(busy[i] + size <= self.room for i in range(first, last + 1)):
-                chosen.add(name)
+                chosen[name] = first, last
                 for i in range(first, last + 1):
                     busy[i] += size
         return chosen
@@ -279,7 +279,7 @@ class StepPlanner:
     def _alone(self, node: Node) -> None:
         """An operation over the whole batch."""
         _, out = self._begin(node)
-        budget = int((self.target.spm.bytes - self._kept_bytes()) * TILE_SHARE)
+        budget = int((self.target.spm.bytes - self._kept_bytes(self.inside[node.id])) * TILE_SHARE)
         planner_of(node.op)(self.b, node, node.op, lambda i: self.view(node.inputs[i]), out, budget)
 
     def _together(self, run: Sequence[Node], beside: Sequence[Node]) -> None:
@@ -288,7 +288,7 @@ class StepPlanner:
         In every round each operation works on another image: so array and vector unit do not wait for one
         another. What came first in the order of the images comes first in a round.
         """
-        tiles = [tile for node in beside for tile in self._tiles(node)]
+        tiles = [tile for node in beside for tile in self._tiles(node, self.inside[run[0].id])]
         for node in run:
             self._begin(node)
         entering = self._entering(run)
@@ -388,10 +388,10 @@ class StepPlanner:
             return False
         return int((image + 1) * self.again) > int(image * self.again)
 
-    def _tiles(self, node: Node) -> Sequence[Callable[[], None]]:
-        """The tiles of an operation that is made beside others."""
+    def _tiles(self, node: Node, run: int) -> Sequence[Callable[[], None]]:
+        """The tiles of an operation that is made beside a run."""
         layer, out = self._begin(node)
-        budget = int((self.target.spm.bytes - self._kept_bytes()) * TILE_SHARE / 2)
+        budget = int((self.target.spm.bytes - self._kept_bytes(run)) * TILE_SHARE / 2)
         make = GRADUAL[type(node.op)]
         tiles = make(self.b, node, lambda i: self.view(node.inputs[i]), out, budget)
 
@@ -408,8 +408,10 @@ class StepPlanner:
         tile()
         self.b.stripe = stripe
 
-    def _kept_bytes(self) -> int:
-        return sum(aligned(self._bytes(v)) for v in self.resident)
+    def _kept_bytes(self, run: int) -> int:
+        """Bytes of the scratchpad that other runs need during one."""
+        spans = self.resident.items()
+        return sum(aligned(self._bytes(v)) for v, (first, last) in spans if first <= run <= last)
 
     def _enter(self, value: Node, image: int) -> None:
         """Bring an image of a value from DRAM: of a matrix, a row."""
