@@ -180,3 +180,11 @@ def test_the_file_is_the_same_after_being_killed_twenty_times(work: Path) -> Non
     source = ["killed.x1", "--data", "digits.npz"] if (work / "killed.x1").exists() else list(FRESH)
     assert x1_process(["train", *source, *epochs, "killed.x1"], work).returncode == 0
     assert (work / "killed.x1").read_bytes() == (work / "whole.x1").read_bytes()
+
+
+def test_a_file_that_has_the_name_of_the_lock_stays_as_it_is(work: Path) -> None:
+    (work / "kept.x1.lock").write_text("mine")
+    assert train(work, *FRESH, "--epochs", "1", "-o", "kept.x1").returncode == 0
+    assert (work / "kept.x1.lock").read_text() == "mine"
+    assert train(work, *FRESH, "--epochs", "1", "-o", "other.x1").returncode == 0
+    assert not (work / "other.x1.lock").exists()

@@ -639,6 +639,14 @@ class Network:
         return tuple(record)
 
 
+def sizes_of_groups(batch: int, group: int) -> tuple[int, ...]:
+    """As many samples as a group has, again and again; then what is left."""
+    sizes: list[int] = []
+    while sum(sizes) < batch:
+        sizes.append(min(group, batch - sum(sizes)))
+    return tuple(sizes)
+
+
 def of_one_factor(values: Sequence[Value]) -> list[Value]:
     """Values brought to the factor of the first: by a power of two, then by a number above 1/2."""
     found: list[Value] = []

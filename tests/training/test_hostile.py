@@ -58,6 +58,7 @@ CHANGES: dict[str, Callable[[Text], Any]] = {
     "a gigantic shape": entry(0, input_shape=[1 << 40]),
     "gigantic weights": entry(4, arguments={"units": 1 << 28}),
     "other weights": entry(4, arguments={"units": 9}),
+    "frozen names of nothing": lambda t: t.update(frozen=["nothing"]),
     "frozen layers": entry(1, trainable=False),
     "layers in a circle": entry(1, reads=[3]),
     "gigantic batches": lambda t: t.update(batches=[1 << 40, 0, 32, 0]),

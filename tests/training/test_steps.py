@@ -16,7 +16,7 @@ from compiler.ir.evaluate import evaluate
 from compiler.ir.types import DType
 from compiler.ir.verify import verify
 from compiler.schedule.options import StepOptions, schedule_options
-from compiler.train.network import CATEGORICAL, TrainableNetwork, groups_of, rebatched
+from compiler.train.network import CATEGORICAL, TrainableNetwork, rebatched
 from compiler.train.optimizers.optimizer import Optimizer, apply, optimizer_of
 from compiler.train.step import TrainingStep, initial_state, measurement, training_step
 from isa.program import Note
@@ -39,7 +39,7 @@ from tests.training.nets import (
     graph_of,
     weights,
 )
-from tests.training.oracle import Layer, Network
+from tests.training.oracle import Layer, Network, sizes_of_groups
 from x1.trainer import divided
 
 Array = NDArray[Any]
@@ -88,7 +88,7 @@ class Trained:
         verify(self.step.graph)
         given = {name: as_graph(name, value) for name, value in self.weights.items()}
         self.state = initial_state(self.step.states, given)
-        groups = {"groups": groups_of(batch, group or batch)}
+        groups = {"groups": sizes_of_groups(batch, group or batch)}
         self.oracle = Network([replace(x, options={**x.options, **groups}) for x in layers], self.weights)
         self.slots = {
             n: {s: np.zeros_like(v) for s in self.optimizer.slots}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -129,6 +130,9 @@ def _body(network: Trainable, output: str) -> dict[str, object]:
     """The body of `x1 train --json`."""
     trainer = network.runner()
     cycles = simulate(trainer.executable.stream("train")).cycles
+    tails = network.epochs if trainer.batches.tail else 0
+    tail = simulate(trainer.executable.stream("tail")).cycles if tails else 0
+    spent = (trainer.step_number - tails) * cycles + tails * tail
     clock = trainer.target.clock_mhz * 1_000_000
     return {
         "output": output,
@@ -137,7 +141,7 @@ def _body(network: Trainable, output: str) -> dict[str, object]:
         "steps": trainer.step_number,
         "images_per_second": trainer.batches.train * clock / cycles,
         "step_cycles": cycles,
-        "device_seconds_at_clock": trainer.step_number * cycles / clock,
+        "device_seconds_at_clock": spent / clock,
         "state_sha256": state_sha256(trainer.state),
         "parameters": int(sum(np.size(v) for v in network.parameters().values())),
         "micro_batch": 1,
@@ -146,7 +150,9 @@ def _body(network: Trainable, output: str) -> dict[str, object]:
 
 @contextmanager  # pyright: ignore[reportDeprecated]
 def _alone(output: str) -> Iterator[None]:
-    """Let no other process write the same file meanwhile.
+    """Let no other process write the same file meanwhile: a lock beside it, which goes away with us.
+
+    A file of that name that has something in it is somebody's: it is locked, and left as it is.
 
     Raises:
         UsageError: one does, or the place cannot be written.
@@ -158,7 +164,7 @@ def _alone(output: str) -> Iterator[None]:
     import fcntl  # noqa: PLC0415
 
     try:
-        handle = lock.open("w")
+        handle = lock.open("a+b")
     except OSError as error:
         text = f"cannot write '{output}': {error.strerror}"
         raise UsageError(
@@ -167,12 +173,16 @@ def _alone(output: str) -> Iterator[None]:
     with handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not lock.exists() or os.fstat(handle.fileno()).st_ino != lock.stat().st_ino:
+                raise BlockingIOError  # its owner has just removed it: that it was free is no news
         except OSError:
             text = f"another process writes '{output}'"
             raise UsageError(
                 Diagnostic("file.write", text, remedy="wait for it, or choose another -o")
             ) from None
+        ours = not os.fstat(handle.fileno()).st_size
         try:
             yield
         finally:
-            lock.unlink(missing_ok=True)
+            if ours:
+                lock.unlink(missing_ok=True)

@@ -93,6 +93,9 @@ def load(path: str | Path) -> Trainable:
     missing = [name for name in checkpoint.parameters if name not in loaded.values]
     if missing:
         raise unsound(place, f"the state lacks '{missing[0]}'")
+    unknown = sorted(set(checkpoint.frozen) - set(checkpoint.parameters))
+    if unknown:
+        raise unsound(place, f"'{unknown[0][:40]}' does not train, but is no parameter")
     if sorted(checkpoint.perm) != list(range(len(network.source.shape))) or checkpoint.perm[0]:
         raise unsound(place, f"the axes of the samples are permuted by {list(checkpoint.perm)}")
     weights = {name: loaded.values[name] for name in checkpoint.parameters}

@@ -19,7 +19,7 @@ from isa import arithmetic
 
 DERIVATIVE_EXPONENT: Final = -6
 """Of derivatives: up to 1.98, more than those of swish and GELU."""
-RESULTS: Final = {"sigmoid": (True, -8), "tanh": (False, -7), "hard_sigmoid": (True, -8)}
+BOUNDED: Final = {"sigmoid": (True, -8), "tanh": (False, -7), "hard_sigmoid": (True, -8)}
 """Of functions whose results lie between -1 and 1: whether they have no sign, and their exponent."""
 
 
@@ -77,7 +77,7 @@ def lower_unary(lower: Lowerer, node: Node, operation: Unary) -> Fixed:
         made = lower.add(table, (value.node,), node.name, node)
         return Fixed(made, value.exponent, value.c)
     exponent = domain_exponent(operation.function)
-    unsigned, to = RESULTS.get(operation.function, (False, -4))
+    unsigned, to = BOUNDED.get(operation.function, (False, -4))
     table = CodeTable(operation.function, operation.parameters, exponent, to, unsigned)
     return Fixed(lower.add(table, (value.node,), node.name, node), lower.constant(to), Fraction(1))
 

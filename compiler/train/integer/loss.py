@@ -12,8 +12,7 @@ from compiler.ir.graph import Node
 from compiler.ir.op import Array, Op, op
 from compiler.ir.types import DType, TensorType
 from compiler.ops.activation import Unary
-from compiler.train.integer.functions import RESULTS as FUNCTION_RESULTS
-from compiler.train.integer.functions import CodeTable, operand_of
+from compiler.train.integer.functions import BOUNDED, CodeTable, operand_of
 from compiler.train.integer.sums import Requantized, StepAdd, requantized
 from compiler.train.integer.weighting import weighted
 from compiler.train.losses.binary_crossentropy import BinaryCrossentropy, BinaryCrossentropyGradient
@@ -32,7 +31,7 @@ ERROR_EXPONENT = -7
 """Of the errors: 127 is a probability of 1, 2^-7 its unit."""
 STEP_BITS = 16
 """Squared errors count in steps of 2^-16 before they are shifted."""
-CODED_PROBABILITY: Final = 2.0 ** FUNCTION_RESULTS[BinaryCrossentropy.end][1]
+CODED_PROBABILITY: Final = 2.0 ** BOUNDED[BinaryCrossentropy.end][1]
 """The unit of probabilities that are codes."""
 HALVED = 1
 """Probabilities of 2^-8 are shifted by it to the unit of errors."""
@@ -189,7 +188,7 @@ def lower_binary_errors(lower: Lowerer, node: Node, operation: BinaryCrossentrop
 
 
 def _sigmoid(x: Fixed) -> CodeTable:
-    unsigned, to = FUNCTION_RESULTS[BinaryCrossentropy.end]
+    unsigned, to = BOUNDED[BinaryCrossentropy.end]
     assert isinstance(x.exponent, Node)
     return CodeTable(BinaryCrossentropy.end, (), int(x.exponent.constant), to, unsigned)
 
