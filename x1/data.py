@@ -46,14 +46,18 @@ def input_member(path: Path, name: str) -> Member:
     )
 
 
-def labels(path: Path) -> Array:
-    """The `labels` of an .npz file."""
+def labels(path: Path, *, real: bool = False) -> Array:
+    """The `labels` of an .npz file: classes, or where they may be `real` any numbers.
+
+    Raises:
+        UsageError: it has none, or others.
+    """
     arrays = members(path)
     if LABELS not in arrays:
         _fail("data.labels", f"'{path}' has no array '{LABELS}'", ", ".join(sorted(arrays)))
     found = arrays[LABELS]
-    if found.dtype.kind not in "iu":
-        _fail("data.labels", f"the labels are {found.dtype}", "whole numbers")
+    if found.dtype.kind not in ("iuf" if real else "iu"):
+        _fail("data.labels", f"the labels are {found.dtype}", "numbers" if real else "whole numbers")
     return found.read()
 
 

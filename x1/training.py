@@ -198,7 +198,8 @@ def samples_of(
     named = labelled(members(path), test=test)
     if named is None:
         source = network.network().source.name
-        x, y = data.input_member(path, source).read(), data.labels(path)
+        real = network.loss is not None and not network.loss.of_classes
+        x, y = data.input_member(path, source).read(), data.labels(path, real=real)
     else:
         x, y = (members(path)[name].read() for name in named)
         shape = network.input_shape

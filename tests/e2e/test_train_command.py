@@ -188,3 +188,18 @@ def test_a_file_that_has_the_name_of_the_lock_stays_as_it_is(work: Path) -> None
     assert (work / "kept.x1.lock").read_text() == "mine"
     assert train(work, *FRESH, "--epochs", "1", "-o", "other.x1").returncode == 0
     assert not (work / "other.x1.lock").exists()
+
+
+def test_numbers_are_learned_by_their_squared_error(work: Path) -> None:
+    (work / "numbers.net").write_text(SMALL.replace('Dense(10, activation="softmax")', "Dense(2)"))
+    with np.load(work / "digits.npz") as digits:
+        x = digits["inputs"][:40]
+    labels = np.stack([x.mean(axis=(1, 2, 3)), x.max(axis=(1, 2, 3))], 1).astype(np.float32)
+    np.savez(work / "numbers.npz", inputs=x, labels=labels)
+    given = ["--data", "numbers.npz", "--init", "glorot", "--loss", "mse", "--batch", "8", "--epochs", "4"]
+    done = train(work, "numbers.net", *given, "-o", "numbers.x1", "--json")
+    assert done.returncode == 0, done.stderr
+    losses = json.loads(done.stdout)["history"]["loss"]
+    assert losses[-1] < losses[0] / 2
+    shown = x1(["eval", "numbers.x1", "--data", "numbers.npz", "--json"], work)
+    assert json.loads(shown.stdout)["loss"] < losses[0] / 2
