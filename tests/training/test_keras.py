@@ -181,6 +181,14 @@ def test_callbacks_are_any_objects_with_their_methods() -> None:
     assert (stops.epochs, counts.batches) == (1, 2)
 
 
+def test_options_of_keras_that_change_no_result_may_be_given() -> None:
+    made = model(run_eagerly=False, jit_compile="auto", steps_per_execution=4)
+    made.fit(**FEW, validation_data=(X[:4], Y[:4]), validation_batch_size=2)
+    plain = model()
+    plain.fit(**FEW)
+    assert hash_of(made) == hash_of(plain)
+
+
 def test_a_learning_rate_may_change_between_epochs() -> None:
     class Halves(Callback):
         def on_epoch_begin(self, epoch: int, logs: dict[str, float]) -> None:
@@ -254,6 +262,7 @@ WRONG: dict[str, Callable[[Sequential], object]] = {
     "no device": lambda m: m.fit(**FEW, device=NOTHING),
     "huge": lambda m: m.fit(X * 1e30, Y),
     "denormal": lambda m: m.fit(X * 1e-42, Y),
+    "compile": lambda m: m.compile("adam", LOSS, loss_weights=[2]),
     "nested": lambda m: Sequential([m, Dense(3)]),
     "layer": lambda m: m(Input((28, 28, 1))),
     "initializer": lambda _: Dense(3, kernel_initializer="orthogonal"),

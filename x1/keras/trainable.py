@@ -25,13 +25,24 @@ from x1.keras import data, losses, optimizers
 from x1.keras.callbacks import History
 from x1.keras.data import Codes
 from x1.keras.fitting import EXACT, Fitting, evaluate_on, predict_on
-from x1.keras.utils import SEED
+from x1.keras.utils import SEED, is_neutral
 from x1.trainer import Batches, Trainer
 
 Array = NDArray[Any]
 FORMATS: Final = ("float32", "qoperator")
 EVALUATED: Final = 32
 """Samples of a batch where nothing is trained."""
+
+
+NEUTRAL: Final[Mapping[str, tuple[Any, ...]]] = {
+    "loss_weights": (None,),
+    "weighted_metrics": (None, []),
+    "run_eagerly": (),
+    "steps_per_execution": (),
+    "jit_compile": (),
+    "auto_scale_loss": (),
+}
+"""Options of Keras's `compile` that change no result while they have one of these values; none: whatever."""
 
 
 def whole(name: str, value: Any) -> int:
@@ -125,13 +136,24 @@ class Trainable:
     # --- training --------------------------------------------------------------------------------
 
     def compile(
-        self, optimizer: Any = "rmsprop", loss: Any = None, metrics: Sequence[Any] | None = None
+        self,
+        optimizer: Any = "rmsprop",
+        loss: Any = None,
+        metrics: Sequence[Any] | None = None,
+        **others: Any,
     ) -> None:
         """Choose optimizer, loss and metrics; the optimizer begins anew.
+
+        Keras's `others`, such as `jit_compile`, may be given where they change no result.
 
         Raises:
             UsageError: one that there is not.
         """
+        for name, value in others.items():
+            if not is_neutral(NEUTRAL, name, value):
+                text = f"compile() takes no {name}={value!r}"
+                allowed = "optimizer, loss, metrics; Keras's defaults of others"
+                raise UsageError(Diagnostic("keras.compile", text, allowed=allowed))
         self.pull()
         self.optimizer, self.loss = optimizers.get(optimizer), losses.get(loss)
         self.metrics = [_accuracy(m, self.loss) for m in metrics or ()]
@@ -155,6 +177,7 @@ class Trainable:
         initial_epoch: int = 0,
         steps_per_epoch: int | None = None,
         validation_freq: int = 1,
+        validation_batch_size: int | None = None,
         *,
         device: str = "/device:X1",
         target: str | Target = "edge32",
@@ -175,6 +198,7 @@ class Trainable:
             CompileError: a layer that cannot be trained.
             FitError: the model does not fit the target.
         """
+        del validation_batch_size  # the loss of a sample does not depend on others
         size = whole("batch_size", 32 if batch_size is None else batch_size)
         steps = None if steps_per_epoch is None else whole("steps_per_epoch", steps_per_epoch)
         numbers = whole("epochs", epochs), whole("initial_epoch", initial_epoch), steps
