@@ -19,6 +19,7 @@ from compiler.train.integer.loss import CODED_PROBABILITY
 from compiler.train.integer.weighting import WEIGHTS
 from compiler.train.integer.weights import first_exponent
 from compiler.train.losses.loss import loss_of
+from compiler.train.lowering import FIRST_SHIFT
 from compiler.train.network import TrainableNetwork, rebatched
 from compiler.train.optimizers.optimizer import Optimizer
 from compiler.train.randomness import words
@@ -200,15 +201,34 @@ class Trainer:
         """Every tensor and number that lasts, by name."""
         return state_values(self.place, self.device.state, self.shapes)
 
+    @property
+    def settled(self) -> bool:
+        """Whether steps have found the shifts of the weights as they are."""
+        seen = [int(v) for n, v in self.state.items() if n.endswith("/greatest")]
+        return self.step_number > 0 and (not seen or any(seen))
+
+    @property
+    def forward_state(self) -> dict[str, Array]:
+        """What evaluation depends on: parameters, exponents, shifts."""
+        kinds = ("shift", "greatest", "exponent", "next_exponent")
+        names = self.network.parameters
+        return {n: v for n, v in self.state.items() if n in names or n.rpartition("/")[2] in kinds}
+
+    def restore(self, values: Mapping[str, Array]) -> None:
+        """Let some of the state be as it was."""
+        self.device.state[:] = np.frombuffer(state_image(self.place, {**self.state, **values}), np.uint8)
+
     def give(self, parameters: Mapping[str, Array]) -> None:
-        """Let parameters have other values; their exponents are as at first."""
+        """Let parameters have other values; their exponents are as at first, shifts are not known."""
         values = self.state
+        values |= {n: np.zeros((), np.int32) for n in values if n.endswith("/greatest")}
+        values |= {n: np.asarray(FIRST_SHIFT, np.int32) for n in values if n.endswith("/shift")}
         for name, value in parameters.items():
             values[name] = value
             for kind in ("exponent", "next_exponent"):
                 if f"{name}/{kind}" in values:
                     values[f"{name}/{kind}"] = np.asarray(first_exponent(value), np.int32)
-        self.device.state[:] = np.frombuffer(state_image(self.place, values), np.uint8)
+        self.restore(values)
 
 
 def _compiled(

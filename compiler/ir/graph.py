@@ -7,6 +7,7 @@ keyed by the operand's index, so that one value may be both operands of a node.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, count
 from typing import Any, ClassVar, TypeVar, cast
 
 import networkx as nx
@@ -230,6 +231,11 @@ class Graph(Struct, eq=False):
             order = sorted(net) if self._ascending else nx.lexicographical_topological_sort(net, key=int)
             self._order = [net.nodes[i]["node"] for i in cast("Iterable[int]", order)]
         return list(self._order)
+
+    def unused_name(self, name: str) -> str:
+        """The name, or with a number behind it where a value has it already."""
+        taken = {node.name for node in self.nodes()}
+        return next(n for n in chain((name,), (f"{name}_{i}" for i in count(2))) if n not in taken)
 
     def of(self, kind: type[OpT]) -> Iterator[tuple[Node, OpT]]:
         """Every node of one kind of operation that is still there, with its operation."""

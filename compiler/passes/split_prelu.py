@@ -27,11 +27,14 @@ LAYOUTS: Final = {(4, 1): "NCHW", (4, 3): "NHWC", (2, 1): "NHWC"}
 
 
 class SplitPRelu(Pass):
-    """Of images and of rows of features; the slopes keep their name."""
+    """Of images and of rows of features; the slopes keep their name. min(x, 0) becomes the function it is."""
 
     name: ClassVar[str] = "split-prelu"
 
     def run(self, graph: Graph) -> Graph:
+        for node, operation in graph.of(Clamp):  # that a PReLU was written with
+            if (operation.low, operation.high) == NEGATIVE.parameters:
+                graph.replace(node, graph.add(NEGATIVE, node.inputs, name=node.name, loc=node.loc))
         for node, operation in graph.of(PRelu):
             layout = LAYOUTS.get((len(node.shape), operation.axis))
             if layout is not None and node.inputs[1].is_constant:

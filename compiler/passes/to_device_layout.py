@@ -73,11 +73,12 @@ def _convert(
 ) -> None:
     """Compute a node on a transposed value, which all that read the value share."""
     x, *rest = node.inputs
+    named = str if graph.stage.is_integer else graph.unused_name
     inverse = tuple(int(p) for p in np.argsort(order))
     key = x.id, order
     if key not in turned:
-        turned[key] = graph.add(Transpose(order), (x,), name=f"{x.name}/device", loc=node.loc)
+        turned[key] = graph.add(Transpose(order), (x,), name=named(f"{x.name}/device"), loc=node.loc)
     made = graph.add(operation, (turned[key], *rest), name=node.name, loc=node.loc, quant=node.type.quant)
     made.views = turned_views(node, made, inverse)
-    back = graph.add(Transpose(inverse), (made,), name=f"{node.name}/source", loc=node.loc)
+    back = graph.add(Transpose(inverse), (made,), name=named(f"{node.name}/source"), loc=node.loc)
     graph.replace(node, back)

@@ -145,7 +145,8 @@ def _turned_input(graph: Graph) -> Graph:
     (source,) = (n for n in graph.nodes() if isinstance(n.op, Input))
     shape = tuple(source.shape[p] for p in TO_NHWC)
     given = graph.input(source.name, source.type.dtype, shape, source.loc)
-    graph.replace(source, graph.add(Transpose(TO_NCHW), (given,), name=f"{source.name}/given"))
+    name = graph.unused_name(f"{source.name}/given")
+    graph.replace(source, graph.add(Transpose(TO_NCHW), (given,), name=name))
     return graph
 
 

@@ -179,11 +179,11 @@ FORKED = [
 ]
 BELOW = {"name": ("clamp", (-math.inf, 0.0)), "table": (0, 0, False), "f": below}
 SLOPED = [
-    Layer("conv", "c1", options=HALVES),
+    Layer("conv", "c1", options={**HALVES, "fork_apart": 4}),
     Layer("relu", "positive", options={"relu": True}),
     Layer("function", "negative", ("c1",), BELOW),
     Layer("depthwise", "dw1", options={"kernel": (1, 1), "free": True}),
-    Layer("add", "sum", ("positive", "dw1")),
+    Layer("add", "sum", ("positive", "dw1"), {"apart": 4}),
     Layer("conv", "c2", options=HALVES),
     Layer("flatten", "flatten"),
     Layer("dense", "dense", options={"logits": True}),

@@ -404,7 +404,7 @@ class Network:
         return Value(x.q.reshape(len(x.q), *layer.options["shape"]), x.e, x.c, x.unsigned)
 
     def forward_add(self, layer: Layer, inputs: list[Value], seen: dict[str, int] | None) -> Value:
-        total, e = aligned_sum(inputs)
+        total, e = aligned_sum(inputs, layer.options.get("apart", 16))
         return self.finished(layer, total, e, inputs[0].c, seen)
 
     # --- loss ------------------------------------------------------------------------------------
@@ -472,7 +472,7 @@ class Network:
         given = self.errors[layer.name]
         if len(given) == 1:
             return given[0]
-        total, e = aligned_sum(given)
+        total, e = aligned_sum(given, layer.options.get("fork_apart", 16))
         q, shift = self.quantizer(f"{layer.name}/fork", total, unsigned=False, seen=seen)
         return Value(q, e + shift, given[0].c)
 
@@ -663,10 +663,10 @@ def of_one_factor(values: Sequence[Value]) -> list[Value]:
     return found
 
 
-def aligned_sum(values: Sequence[Value]) -> tuple[Array, int]:
-    """The sum of values under one exponent, and that: the least, or 16 below the greatest."""
+def aligned_sum(values: Sequence[Value], apart: int = 16) -> tuple[Array, int]:
+    """The sum of values under one exponent, and that: the least, or so far below the greatest."""
     values = of_one_factor(values)
-    e = max(min(v.e for v in values), max(v.e for v in values) - 16)
+    e = max(min(v.e for v in values), max(v.e for v in values) - apart)
     shape = values[0].q.shape
     total: Array = np.zeros(shape, np.int64)
     for v in values:

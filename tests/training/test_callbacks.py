@@ -45,6 +45,10 @@ def rising(epoch: int) -> float:
     return 0.001 if epoch == 0 else 3.0
 
 
+def nothing(_: int) -> Any:
+    return None
+
+
 def unchanged(_: int, rate: float) -> float:
     return rate
 
@@ -64,6 +68,37 @@ def test_training_stops_and_the_best_weights_come_back(tmp_path: Path) -> None:
     assert again.history.history["loss"] == history.history["loss"][:1]
     for one, other in zip(made.get_weights(), again.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
+    assert made.evaluate(FEW["x"], FEW["y"]) == again.evaluate(FEW["x"], FEW["y"])  # with the shifts of then
+    assert made.predict(FEW["x"]).tobytes() == again.predict(FEW["x"]).tobytes()
+
+
+def test_weights_that_are_given_after_training_are_evaluated_with_shifts_of_their_own() -> None:
+    good, diverged = model(), model()
+    good.fit(**FEW, epochs=4)
+    diverged.fit(**FEW, epochs=2, callbacks=[LearningRateScheduler(rising)])
+    diverged.set_weights(good.get_weights())
+    (loss, accuracy), (wanted, hits) = (m.evaluate(FEW["x"], FEW["y"]) for m in (diverged, good))
+    assert abs(loss - wanted) < 0.1
+    assert abs(accuracy - hits) < 0.1
+
+
+def test_numbers_that_callbacks_add_are_in_the_file_of_the_same_epoch(tmp_path: Path) -> None:
+    made = model()
+    watching = [ModelCheckpoint(tmp_path / "{epoch}.x1"), LearningRateScheduler(unchanged)]
+    made.fit(**FEW, epochs=2, callbacks=watching)
+    history = load(tmp_path / "1.x1").history
+    assert history is not None
+    assert {name: len(values) for name, values in history.history.items()} == {
+        "loss": 1, "accuracy": 1, "learning_rate": 1,
+    }  # fmt: skip
+
+
+def test_a_plateau_begins_anew_with_every_call() -> None:
+    plateau, rates = callbacks.ReduceLROnPlateau(monitor="loss", factor=0.5, patience=1), list[list[float]]()
+    for _ in range(2):
+        made = model()
+        rates.append(made.fit(**FEW, epochs=2, callbacks=[plateau]).history["learning_rate"])
+    assert rates[0] == rates[1]
 
 
 def test_a_schedule_is_data() -> None:
@@ -75,9 +110,18 @@ def test_a_schedule_is_data() -> None:
 
 
 def test_callbacks_that_cannot_be_are_refused() -> None:
-    for callback in (3, ModelCheckpoint("a{z}.x1")):
+    nonsense = LearningRateScheduler(nothing)
+    for callback in (
+        3,
+        EarlyStopping,
+        ModelCheckpoint("a{z}.x1"),
+        ModelCheckpoint("a{epoch.x}.x1"),
+        nonsense,
+    ):
         with pytest.raises(UsageError):
             model().fit(**FEW, callbacks=[callback])
+    with pytest.raises(UsageError, match="no function"):
+        LearningRateScheduler(0.1)  # pyright: ignore[reportArgumentType]
     with pytest.raises(UsageError, match="no mode"):
         EarlyStopping(mode="best")
     with pytest.warns(UserWarning, match="watches 'val_loss'"):

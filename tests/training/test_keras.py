@@ -383,6 +383,15 @@ def test_a_relu_may_stand_anywhere(tmp_path: Path) -> None:
     assert hash_of(x1.keras.load(tmp_path / "m.x1")) == hash_of(made)
 
 
+def test_slopes_that_begin_at_0_do_not_hold_training_up() -> None:
+    """What is below 0 is then far smaller than what is above, and so are its errors."""
+    made = Sequential([Input((28, 28, 1)), Conv2D(8, 3, strides=2), PReLU(shared_axes=[1, 2]), Flatten()])
+    made.add(Dense(10, activation="softmax"))
+    made.compile(optimizers.Adam(0.003), LOSS)
+    history = made.fit(X[:64], Y[:64], batch_size=16, epochs=5, verbose=0).history
+    assert history["loss"][-1] < 1.6
+
+
 def test_samples_may_become_images_in_the_network() -> None:
     flat = trained(
         Reshape((28, 28, 1)), Conv2D(2, 3), Flatten(), Dense(10, activation="softmax"), shape=(28, 28)

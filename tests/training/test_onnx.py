@@ -130,6 +130,14 @@ def test_a_trained_network_is_that_of_onnx_runtime_in_every_tensor(body: str) ->
     assert np.abs(moved - outputs(given, x)).max() > 1e-3
 
 
+def test_what_training_has_written_is_trained_again() -> None:
+    given, x = network("slopes of channels")
+    written = x1.train(given, x, LABELS, epochs=1, batch_size=4, verbose=0).onnx()
+    still = {"name": "sgd", "learning_rate": 0.0}
+    again = x1.train(written, x, LABELS, epochs=1, batch_size=4, optimizer=still, verbose=0)
+    np.testing.assert_allclose(outputs(again.onnx(), x), outputs(written, x), atol=1e-6)
+
+
 def test_an_open_number_of_samples_needs_no_shape() -> None:
     given, x = network("slopes of channels")
     given.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "N"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from typing import Any, Final
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from compiler.train.step import TrainingStep, initial_state, measurement, traini
 from isa.program import Note
 from isa.target import load_target
 from runtime.device import Device
+from tests.training import test_steps as steps
 from tests.training.nets import (
     CURVED,
     DROPPED,
@@ -306,12 +308,33 @@ def test_gradients_are_clipped_on_the_machine() -> None:
     trained.agree(2)
 
 
-def test_sums_beyond_int32_are_exact() -> None:
-    """67,600 products for each weight of the first layer."""
-    trained = Trained(SEED_NET, batch=100)
+class White:
+    """Stands for a generator: all pictures are white and of the first class."""
+
+    def integers(self, low: int, high: int, shape: Any) -> Array:
+        return np.zeros(shape, np.int64) + (high - 1 if high == 256 else low)
+
+
+def test_sums_beyond_int32_are_exact(monkeypatch: pytest.MonkeyPatch) -> None:
+    """86,528 products of 255 and errors that are all alike for each weight of the first layer."""
+    layers = [
+        Layer("conv", "a", options={"kernel": (3, 3)}),
+        Layer("flatten", "flatten"),
+        Layer("dense", "dense", options={"logits": True}),
+    ]
+    drawn = weights(layers, 0)
+    drawn["a/kernel"] = np.abs(drawn["a/kernel"])
+    drawn["dense/kernel"] = np.tile(
+        np.linspace(0.1, 1, 10, dtype=np.float32), (len(drawn["dense/kernel"]), 1)
+    )
+    monkeypatch.setattr(steps, "weights", Mock(return_value=drawn))
+    trained = Trained(layers, "sgd", batch=128, learning_rate=1e-9)
+    trained.random = White()  # pyright: ignore[reportAttributeAccessIssue]
     assert DType.I64 in {t.dtype for n in trained.step.graph.nodes() for t in n.types}
     trained.on("edge64")
-    trained.agree(1)
+    for _ in range(3):  # until the errors' shifts are found
+        trained.agree(1)
+    assert max(np.abs(v).max() for n, v in trained.oracle.tensors.items() if n.endswith("kernel/sum")) > 2**31
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "momentum", "rmsprop", "adamw"])

@@ -18,7 +18,7 @@ from isa.timing.model import simulate
 from x1.cli.options import parse_shapes, scale_option, shape_option
 from x1.cli.result import Result, json_option, reported, say
 from x1.files import BINARY, require_another
-from x1.keras.callbacks import Callback
+from x1.keras.callbacks import Writer
 from x1.keras.fitting import STATISTICS
 from x1.keras.trainable import Trainable
 from x1.trainer import state_sha256
@@ -33,13 +33,13 @@ Examples:
 """
 
 
-class Lines(Callback):
+class Lines(Writer):
     """A line on stderr for every epoch, and a checkpoint now and then."""
 
     def __init__(self, epochs: int, every: int, output: str, *, quiet: bool) -> None:
         self.epochs, self.every, self.output, self.quiet = epochs, every, output, quiet
 
-    def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
+    def write(self, epoch: int, logs: dict[str, float]) -> None:
         """Say what the epoch was like."""
         if not self.quiet:
             numbers = " - ".join(f"{name}: {value:.4f}" for name, value in logs.items())
@@ -130,9 +130,6 @@ def _body(network: Trainable, output: str) -> dict[str, object]:
     """The body of `x1 train --json`."""
     trainer = network.runner()
     cycles = simulate(trainer.executable.stream("train")).cycles
-    tails = network.epochs if trainer.batches.tail else 0
-    tail = simulate(trainer.executable.stream("tail")).cycles if tails else 0
-    spent = (trainer.step_number - tails) * cycles + tails * tail
     clock = trainer.target.clock_mhz * 1_000_000
     return {
         "output": output,
@@ -141,7 +138,7 @@ def _body(network: Trainable, output: str) -> dict[str, object]:
         "steps": trainer.step_number,
         "images_per_second": trainer.batches.train * clock / cycles,
         "step_cycles": cycles,
-        "device_seconds_at_clock": spent / clock,
+        "device_seconds_at_clock": trainer.step_number * cycles / clock,
         "state_sha256": state_sha256(trainer.state),
         "parameters": int(sum(np.size(v) for v in network.parameters().values())),
         "micro_batch": 1,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -27,6 +26,16 @@ class Callback:
     def set_params(self, params: dict[str, Any]) -> None:
         """Called before training with epochs, steps and verbosity."""
         self.params = params
+
+
+class Writer(Callback):
+    """Writes files at the end of epochs, after all other callbacks."""
+
+    def write(self, epoch: int, logs: dict[str, float]) -> None:
+        """Write one, or not."""
+
+    def on_train_begin(self, logs: dict[str, float]) -> None:
+        """Nothing to do yet."""
 
 
 class History(Callback):
@@ -63,7 +72,8 @@ class _Watching(Callback):
 
     def __init__(self, monitor: str, mode: str, min_delta: float) -> None:
         if mode not in MODES:
-            raise UsageError(not_among("keras.callback", f"there is no mode '{mode}'", mode, MODES))
+            raise UsageError(not_among("keras.callback", f"there is no mode '{mode}'", str(mode), MODES))
+        monitor = str(monitor)
         self.monitor, self.min_delta = monitor, abs(min_delta)
         self.greater = mode == "max" or (mode == "auto" and monitor.endswith(("acc", "accuracy")))
         self.best: float | None = None
@@ -102,12 +112,13 @@ class EarlyStopping(_Watching):
         self.restore_best_weights, self.start_from_epoch = restore_best_weights, start_from_epoch
         self.wait = self.stopped_epoch = self.best_epoch = 0
         self.best_weights: list[Any] | None = None
+        self.best_state: Mapping[str, Any] | None = None
 
     def on_train_begin(self, logs: dict[str, float]) -> None:
         """Nothing has been seen yet."""
         del logs
         self.wait = self.stopped_epoch = self.best_epoch = 0
-        self.best, self.best_weights = None, None
+        self.best, self.best_weights, self.best_state = None, None, None
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
         """Count the epochs that were not better."""
@@ -119,6 +130,7 @@ class EarlyStopping(_Watching):
             self.best, self.best_epoch = value, epoch
             if self.restore_best_weights:
                 self.best_weights = self.model.get_weights()
+                self.best_state = getattr(self.model, "forward_state", None)
             if self.baseline is None or self.better(value, self.baseline):
                 self.wait = 0
             return
@@ -133,9 +145,11 @@ class EarlyStopping(_Watching):
             sys.stdout.write(f"Epoch {self.stopped_epoch + 1}: early stopping\n")
         if self.best_weights is not None:
             self.model.set_weights(self.best_weights)
+        if self.best_state is not None:  # the shifts that those weights had
+            self.model.restore(self.best_state)
 
 
-class ModelCheckpoint(_Watching):
+class ModelCheckpoint(_Watching, Writer):
     """Writes the model after every epoch, or where a number has become better: "net-{epoch}.x1"."""
 
     def __init__(
@@ -149,8 +163,8 @@ class ModelCheckpoint(_Watching):
         super().__init__(monitor, mode, 0)
         self.filepath, self.save_best_only, self.verbose = str(filepath), save_best_only, verbose
 
-    def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
-        """Write it."""
+    def write(self, epoch: int, logs: dict[str, float]) -> None:
+        """Write it, where it is wanted."""
         if self.save_best_only:
             value = self.watched(logs)
             if value is None or not self.better(value, self.best):
@@ -158,7 +172,7 @@ class ModelCheckpoint(_Watching):
             self.best = value
         try:
             path = self.filepath.format(epoch=epoch + 1, **logs)
-        except (KeyError, IndexError, ValueError) as error:
+        except (KeyError, IndexError, ValueError, AttributeError) as error:
             text = f"filepath={self.filepath!r} cannot be filled in: {error}"
             raise UsageError(
                 Diagnostic("keras.callback", text, allowed=", ".join(["epoch", *logs]))
@@ -168,18 +182,42 @@ class ModelCheckpoint(_Watching):
             sys.stdout.write(f"Epoch {epoch + 1}: saving model to {path}\n")
 
 
+def rate_of(model: Any) -> float:
+    """The learning rate of a model, a number.
+
+    Raises:
+        UsageError: it is a function of the step.
+    """
+    try:
+        return float(model.optimizer.learning_rate)
+    except TypeError:
+        text = "the learning rate is a function of the step"
+        remedy = "give the optimizer a number where a callback changes it"
+        raise UsageError(Diagnostic("keras.callback", text, remedy=remedy)) from None
+
+
 class LearningRateScheduler(Callback):
     """Sets the learning rate before every epoch: schedule(epoch, rate), or schedule(epoch)."""
 
     def __init__(self, schedule: Callable[..., float], verbose: int = 0) -> None:
+        if not callable(schedule):
+            text = f"the schedule {schedule!r} is no function"
+            raise UsageError(Diagnostic("keras.callback", text, allowed="schedule(epoch, rate)"))
         self.schedule, self.verbose = schedule, verbose
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float]) -> None:
         """Set it."""
         del logs
-        count = len(inspect.signature(self.schedule).parameters)
-        given = (epoch, float(self.model.optimizer.learning_rate))[:count]
-        self.model.optimizer.learning_rate = float(self.schedule(*given))
+        rate = rate_of(self.model)
+        try:
+            found = self.schedule(epoch, rate)
+        except TypeError:  # as Keras does
+            found = self.schedule(epoch)
+        try:
+            self.model.optimizer.learning_rate = float(found)
+        except (TypeError, ValueError):
+            text = f"the schedule gave {found!r} for epoch {epoch}"
+            raise UsageError(Diagnostic("keras.callback", text, allowed="a number")) from None
         if self.verbose:
             rate = self.model.optimizer.learning_rate
             sys.stdout.write(f"Epoch {epoch + 1}: learning rate {rate:g}\n")
@@ -187,7 +225,7 @@ class LearningRateScheduler(Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
         """Add it to the numbers of the epoch."""
         del epoch
-        logs["learning_rate"] = float(self.model.optimizer.learning_rate)
+        logs["learning_rate"] = rate_of(self.model)
 
 
 class ReduceLROnPlateau(_Watching):
@@ -210,9 +248,14 @@ class ReduceLROnPlateau(_Watching):
         self.factor, self.patience, self.cooldown, self.min_lr = factor, patience, cooldown, min_lr
         self.wait, self.resting, self.verbose = 0, 0, verbose
 
+    def on_train_begin(self, logs: dict[str, float]) -> None:
+        """Nothing has been seen yet."""
+        del logs
+        self.best, self.wait, self.resting = None, 0, 0
+
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
         """Count the epochs that were not better."""
-        rate = logs["learning_rate"] = float(self.model.optimizer.learning_rate)
+        rate = logs["learning_rate"] = rate_of(self.model)
         value = self.watched(logs)
         if value is None:
             return
@@ -237,8 +280,8 @@ class CallbackList:
         several = isinstance(callbacks, Sequence)
         self.callbacks: list[Any] = list(cast("Sequence[Any]", callbacks)) if several else [callbacks]
         for callback in self.callbacks:
-            if not any(name.startswith("on_") for name in dir(callback)):
-                text = f"{callback!r} is no callback: it has no method on_..."
+            if isinstance(callback, type) or not any(n.startswith("on_") for n in dir(callback)):
+                text = f"{callback!r} is no callback: no object with methods on_..."
                 raise UsageError(Diagnostic("keras.callback", text))
             if hasattr(callback, "set_params"):
                 callback.set_params(params)
@@ -251,3 +294,9 @@ class CallbackList:
             method = getattr(callback, event, None)
             if method is not None:
                 method(*arguments)
+
+    def tell_writers(self, epoch: int, logs: dict[str, float]) -> None:
+        """Let those that write files do so, once the numbers of an epoch are complete."""
+        for callback in self.callbacks:
+            if isinstance(callback, Writer):
+                callback.write(epoch, logs)

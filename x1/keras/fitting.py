@@ -133,7 +133,7 @@ class Fitting(Struct):
             tail = 0
         batch, weighted = self.batch_size, taken.weights is not None
         trainer = model.prepare(Batches(batch, tail, batch, model.bn_group, weighted), machine)
-        if model.tuned and not trainer.step_number:
+        if model.tuned and not trainer.settled:
             trainer.adapt(samples.x[:batch])
         history = model.history if self.initial_epoch and model.history is not None else History()
         params = {"epochs": self.epochs, "steps": self._steps(len(taken)), "verbose": self.verbose}
@@ -146,6 +146,7 @@ class Fitting(Struct):
             history.note(epoch, logs)  # before callbacks write files
             told.tell("on_epoch_end", epoch, logs)
             history.amend(logs)  # with what they have added
+            told.tell_writers(epoch, logs)
             if model.stop_training:
                 break
         told.tell("on_train_end", {})
@@ -338,7 +339,7 @@ def _measured(model: Fitted, trainer: Trainer, samples: Labelled) -> Totals:
 
 def _results(model: Fitted, trainer: Trainer, x: Array) -> Array:
     """What the network gives; where no step has found its shifts yet, these are found first."""
-    if trainer.step_number or not len(x):
+    if trainer.settled or not len(x):
         return trainer.results(x)
     with trainer.adapted(model.encode(x[: trainer.batches.train])):
         return trainer.results(x)

@@ -313,8 +313,9 @@ class ELU(Layer):
 class PReLU(Layer):
     """PReLU(shared_axes=None): slopes per element; with shared_axes=[1, 2] per channel of an image."""
 
-    def __init__(self, shared_axes: Sequence[int] | None = None, **arguments: Any) -> None:
-        super().__init__(shared_axes=tuple(shared_axes or ()), **arguments)
+    def __init__(self, shared_axes: int | Sequence[int] | None = None, **arguments: Any) -> None:
+        axes = () if shared_axes is None else np.ravel(np.asarray(shared_axes)).tolist()
+        super().__init__(shared_axes=tuple(axes), **arguments)
 
 
 class Softmax(Layer):

@@ -202,7 +202,10 @@ class Trainable:
         size = whole("batch_size", 32 if batch_size is None else batch_size)
         steps = None if steps_per_epoch is None else whole("steps_per_epoch", steps_per_epoch)
         numbers = whole("epochs", epochs), whole("initial_epoch", initial_epoch), steps
-        shown, often = 1 if verbose == "auto" else int(verbose), whole("validation_freq", validation_freq)
+        shown, often = (
+            1 if verbose == "auto" else whole("verbose", verbose),
+            whole("validation_freq", validation_freq),
+        )
         fitting = Fitting(self, size, *numbers, shown, device, target, often)
         before = self._choose(shuffle, validation_split, seed, bn_group, bn_statistics)
         try:
@@ -281,6 +284,16 @@ class Trainable:
         state, names = self.trainer.state, self.parameters()
         self.take({name: state[name] for name in names if name in state})
         self.kept = {name: value for name, value in state.items() if name not in names}
+
+    @property
+    def forward_state(self) -> dict[str, Array]:
+        """What evaluation depends on: weights, exponents, shifts."""
+        return self.runner().forward_state
+
+    def restore(self, state: Mapping[str, Array]) -> None:
+        """Let the weights, and what belongs to them, be as they were."""
+        self.runner().restore(state)
+        self.pull()
 
     def push(self) -> None:
         """Give the weights to the device."""

@@ -94,7 +94,7 @@ class StepWriter(ModelWriter):
         operation = node.op
         if isinstance(operation, (QuantizeWeights, QuantizeBias)) or node.is_constant:
             return self.constant(node.name, signed_codes(self.values[node.id]))
-        return f"{node.name}_codes" if isinstance(operation, Input) else node.name
+        return self.graph.unused_name(f"{node.name}_codes") if isinstance(operation, Input) else node.name
 
     def zero(self, node: Node) -> str:
         """What stands for 0."""
@@ -151,7 +151,7 @@ class StepWriter(ModelWriter):
             return
         given = self.turned(node)
         scale = self.scale(float(self.factor))
-        self.add("QuantizeLinear", [given, scale, self.zero(node)], f"{node.name}_codes")
+        self.add("QuantizeLinear", [given, scale, self.zero(node)], self.tensor(node))
 
     @write.register
     def convolution(self, operation: StepConv2d, node: Node) -> None:

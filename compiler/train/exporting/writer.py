@@ -53,7 +53,8 @@ class ModelWriter:
         """The samples in the device's layout."""
         if self.perm == tuple(range(len(self.perm))):
             return source.name
-        return self.add("Transpose", [source.name], f"{source.name}_turned", perm=list(self.perm))
+        name = self.graph.unused_name(f"{source.name}_turned")
+        return self.add("Transpose", [source.name], name, perm=list(self.perm))
 
     def images(self, x: str, output: str, write: Callable[[str, str], object]) -> None:
         """Write what ONNX has in its own layout only."""

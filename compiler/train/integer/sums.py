@@ -14,7 +14,8 @@ from compiler.ir.op import Array, Op, ShapeError, op
 from compiler.ir.types import DType, TensorType
 from compiler.ops.activation import Clamp, Unary, UnaryGradient
 from compiler.ops.add import Add
-from compiler.ops.shapes import Reshape
+from compiler.ops.conv2d import Conv2d
+from compiler.ops.shapes import Reshape, unreshaped
 from compiler.train.losses.binary_crossentropy import BinaryCrossentropy, BinaryCrossentropyGradient
 from compiler.train.lowering import Fixed, Lowerer, code_bounds, code_type, integer_rule
 from compiler.train.scalars import NUMBER
@@ -22,6 +23,8 @@ from isa import arithmetic
 from isa.support.records import Frozen, replace
 
 MOST_APART: Final = 16
+SLOPES_APART: Final = 4
+"""Of what a PReLU sums: slopes that begin at 0 would fill the greatest sums with shifted zeros."""
 """Bits by which the operand of the greatest exponent is shifted left at most, to meet the others."""
 RELU: Final = (0.0, float("inf"))
 MOST_CLAMPED: Final = 7.96875
@@ -216,26 +219,41 @@ def of_one_factor(lower: Lowerer, node: Node, terms: Sequence[Fixed]) -> list[Fi
     return found
 
 
-def common_exponent(lower: Lowerer, terms: Sequence[Fixed]) -> tuple[Node, list[Node]]:
+def common_exponent(
+    lower: Lowerer, terms: Sequence[Fixed], apart: int = MOST_APART
+) -> tuple[Node, list[Node]]:
     """The exponent of values together, and by how much each is shifted right for it."""
     exponents = [lower.number(t.exponent) for t in terms]
     least, greatest = exponents[0], exponents[0]
     for e in exponents[1:]:
         least, greatest = lower.scalar("min", least, e), lower.scalar("max", greatest, e)
-    common = lower.scalar("max", least, lower.scalar("sub", greatest, imm=MOST_APART))
+    common = lower.scalar("max", least, lower.scalar("sub", greatest, imm=apart))
     return common, [lower.scalar("sub", common, e) for e in exponents]
+
+
+def is_sloped(node: Node) -> bool:
+    """Whether a value is what lies below 0, times the slopes of a PReLU; or its errors, times them."""
+    operation = node.op
+    if isinstance(operation, UnaryGradient):
+        return operation.function == "clamp"
+    if not isinstance(operation, Conv2d):
+        return False
+    source = unreshaped(node.inputs[0]).op
+    return isinstance(source, Unary) and source.function == "clamp" and operation.groups == node.shape[-1]
 
 
 @integer_rule(Add)
 def lower_add(lower: Lowerer, node: Node, operation: Add) -> Fixed | None:
-    """Values under one exponent: the least, or MOST_APART below the greatest."""
+    """Values under one exponent: the least, or some places below the greatest."""
     user = node.graph.sole_user(node)
     if user is not None and isinstance(user.op, Add) and operation.clamp is None and user.shape == node.shape:
         return None  # part of a larger sum
-    terms = of_one_factor(lower, node, [lower.value_of(node, operand) for operand in summands(lower, node)])
+    given = summands(lower, node)
+    terms = of_one_factor(lower, node, [lower.value_of(node, operand) for operand in given])
     if any(t.node.shape != node.shape for t in terms):
         lower.fail(node, f"'{node.name}' repeats an operand", "operands of one shape")
-    common, by = common_exponent(lower, terms)
+    apart = SLOPES_APART if any(is_sloped(unreshaped(operand)) for operand in given) else MOST_APART
+    common, by = common_exponent(lower, terms, apart)
     made = StepAdd(count=len(terms))
     operands = (*(t.node for t in terms), *by)
     ending = ending_of(lower, node, operation.clamp)
