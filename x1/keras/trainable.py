@@ -191,7 +191,7 @@ class Trainable:
         that of `set_random_seed` if it is not given. `class_weight` says by how much the samples of a class
         count, `sample_weight` by how much each sample does; `validation_data` may end in weights too.
         `bn_group` samples of a batch are normalized together, as a rule all; `bn_statistics` "exact" measures
-        running statistics after every epoch, "running" leaves them as the steps have moved them.
+        running ones after every epoch, "running" leaves them as steps have moved them.
 
         Raises:
             UsageError: data, options or a device that do not fit.
@@ -213,8 +213,7 @@ class Trainable:
         except UsageError:
             self._choose(*before)
             raise
-        weights = data.Weights(sample_weight, class_weight)
-        return fitting.run(x, y, weights, validation_data, callbacks or ())
+        return fitting.run(x, y, data.Weights(sample_weight, class_weight), validation_data, callbacks or ())
 
     def _choose(
         self, shuffle: bool, split: float, seed: int | None, group: int | None, statistics: str | None
