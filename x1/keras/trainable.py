@@ -202,11 +202,8 @@ class Trainable:
         size = whole("batch_size", 32 if batch_size is None else batch_size)
         steps = None if steps_per_epoch is None else whole("steps_per_epoch", steps_per_epoch)
         numbers = whole("epochs", epochs), whole("initial_epoch", initial_epoch), steps
-        shown, often = (
-            1 if verbose == "auto" else whole("verbose", verbose),
-            whole("validation_freq", validation_freq),
-        )
-        fitting = Fitting(self, size, *numbers, shown, device, target, often)
+        shown, often = whole("verbose", 1 if verbose == "auto" else verbose), validation_freq
+        fitting = Fitting(self, size, *numbers, shown, device, target, whole("validation_freq", often))
         before = self._choose(shuffle, validation_split, seed, bn_group, bn_statistics)
         try:
             fitting.require()
