@@ -219,7 +219,7 @@ def test_a_wrapping_sum_sets_the_flag_and_a_result_may_replace_its_operand() -> 
     st.sampled_from([1.0, 0.25, 0.3]),
     st.data(),
 )
-@settings(max_examples=often(200))
+@settings(max_examples=often(100))
 def test_a_shift_is_a_requantization_by_a_power_of_two(
     sums: list[int], shift: int, scale: float, data: st.DataObject
 ) -> None:
@@ -239,7 +239,7 @@ def test_a_shift_is_a_requantization_by_a_power_of_two(
 
 
 @given(st.lists(FLOATS, min_size=1, max_size=8), st.integers(-130, 130))
-@settings(max_examples=often(150))
+@settings(max_examples=often(60))
 def test_float_rows_are_quantized_by_an_exponent(values: list[float], exponent: int) -> None:
     instr = Requantize(mode=Requant.FLOAT, sreg=4, obs=5, lo=-127, hi=127, out=64, c=len(values))
     bench = Bench(ScalarSet(rd=4, imm=exponent), ScalarSet(rd=5, imm=0), instr, target=TARGET)

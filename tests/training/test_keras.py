@@ -322,6 +322,7 @@ def test_weights_from_elsewhere_are_evaluated_and_trained_on_where_they_were() -
     assert first["loss"][0] < history["loss"][-1] + 0.1
 
 
+@pytest.mark.nightly
 def test_running_statistics_are_those_of_the_last_weights() -> None:
     """Exact ones make training and evaluation agree after few steps; those of Keras lag behind."""
     losses: dict[str, float] = {}

@@ -124,7 +124,7 @@ def test_a_rate_of_zero_gives_back_the_network(body: str) -> None:
 def test_a_trained_network_is_that_of_onnx_runtime_in_every_tensor(body: str) -> None:
     given, x = network(body)
     moving = {"name": "sgd", "learning_rate": 0.5}
-    trained = x1.train(given, x, LABELS, epochs=2, batch_size=4, optimizer=moving, verbose=0)
+    trained = x1.train(given, x, LABELS, epochs=1, batch_size=4, optimizer=moving, verbose=0)
     assert compare_trained(trained, x).succeeded
     moved = outputs(trained.onnx(), x)
     assert np.abs(moved - outputs(given, x)).max() > 1e-3
