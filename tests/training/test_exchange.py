@@ -68,7 +68,7 @@ def test_a_file_of_keras_is_the_same_model(name: str) -> None:
     assert made.loss is not None
 
 
-@pytest.mark.parametrize("name", ["functional", "mobile"])
+@pytest.mark.parametrize("name", ["functional", pytest.param("mobile", marks=pytest.mark.nightly)])
 def test_weights_go_back_in_the_order_of_keras(name: str) -> None:
     real = Real(name)
     made = from_keras(real)
