@@ -174,7 +174,7 @@ class Trainer:
             settled = bool(before) and all(before[n] == v for n, v in shifts.items())
             # what too small a shift has made is forgotten at once, but for the last time
             new = {**begun, **shifts, **(seen if settled else dict.fromkeys(seen, np.zeros((), np.int32)))}
-            self.device.state[:] = np.frombuffer(state_image(self.place, new), np.uint8)
+            self._write(new)
             if settled:
                 break
 
@@ -216,7 +216,11 @@ class Trainer:
 
     def restore(self, values: Mapping[str, Array]) -> None:
         """Let some of the state be as it was."""
-        self.device.state[:] = np.frombuffer(state_image(self.place, {**self.state, **values}), np.uint8)
+        self._write({**self.state, **values})
+
+    def _write(self, values: Mapping[str, Array]) -> None:
+        """Give the device a whole state."""
+        self.device.state[:] = np.frombuffer(state_image(self.place, values), np.uint8)
 
     def give(self, parameters: Mapping[str, Array]) -> None:
         """Let parameters have other values; their exponents are as at first, shifts are not known."""
@@ -228,7 +232,7 @@ class Trainer:
             for kind in ("exponent", "next_exponent"):
                 if f"{name}/{kind}" in values:
                     values[f"{name}/{kind}"] = np.asarray(first_exponent(value), np.int32)
-        self.restore(values)
+        self._write(values)
 
 
 def _compiled(

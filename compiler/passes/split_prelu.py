@@ -20,6 +20,7 @@ from compiler.ops.conv2d import Conv2d
 from compiler.ops.prelu import PRelu
 from compiler.ops.shapes import Reshape
 from compiler.passes.base import Pass
+from compiler.rules.importing import NO_BIAS
 
 NEGATIVE: Final = Unary("clamp", (-math.inf, 0.0))
 LAYOUTS: Final = {(4, 1): "NCHW", (4, 3): "NHWC", (2, 1): "NHWC"}
@@ -47,7 +48,7 @@ def _split(graph: Graph, node: Node, layout: str) -> Node:
     x, slope = node.inputs
     channels = slope.constant.size
     kernel = graph.const(slope.constant.reshape(channels, 1, 1, 1), slope.name, slope.loc)
-    none = graph.const(np.zeros(channels, np.float32), f"{node.name}/no_bias", node.loc)
+    none = graph.const(np.zeros(channels, np.float32), f"{node.name}/{NO_BIAS}", node.loc)
     positive = graph.add(Clamp(0.0, math.inf), [x], name=f"{node.name}/positive", loc=node.loc)
     negative = graph.add(NEGATIVE, [x], name=f"{node.name}/negative", loc=node.loc)
     image = len(node.shape) > 2

@@ -23,7 +23,7 @@ from compiler.passes.eliminate_dead import EliminateDead
 from compiler.passes.eliminate_identity import EliminateIdentity
 from compiler.passes.fold_bias import FoldBias
 from compiler.passes.fuse_activation import FuseActivation
-from compiler.passes.pool_maxima import PoolMaxima
+from compiler.passes.pool_maxima import IMAGE_RANK, PoolMaxima
 from compiler.passes.split_prelu import SplitPRelu
 from compiler.passes.to_device_layout import ToDeviceLayout
 from compiler.train.gradient import open_parameters
@@ -48,7 +48,6 @@ LAYOUT: Final[tuple[Pass, ...]] = (
     CancelTransposes(),
     EliminateIdentity(dropout=False),
 )
-IMAGE_RANK: Final = 4
 
 
 class TrainableNetwork(Frozen):

@@ -34,9 +34,6 @@ class Writer(Callback):
     def write(self, epoch: int, logs: dict[str, float]) -> None:
         """Write one, or not."""
 
-    def on_train_begin(self, logs: dict[str, float]) -> None:
-        """Nothing to do yet."""
-
 
 class History(Callback):
     """The numbers of every epoch, by name."""
@@ -280,7 +277,8 @@ class CallbackList:
         several = isinstance(callbacks, Sequence)
         self.callbacks: list[Any] = list(cast("Sequence[Any]", callbacks)) if several else [callbacks]
         for callback in self.callbacks:
-            if isinstance(callback, type) or not any(n.startswith("on_") for n in dir(callback)):
+            told = any(name.startswith("on_") for name in dir(callback)) or isinstance(callback, Writer)
+            if isinstance(callback, type) or not told:
                 text = f"{callback!r} is no callback: no object with methods on_..."
                 raise UsageError(Diagnostic("keras.callback", text))
             if hasattr(callback, "set_params"):

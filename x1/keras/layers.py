@@ -53,16 +53,7 @@ class Layer:
         self.arguments: dict[str, Any] = given | arguments
         self.input_shape: tuple[int, ...] | None = self._taken("input_shape")
         self.initializers: dict[str, str] = {}
-        for kind in (
-            "kernel",
-            "bias",
-            "depthwise",
-            "gamma",
-            "beta",
-            "moving_mean",
-            "moving_variance",
-            "alpha",
-        ):
+        for kind in (*DEFAULTS, "depthwise"):
             chosen = self._taken(f"{kind}_initializer")
             if chosen is not None:
                 self.initializers[kind] = _initializer(chosen)

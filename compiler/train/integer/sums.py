@@ -23,9 +23,9 @@ from isa import arithmetic
 from isa.support.records import Frozen, replace
 
 MOST_APART: Final = 16
-SLOPES_APART: Final = 4
-"""Of what a PReLU sums: slopes that begin at 0 would fill the greatest sums with shifted zeros."""
 """Bits by which the operand of the greatest exponent is shifted left at most, to meet the others."""
+SLOPES_APART: Final = 4
+"""The same of what a PReLU sums: slopes that begin at 0 would fill the greatest sums with shifted zeros."""
 RELU: Final = (0.0, float("inf"))
 MOST_CLAMPED: Final = 7.96875
 """Of a clamp from 0 on: 255 codes of 2^-5."""
