@@ -6,11 +6,13 @@ it as `isa.spec.MachineState`.
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from isa.checker.legality import suspects
 from isa.memory_map import Region, Space, memory_name, memory_size
 from isa.program import Program
 from isa.spec import Access, Trap, TrapError
@@ -58,9 +60,18 @@ class CoreState:
         }
         self.kept = np.frombuffer(program.state, np.uint8).copy() if kept is None else kept
         """The state region as the last run that came to its halt left it."""
-        self.legal = [False] * len(program.instructions)
-        """The instructions that have been found legal: they stay so."""
         self.reset()
+
+    @cached_property
+    def legal(self) -> list[bool]:
+        """Which instructions are known to be legal: addresses are static, so that it is found in columns.
+
+        The others, and the halt, which stands in one place only, are judged as they are executed.
+        """
+        found = [not instr.is_terminator for instr in self.program.instructions]
+        for pc in suspects(self.program, self.program.accesses):
+            found[pc] = False
+        return found
 
     def reset(self) -> None:
         """The state before the first instruction: program data placed, all else undefined."""

@@ -51,11 +51,10 @@ def retire(state: CoreState, pc: int) -> None:
 
 
 def _require_legal(state: CoreState, pc: int, instr: Instruction) -> None:
-    """Static legality is checked the first time an instruction is executed."""
+    """An instruction that is not known to be legal is judged whenever it is executed."""
     if state.legal[pc]:
         return
     for fault in instruction_faults(instr, state.target, state.program.region_sizes()):
         raise TrapError(fault.trap, fault.operand, fault.message)
     if instr.is_terminator and pc != len(state.program.instructions) - 1:
         raise TrapError(Trap.NO_HALT, "", "halt is not the last instruction of the stream")
-    state.legal[pc] = True

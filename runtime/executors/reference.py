@@ -27,7 +27,7 @@ class ReferenceExecutor:
         with np.errstate(all="ignore"):  # overflow to infinity is part of the arithmetic
             while not state.halted:
                 pc = state.pc
-                if pc < len(legal) and legal[pc] and not instructions[pc].is_terminator:  # as `step`, sooner
+                if pc < len(legal) and legal[pc]:  # as `step`, sooner
                     try:
                         instructions[pc].execute(state)
                     except TrapError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -93,6 +94,9 @@ BODIES: dict[str, tuple[int, Nodes, dict[str, Array]]] = {
 }  # fmt: skip
 
 
+BY_DAY = ("a residual block that halves", "everything else that turns")
+
+
 def network(body: str) -> tuple[onnx.ModelProto, Array]:
     """A network of a body and a dense layer, and samples for it."""
     channels, nodes, constants = BODIES[body]
@@ -112,7 +116,12 @@ def outputs(given: onnx.ModelProto, x: Array) -> Array:
     return np.concatenate([session.run(None, {name: one[None]})[0] for one in x])
 
 
-@pytest.mark.parametrize("body", [body for body in BODIES if body != NORMALIZED])
+def at_night(bodies: Iterable[str]) -> list[Any]:
+    """The bodies, most of them for the long suite."""
+    return [body if body in BY_DAY else pytest.param(body, marks=pytest.mark.nightly) for body in bodies]
+
+
+@pytest.mark.parametrize("body", at_night(body for body in BODIES if body != NORMALIZED))
 def test_a_rate_of_zero_gives_back_the_network(body: str) -> None:
     given, x = network(body)
     still = {"name": "sgd", "learning_rate": 0.0}
@@ -120,7 +129,7 @@ def test_a_rate_of_zero_gives_back_the_network(body: str) -> None:
     np.testing.assert_allclose(outputs(trained.onnx(), x), outputs(given, x), atol=1e-6)
 
 
-@pytest.mark.parametrize("body", BODIES)
+@pytest.mark.parametrize("body", at_night(BODIES))
 def test_a_trained_network_is_that_of_onnx_runtime_in_every_tensor(body: str) -> None:
     given, x = network(body)
     moving = {"name": "sgd", "learning_rate": 0.5}
