@@ -83,7 +83,7 @@ def main() -> int:
     def execute() -> None:
         state.reset()
         state.place(Region.INPUT, 0, image)
-        executor.run(state)
+        executor.run([state])
 
     execute()
     ours = yardstick = float("inf")

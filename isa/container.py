@@ -7,7 +7,7 @@ cap on the host, checksums, JSON, instruction words, the interface against the r
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Final, NoReturn
 
 from isa.elf import (
@@ -34,6 +34,15 @@ from isa.elf import (
 from isa.encoding import decode_all, encode_all
 from isa.executable import STREAMS, Executable, as_executable
 from isa.memory_map import DATA_REGIONS, REGION_SHIFT, SIZED_REGIONS, Region
+from isa.pooling import (
+    DeviceTable,
+    Pools,
+    StreamContent,
+    joined_bytes,
+    pooled,
+    required_bytes,
+    separated,
+)
 from isa.program import (
     MAIN_STREAM,
     Abi,
@@ -44,13 +53,13 @@ from isa.program import (
     Symbol,
     text_section,
 )
-from isa.soundness import HOST_CAP, check_tables
+from isa.soundness import HOST_CAP, check_devices, check_tables
 from isa.spec import WORD_BYTES
 from isa.support.diagnostics import BinaryError, Diagnostic, Findings, TargetError
 from isa.support.locations import FileLoc
 from isa.support.record_json import RecordError, from_json, to_json
 from isa.support.records import Frozen, replace
-from isa.target import EXTENSIONS, target_from_json
+from isa.target import EXTENSIONS, Target, target_from_json
 from isa.versions import CONTAINER_VERSION, ISA_VERSION
 
 OWNER: Final = b"X1"
@@ -59,9 +68,10 @@ TEXT_ADDRESS: Final = 16 << REGION_SHIFT
 SCRATCHPAD_ADDRESS: Final = 32 << REGION_SHIFT
 SCHEME: Final = ".x1.scheme"
 TRAINING: Final = ".x1.train"
+DEVICES: Final = ".x1.devices"
 REQUIRED: Final = (".note.x1", ".x1.target", ".symtab", ".strtab")
 TABLES: Final = (".x1.abi", ".x1.map", ".x1.ops")
-IMPLEMENTED: Final = ("T",)
+IMPLEMENTED: Final = ("N", "T")
 """Extensions that this tool executes."""
 TEXTS: Final = {text_section(s): n for n, s in enumerate(STREAMS)}
 """The sections of instructions, and their numbers."""
@@ -92,53 +102,67 @@ def save(what: Program | Executable) -> bytes:
     )
 
 
-def executable_sections(
-    what: Program | Executable, texts: Mapping[str, bytes] | None = None
-) -> list[Section]:
-    """Every section but the note; `texts` are those of the instructions, where they are known."""
+def executable_sections(what: Program | Executable, texts: Sequence[bytes] | None = None) -> list[Section]:
+    """Every section but the note; `texts` are the words of the programs, where they are known."""
     executable = as_executable(what)
     shared = executable.programs[0]
+    words = [encode_all(p.instructions) for p in executable.programs] if texts is None else texts
+    held = _held(executable, words)
     sections: list[Section] = []
-    for program in executable.programs:
-        name = text_section(program.stream)
+    for stream, content in held.streams.items():
+        name = text_section(stream)
         sections.append(
             Section(
                 name,
                 PROGBITS,
-                encode_all(program.instructions) if texts is None else texts[name],
+                content.text,
                 flags=FLAG_ALLOC | FLAG_EXEC,
                 address=TEXT_ADDRESS + (TEXTS[name] << REGION_SHIFT),
                 align=64,
                 entry_size=WORD_BYTES,
             )
         )
-    contents, sizes = shared.region_contents(), shared.region_sizes()
-    for region in (r for r in (*DATA_REGIONS, *SIZED_REGIONS) if r in sizes):
-        held = region in contents
+    for region in (r for r in (*DATA_REGIONS, *SIZED_REGIONS) if r in held.sizes):
+        stored = region in held.regions
         sections.append(
             Section(
                 region.section,
-                PROGBITS if held else NOBITS,
-                contents.get(region, b""),
-                size=0 if held else sizes[region],
+                PROGBITS if stored else NOBITS,
+                held.regions.get(region, b""),
+                size=0 if stored else held.sizes[region],
                 flags=FLAG_ALLOC | (FLAG_WRITE if region.writable else 0),
                 address=region.address,
                 align=64,
             )
         )
     sections.append(Section(".x1.target", PROGBITS, shared.target.canonical.encode()))
-    for program in executable.programs:
-        abi = Abi(program.abi.inputs, program.abi.outputs, program.region_rows())
-        for name, record in zip(TABLES, (abi, program.debug, program.operators), strict=True):
-            sections.append(Section(table_section(name, program.stream), PROGBITS, to_json(record)))
+    if executable.device_count > 1:
+        sections.append(Section(DEVICES, PROGBITS, to_json(held.table)))
+    for stream, content in held.streams.items():
+        operators = executable.stream(stream).operators
+        for name, record in zip(TABLES, (content.abi, content.debug, operators), strict=True):
+            sections.append(Section(table_section(name, stream), PROGBITS, to_json(record)))
     for name, text in ((SCHEME, shared.scheme), (TRAINING, executable.training)):
         if text:
             sections.append(Section(name, PROGBITS, text.encode()))
     index = {s.name: i + 1 for i, s in enumerate(sections)}
-    symtab, strtab = write_symbols([_elf_symbol(s, index) for s in executable.symbols])
+    symtab, strtab = write_symbols([_elf_symbol(s, index) for s in held.symbols])
     sections.append(Section(".symtab", SYMTAB, symtab, align=8, link=".strtab", info=1, entry_size=24))
     sections.append(Section(".strtab", STRTAB, strtab))
     return sections
+
+
+def _held(executable: Executable, texts: Sequence[bytes]) -> Pools:
+    """What the sections hold: of one device its own, of several the pools of all."""
+    if executable.device_count > 1:
+        return pooled(executable.programs, texts)
+    shared = executable.programs[0]
+    streams = {
+        p.stream: StreamContent(text, Abi(p.abi.inputs, p.abi.outputs, p.region_rows()), p.debug)
+        for p, text in zip(executable.programs, texts, strict=True)
+    }
+    sizes = shared.region_sizes()
+    return Pools(DeviceTable(()), streams, shared.region_contents(), sizes, executable.symbols)
 
 
 def table_section(name: str, stream: str) -> str:
@@ -265,7 +289,6 @@ def _executable(file: ElfFile, content: bytes, note: NoteRecord, name: str) -> E
     for table in (table_section(t, s) for s in streams for t in TABLES):
         if file.find(table) is None:
             raise ElfError(f"the section {table} is missing")
-    symbols = _symbols(file)
     shared = Program(
         target,
         (),
@@ -278,10 +301,45 @@ def _executable(file: ElfFile, content: bytes, note: NoteRecord, name: str) -> E
         scheme=_text(_content(file, SCHEME), "scheme"),
         state=_content(file, Region.STATE.section),
     )
-    programs = tuple(_program(file, replace(shared, stream=s), symbols, name) for s in streams)
-    executable = Executable(programs, _text(_content(file, TRAINING), "record of the training"))
+    programs = _programs(file, shared, streams, name)
+    for program in programs:
+        check_tables(program)
+    if programs[0].devices > 1:
+        check_devices(programs)
+    executable = Executable(tuple(programs), _text(_content(file, TRAINING), "record of the training"))
     _require_canonical(file, content, executable)
     return executable
+
+
+def _programs(file: ElfFile, shared: Program, streams: Sequence[str], name: str) -> list[Program]:
+    """The programs of all streams and devices."""
+    symbols = _symbols(file)
+    alone = [_program(file, replace(shared, stream=s), symbols, name) for s in streams]
+    if file.find(DEVICES) is None:
+        return alone
+    table = from_json(DeviceTable, _content(file, DEVICES), DEVICES)
+    _check_devices(table, shared.target)
+    held = Pools(
+        table,
+        {p.stream: StreamContent(_content(file, text_section(p.stream)), p.abi, p.debug) for p in alone},
+        shared.region_contents(),
+        shared.region_sizes(),
+        tuple(symbols),
+    )
+    made = separated(shared, held, {p.stream: p.instructions for p in alone})
+    operators = {p.stream: p.operators for p in alone}
+    return [replace(p, operators=operators[p.stream]) for p in made]
+
+
+def _check_devices(table: DeviceTable, target: Target) -> None:
+    """There are as many devices as the target can link, and the host has room for their regions."""
+    count, linked = len(table.devices), target.net.devices
+    if not 2 <= count <= linked:
+        raise ElfError(f"the file is for {count} devices; allowed: 2 to {linked}")
+    needed = required_bytes(table)
+    for what, size, most in (("a device", max(needed), target.dram.size), ("all", sum(needed), HOST_CAP)):
+        if size > most:
+            raise ElfError(f"the regions of {what} need {size} bytes; allowed: {most}")
 
 
 def _content(file: ElfFile, section: str) -> bytes:
@@ -311,7 +369,7 @@ def _program(file: ElfFile, shared: Program, symbols: Sequence[Symbol], name: st
             )
         findings.raise_if_any()
     abi, debug, operators = (table_section(t, shared.stream) for t in TABLES)
-    program = replace(
+    return replace(
         shared,
         instructions=tuple(instructions),
         abi=from_json(Abi, _content(file, abi), abi),
@@ -319,8 +377,6 @@ def _program(file: ElfFile, shared: Program, symbols: Sequence[Symbol], name: st
         operators=from_json(Operators, _content(file, operators), operators),
         symbols=tuple(s for s in symbols if s.section not in TEXTS or s.section == section),
     )
-    check_tables(program)
-    return program
 
 
 def _require_canonical(file: ElfFile, data: bytes, executable: Executable) -> None:
@@ -328,7 +384,7 @@ def _require_canonical(file: ElfFile, data: bytes, executable: Executable) -> No
 
     The texts are not encoded again: words and instructions correspond one to one.
     """
-    texts = {name: _content(file, name) for name in map(text_section, executable.names)}
+    texts = _texts(file, executable)
     known = {s.name: s for s in executable_sections(executable, texts)}
     found = [s for s in file.sections if s.name != ".note.x1"]
     sections = [known.get(s.name, s) for s in found]
@@ -336,6 +392,18 @@ def _require_canonical(file: ElfFile, data: bytes, executable: Executable) -> No
     note = executable.programs[0].note
     if not in_order or assemble_sections(sections, note, executable.extensions) != data:
         raise ElfError("the file is not written canonically")
+
+
+def _texts(file: ElfFile, executable: Executable) -> list[bytes]:
+    """The words of every program."""
+    if executable.device_count == 1:
+        return [_content(file, text_section(p.stream)) for p in executable.programs]
+    rows = from_json(DeviceTable, _content(file, DEVICES), DEVICES).devices
+    ranges = {(d, s.stream): s.text for d, row in enumerate(rows) for s in row.streams}
+    return [
+        joined_bytes(_content(file, text_section(p.stream)), ranges[p.device, p.stream])
+        for p in executable.programs
+    ]
 
 
 def _text(data: bytes, what: str) -> str:

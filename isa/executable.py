@@ -1,4 +1,7 @@
-"""What a binary holds: one program, or the streams of a training program that share their memory."""
+"""What a binary holds: one program, or the streams of a training program that share their memory.
+
+Of several devices each has its own program of every stream.
+"""
 
 from __future__ import annotations
 
@@ -18,10 +21,11 @@ EXECUTED: Final = (MAIN_STREAM, "eval")
 
 
 class Executable(Frozen, dict=True):
-    """The programs of a binary, in the order of `STREAMS`.
+    """The programs of a binary, in the order of `STREAMS`, those of one stream by device.
 
-    They have the same target, regions, note and scheme, and the same data: what one writes to the state
-    region the others read. `training` is the text of `.x1.train`: how the state came to be.
+    They have the same target, note and scheme. Those of one device have the same regions and data: what one
+    writes to the state region the others read. `training` is the text of `.x1.train`: how the state came to
+    be.
     """
 
     programs: tuple[Program, ...]
@@ -30,11 +34,16 @@ class Executable(Frozen, dict=True):
     @property
     def names(self) -> tuple[str, ...]:
         """The names of the streams."""
-        return tuple(p.stream for p in self.programs)
+        return tuple(dict.fromkeys(p.stream for p in self.programs))
+
+    @property
+    def device_count(self) -> int:
+        """How many devices execute it."""
+        return self.programs[0].devices
 
     @property
     def main(self) -> Program:
-        """What a run executes where no stream is named."""
+        """What a run executes where no stream is named, on the first device."""
         return next((p for name in EXECUTED for p in self.programs if p.stream == name), self.programs[0])
 
     @property
@@ -43,17 +52,26 @@ class Executable(Frozen, dict=True):
         return sum(len(p.instructions) for p in self.programs)
 
     def stream(self, name: str | None) -> Program:
-        """The program of a stream; that which a run executes where none is named.
+        """The program of a stream on the first device; that which a run executes where none is named.
 
         Raises:
             UsageError: there is no such stream.
         """
-        for program in self.programs:
-            if program.stream == name:
-                return program
-        if name is None:
-            return self.main
-        raise UsageError(not_among("usage.stream", f"there is no stream '{name}'", name, list(self.names)))
+        return self.devices(name)[0]
+
+    def devices(self, name: str | None = None) -> tuple[Program, ...]:
+        """The programs of a stream, by device; of that which a run executes where none is named.
+
+        Raises:
+            UsageError: there is no such stream.
+        """
+        wanted = self.main.stream if name is None else name
+        found = tuple(p for p in self.programs if p.stream == wanted)
+        if found:
+            return found
+        raise UsageError(
+            not_among("usage.stream", f"there is no stream '{wanted}'", wanted, list(self.names))
+        )
 
     @cached_property
     def symbols(self) -> tuple[Symbol, ...]:

@@ -65,7 +65,9 @@ class Interface(Frozen):
     """A graph input or output: the host's view and the device's.
 
     The device tensor is the host tensor permuted by `perm` and quantized; its channels are
-    `pixel_stride` bytes apart from pixel to pixel. `tensor` is its row in `.x1.ops`.
+    `pixel_stride` bytes apart from pixel to pixel. `tensor` is its row in `.x1.ops`. Of several devices each
+    has a row for every input and output, and holds a half-open box of the device tensor, perhaps an empty
+    one.
     """
 
     name: str
@@ -81,6 +83,14 @@ class Interface(Frozen):
     offset: int
     bytes: int
     tensor: int | None = None
+    device: int = 0
+    box: Box | None = None
+    """What the device holds; all of it where it is not given."""
+
+    @property
+    def held_shape(self) -> tuple[int, ...]:
+        """The shape of what the device holds."""
+        return self.device_shape if self.box is None else box_shape(self.box)
 
     @property
     def element_bytes(self) -> int:
@@ -100,6 +110,7 @@ class RegionRow(Frozen):
     section: str
     bytes: int
     access: str
+    device: int = 0
 
 
 class Abi(Frozen):
@@ -230,6 +241,10 @@ class Program(Frozen, dict=True):
     """What the state region holds before the first run."""
     stream: str = MAIN_STREAM
     """The name of its instructions among those of a binary."""
+    device: int = 0
+    """The number of the device that executes it."""
+    devices: int = 1
+    """How many devices execute the stream, each its own program."""
 
     @cached_property
     def accesses(self) -> AccessTable:
@@ -258,7 +273,7 @@ class Program(Frozen, dict=True):
     def region_rows(self) -> tuple[RegionRow, ...]:
         """The region table of the interface."""
         return tuple(
-            RegionRow(r, r.section, n, "rw" if r.writable else "r")
+            RegionRow(r, r.section, n, "rw" if r.writable else "r", self.device)
             for r, n in sorted(self.region_sizes().items())
         )
 
@@ -310,6 +325,11 @@ def is_read_only(access: Access) -> bool:
 def box_shape(box: Sequence[tuple[int, int]]) -> tuple[int, ...]:
     """The extents of a half-open box."""
     return tuple(stop - start for start, stop in box)
+
+
+def box_slices(box: Sequence[tuple[int, int]]) -> tuple[slice, ...]:
+    """A half-open box as an index of an array."""
+    return tuple(slice(start, stop) for start, stop in box)
 
 
 def volume(shape: Sequence[int]) -> int:

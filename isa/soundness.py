@@ -17,11 +17,13 @@ from isa.program import (
     Program,
     TensorRow,
     box_shape,
+    box_slices,
     first_overlap,
     stored_access,
     volume,
 )
 from isa.support.record_json import RecordError
+from isa.support.records import replace
 
 HOST_CAP: Final = 4 << 30
 """The host never allocates more than this for the regions of one program."""
@@ -41,6 +43,38 @@ def check_tables(program: Program) -> None:
     """
     _check_interface(program)
     _check_debug(program)
+
+
+def check_devices(programs: Sequence[Program]) -> None:
+    """Check that the programs of several devices have the same inputs and outputs, and all of each output.
+
+    Raises:
+        RecordError: a row says what cannot be.
+    """
+    for stream in {p.stream for p in programs}:
+        abis = [p.abi for p in programs if p.stream == stream]
+        for what, sides in (("input", [a.inputs for a in abis]), ("output", [a.outputs for a in abis])):
+            if any([_host_view(t) for t in side] != [_host_view(t) for t in sides[0]] for side in sides):
+                raise RecordError(f"the devices of {stream} have different {what}s")
+            for rows in zip(*sides, strict=True):
+                if any(row.box is None for row in rows):
+                    raise RecordError(f"{what} '{rows[0].name}' has no box on a device")
+                if what == "output" and not _is_whole(rows):
+                    raise RecordError(f"the boxes of the output '{rows[0].name}' are not all of it")
+
+
+def _host_view(tensor: Interface) -> Interface:
+    """A row without what is the device's own."""
+    return replace(tensor, region=Region.INPUT, offset=0, bytes=0, pixel_stride=0, device=0, box=None)
+
+
+def _is_whole(rows: Sequence[Interface]) -> bool:
+    """Whether every element lies in the box of one device."""
+    times = np.zeros(rows[0].device_shape, np.uint8)
+    for row in rows:
+        if row.box is not None:
+            times[box_slices(row.box)] += 1
+    return bool((times == 1).all())
 
 
 def _check_interface(program: Program) -> None:
@@ -96,11 +130,13 @@ def _check_layout(tensor: Interface, what: str, least: int) -> None:
     if len(tensor.device_shape) != DEVICE_RANK:
         raise RecordError(f"{what} has a shape that no device tensor has")
     _size(tensor.device_shape, what, least)
+    if tensor.box is not None and not _lies_in(tensor.box, tensor.device_shape, least=0):
+        raise RecordError(f"{what} has a box that leaves it")
     if sorted(tensor.perm) != list(range(len(tensor.perm))) or len(tensor.perm) != len(tensor.shape):
         raise RecordError(f"{what} has a permutation that is none")
-    pixels, channels = volume(tensor.device_shape[:3]), tensor.device_shape[3]
+    pixels, channels = volume(tensor.held_shape[:3]), tensor.held_shape[3]
     too_narrow = tensor.pixel_stride < channels * tensor.element_bytes
-    if _size(tensor.shape, what, least) != pixels * channels or too_narrow:
+    if _size(tensor.shape, what, least) != volume(tensor.device_shape) or too_narrow:
         raise RecordError(f"{what} has different sizes on host and device")
     if tensor.bytes != pixels * tensor.pixel_stride:
         raise RecordError(f"{what} has a byte count that its shape does not give")
@@ -189,9 +225,11 @@ def _check_steps(tensor: TensorRow, size: int, what: str) -> None:
         raise RecordError(f"{what} has shapes of different sizes")
 
 
-def _lies_in(box: Box, shape: Sequence[int]) -> bool:
-    """Whether a box is not empty and lies within a shape."""
-    return len(box) == len(shape) and all(0 <= a < b <= n for (a, b), n in zip(box, shape, strict=True))
+def _lies_in(box: Box, shape: Sequence[int], *, least: int = 1) -> bool:
+    """Whether a box has at least so many elements along each dimension, and lies within a shape."""
+    return len(box) == len(shape) and all(
+        a >= 0 and a + least <= b <= n for (a, b), n in zip(box, shape, strict=True)
+    )
 
 
 def _size(shape: Sequence[int], what: str, least: int = 1) -> int:

@@ -38,7 +38,8 @@ class Engine(IntEnum):
     ST = 2
     MX = 3
     VX = 4
-    NX = 5
+    TX = 5
+    RX = 6
 
 
 class ElementType(IntEnum):
@@ -90,6 +91,9 @@ class Trap(Enum):
     FP_INVALID = "a scale is NaN, infinite or negative, or a divisor is zero"
     NO_HALT = "a stream does not end in its only halt"
     ASSERT = "an assert does not hold"
+    PEER = "a transfer names a device that is not there, or its own"
+    UNMATCHED = "a send and a receive differ, or one of them has no other"
+    DEADLOCK = "devices wait for one another"
 
 
 RANGE_TRAP: Final = {
@@ -133,6 +137,22 @@ class Access(Frozen):
         return total
 
 
+class Transfer(Frozen):
+    """One side of a transfer between devices."""
+
+    sends: bool
+    peer: int
+    relative: bool
+    """Whether `peer` is added to the own number."""
+    channel: int
+    tag: int
+    bytes: int
+
+    def other(self, device: int, devices: int) -> int:
+        """The number of the device at the other side."""
+        return (device + self.peer) % devices if self.relative else self.peer
+
+
 class Fault(Frozen):
     """A reason why an instruction is not legal."""
 
@@ -153,6 +173,8 @@ class MachineState(Protocol):
     """What an instruction may touch while it executes."""
 
     target: Target
+    device: int
+    """The number of the device."""
 
     def accumulators_overflow(self) -> None:
         """Note that a sum leaves int32; called before the instruction writes, and may trap."""
@@ -160,6 +182,14 @@ class MachineState(Protocol):
 
     def mark(self, tag: int) -> None:
         """Note that a mark has been passed."""
+        ...
+
+    def send(self, transfer: Transfer, content: NDArray[np.uint8]) -> None:
+        """Hand bytes over to the other side."""
+        ...
+
+    def receive(self, transfer: Transfer) -> NDArray[np.uint8]:
+        """The bytes that the other side has sent."""
         ...
 
     def read(self, access: Access, dtype: np.dtype[Any]) -> NDArray[Any]:
@@ -281,6 +311,10 @@ class Instruction(Frozen, metaclass=InstructionMeta, dict=True):
         """The exact footprints, reads before writes."""
         del t
         return iter(())
+
+    def transfer(self) -> Transfer | None:
+        """Its side of a transfer between devices."""
+        return None
 
     def execute(self, m: MachineState) -> None:
         """The meaning, in plain numpy."""

@@ -31,6 +31,8 @@ EXTENSIONS: Final = {
     "L": "loops",
 }
 MAX_TARGET_FILE: Final = 1 << 16
+MAX_DEVICES: Final = 1024
+TOPOLOGIES: Final = ("ring", "mesh", "full")
 
 
 def _key(low: int, high: int, doc: str, *, power_of_two: bool = False) -> Any:
@@ -40,6 +42,11 @@ def _key(low: int, high: int, doc: str, *, power_of_two: bool = False) -> Any:
 
 def _flag(doc: str) -> Any:
     return described(doc=doc)
+
+
+def _choice(values: Sequence[str], doc: str) -> Any:
+    """One of some words."""
+    return described(values=tuple(values), doc=doc)
 
 
 class MatrixArray(Frozen):
@@ -111,8 +118,11 @@ class Control(Frozen):
 class Network(Frozen):
     """Links between devices."""
 
-    bytes_per_cycle: int = _key(1, 1 << 16, "bandwidth of a link")
-    latency: int = _key(0, 1 << 20, "cycles")
+    devices: int = _key(1, MAX_DEVICES, "devices that can be linked")
+    topology: str = _choice(TOPOLOGIES, "how devices are linked: to two neighbours, in a grid, each to each")
+    cols: int = _key(1, MAX_DEVICES, "devices of a row of a mesh")
+    bytes_per_cycle: int = _key(1, 1 << 16, "bandwidth of a link, in each direction")
+    latency: int = _key(0, 1 << 20, "cycles from one end of a link to the other")
 
 
 SECTIONS: Final[dict[str, type]] = {
@@ -207,8 +217,29 @@ def target_from_json(text: str) -> Target:
     return target
 
 
-def capability_shortfalls(needed: Target, offered: Target) -> list[tuple[str, object, object]]:
-    """Keys by which `offered` falls short of what a binary for `needed` may use.
+def device_fault(t: Target, devices: int) -> Diagnostic | None:
+    """Why so many devices of a target cannot work together, or None."""
+    if devices > t.net.devices:
+        return Diagnostic(
+            "target.devices",
+            f"there are {devices} devices, more than the target '{t.name}' links",
+            allowed=f"at most net.devices={t.net.devices}",
+            remedy=f"--set net.devices={devices}, where the machine is meant to have so many",
+        )
+    if t.net.topology == "mesh" and devices > 1 and devices % t.net.cols:
+        return Diagnostic(
+            "target.devices",
+            f"{devices} devices do not make whole rows of a mesh with net.cols={t.net.cols}",
+            allowed=f"multiples of {t.net.cols}",
+            remedy="another number of devices, or --set net.cols=N",
+        )
+    return None
+
+
+def capability_shortfalls(
+    needed: Target, offered: Target, devices: int = 1
+) -> list[tuple[str, object, object]]:
+    """Keys by which `offered` falls short of what a binary for so many devices of `needed` may use.
 
     The array shape fixes the data layout, so it must be equal; sizes and limits must be at least
     as large. Rates and latencies do not matter to what a program computes.
@@ -218,6 +249,8 @@ def capability_shortfalls(needed: Target, offered: Target) -> list[tuple[str, ob
     have, want = offered.flat(), needed.flat()
     short = [(k, want[k], have[k]) for k in sorted(equal) if want[k] != have[k]]
     short += [(k, want[k], have[k]) for k in sorted(at_least) if cast("int", have[k]) < cast("int", want[k])]
+    if offered.net.devices < devices:
+        short.append(("net.devices", devices, offered.net.devices))
     short += [("target.ext", e, ",".join(offered.ext)) for e in needed.ext if e not in offered.ext]
     return short
 
@@ -404,6 +437,16 @@ def _check_section(
             )
             continue
         value = given[name]
+        if "values" in about:
+            if value not in about["values"]:
+                findings.add(
+                    "target.value",
+                    f"{path}={value!r} has no meaning",
+                    places(path),
+                    allowed=", ".join(about["values"]),
+                    remedy=did_you_mean(str(value), about["values"]),
+                )
+            continue
         if "low" not in about:
             if not isinstance(value, bool):
                 findings.add(
@@ -451,6 +494,12 @@ def _check_together(t: Target, places: Places, findings: Findings) -> None:
                 f"{path}={size} does not divide into {parts} banks",
                 places(path, path.split(".")[0] + ".banks"),
             )
+    if t.net.topology == "mesh" and t.net.devices % t.net.cols:
+        findings.add(
+            "target.mesh",
+            f"net.devices={t.net.devices} does not divide into rows of net.cols={t.net.cols}",
+            places("net.cols", "net.devices"),
+        )
     if t.prm.bytes % 256:
         findings.add("target.value", f"prm.bytes={t.prm.bytes} is not a multiple of 256", places("prm.bytes"))
     if t.mx.cols % 8:

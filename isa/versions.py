@@ -3,4 +3,4 @@
 from typing import Final
 
 ISA_VERSION: Final = "0.2"
-CONTAINER_VERSION: Final = "0.4"
+CONTAINER_VERSION: Final = "0.5"

@@ -5,13 +5,14 @@ Quantize, dequantize, permute, int32 to int64; nothing else is computed outside 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from isa import arithmetic
-from isa.program import Interface
+from isa.program import Interface, box_slices
 from isa.spec import ElementType
 from isa.support.diagnostics import Diagnostic, UsageError
 
@@ -49,16 +50,28 @@ def to_bytes(tensor: Interface, values: NDArray[Any]) -> NDArray[np.uint8]:
     return placed.ravel()
 
 
-def from_bytes(tensor: Interface, content: NDArray[np.uint8]) -> NDArray[Any]:
-    """The device tensor that the bytes hold, in the host's order of dimensions."""
+def held_values(tensor: Interface, content: NDArray[np.uint8]) -> NDArray[Any]:
+    """What a device holds of a device tensor."""
     dtype = np.dtype(tensor.device_dtype)
     if not content.size:
-        return np.zeros(tensor.shape, dtype)
-    width = tensor.device_shape[3] * tensor.element_bytes
+        return np.zeros(tensor.held_shape, dtype)
+    width = tensor.held_shape[3] * tensor.element_bytes
     pixels = content.reshape(-1, tensor.pixel_stride)[:, :width]
-    permuted_shape = tuple(tensor.shape[p] for p in tensor.perm)
-    values = np.ascontiguousarray(pixels).view(dtype).reshape(permuted_shape)
-    return np.ascontiguousarray(values.transpose(np.argsort(tensor.perm))).reshape(tensor.shape)
+    return np.ascontiguousarray(pixels).view(dtype).reshape(tensor.held_shape)
+
+
+def gathered(rows: Sequence[Interface], held: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    """The device tensor, in the host's order of dimensions, of what every device holds of it."""
+    tensor = rows[0]
+    if tensor.box is None:
+        values = held[0]
+    else:
+        values = np.zeros(tensor.device_shape, held[0].dtype)
+        for row, part in zip(rows, held, strict=True):
+            assert row.box is not None, "the loader has checked it"
+            values[box_slices(row.box)] = part
+    permuted = values.reshape(tuple(tensor.shape[p] for p in tensor.perm))
+    return np.ascontiguousarray(permuted.transpose(np.argsort(tensor.perm))).reshape(tensor.shape)
 
 
 def host_values(tensor: Interface, values: NDArray[Any]) -> NDArray[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -9,9 +10,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from isa.container import load
+from isa.container import load_executable
 from isa.memory_map import Region
-from isa.program import Interface, Program
+from isa.program import Interface, Program, box_slices
 from isa.support.diagnostics import Diagnostic, UsageError, not_among
 from isa.support.paths import read_file
 from isa.support.records import Frozen, field
@@ -19,7 +20,8 @@ from isa.target import Target, capability_shortfalls
 from runtime.capture import TensorCapture
 from runtime.executors.executor import Executor
 from runtime.executors.reference import ReferenceExecutor
-from runtime.host import device_values, from_bytes, host_values, to_bytes
+from runtime.host import device_values, gathered, held_values, host_values, to_bytes
+from runtime.mailboxes import Mailboxes
 from runtime.state import CoreState
 
 ORT_TYPES: Final = {
@@ -52,14 +54,14 @@ class RunResult(Frozen):
 
 
 class ProgramSession:
-    """A loaded binary and a core to run it on.
+    """A loaded binary and the devices to run it on.
 
     Args:
-        binary: a file's path, its bytes, or a program.
+        binary: a file's path, its bytes, a program, or the programs of all devices.
         target: a machine to run on instead of the one that the binary carries.
         poison: trap on reads of bytes that nothing has written.
-        kept: the state region that the runs begin with and commit to, which other sessions may share; a
-            copy of the binary's where there is none.
+        kept: the state region of each device that the runs begin with and commit to, which other sessions
+            may share; copies of the binary's where there are none.
 
     Raises:
         BinaryError: the file is not a sound X1 binary.
@@ -68,16 +70,22 @@ class ProgramSession:
 
     def __init__(
         self,
-        binary: str | Path | bytes | Program,
+        binary: str | Path | bytes | Program | Sequence[Program],
         *,
         target: Target | None = None,
         poison: bool = False,
-        kept: NDArray[np.uint8] | None = None,
+        kept: Sequence[NDArray[np.uint8]] = (),
     ) -> None:
-        self.program = binary if isinstance(binary, Program) else _load(binary)
+        self.programs = _programs(binary)
+        self.program = self.programs[0]
+        """That of the first device."""
         if target is not None:
-            _require_capabilities(self.program.target, target)
-        self._state = CoreState(self.program, poison=poison, kept=kept)
+            _require_capabilities(self.program, target)
+        self._mail = Mailboxes()
+        self._states = [
+            CoreState(p, poison=poison, kept=k, mail=self._mail)
+            for p, k in itertools.zip_longest(self.programs, kept)
+        ]
         self._capture: TensorCapture | None = None
 
     def __repr__(self) -> str:
@@ -127,43 +135,65 @@ class ProgramSession:
         """
         _require_mapping(inputs)
         _check_names(self.program, inputs)
-        state = self._state
-        state.reset()
+        self._reset()
         capture = self._observer() if tensors else None
-        for tensor in self.program.abi.inputs:
+        self._place(inputs, capture)
+        executor.run(self._states, () if capture is None else capture.observers)
+        outputs = {t.name: self._returned(n, t, inputs) for n, t in enumerate(self.program.abi.outputs)}
+        retired = sum(state.retired for state in self._states)
+        if capture is None:
+            return RunResult(outputs, retired)
+        return RunResult(outputs, retired, capture.tensors(), capture.incomplete())
+
+    def _reset(self) -> None:
+        self._mail.clear()
+        for state in self._states:
+            state.reset()
+
+    def _place(self, inputs: Mapping[str, NDArray[Any]], capture: TensorCapture | None) -> None:
+        """Give every device what it holds of the inputs; a capture sees all of them."""
+        for number, tensor in enumerate(self.program.abi.inputs):
             values = device_values(tensor, np.asarray(inputs[tensor.name]))
-            state.place(Region(tensor.region), tensor.offset, to_bytes(tensor, values))
             if capture is not None and tensor.tensor is not None:
                 capture.given(tensor.tensor, values)
-        executor.run(state, capture)
-        outputs = {t.name: self._returned(t, inputs) for t in self.program.abi.outputs}
-        if capture is None:
-            return RunResult(outputs, state.retired)
-        return RunResult(outputs, state.retired, capture.tensors(), capture.incomplete())
+            for state in self._states:
+                row = state.program.abi.inputs[number]
+                held = values if row.box is None else values[box_slices(row.box)]
+                if held.size:
+                    state.place(Region(row.region), row.offset, to_bytes(row, held))
 
-    def _returned(self, tensor: Interface, inputs: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+    def _returned(self, number: int, tensor: Interface, inputs: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
         """A graph output; one that is an input is given back as it came."""
         same = self.program.abi.returned_input(tensor)
         if same is not None:
             return np.array(inputs[same.name])
-        content = self._state.fetch(Region(tensor.region), tensor.offset, tensor.bytes)
-        return host_values(tensor, from_bytes(tensor, content))
+        rows = [state.program.abi.outputs[number] for state in self._states]
+        held = [
+            held_values(row, state.fetch(Region(row.region), row.offset, row.bytes))
+            for row, state in zip(rows, self._states, strict=True)
+        ]
+        return host_values(tensor, gathered(rows, held))
 
     def _observer(self) -> TensorCapture:
         if self._capture is None:
-            self._capture = TensorCapture(self.program, self._state)
+            self._capture = TensorCapture(self._states)
         self._capture.reset()
         return self._capture
 
 
-def _load(binary: str | Path | bytes) -> Program:
+def _programs(binary: str | Path | bytes | Program | Sequence[Program]) -> tuple[Program, ...]:
+    """The programs of all devices."""
+    if isinstance(binary, Program):
+        return (binary,)
     if isinstance(binary, bytes):
-        return load(binary)
-    return load(read_file(binary), str(binary))
+        return load_executable(binary).devices()
+    if isinstance(binary, (str, Path)):
+        return load_executable(read_file(binary), str(binary)).devices()
+    return tuple(binary)
 
 
-def _require_capabilities(needed: Target, offered: Target) -> None:
-    short = capability_shortfalls(needed, offered)
+def _require_capabilities(program: Program, offered: Target) -> None:
+    short = capability_shortfalls(program.target, offered, program.devices)
     if short:
         raise UsageError(
             [

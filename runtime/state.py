@@ -1,4 +1,4 @@
-"""The architectural state of a core: its memories, the DRAM regions of a program, registers and flags.
+"""The architectural state of a device: its memories, the DRAM regions of a program, registers and flags.
 
 It says what there is, not when it changes: that is for the executors (`runtime.executors`). Instructions see
 it as `isa.spec.MachineState`.
@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from isa.checker.legality import suspects
 from isa.memory_map import Region, Space, memory_name, memory_size
 from isa.program import Program
-from isa.spec import Access, Trap, TrapError
+from isa.spec import Access, Transfer, Trap, TrapError
+from runtime.mailboxes import Mailboxes
 from runtime.memory import CheckedMemory
 
 MAX_MARKS: Final = 1 << 16
@@ -30,6 +31,7 @@ class CoreState:
         trap_on_overflow: trap where an accumulator leaves int32; else only the sticky flag is set.
         kept: what holds the state region between runs; cores may share it. A copy of the program's where
             there is none.
+        mail: what is on its way between it and other devices.
     """
 
     def __init__(
@@ -39,8 +41,11 @@ class CoreState:
         poison: bool = False,
         trap_on_overflow: bool = False,
         kept: NDArray[np.uint8] | None = None,
+        mail: Mailboxes | None = None,
     ) -> None:
         self.program = program
+        self.device = program.device
+        self._mail = mail or Mailboxes()
         self.target = program.target
         self.trap_on_overflow = trap_on_overflow
         self.accumulator_overflow = False
@@ -66,9 +71,10 @@ class CoreState:
     def legal(self) -> list[bool]:
         """Which instructions are known to be legal: addresses are static, so that it is found in columns.
 
-        The others, and the halt, which stands in one place only, are judged as they are executed.
+        The others, the halt, which stands in one place only, and transfers, which may have to wait, are
+        judged as they are executed.
         """
-        found = [not instr.is_terminator for instr in self.program.instructions]
+        found = [not i.is_terminator and i.transfer() is None for i in self.program.instructions]
         for pc in suspects(self.program, self.program.accesses):
             found[pc] = False
         return found
@@ -105,6 +111,32 @@ class CoreState:
         self.accumulator_overflow = True
         if self.trap_on_overflow:
             raise TrapError(Trap.ACC_OVF, "acc", "a sum leaves the range of int32")
+
+    def other(self, transfer: Transfer) -> int:
+        """The number of the device at the other side.
+
+        Raises:
+            TrapError: it is this one, or there is none of that number.
+        """
+        devices = self.program.devices
+        other = transfer.other(self.device, devices)
+        if other == self.device or other >= devices:
+            text = f"device {self.device} of {devices} transfers to or from device {other}"
+            raise TrapError(Trap.PEER, "peer", text)
+        return other
+
+    def has_arrived(self, transfer: Transfer) -> bool:
+        """Whether a receiver can go on, be it to a trap."""
+        other = transfer.other(self.device, self.program.devices)
+        return other >= self.program.devices or self._mail.holds(other, self.device, transfer.channel)
+
+    def send(self, transfer: Transfer, content: NDArray[np.uint8]) -> None:
+        """Hand bytes over to the links."""
+        self._mail.put(self.device, self.other(transfer), transfer, content)
+
+    def receive(self, transfer: Transfer) -> NDArray[np.uint8]:
+        """Take from the links what has arrived first."""
+        return self._mail.take(self.other(transfer), self.device, transfer)
 
     def mark(self, tag: int) -> None:
         """Note that the present instruction is a mark."""

@@ -20,7 +20,7 @@ from runtime.state import CoreState
 
 def execute(state: CoreState) -> None:
     """Run in program order to the halt."""
-    ReferenceExecutor().run(state)
+    ReferenceExecutor().run([state])
 
 
 def executor(seed: int | None) -> Executor:

@@ -37,7 +37,7 @@ from isa.executable import Executable
 from isa.program import Note
 from isa.support.records import Frozen
 from isa.target import Target
-from runtime.device import Device
+from runtime.devices import Devices
 from x1.version import __version__
 
 Array = NDArray[Any]
@@ -106,7 +106,7 @@ class Trainer:
             executable = _compiled(network, step, optimizer, batches, target, values, perm)
         self.executable = executable
         self.place = StateBuffers.of(self.tensors, target.mx.cols)
-        self.device = Device(executable, state=state_image(self.place, values))
+        self.device = Devices(executable, states=[state_image(self.place, values)])
         self.input = network.source.name
         self.step_number = int(values[STEP])
         self.seed = seed
@@ -151,11 +151,11 @@ class Trainer:
         Steps of a learning rate of 0 are made until no shift changes; nothing else of the state does, and
         nothing at all where one of them is broken off.
         """
-        count, kept = self.step_number, self.device.state.copy()
+        count, kept = self.step_number, self.device.states[0].copy()
         try:
             self._find_shifts(x)
         except BaseException:
-            self.device.state[:] = kept
+            self.device.states[0][:] = kept
             raise
         finally:
             self.step_number = count
@@ -181,12 +181,12 @@ class Trainer:
     @contextmanager
     def adapted(self, x: Array) -> Generator[None]:
         """Shifts for weights from elsewhere, for a while."""
-        kept = self.device.state.copy()
+        kept = self.device.states[0].copy()
         self.adapt(x)
         try:
             yield
         finally:
-            self.device.state[:] = kept
+            self.device.states[0][:] = kept
 
     def results(self, x: Array) -> NDArray[np.float32]:
         """What the network makes of samples, real numbers; the last batch is filled up with zeros."""
@@ -199,7 +199,7 @@ class Trainer:
     @property
     def state(self) -> dict[str, Array]:
         """Every tensor and number that lasts, by name."""
-        return state_values(self.place, self.device.state, self.shapes)
+        return state_values(self.place, self.device.states[0], self.shapes)
 
     @property
     def settled(self) -> bool:
@@ -220,7 +220,7 @@ class Trainer:
 
     def _write(self, values: Mapping[str, Array]) -> None:
         """Give the device a whole state."""
-        self.device.state[:] = np.frombuffer(state_image(self.place, values), np.uint8)
+        self.device.states[0][:] = np.frombuffer(state_image(self.place, values), np.uint8)
 
     def give(self, parameters: Mapping[str, Array]) -> None:
         """Let parameters have other values; their exponents are as at first, shifts are not known."""

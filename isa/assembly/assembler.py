@@ -11,16 +11,19 @@ from pathlib import Path
 
 from isa.assembly.operands import build_instruction
 from isa.assembly.reader import MAX_TEXT, Reader, noted, ordered, placed
-from isa.assembly.state import Assembly, Line, Mistake, StreamText, default_target
+from isa.assembly.state import ALL, Assembly, Line, Mistake, StreamText, default_target
+from isa.container import DEVICES
 from isa.executable import STREAMS, Executable
 from isa.memory_map import SIZED_REGIONS, Region
 from isa.program import (
     MAIN_STREAM,
     Abi,
     DebugMap,
+    Interface,
     MapRow,
     Note,
     Operators,
+    OpRow,
     Program,
     Symbol,
     text_section,
@@ -87,46 +90,91 @@ def _finish(state: Assembly) -> Executable | None:
     target = state.target or default_target()
     _check_deferred(state, target)
     complete = not state.diagnostics
-    texts = state.streams or {MAIN_STREAM: state.text}
-    built = {name: _built(state, text) for name, text in texts.items()}
-    for text in texts.values():
+    names = [name for name in STREAMS if any(stream == name for stream, _ in state.streams)]
+    streams = {(n, d): _of_device(state, n, d) for n in names or [MAIN_STREAM] for d in range(state.devices)}
+    built = {key: _built(state, text) for key, text in state.streams.items()}
+    for text in () if DEVICES in state.raw else streams.values():  # pieces of devices end as they do
         _check_halt(state, text, complete=complete)
     if state.diagnostics:
         return None
-    sizes = {r: state.sizes.get(r, _needed(state, r)) for r in SIZED_REGIONS}
-    shared = Program(
-        target,
-        (),
-        weights=_data(state, Region.WEIGHTS),
-        params=_data(state, Region.PARAMS),
-        state=_data(state, Region.STATE),
-        arena_bytes=sizes[Region.ARENA],
-        input_bytes=sizes[Region.INPUT],
-        output_bytes=sizes[Region.OUTPUT],
-        note=Note("x1 asm"),
+    programs = tuple(
+        _stream(state, target, key, text, [*built.get((key[0], ALL), ()), *built.get(key, ())])
+        for key, text in streams.items()
     )
-    symbols = sorted(state.listed, key=lambda s: (s.section, s.value, s.name))
-    names = [name for name in STREAMS if name in texts]
-    programs = tuple(_stream(replace(shared, stream=n), texts[n], built[n], symbols) for n in names)
     if not state.raw:  # a text that takes its sections from files is validated with them
         for program in programs:
-            _validate(state, texts[program.stream], program)
+            _validate(state, streams[program.stream, program.device], program)
     return Executable(programs)
 
 
-def _stream(shared: Program, text: StreamText, instrs: list[Instruction], symbols: list[Symbol]) -> Program:
-    """The program of one stream of the text."""
-    others = {text_section(s) for s in STREAMS} - {text_section(shared.stream)}
-    return replace(
-        shared,
-        instructions=tuple(instrs),
-        abi=Abi(
-            tuple(t for d, t in text.tensors if d == "in"), tuple(t for d, t in text.tensors if d == "out")
-        ),
-        debug=DebugMap(tuple(_map_rows(text))),
-        operators=Operators(tuple(text.ops[n] for n in sorted(text.ops))),
-        symbols=tuple(s for s in symbols if s.section not in others),
+def _of_device(state: Assembly, stream: str, device: int) -> StreamText:
+    """What the lines have said of a stream on a device: those for all, then its own."""
+    common, own = (state.streams.get((stream, d), StreamText()) for d in (ALL, device))
+    return StreamText(
+        ops={}, pending=[*common.pending, *own.pending], tensors=[*common.tensors, *own.tensors]
     )
+
+
+def _stream(
+    state: Assembly, target: Target, key: tuple[str, int], text: StreamText, instrs: list[Instruction]
+) -> Program:
+    """The program of one stream on one device."""
+    stream, device = key
+    others = {text_section(s) for s in STREAMS} - {text_section(stream)}
+    ops: dict[int, OpRow] = {}
+    for (name, _), each in state.streams.items():
+        if name == stream:
+            ops = {**each.ops, **ops}
+    listed = sorted((s for d, s in state.listed if d in (ALL, device)), key=_place)
+    sizes = {r: state.sizes.get(r, _needed(state, r)) for r in SIZED_REGIONS}
+    return Program(
+        target,
+        tuple(instrs),
+        weights=_data(state, Region.WEIGHTS, device),
+        params=_data(state, Region.PARAMS, device),
+        state=_data(state, Region.STATE, device),
+        arena_bytes=sizes[Region.ARENA],
+        input_bytes=sizes[Region.INPUT],
+        output_bytes=sizes[Region.OUTPUT],
+        abi=_interface(state, stream, device, text),
+        debug=DebugMap(tuple(_map_rows(text))),
+        operators=Operators(tuple(ops[n] for n in sorted(ops))),
+        symbols=tuple(s for s in listed if s.section not in others and (s.section or state.devices == 1)),
+        note=Note("x1 asm"),
+        stream=stream,
+        device=device,
+        devices=state.devices,
+    )
+
+
+def _place(symbol: Symbol) -> tuple[str, int, str]:
+    return symbol.section, symbol.value, symbol.name
+
+
+def _interface(state: Assembly, stream: str, device: int, text: StreamText) -> Abi:
+    """The interface of a device; of several, every tensor of any, of which it may hold nothing."""
+    if state.devices == 1:
+        return Abi(
+            tuple(t for d, t in text.tensors if d == "in"), tuple(t for d, t in text.tensors if d == "out")
+        )
+    all_of = [pair for (name, _), each in state.streams.items() if name == stream for pair in each.tensors]
+
+    def rows(side: str) -> tuple[Interface, ...]:
+        mine = {t.name: t for d, t in text.tensors if d == side}
+        declared = {t.name: t for d, t in reversed(all_of) if d == side}
+        names = dict.fromkeys(t.name for d, t in all_of if d == side)
+        return tuple(_held(mine.get(name), declared[name], device) for name in names)
+
+    return Abi(rows("in"), rows("out"))
+
+
+def _held(mine: Interface | None, other: Interface, device: int) -> Interface:
+    """The row of a device for a tensor that it has declared, or that another has."""
+    if mine is None:
+        empty = tuple((0, 0) for _ in other.device_shape)
+        return replace(other, device=device, box=empty, offset=0, bytes=0)
+    whole = tuple((0, n) for n in mine.device_shape)
+    return replace(mine, device=device, box=mine.box or whole)
 
 
 def _check_deferred(state: Assembly, target: Target) -> None:
@@ -164,9 +212,10 @@ def _built(state: Assembly, text: StreamText) -> list[Instruction]:
     return instrs
 
 
-def _data(state: Assembly, region: Region) -> bytes:
+def _data(state: Assembly, region: Region, device: int) -> bytes:
     """The bytes of a data region, zeros after them up to the size that `.region` gives."""
-    return bytes(state.sections.get(region.section, b"")).ljust(state.sizes.get(region, 0), b"\0")
+    common, own = (bytes(state.sections.get((region.section, d), b"")) for d in (ALL, device))
+    return (common + own).ljust(state.sizes.get(region, 0), b"\0")
 
 
 def _needed(state: Assembly, region: Region) -> int:

@@ -18,6 +18,7 @@ from isa.assembly.state import (
     Mistake,
     add_data,
     address,
+    data_before,
     data_section,
     default_target,
     define,
@@ -30,10 +31,12 @@ from isa.memory_map import DATA_REGIONS, SIZED_REGIONS, Region, Space, memory_si
 from isa.program import (
     HOST_DTYPES,
     MAIN_STREAM,
+    Box,
     Interface,
     OpRow,
     Symbol,
     bits_float,
+    box_shape,
     first_overlap,
     float_bits,
     volume,
@@ -43,7 +46,7 @@ from isa.spec import Engine
 from isa.support.diagnostics import TargetError
 from isa.support.parsing import Parsed as Node
 from isa.support.paths import read_file
-from isa.target import Target, load_target
+from isa.target import MAX_DEVICES, Target, device_fault, load_target
 from isa.versions import ISA_VERSION
 
 _REGION_OF: Final = {"in": Region.INPUT, "out": Region.OUTPUT}
@@ -107,7 +110,7 @@ def _buf(state: Assembly, tree: Node) -> None:
 
     state.defer(require_room_for)
     if space == "spm":
-        state.listed.append(Symbol(str(name), "", value, size))
+        state.listed.append((state.device, Symbol(str(name), "", value, size)))
 
 
 def _sems(state: Assembly, tree: Node) -> None:
@@ -165,10 +168,33 @@ def _stream(state: Assembly, tree: Node) -> None:
     name = _tokens(tree)[0]
     if name not in TRAINING_STREAMS:
         raise Mistake(f"there is no stream '{name}'", name, allowed=", ".join(TRAINING_STREAMS))
-    if MAIN_STREAM in state.streams:
+    if any(stream == MAIN_STREAM for stream, _ in state.streams):
         text = "the text has instructions, operators or tensors of no stream"
         raise Mistake(text, tree, remedy="name a stream before them")
     state.stream, state.section = str(name), TEXT_SECTION
+
+
+def _devices(state: Assembly, tree: Node) -> None:
+    count = evaluate(state, tree.children[0])
+    if state.streams or state.sections or state.devices > 1:
+        raise Mistake("the number of devices is given too late, or twice", tree, remedy="give it first")
+    if not 1 <= count <= MAX_DEVICES:
+        raise Mistake(f"there are {count} devices", tree, allowed=f"1 to {MAX_DEVICES}")
+
+    def require(target: Target) -> None:
+        if fault := device_fault(target, count):
+            raise Mistake(fault.message, tree, allowed=fault.allowed, remedy=fault.remedy)
+
+    state.devices = count
+    state.defer(require)
+
+
+def _device(state: Assembly, tree: Node) -> None:
+    number = evaluate(state, tree.children[0])
+    if not 0 <= number < state.devices:
+        allowed = f"0 to {state.devices - 1}" if state.devices > 1 else ""
+        raise Mistake(f"there is no device {number}", tree, allowed=allowed, remedy="see .devices")
+    state.device, state.section = number, TEXT_SECTION
 
 
 def _section(state: Assembly, tree: Node) -> None:
@@ -197,7 +223,7 @@ def _align(state: Assembly, tree: Node) -> None:
     if not 1 <= unit <= 4096:
         raise Mistake(f"the alignment {unit} is outside 1..4096", tree)
     data = data_section(state, tree)
-    add_data(state, tree, bytes(-len(data) % unit))
+    add_data(state, tree, bytes(-(data_before(state) + len(data)) % unit))
 
 
 def _byte(state: Assembly, tree: Node) -> None:
@@ -287,6 +313,8 @@ def _tensor(state: Assembly, tree: Node) -> None:
     if dtype == "float32" and scale is None:
         raise Mistake("a float32 tensor needs scale= and zp=", tree)
     _require_quantization(device_dtype, scale, zero, tree)
+    box = _box(options.get("box"), device, tree)
+    held = device if box is None else box_shape(box)
     tensor = Interface(
         name=str(name)[1:-1] if name.type == "STRING" else str(name),
         dtype=str(dtype),
@@ -294,14 +322,28 @@ def _tensor(state: Assembly, tree: Node) -> None:
         device_dtype=device_dtype,
         device_shape=device,
         perm=perm,
-        pixel_stride=device[3] * element,
+        pixel_stride=held[3] * element,
         scale_bits=None if scale is None else float_bits(scale),
         zero_point=int(zero),
         region=region,
         offset=offset,
-        bytes=volume(device) * element,
+        bytes=volume(held) * element,
+        box=box,
     )
     _add_tensor(state, str(direction), tensor, name, tree)
+
+
+def _box(numbers: object, shape: Sequence[int], tree: Node) -> Box | None:
+    """The half-open box that bounds give, two for each dimension; None where none are given."""
+    if numbers is None:
+        return None
+    bounds = cast("tuple[int, ...]", numbers if isinstance(numbers, tuple) else ())
+    box = tuple(zip(bounds[::2], bounds[1::2], strict=False))
+    if len(bounds) != 2 * len(shape) or any(
+        not 0 <= a < b <= n for (a, b), n in zip(box, shape, strict=True)
+    ):
+        raise Mistake("the tensor has no such box", tree, allowed=f"bounds within {list(shape)}")
+    return box
 
 
 def _device_shape(shape: Sequence[int], perm: Sequence[int], tree: Node) -> tuple[int, int, int, int]:
@@ -329,7 +371,8 @@ def _require_quantization(device_dtype: str, scale: float | None, zero: float, t
 
 
 def _add_tensor(state: Assembly, direction: str, tensor: Interface, name: Token, tree: Node) -> None:
-    earlier = [t for d, t in state.text.tensors if d == direction]
+    both = (*state.before().tensors, *state.text.tensors)
+    earlier = [t for d, t in both if d == direction]
     if tensor.name in (t.name for t in earlier):
         raise Mistake(f"the {direction}put '{tensor.name}' is declared twice", name)
     if direction == "in" and (pair := first_overlap([*earlier, tensor])):
@@ -341,8 +384,8 @@ def _options(state: Assembly, nodes: list[Node]) -> dict[str, float | tuple[int,
     found: dict[str, float | tuple[int, ...]] = {}
     for node in nodes:
         name, value = cast("Token", node.children[0]), cast("Node", node.children[1])
-        if name not in ("perm", "scale", "zp"):
-            raise Mistake(f"a tensor has no option '{name}'", name, allowed="perm, scale, zp")
+        if name not in ("perm", "scale", "zp", "box"):
+            raise Mistake(f"a tensor has no option '{name}'", name, allowed="perm, scale, zp, box")
         if value.data == "shape":
             found[str(name)] = tuple(evaluate(state, c) for c in value.children)
         else:
@@ -360,6 +403,8 @@ DIRECTIVES: Final[dict[str, Callable[[Assembly, Node], None]]] = {
     "region": _region,
     "op": _op,
     "stream": _stream,
+    "devices": _devices,
+    "device": _device,
     "section": _section,
     "incbin": _incbin,
     "align": _align,

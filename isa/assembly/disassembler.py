@@ -6,14 +6,24 @@ it names by `.incbin`, the whole binary, byte for byte.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, cast
 
 from isa.assembly.assembler import Assembled
 from isa.assembly.text import format_instruction
-from isa.container import SCHEME, TEXTS, TRAINING, assemble_sections, executable_sections, save
+from isa.container import (
+    DEVICES,
+    SCHEME,
+    TEXTS,
+    TRAINING,
+    assemble_sections,
+    executable_sections,
+    save,
+)
+from isa.elf import PROGBITS, Section
+from isa.encoding import decode_all
 from isa.executable import Executable, as_executable
-from isa.memory_map import SIZED_REGIONS
+from isa.memory_map import SIZED_REGIONS, Region
 from isa.program import MAIN_STREAM, Note, Program, text_section
 from isa.spec import WORD_BYTES
 from isa.support.diagnostics import AssemblyError, Diagnostic, one_line
@@ -40,9 +50,11 @@ def disassemble(what: Program | Executable, *, with_sections: bool = False) -> D
     shared = executable.programs[0]
     files: dict[str, bytes] = {}
     lines = [f".isa x1 {ISA_VERSION}", _target_line(shared.target)]
+    if executable.device_count > 1 and not with_sections:
+        lines.append(f".devices {executable.device_count}")
     lines += [
         f".region {region} {size}"
-        for region, size in shared.region_sizes().items()
+        for region, size in _region_sizes(executable).items()
         if region in SIZED_REGIONS or not with_sections
     ]
     if with_sections:
@@ -51,10 +63,11 @@ def disassemble(what: Program | Executable, *, with_sections: bool = False) -> D
             files[file] = content
             lines += [f".section {name}", f'.incbin "{file}"']
         lines.append(".section .text")
-    for program in executable.programs:
-        if program.stream != MAIN_STREAM:
-            lines.append(f".stream {program.stream}")
-        lines += _instruction_lines(program)
+    pools = _pools(executable) if with_sections and executable.device_count > 1 else {}
+    for stream in executable.names:
+        if stream != MAIN_STREAM:
+            lines.append(f".stream {stream}")
+        lines += _stream_lines(executable.devices(stream)) if not pools else pools[stream]
     return Disassembly("\n".join(lines) + "\n", files)
 
 
@@ -75,6 +88,9 @@ def binary_of(assembled: Assembled, path: str = "<text>") -> bytes:
     scheme, training = (_text_of(raw, name, path) for name in (SCHEME, TRAINING))
     programs = tuple(replace(p, scheme=scheme) for p in executable.programs)
     sections = executable_sections(Executable(programs, training))
+    if DEVICES in raw:
+        after = next(n for n, s in enumerate(sections, 1) if s.name == ".x1.target")
+        sections.insert(after, Section(DEVICES, PROGBITS))
     known = {s.name for s in sections}
     if unknown := sorted(set(raw) - known):
         raise AssemblyError(
@@ -122,6 +138,35 @@ def _toml(value: object) -> str:
     if isinstance(value, list):
         return "[" + ",".join(f"'{v}'" for v in cast("list[object]", value)) + "]"
     return f"'{value}'" if isinstance(value, str) else str(value)
+
+
+def _pools(executable: Executable) -> dict[str, list[str]]:
+    """The instructions of the sections, of which `.x1.devices` says what each device has."""
+    texts = {s.name: s.data for s in executable_sections(executable) if s.name in TEXTS}
+    return {
+        stream: [f"        {format_instruction(i)}" for i in decode_all(texts[text_section(stream)])[0]]
+        for stream in executable.names
+    }
+
+
+def _region_sizes(executable: Executable) -> dict[Region, int]:
+    """The most bytes that a device needs of every region."""
+    found: dict[Region, int] = {}
+    for program in executable.programs:
+        for region, size in program.region_sizes().items():
+            found[region] = max(size, found.get(region, 0))
+    return found
+
+
+def _stream_lines(programs: Sequence[Program]) -> Iterator[str]:
+    """The instructions of a stream: once, where all devices execute the same, else by device."""
+    lines = [list(_instruction_lines(p)) for p in programs]
+    if all(each == lines[0] for each in lines):
+        yield from lines[0]
+        return
+    for program, each in zip(programs, lines, strict=True):
+        yield f".device {program.device}"
+        yield from each
 
 
 def _instruction_lines(program: Program) -> Iterator[str]:

@@ -23,6 +23,7 @@ from isa.assembly.state import (
     Line,
     Mistake,
     Pending,
+    data_before,
     data_section,
     define,
     evaluate,
@@ -275,11 +276,12 @@ def placed(line: Line, mistake: Mistake) -> Diagnostic:
 
 def _label(state: Assembly, name: Token) -> None:
     if state.section == TEXT_SECTION:
-        value, section = len(state.text.pending) * WORD_BYTES, text_section(state.stream)
+        count = len(state.before().pending) + len(state.text.pending)
+        value, section = count * WORD_BYTES, text_section(state.stream)
     else:
-        value, section = len(data_section(state, name)), state.section
+        value, section = data_before(state) + len(data_section(state, name)), state.section
     define(state, name, value)
-    state.listed.append(Symbol(str(name), section, value, 0))
+    state.listed.append((state.device, Symbol(str(name), section, value, 0)))
 
 
 def _instruction_line(state: Assembly, line: Line, tree: Node) -> None:

@@ -22,6 +22,8 @@ REGION_SYMBOLS: Final = {f"R{r}": r.address for r in Region}
 TEXT_SECTION: Final = ".text"
 DATA_SECTIONS: Final = {r.section: r for r in DATA_REGIONS}
 MAX_DIGITS: Final = 20
+ALL: Final = -1
+"""The number of a device that stands for all: what comes before the lines of each."""
 
 
 class Mistake(Exception):
@@ -100,15 +102,21 @@ class Assembly(Struct):
     symbols: dict[str, int] = field(default_factory=dict[str, int])
     broken: set[str] = field(default_factory=set[str])
     """Symbols whose definition is a mistake: what follows from it is not reported."""
-    listed: list[Symbol] = field(default_factory=list[Symbol])
+    listed: list[tuple[int, Symbol]] = field(default_factory=list[tuple[int, Symbol]])
+    """Symbols of a binary, and the device that each is of."""
     semaphores: dict[str, int] = field(default_factory=dict[str, int])
-    sections: dict[str, bytearray] = field(default_factory=dict[str, bytearray])
+    sections: dict[tuple[str, int], bytearray] = field(default_factory=dict[tuple[str, int], bytearray])
+    """Data by section and device."""
     raw: dict[str, bytes] = field(default_factory=dict[str, bytes])
     sizes: dict[Region, int] = field(default_factory=dict[Region, int])
     section: str = TEXT_SECTION
-    streams: dict[str, StreamText] = field(default_factory=dict[str, StreamText])
+    streams: dict[tuple[str, int], StreamText] = field(default_factory=dict[tuple[str, int], StreamText])
+    """By stream and device."""
     stream: str = MAIN_STREAM
     """The stream that instructions, operators and tensors belong to."""
+    devices: int = 1
+    device: int = ALL
+    """The device that lines are for."""
     diagnostics: list[Diagnostic] = field(default_factory=list[Diagnostic])
 
     @property
@@ -119,7 +127,11 @@ class Assembly(Struct):
     @property
     def text(self) -> StreamText:
         """What has been said of the present stream."""
-        return self.streams.setdefault(self.stream, StreamText())
+        return self.streams.setdefault((self.stream, self.device), StreamText())
+
+    def before(self) -> StreamText:
+        """What all devices execute before the present device's own text."""
+        return self.streams.get((self.stream, ALL), StreamText()) if self.device != ALL else StreamText()
 
     def defer(self, check: Callable[[Target], None]) -> None:
         """Let a check of this line wait until the target is known."""
@@ -209,7 +221,12 @@ def data_section(state: Assembly, at: Node | Token) -> bytearray:
     """
     if state.section not in DATA_SECTIONS:
         raise Mistake(f"data belongs into {', '.join(DATA_SECTIONS)}, not {state.section}", at)
-    return state.sections.setdefault(state.section, bytearray())
+    return state.sections.setdefault((state.section, state.device), bytearray())
+
+
+def data_before(state: Assembly) -> int:
+    """Bytes of the section that all devices have before the present device's own."""
+    return len(state.sections.get((state.section, ALL), b"")) if state.device != ALL else 0
 
 
 def add_data(state: Assembly, at: Node | Token, content: bytes) -> None:

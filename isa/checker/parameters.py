@@ -16,7 +16,7 @@ from isa.checker.report import Violations
 from isa.footprint import box, elements
 from isa.memory_map import Space, memory_size
 from isa.program import Program
-from isa.spec import Access, TrapError
+from isa.spec import Access, Transfer, TrapError
 
 
 class _Unknown(Exception):
@@ -30,7 +30,7 @@ class _Parameters:
     """
 
     def __init__(self, program: Program) -> None:
-        self.target = program.target
+        self.target, self.device = program.target, program.device
         size = memory_size(program.target, Space.PRM)
         self.bytes = np.zeros(size, np.uint8)
         self.known = np.zeros(size, np.bool_)
@@ -47,6 +47,14 @@ class _Parameters:
 
     def mark(self, tag: int) -> None:
         """Never comes so far."""
+
+    def send(self, transfer: Transfer, content: NDArray[np.uint8]) -> None:
+        """Nothing becomes of it."""
+
+    def receive(self, transfer: Transfer) -> NDArray[np.uint8]:
+        """What another device sends is not known."""
+        del transfer
+        raise _Unknown
 
     def read(self, access: Access, dtype: np.dtype[Any]) -> NDArray[Any]:
         """The elements of known bytes."""

@@ -84,7 +84,7 @@ def unwritten(program: Program, table: AccessTable) -> list[str]:
     missing: list[str] = []
     for tensor in _computed_outputs(program):
         pixels = written[tensor.offset : tensor.offset + tensor.bytes].reshape(-1, tensor.pixel_stride)
-        if not pixels[:, : tensor.device_shape[3] * tensor.element_bytes].all():
+        if not pixels[:, : tensor.held_shape[3] * tensor.element_bytes].all():
             missing.append(tensor.name)
     return missing
 

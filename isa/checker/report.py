@@ -15,6 +15,7 @@ class Violation(Frozen):
     message: str
     other: int | None = None
     nodes: tuple[str, ...] = ()
+    device: int = 0
 
 
 class CheckReport(Frozen):
@@ -41,7 +42,9 @@ class Violations(Struct):
     def add(self, trap: Trap, pc: int, message: str, other: int | None = None) -> None:
         """Note a violation at an instruction."""
         op = self.program.op_of(pc)
-        self.found.append(Violation(trap.name, pc, message, other, op.nodes if op else ()))
+        self.found.append(
+            Violation(trap.name, pc, message, other, op.nodes if op else (), self.program.device)
+        )
 
     @property
     def full(self) -> bool:

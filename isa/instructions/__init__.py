@@ -5,6 +5,7 @@ from isa.instructions import (
     dma,
     matrix,
     matrix_gradient,
+    network,
     vector,
     vector_depthwise,
     vector_depthwise_sums,
@@ -22,6 +23,7 @@ __all__ = [
     "dma",
     "matrix",
     "matrix_gradient",
+    "network",
     "vector",
     "vector_depthwise",
     "vector_depthwise_sums",
@@ -35,5 +37,3 @@ __all__ = [
 
 reserve("loop", 0x0A, "L")
 reserve("step", 0x0B, "L")
-reserve("send", 0xA2, "N")
-reserve("recv", 0xA3, "N")

@@ -28,7 +28,8 @@ ENGINES: Final = {
     Engine.ST: "copies from the chip to DRAM",
     Engine.MX: "the array: products into the accumulators, a pass of `mx.rows` x `mx.cols` weights at a time",
     Engine.VX: "the vector engine: requantization and everything element by element, `vx.lanes` at a time",
-    Engine.NX: "the network to other devices; kept for an extension",
+    Engine.TX: "sends to other devices",
+    Engine.RX: "receives from other devices",
 }
 MEMORIES: Final = {
     Space.SPM: ("scratchpad: activations and weights", "byte", "`spm.bytes`"),

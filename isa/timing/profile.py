@@ -15,7 +15,8 @@ from isa.spec import WORD_BYTES, Engine
 from isa.support.records import Frozen
 from isa.support.tables import html_table
 from isa.target import Target
-from isa.timing.model import Timeline, simulate
+from isa.timing.core import Timeline
+from isa.timing.model import simulate
 from isa.timing.shares import NO_LAYER, Share, shares
 
 RESOURCES: Final = ("MX", "VX", "DRAM")

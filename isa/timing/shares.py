@@ -8,7 +8,7 @@ from typing import Final
 
 from isa.spec import Engine
 from isa.support.records import Frozen, Struct, field
-from isa.timing.model import PRIORITY, Timeline
+from isa.timing.core import PRIORITY, Timeline
 
 NO_LAYER: Final = -1
 

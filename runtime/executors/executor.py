@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from isa.faults import trap_at
@@ -15,10 +15,12 @@ Observer = Callable[[int, Instruction], None]
 
 
 class Executor(Protocol):
-    """Runs a program. Whatever the order of its work, it leaves what program order would."""
+    """Runs the programs of all devices; in whatever order, it leaves what program order would."""
 
-    def run(self, state: CoreState, observer: Observer | None = None) -> None:
-        """Execute to the halt; the state has been reset, and the inputs placed.
+    def run(self, states: Sequence[CoreState], observers: Sequence[Observer] = ()) -> None:
+        """Execute to the halt of every device; the states have been reset, and the inputs placed.
+
+        Observers, if there are any, are one for each device.
 
         Raises:
             MachineTrap: an instruction trapped, or no engine can go on.
@@ -42,11 +44,20 @@ def execute_at(state: CoreState, pc: int, upon: MachineState) -> Instruction:
 
 
 def retire(state: CoreState, pc: int) -> None:
-    """The instruction at an index has completed; the halt commits the state region."""
+    """The instruction at an index has completed."""
     state.halted = state.program.instructions[pc].is_terminator
     state.pc = pc + 1
     state.retired += 1
-    if state.halted:
+
+
+def observer_of(observers: Sequence[Observer], device: int) -> Observer | None:
+    """What observes a device, if anything does."""
+    return observers[device] if observers else None
+
+
+def commit(states: Sequence[CoreState]) -> None:
+    """Keep the state regions: all devices have come to their halts."""
+    for state in states:
         state.commit()
 
 

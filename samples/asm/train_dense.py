@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isa.assembly.assembler import assemble
-from runtime.device import Device
+from runtime.devices import Devices
 
 SOURCE = Path(__file__).with_name("dense.x1s")
 UNIT = 2.0**-12
@@ -27,7 +27,7 @@ def batches(steps: int, seed: int = 0) -> Iterator[dict[str, NDArray[Any]]]:
         yield {"x": x, "t": np.rint(x / 128 @ wanted / UNIT).astype(np.int32)}
 
 
-def outputs(device: Device, x: NDArray[np.int8]) -> NDArray[np.float64]:
+def outputs(device: Devices, x: NDArray[np.int8]) -> NDArray[np.float64]:
     """What the layer makes of inputs now: the stream `eval`."""
     found = device.run("eval", {"x": x}).outputs
     return found["y"] * 2.0 ** (int(found["e"][0]) - 7)
@@ -35,7 +35,7 @@ def outputs(device: Device, x: NDArray[np.int8]) -> NDArray[np.float64]:
 
 def main(steps: int) -> None:
     """Train, and print the mean squared error now and then."""
-    device = Device(assemble(SOURCE.read_text(encoding="utf-8"), str(SOURCE)).executable)
+    device = Devices(assemble(SOURCE.read_text(encoding="utf-8"), str(SOURCE)).executable)
     for step, batch in enumerate(batches(steps)):
         if step % 250 == 0 or step == steps - 1:
             error = np.mean((outputs(device, batch["x"]) - batch["t"] * UNIT) ** 2)

@@ -67,7 +67,7 @@ def test_registers_are_shared_in_time_and_every_order_is_safe(variables: int, ov
     expected = 2.0 ** np.minimum(np.arange(variables) - 5 + SHIFT, 127)
     for seed in (None, 1, 2, 3):
         state = CoreState(made)
-        executor(seed).run(state)
+        executor(seed).run([state])
         np.testing.assert_array_equal(state.kept.view(np.float32), expected.astype(np.float32))
 
 

@@ -274,7 +274,7 @@ def test_every_command_has_help_with_examples(command: str, work: Path) -> None:
 
 
 def test_version_names_tool_isa_and_container(work: Path) -> None:
-    assert x1("--version", folder=work).stdout == "x1 0.1.0 (ISA 0.2, container 0.4)\n"
+    assert x1("--version", folder=work).stdout == "x1 0.1.0 (ISA 0.2, container 0.5)\n"
 
 
 def test_version_does_not_import_numpy(work: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from compiler import search
-from isa.timing.model import Timeline
+from isa.timing.core import Timeline
 from tests.e2e.test_commands import CALIBRATION, NETWORK, as_json, x1
 from tests.networks import quantized, random_graph, random_inputs
 from x1 import api

@@ -19,7 +19,7 @@ from isa.executable import Executable
 from isa.faults import MachineTrap
 from isa.support.diagnostics import BinaryError, UsageError
 from isa.support.records import replace
-from runtime.device import Device
+from runtime.devices import Devices
 from runtime.executors.interleaved import InterleavedExecutor
 from tests import command_line
 
@@ -68,12 +68,12 @@ def stated_step(
 @pytest.mark.parametrize("seed", [None, 1, 2])
 def test_every_word_of_the_state_is_that_of_the_formulas(seed: int | None) -> None:
     generator = np.random.default_rng(5)
-    device = Device(executable(), executor=None if seed is None else InterleavedExecutor(seed))
+    device = Devices(executable(), executor=None if seed is None else InterleavedExecutor(seed))
     for _ in range(60 if seed is None else 8):
-        given, (w, words) = batch(generator), held(device.state)
+        given, (w, words) = batch(generator), held(device.states[0])
         expected_w, expected_words, expected_g = stated_step(w, words, **given)
         found = device.run("train", given).outputs["e"]
-        w, words = held(device.state)
+        w, words = held(device.states[0])
         np.testing.assert_array_equal(w, expected_w)
         np.testing.assert_array_equal(found, expected_g)
         assert words == expected_words
@@ -113,18 +113,18 @@ def test_the_file_holds_both_streams_and_text_gives_it_back() -> None:
 
 def test_a_stream_that_is_not_there_is_named() -> None:
     with pytest.raises(UsageError) as refused:
-        Device(executable()).run("tail", {})
+        Devices(executable()).run("tail", {})
     assert "'tail'" in str(refused.value)
 
 
 def test_a_step_that_traps_leaves_the_state_as_it_was() -> None:
-    device = Device(executable())
-    device.state[:4] = np.array([np.nan], F).view(np.uint8)
-    before = device.state.copy()
+    device = Devices(executable())
+    device.states[0][:4] = np.array([np.nan], F).view(np.uint8)
+    before = device.states[0].copy()
     with pytest.raises(MachineTrap) as trap:
         device.run("train", batch(np.random.default_rng(1)))
     assert trap.value.record.code == "FP_INVALID"
-    np.testing.assert_array_equal(device.state, before)
+    np.testing.assert_array_equal(device.states[0], before)
 
 
 def test_the_command_line_tells_the_streams_apart(tmp_path: Path) -> None:

@@ -127,7 +127,7 @@ def test_operands_that_do_not_fit_are_refused(instr: Instruction, trap: Trap) ->
     ("word", "trap"),
     [
         (0x00, Trap.ILLEGAL_OP),
-        (0xA2, Trap.EXT_MISSING),
+        (0x0A, Trap.EXT_MISSING),
         (0x02 | 1 << 255, Trap.RESERVED_BITS),
         (0x02 | 5 << 8, Trap.RESERVED_BITS),
         (0x02 | 0x21 << 14, Trap.RESERVED_BITS),

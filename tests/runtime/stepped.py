@@ -13,7 +13,7 @@ from isa.program import Program
 from isa.spec import Access, Engine, Instruction
 from isa.target import Target
 
-QUEUED = (Engine.MX, Engine.VX, Engine.LD, Engine.ST, Engine.NX)
+QUEUED = (Engine.MX, Engine.VX, Engine.LD, Engine.ST, Engine.TX, Engine.RX)
 LIMIT = 400_000
 
 

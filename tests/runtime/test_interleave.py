@@ -121,7 +121,7 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another() -> None:
     orders: list[list[int]] = []
     for seed in (5, 5, 6, 7, 8):
         order: list[int] = []
-        InterleavedExecutor(seed).run(CoreState(program), lambda pc, _, order=order: order.append(pc))
+        InterleavedExecutor(seed).run([CoreState(program)], [lambda pc, _, order=order: order.append(pc)])
         assert sorted(order) == list(range(len(program.instructions)))
         orders.append(order)
     assert orders[0] == orders[1]

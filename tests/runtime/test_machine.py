@@ -154,7 +154,7 @@ def test_session_speaks_like_onnx_runtimes() -> None:
 def test_carriers_of_tokens_and_fences_compute_nothing_in_order_and_interleaved() -> None:
     text = (
         ".target tiny8\n.tensor out y int8 [1, 8] R3\nldf spm 0, n=8, fill=5 signal(0)\n"
-        "wait.ld tag=7 signal(1)\nwait.mx wait(1) signal(2)\nwait.nx wait(2) signal(3)\n"
+        "wait.ld tag=7 signal(1)\nwait.mx wait(1) signal(2)\nwait.tx wait(2) signal(7)\nwait.rx wait(7) signal(3)\n"
         "wait.vx wait(0,3) signal(4)\nwait.ctl wait(4)\nfence mask=3\nst spm 0, R3, n=8 signal(5)\n"
         "wait.st signal(6)\nnop wait(5,6)\nhalt"
     )

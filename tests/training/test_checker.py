@@ -75,7 +75,7 @@ class Step(Original):
         try:
             for begun in self.states:
                 state = np.frombuffer(begun, np.uint8).copy()
-                session = ProgramSession(program, kept=state)
+                session = ProgramSession(program, kept=[state])
                 for given in self.inputs:
                     result = session.execute(given, executor=executor(seed))
                     left += [y.tobytes() for y in result.outputs.values()]
@@ -112,7 +112,7 @@ def original(kind: str, target: str) -> Step:
     for _ in range(2):
         values = {n: v if n not in network.parameters else _other(r, v) for n, v in values.items()}
         begun = np.frombuffer(state_image(place, values), np.uint8).copy()
-        session = ProgramSession(program, kept=begun)
+        session = ProgramSession(program, kept=[begun])
         for _ in range(SETTLED):  # nothing is learned, or errors would fade; shifts come to fit
             for given in inputs:
                 session.execute({**given, "numbers": np.zeros_like(given["numbers"])})

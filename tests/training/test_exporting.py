@@ -21,7 +21,7 @@ from compiler.train.network import TrainableNetwork, rebatched
 from compiler.train.step import evaluation, is_activation
 from isa.program import Note
 from isa.target import load_target
-from runtime.device import Device
+from runtime.devices import Devices
 from tests.training.nets import graph_of
 from tests.training.test_keras import FEW, X, model
 from tests.training.test_steps import NETS, Trained
@@ -70,7 +70,7 @@ def test_every_tensor_of_the_device_is_that_of_onnx_runtime(name: str) -> None:
     machine = load_target("edge32")
     streams = {"eval": step}
     binary, _ = generate_streams(streams, trained.state, machine, schedule_options(3), Note(), search=False)
-    got = Device(binary).session("eval").execute({"input": x}, tensors=True)
+    got = Devices(binary).session("eval").execute({"input": x}, tensors=True)
     assert not got.incomplete
     assert set(got.tensors) == {n.name for n in codes} - {"padded"}
     for tensor, codes_of_it in got.tensors.items():

@@ -22,7 +22,7 @@ from compiler.train.optimizers.optimizer import Optimizer, apply, optimizer_of
 from compiler.train.step import TrainingStep, initial_state, measurement, training_step
 from isa.program import Note
 from isa.target import load_target
-from runtime.device import Device
+from runtime.devices import Devices
 from tests.training import test_steps as steps
 from tests.training.nets import (
     CURVED,
@@ -99,7 +99,7 @@ class Trained:
             for n, v in self.weights.items()
             if n not in network.statistics
         }
-        self.devices: dict[str, tuple[Device, Any]] = {}
+        self.devices: dict[str, tuple[Devices, Any]] = {}
         self.random = np.random.default_rng(seed)
 
     def on(self, target: str, level: int = 3) -> None:
@@ -108,7 +108,7 @@ class Trained:
         made, place = generate_streams(
             {"train": self.step}, self.state, machine, schedule_options(level), Note(), search=False
         )
-        self.devices[f"{target} O{level}"] = Device(made), place
+        self.devices[f"{target} O{level}"] = Devices(made), place
 
     def one(self) -> tuple[dict[str, Array], dict[str, Array]]:
         """A step of all; what the graph's outputs are, and what each machine has left."""
@@ -149,7 +149,7 @@ class Trained:
         for name, (device, place) in self.devices.items():
             result = device.run("train", given)
             np.testing.assert_array_equal(result.outputs["records"], outputs["records"])
-            found |= {f"{name}: {k}": v for k, v in state_values(place, device.state, shapes).items()}
+            found |= {f"{name}: {k}": v for k, v in state_values(place, device.states[0], shapes).items()}
         return outputs, found
 
     def _labels(self) -> tuple[Array, Array]:
@@ -219,7 +219,7 @@ def test_exact_statistics_are_the_means_over_batches(group: int) -> None:
     machine = load_target("edge32")
     steps = {"train": trained.step, "stats": measured}
     made, place = generate_streams(steps, trained.state, machine, schedule_options(3), Note(), search=False)
-    device, state = Device(made), dict(trained.state)
+    device, state = Devices(made), dict(trained.state)
     batches = [trained.random.integers(0, 256, (8, 28, 28, 1)).astype(np.uint8) for _ in range(3)]
     for number, x in enumerate(batches):
         shares = np.array([number / (number + 1), 1 / (number + 1)], np.float32)
@@ -229,7 +229,7 @@ def test_exact_statistics_are_the_means_over_batches(group: int) -> None:
         state |= {name: values[node.id] for name, node in named}
     trained.oracle.measure(batches)
     shapes = {s.name: s.before.shape for s in trained.step.states}
-    found = state_values(place, device.state, shapes)
+    found = state_values(place, device.states[0], shapes)
     assert {n for n in state if not np.array_equal(state[n], trained.state[n])} == {
         f"n{i}/{kind}" for i in range(1, 7) for kind in ("mean", "variance")
     }

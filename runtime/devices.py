@@ -1,8 +1,8 @@
-"""A device: the streams of one binary, run one after another on the state region that they share."""
+"""The devices of one binary, and its streams, run one after another on the state that they share."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,28 +14,33 @@ from runtime.executors.reference import ReferenceExecutor
 from runtime.session import ProgramSession, RunResult
 
 
-class Device:
-    """A core that keeps its state region from run to run.
+class Devices:
+    """The cores of a binary, which keep their state regions from run to run.
 
     Args:
         executable: the streams.
-        state: what the state region holds at first; what the binary gives where there is none.
+        states: what the state regions hold at first; what the binary gives where there are none.
         executor: what executes the streams.
     """
 
     def __init__(
-        self, executable: Executable, *, state: bytes | None = None, executor: Executor | None = None
+        self,
+        executable: Executable,
+        *,
+        states: Sequence[bytes] = (),
+        executor: Executor | None = None,
     ) -> None:
         self.executable = executable
-        initial = executable.programs[0].state if state is None else state
-        self.state: NDArray[np.uint8] = np.frombuffer(initial, np.uint8).copy()
-        """The state region; a run that does not come to its halt leaves it as it was."""
+        initial = states or [p.state for p in executable.devices()]
+        self.states: list[NDArray[np.uint8]] = [np.frombuffer(s, np.uint8).copy() for s in initial]
+        """The state region of each; a run that does not come to its halts leaves them as they were."""
         self._executor = executor or ReferenceExecutor()
         self._sessions: dict[str, ProgramSession] = {}
 
     def __repr__(self) -> str:
         streams = ", ".join(self.executable.names)
-        return f"<Device of {streams} with {self.state.size:,} bytes of state>"
+        size = sum(s.size for s in self.states)
+        return f"<Devices of {streams} with {size:,} bytes of state>"
 
     def session(self, stream: str | None = None) -> ProgramSession:
         """The session of a stream; that which a run executes where none is named.
@@ -43,16 +48,17 @@ class Device:
         Raises:
             UsageError: there is no such stream.
         """
-        program = self.executable.stream(stream)
-        if program.stream not in self._sessions:
-            self._sessions[program.stream] = ProgramSession(program, kept=self.state)
-        return self._sessions[program.stream]
+        programs = self.executable.devices(stream)
+        name = programs[0].stream
+        if name not in self._sessions:
+            self._sessions[name] = ProgramSession(programs, kept=self.states)
+        return self._sessions[name]
 
     def run(self, stream: str | None, inputs: Mapping[str, NDArray[Any]]) -> RunResult:
         """Run a stream once; its outputs by name.
 
         Raises:
             UsageError: no such stream, or names, dtypes or shapes that it does not have.
-            MachineTrap: the program trapped; the state is as it was.
+            MachineTrap: the program trapped; the states are as they were.
         """
         return self.session(stream).execute(inputs, executor=self._executor)
