@@ -8,7 +8,7 @@ from pathlib import PurePath
 import numpy as np
 
 from compiler.errors import FitError
-from compiler.ir.graph import Graph, Input, Node
+from compiler.ir.graph import Graph, Input, Node, SourceView
 from compiler.ir.types import DType
 from compiler.ops.shapes import Transpose
 from compiler.schedule.segments.plan import Plan, host_value
@@ -18,6 +18,7 @@ from isa.instructions.control import Halt
 from isa.program import (
     MAIN_STREAM,
     Abi,
+    Box,
     DebugMap,
     Interface,
     MapRow,
@@ -211,20 +212,28 @@ def _continues(row: MapRow, op: TileOp, pc: int) -> bool:
 
 def operators(graph: Graph, plan: Plan) -> Operators:
     """The rows of layers and tensors."""
-    ops = tuple(
-        OpRow(
-            layer.id,
-            layer.name,
-            *_source(layer),
-            layer.outputs,
-            _places(layer.loc),
-            layer.bound.mx_cycles,
-            layer.bound.vx_lanes,
-            layer.bound.dram_bytes,
-        )
-        for layer in plan.tiles.layers
+    return Operators(tuple(layer_row(layer) for layer in plan.tiles.layers), tuple(_tensor_rows(graph, plan)))
+
+
+def layer_row(layer: Layer) -> OpRow:
+    """The row of a layer."""
+    return OpRow(
+        layer.id,
+        layer.name,
+        *_source(layer),
+        layer.outputs,
+        _places(layer.loc),
+        layer.bound.mx_cycles,
+        layer.bound.vx_lanes,
+        layer.bound.dram_bytes,
     )
-    return Operators(ops, tuple(_tensor_rows(graph, plan)))
+
+
+def tensor_row(number: int, node: Node, shape: tuple[int, ...]) -> TensorRow:
+    """The row of a device tensor."""
+    scale = None if node.type.quant is None else float_bits(node.quant.scale)
+    zero = 0 if node.type.quant is None else node.quant.zero_point
+    return TensorRow(number, "", _device_dtype(node), shape, (), scale, zero)
 
 
 def _source(layer: Layer) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -244,6 +253,12 @@ def _places(loc: Loc) -> tuple[str, ...]:
     return tuple(places)
 
 
+def view_row(number: int, node: Node, view: SourceView, held_by: int, box: Box | None) -> TensorRow:
+    """The row of a source tensor that a device tensor holds, or a box of one."""
+    row = tensor_row(number, node, view.shape)
+    return replace(row, name=view.name, steps=view.steps, alias_of=held_by, box=box)
+
+
 def _tensor_rows(graph: Graph, plan: Plan) -> list[TensorRow]:
     """A row for every device tensor, then an alias for every further source tensor that it holds."""
     rows: list[TensorRow] = []
@@ -257,35 +272,11 @@ def _tensor_rows(graph: Graph, plan: Plan) -> list[TensorRow]:
         if tensor.part_of is not None:
             ends = (s + extent for s, extent in zip(tensor.start, tensor.shape, strict=True))
             tensor, box = tensor.part_of, tuple(zip(tensor.start, ends, strict=True))
-        scale = None if node.type.quant is None else float_bits(node.quant.scale)
-        zero = 0 if node.type.quant is None else node.quant.zero_point
         if box is None and tensor.id not in held:
             held.add(tensor.id)
-            rows.append(
-                TensorRow(
-                    tensor.id,
-                    "",
-                    _device_dtype(node),
-                    tensor.elements,
-                    (),
-                    scale,
-                    zero,
-                )
-            )
+            rows.append(tensor_row(tensor.id, node, tensor.elements))
         for view in node.views:
-            rows.append(
-                TensorRow(
-                    next_id,
-                    view.name,
-                    _device_dtype(node),
-                    view.shape,
-                    view.steps,
-                    scale,
-                    zero,
-                    tensor.id,
-                    box,
-                )
-            )
+            rows.append(view_row(next_id, node, view, tensor.id, box))
             next_id += 1
     return rows
 

@@ -29,14 +29,18 @@ from compiler.ops.sliding_window import (
     pooled_shape,
     pooling_pads,
     pooling_steps,
+    window_part,
     windows,
     write_spatial,
 )
 from compiler.rules.differentiating import Differentiator, Errors, gradient_rule
 from compiler.rules.exporting import MICROSOFT, OnnxWriter, written_as_onnx
 from compiler.rules.importing import LayerCall, OnnxNode, layer, onnx_operator
+from compiler.rules.partitioning import Part, part_rule
 from compiler.rules.quantizing import Quantizer, quantization_rule
 from isa import arithmetic
+from isa.program import Box
+from isa.support.records import replace
 
 
 def _tap_counts(shape: Sequence[int], kernel: Pair, strides: Pair, pads: Pads, *, all_taps: bool) -> Array:
@@ -118,6 +122,17 @@ class QAveragePool(Op):
         assert types[0].quant is not None
         assert out.quant is not None
         return np.array([types[0].quant.scale, out.quant.scale], np.float32)
+
+
+@part_rule(QAveragePool)
+def part_of_average_pool(node: Node, operation: QAveragePool, box: Box) -> Part | None:
+    """Some rows, or some channels."""
+    (x,) = node.inputs
+    found = window_part(box, x.shape, operation.kernel, operation.strides, (1, 1), operation.pads)
+    if operation.layout != "NHWC" or found is None:
+        return None
+    read, pads = found
+    return Part(replace(operation, pads=pads), ((*read[:3], box[3]),))
 
 
 @onnx_operator("AveragePool")

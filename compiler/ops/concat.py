@@ -15,7 +15,9 @@ from compiler.ops.slices import Slice
 from compiler.rules.differentiating import Differentiator, Errors, gradient_rule
 from compiler.rules.exporting import MICROSOFT, OnnxWriter, written_as_onnx
 from compiler.rules.importing import LayerCall, OnnxNode, layer, onnx_operator
+from compiler.rules.partitioning import Part, part_rule
 from compiler.rules.quantizing import Quantizer, quantization_rule
+from isa.program import Box
 
 ANY_AXIS_OPSET = 13
 
@@ -119,3 +121,15 @@ def write_concat(w: OnnxWriter, node: Node, operation: QConcat) -> None:
     triples = [name for i in node.inputs for name in w.quantized(i)]
     inputs = [w.scale(node), w.zero_point(node), *triples]
     w.add("QLinearConcat", inputs, w.tensor(node), domain=MICROSOFT, axis=operation.axis)
+
+
+@part_rule(QConcat)
+def part_of_concat(node: Node, operation: QConcat, box: Box) -> Part:
+    """Of every operand what lies in the box; operands that do not are left out."""
+    axis, at = operation.axis, 0
+    reads: list[Box | None] = []
+    for operand in node.inputs:
+        low, high = (min(max(n - at, 0), operand.shape[axis]) for n in box[axis])
+        reads.append(None if low >= high else (*box[:axis], (low, high), *box[axis + 1 :]))
+        at += operand.shape[axis]
+    return Part(operation, tuple(reads))

@@ -32,6 +32,7 @@ from compiler.ops.sliding_window import (
     scales_of,
     shape_in,
     window_output,
+    window_part,
     windows,
     write_clamped,
     write_spatial,
@@ -40,10 +41,12 @@ from compiler.ops.sliding_window import (
 from compiler.rules.differentiating import Differentiator, Errors, gradient_rule
 from compiler.rules.exporting import OnnxWriter, written_as_onnx
 from compiler.rules.importing import NO_BIAS, LayerCall, OnnxNode, layer, onnx_operator
+from compiler.rules.partitioning import Part, part_rule
 from compiler.rules.quantizing import Quantizer, quantization_rule
 from isa import arithmetic
 from isa.instructions.vector_depthwise import DepthwiseConv
 from isa.memory_map import GRANULE_BYTES
+from isa.program import Box
 from isa.spec import greatest
 from isa.support.records import replace
 
@@ -176,6 +179,27 @@ class QConv2d(Op):
     def constants(self, types: Sequence[TensorType], out: TensorType) -> Array:
         """The multiplier of every output channel, or one for all."""
         return arithmetic.convolution_multiplier(scale_of(types[0]), scales_of(types[1]), scale_of(out))
+
+
+@part_rule(QConv2d)
+def part_of_conv(node: Node, operation: QConv2d, box: Box) -> Part | None:
+    """Some rows, or the output channels of whole groups or of the only one."""
+    x, w, _ = node.inputs
+    kernel = (w.shape[2], w.shape[3])
+    found = window_part(box, x.shape, kernel, operation.strides, operation.dilations, operation.pads)
+    if operation.layout != "NHWC" or found is None:
+        return None
+    read, pads = found
+    first, stop = box[3]
+    groups, each = operation.groups, w.shape[0] // operation.groups
+    if groups > 1:
+        if first % each or stop % each:
+            return None
+        groups, depth = (stop - first) // each, w.shape[1]
+        read = (*read[:3], (first // each * depth, stop // each * depth))
+    weights = ((first, stop), *((0, n) for n in w.shape[1:]))
+    made = replace(operation, pads=pads, groups=groups)
+    return Part(made, (read, weights, ((first, stop),)))
 
 
 def grouped_product(taken: Array, w: Array, groups: int) -> Array:

@@ -31,9 +31,11 @@ from compiler.rules.importing import (
     layer,
     onnx_operator,
 )
+from compiler.rules.partitioning import Part, part_rule
 from compiler.rules.quantizing import Quantizer, quantization_rule
 from isa import arithmetic
 from isa.memory_map import GRANULE_BYTES
+from isa.program import Box
 from isa.support.records import replace
 
 RANK = 2
@@ -122,6 +124,13 @@ class QGemm(Op):
     def constants(self, types: Sequence[TensorType], out: TensorType) -> Array:
         """The multiplier of every column, or one for all."""
         return arithmetic.gemm_multiplier(self.alpha, scale_of(types[0]), scales_of(types[1]), scale_of(out))
+
+
+@part_rule(QGemm)
+def part_of_gemm(node: Node, operation: QGemm, box: Box) -> Part:
+    """Some rows, some columns."""
+    a, b, _ = node.inputs
+    return Part(operation, ((*box[:-1], (0, a.shape[-1])), ((0, b.shape[0]), box[-1]), (box[-1],)))
 
 
 @onnx_operator("Gemm")

@@ -23,13 +23,17 @@ from compiler.ops.sliding_window import (
     pooled_shape,
     pooling_pads,
     pooling_steps,
+    window_part,
     windows,
     write_spatial,
 )
 from compiler.rules.differentiating import Differentiator, Errors, gradient_rule
 from compiler.rules.exporting import OnnxWriter, written_as_onnx
 from compiler.rules.importing import LayerCall, OnnxNode, layer, onnx_operator
+from compiler.rules.partitioning import Part, part_rule
 from compiler.rules.quantizing import Quantizer, quantization_rule
+from isa.program import Box
+from isa.support.records import replace
 
 
 @op("max_pool", "x:f32|i8|u8")
@@ -59,6 +63,19 @@ class MaxPool(Op):
             nhwc(args[0], self.layout), self.kernel, self.strides, self.dilations, self.pads, least
         )
         return from_nhwc(taken.max(axis=(-2, -1)), self.layout)
+
+
+@part_rule(MaxPool)
+def part_of_max_pool(node: Node, operation: MaxPool, box: Box) -> Part | None:
+    """Some rows, or some channels."""
+    (x,) = node.inputs
+    found = window_part(
+        box, x.shape, operation.kernel, operation.strides, operation.dilations, operation.pads
+    )
+    if operation.layout != "NHWC" or found is None:
+        return None
+    read, pads = found
+    return Part(replace(operation, pads=pads), ((*read[:3], box[3]),))
 
 
 @gradient_rule(MaxPool)

@@ -76,6 +76,13 @@ def is_given(node: Node) -> bool:
     return node.is_constant or isinstance(node.op, Input)
 
 
+def returned_value(node: Node) -> Node:
+    """What a graph output of a layer gives, before the host dequantizes and permutes it."""
+    while not isinstance(node.op, (Dequantize, Returned)):
+        (node,) = node.inputs
+    return node.inputs[0]
+
+
 def returned(graph: Graph, value: Node, name: str, codes: Callable[[Node], Node]) -> Node:
     """The output of an integer graph for a value of the graph that it is made from.
 

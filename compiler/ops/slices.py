@@ -19,8 +19,11 @@ from compiler.ops.sliding_window import MAX_PAD
 from compiler.rules.differentiating import Differentiator, Errors, gradient_rule
 from compiler.rules.exporting import OnnxWriter, written_as_onnx
 from compiler.rules.importing import LayerCall, OnnxNode, layer, onnx_operator
+from compiler.rules.partitioning import Part, part_rule
 from compiler.rules.quantizing import Quantizer, quantization_rule
 from isa import arithmetic
+from isa.program import Box
+from isa.support.records import replace
 
 ATTRIBUTES_OPSET: Final = 10
 """Before this opset starts, ends and axes of Slice are attributes."""
@@ -362,3 +365,16 @@ def write_pad(w: OnnxWriter, node: Node, operation: QPad) -> None:
     pads = w.initializer(np.array([*operation.before, *operation.after], np.int64), f"{name}_pads")
     value = w.initializer(np.array(operation.value, node.type.dtype.numpy), f"{name}_value")
     w.add("Pad", [w.tensor(node.inputs[0]), pads, value], name, mode=operation.mode)
+
+
+@part_rule(Slice)
+def part_of_slice(_: Node, operation: Slice, box: Box) -> Part:
+    """The elements that are taken for the box."""
+    ends = [
+        (start + low * step, start + (high - 1) * step)
+        for start, step, (low, high) in zip(operation.starts, operation.steps, box, strict=True)
+    ]
+    reads = tuple((min(a, b), max(a, b) + 1) for a, b in ends)
+    starts = tuple(a - low for (a, _), (low, _) in zip(ends, reads, strict=True))
+    counts = tuple(high - low for low, high in box)
+    return Part(replace(operation, starts=starts, counts=counts), (reads,))

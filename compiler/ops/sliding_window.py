@@ -16,6 +16,7 @@ from compiler.ir.types import Shape, TensorType
 from compiler.ops.shapes import Reshape
 from compiler.rules.exporting import OnnxWriter, write_clip
 from compiler.rules.importing import LayerCall, OnnxNode
+from isa.program import Box
 from isa.support.records import replace
 
 Pair = tuple[int, int]
@@ -273,3 +274,40 @@ def write_clamped(
         return
     write(f"{output}_unclamped")
     write_clip(w, f"{output}_unclamped", output, bounds, dtype)
+
+
+def rows_read(
+    rows: tuple[int, int], extent: int, taps: int, stride: int, dilation: int, before: int
+) -> tuple[tuple[int, int], int, int]:
+    """The input that windows read along one dimension, and the padding before and after it.
+
+    Args:
+        rows: the outputs, half-open.
+        extent: of the input.
+        taps: of a window.
+        stride: from window to window.
+        dilation: from tap to tap.
+        before: the padding before the input.
+    """
+    first = rows[0] * stride - before
+    last = (rows[1] - 1) * stride - before + (taps - 1) * dilation + 1
+    return (max(first, 0), min(last, extent)), max(-first, 0), max(last - extent, 0)
+
+
+def window_part(
+    box: Box, shape: Shape, kernel: Pair, strides: Pair, dilations: Pair, pads: Pads
+) -> tuple[Box, Pads] | None:
+    """The box of an image in NHWC that windows of a box of the result read, and its padding.
+
+    None where all that some window reads is padding.
+    """
+    found: list[tuple[tuple[int, int], int, int]] = []
+    for axis in (0, 1):
+        read = rows_read(
+            box[axis + 1], shape[axis + 1], kernel[axis], strides[axis], dilations[axis], pads[axis]
+        )
+        if read[0][0] >= read[0][1]:
+            return None
+        found.append(read)
+    (rows, top, bottom), (columns, left, right) = found
+    return (box[0], rows, columns, (0, shape[3])), (top, left, bottom, right)

@@ -23,7 +23,7 @@ from isa.support.records import Frozen, Struct, field, replace
 from isa.target import Target
 
 PAIRS: Final = 12
-"""Pairs of one engine that signals and another that waits, of LD, ST, MX and VX."""
+"""Pairs of one engine that signals and another that waits, of LD, ST, MX and VX: they have equal shares."""
 BEFORE_ALL: Final[tuple[int, ...]] = (-1,) * len(Engine)
 
 
@@ -142,6 +142,8 @@ def assign_semaphores(
         starting[edge.producer].append(edge)
         ending[edge.user].append(edge)
     pairs: dict[tuple[Engine, Engine], _Pair] = defaultdict(_Pair)
+    occurring = len({(stream[e.producer].engine, stream[e.user].engine) for e in edges})
+    share = max(1, target.ctl.sems // max(PAIRS, occurring))
     kept: list[Edge] = []
     loose: list[Edge] = []
     used = 0
@@ -155,7 +157,7 @@ def assign_semaphores(
         for edge in starting[index]:
             pair = pairs[instr.engine, stream[edge.user].engine]
             free = next((s for s, n in pair.semaphores.items() if n < target.ctl.sem_max), None)
-            if free is None and used < target.ctl.sems and len(pair.semaphores) < _share(target):
+            if free is None and used < target.ctl.sems and len(pair.semaphores) < share:
                 free = used
                 pair.semaphores[free] = 0
                 used += 1
@@ -170,11 +172,6 @@ def assign_semaphores(
             pair.outstanding.append(edge)
             kept.append(edge)
     return kept, loose
-
-
-def _share(target: Target) -> int:
-    """Semaphores that one pair of engines may take."""
-    return max(1, target.ctl.sems // PAIRS)
 
 
 def _carried(instr: Instruction, waits: list[int], signals: list[int]) -> list[Instruction]:

@@ -30,6 +30,8 @@ from isa.target import Target
 
 ENGINES: Final = len(Engine)
 COPYING: Final = (Engine.LD, Engine.ST)
+TRANSFERRING: Final = (Engine.TX, Engine.RX)
+"""Engines that work together with those of other devices, so that when is a guess: after what is computed."""
 ATTEMPTS: Final = 12
 """Times that an order is tried, with less room each time, before the plan is given up.
 
@@ -197,12 +199,14 @@ def _timed(
     retired = [0] * ENGINES
     bus = _Bus()
     latest = [NOBODY] * ENGINES
-    floor = 0
+    floor = transferred = 0
     start, done, complete = [0] * len(ops), [0] * len(ops), [0] * len(ops)
     last = 0
     for index, op in enumerate(ops):
         engine, instr = op.engine, op.instr
         time = max([floor, free[engine], *[done[j] for j in needed[index]]])
+        if engine in TRANSFERRING:  # those of a device keep their order, which is one for all devices
+            time = transferred = max(time, transferred, free[Engine.MX], free[Engine.VX])
         took = instr.cycles(target)
         time = room.earliest(index, time, complete)
         if engine in COPYING:

@@ -13,8 +13,9 @@ from compiler.ir.graph import Graph, Input, Node
 from compiler.ir.types import DType, Shape
 from compiler.ir.work import LowerBound
 from compiler.ops.gemm import QGemm
-from compiler.ops.quantize_linear import Dequantize, Quantize, Returned, host_nodes, is_given
+from compiler.ops.quantize_linear import Quantize, host_nodes, is_given, returned_value
 from compiler.ops.shapes import Reshape, Transpose, unreshaped
+from compiler.ops.transfer import SendTo
 from compiler.schedule.builder import SINGLE, Builder, Joined, View, device_shape, packed_bytes
 from compiler.schedule.options import ScheduleOptions
 from compiler.schedule.segments.cascade import SegmentLayer, SegmentPlanner
@@ -48,6 +49,8 @@ class Plan(Struct):
     """The tile graph, and where the graph's inputs, outputs and values are."""
 
     tiles: TileGraph
+    nodes: list[Node] = field(default_factory=list[Node])
+    """That of every layer, by number."""
     views: dict[int, View] = field(default_factory=dict[int, View])
     inputs: list[tuple[Node, Tensor | Buffer]] = field(default_factory=list[tuple[Node, Tensor | Buffer]])
     """By what quantizes them; an input that nothing reads is a buffer."""
@@ -103,8 +106,9 @@ class _Planner:
         self.layers = [
             n for n in self.nodes if not isinstance(n.op, (Quantize, Reshape)) and n.id not in self.subtensors
         ]
+        self.plan.nodes = self.layers
         self.index = {n.id: i for i, n in enumerate(self.layers)}
-        self.returned = {unreshaped(self._returned_value(n)).id for n in graph.outputs if not is_given(n)}
+        self.returned = {unreshaped(returned_value(n)).id for n in graph.outputs if not is_given(n)}
         self.users = {
             n.id: self._layers_using(n)
             for n in self.nodes
@@ -167,7 +171,7 @@ class _Planner:
             image = self.builder.image(Memory.WEIGHTS, packed_bytes(node.constant), node.name)
             self.plan.tiles.given.append(image)
             return image
-        tensor = self._view(self._returned_value(node)).tensor
+        tensor = self._view(returned_value(node)).tensor
         assert tensor.home.memory is Memory.OUTPUT, f"no layer computes the output {node.name}"
         return tensor
 
@@ -296,6 +300,8 @@ class _Planner:
     def _home(self, node: Node) -> Buffer:
         """Where a layer's result lives: the output region, the scratchpad, or the arena."""
         size = node.type.elements * item_bytes(node)
+        if isinstance(node.op, SendTo):
+            return Buffer(node.name, Memory.ARENA, 0)
         if node.id in self.returned:
             return Buffer(node.name, Memory.OUTPUT, size)
         if node.id in self.partition.over:
@@ -324,13 +330,6 @@ class _Planner:
         if isinstance(user.op, QGemm):
             return all(shape[-1] <= MAX_RESIDENT_DEPTH for shape in shapes)
         return all(map(_pitches_fit, shapes))
-
-    @staticmethod
-    def _returned_value(node: Node) -> Node:
-        """What a graph output gives, before the host dequantizes and permutes it."""
-        while not isinstance(node.op, (Dequantize, Returned)):
-            (node,) = node.inputs
-        return node.inputs[0]
 
     def _layers_using(self, node: Node) -> list[int]:
         """The layers that read a value, through reshapes too, each once and in order."""

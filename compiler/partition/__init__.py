@@ -1,0 +1,1 @@
+"""Partition: one device graph becomes a graph for each of several devices."""
