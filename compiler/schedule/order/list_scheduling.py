@@ -31,7 +31,7 @@ from isa.target import Target
 ENGINES: Final = len(Engine)
 COPYING: Final = (Engine.LD, Engine.ST)
 TRANSFERRING: Final = (Engine.TX, Engine.RX)
-"""Engines that work together with those of other devices, so that when is a guess: after what is computed."""
+"""Engines that work together with those of other devices: when is a guess."""
 ATTEMPTS: Final = 12
 """Times that an order is tried, with less room each time, before the plan is given up.
 
@@ -206,13 +206,15 @@ def _timed(
         engine, instr = op.engine, op.instr
         time = max([floor, free[engine], *[done[j] for j in needed[index]]])
         if engine in TRANSFERRING:  # those of a device keep their order, which is one for all devices
-            time = transferred = max(time, transferred, free[Engine.MX], free[Engine.VX])
+            time = max(time, transferred, room.taken(index, start))
         took = instr.cycles(target)
         time = room.earliest(index, time, complete)
         if engine in COPYING:
             time = bus.take(time, took)
         room.take(index, time, complete)
         start[index] = time
+        if engine in TRANSFERRING:
+            transferred = time
         free[engine] = time + took
         retired[engine] = done[index] = max(retired[engine], time + took + instr.latency(target))
         last = complete[index] = max(last, done[index])

@@ -174,7 +174,7 @@ class ScratchpadAllocator:
         tight: NDArray[np.bool_],
     ) -> None:
         count = len(touched)
-        self.tight = tight
+        self.touched, self.tight = touched, tight
         self.addresses: dict[int, int] = {}
         self.users: dict[int, list[int]] = {}
         buffers: dict[int, Buffer] = {}
@@ -274,6 +274,11 @@ class ScratchpadAllocator:
             else:
                 self.places[id(buffer)] = self.spaces[buffer.memory].put(buffer.room, address)
             self.found.clear()
+
+    def taken(self, index: int, start: Sequence[int]) -> int:
+        """When all buffers of an operation that are not new had been taken, by the starts of earlier ones."""
+        first = (self.users[id(t.buffer)][0] for t in self.touched[index] if id(t.buffer) in self.users)
+        return max((start[i] for i in first if i < index), default=0)
 
     def release(self, index: int, done: Sequence[int]) -> None:
         """The operation was the last to touch some buffers."""
