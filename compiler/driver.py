@@ -14,6 +14,7 @@ from compiler.ir.stage import Stage
 from compiler.passes.base import PassLog, run_passes
 from compiler.passes.calibrate import observe, scheme_of
 from compiler.passes.equalize import EqualizeLayers
+from compiler.passes.merge_images import MergeImages
 from compiler.passes.pipeline import PREPARE, PREPARE_PREQUANTIZED, TO_DEVICE, fuse_passes, quantize_passes
 from compiler.quantize.methods import Recipe
 from compiler.quantize.representable import require_finite_constants, require_finite_scales
@@ -22,7 +23,6 @@ from compiler.schedule.options import ScheduleOptions
 from compiler.schedule.scheduler import Schedule
 from compiler.schedule.scheduler import schedules as all_schedules
 from compiler.schedule.tokens import insert_tokens
-from isa.checker import check
 from isa.program import Note, Program
 from isa.soundness import HOST_CAP
 from isa.support.diagnostics import Diagnostic
@@ -104,9 +104,15 @@ def quantize(graph: Graph, scheme: Scheme, log: PassLog | None = None) -> Graph:
     return quantized
 
 
-def lower(graph: Graph, log: PassLog | None = None) -> Graph:
-    """An integer graph in the device's layout; the graph that is given stays as it is."""
-    return graph if graph.stage is Stage.DEVICE else run_passes(graph.copy(), TO_DEVICE, log)
+def lower(graph: Graph, log: PassLog | None = None, *, divided: bool = False) -> Graph:
+    """An integer graph in the device's layout; the graph that is given stays as it is.
+
+    Of one that is to be divided among devices images are not merged: devices may have some each.
+    """
+    if graph.stage is Stage.DEVICE:
+        return graph
+    passes = [p for p in TO_DEVICE if not (divided and isinstance(p, MergeImages))]
+    return run_passes(graph.copy(), passes, log)
 
 
 def schedules(graph: Graph, target: Target, options: ScheduleOptions) -> Iterator[Schedule]:
@@ -122,7 +128,7 @@ def schedules(graph: Graph, target: Target, options: ScheduleOptions) -> Iterato
 
 
 def generate(graph: Graph, scheduled: Schedule, target: Target, note: Note) -> Program:
-    """The program of a schedule, which `prove` has still to pass.
+    """The program of a schedule, which the checker has still to pass.
 
     Raises:
         FitError: the regions do not fit into the target's DRAM, or it has too few semaphores.
@@ -131,16 +137,6 @@ def generate(graph: Graph, scheduled: Schedule, target: Target, note: Note) -> P
     require_room(used, target)
     synchronized = insert_tokens(resolved_stream(scheduled.order), target)
     return emit(graph, scheduled.plan, scheduled.order, synchronized, used, target, note)
-
-
-def prove(program: Program) -> None:
-    """Assert of a generated program what the checker proves from its words alone.
-
-    It cannot race or deadlock, reads nothing that is not written, and writes every output once.
-    """
-    report = check(program)
-    assert not report.violations, f"the compiler made an unsafe program: {report.violations[0]}"
-    assert not report.rewritten, f"the compiler writes an output twice: {report.rewritten}"
 
 
 def require_dram(graph: Graph, target: Target) -> None:

@@ -15,7 +15,7 @@ from isa.program import Note, Program
 from isa.support.progress import untracked
 from isa.support.records import Frozen
 from isa.target import Target
-from isa.timing.model import simulate
+from isa.timing.model import cycles_alone
 
 EFFORT: Final = 250
 """Instructions of all schedules together that are tried unasked: small networks get many, large ones one."""
@@ -82,7 +82,7 @@ def choose(
 def _cycles(program: Program) -> int:
     """What the cycle model says; a trap of our own program is a mistake of ours, not of the user."""
     try:
-        return simulate(program).cycles
+        return cycles_alone(program)
     except MachineTrap as trap:
         raise AssertionError(f"the compiler made a program that traps: {trap}") from trap
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from isa.assembly.text import format_instruction
@@ -12,10 +13,10 @@ from isa.program import Program
 from isa.spec import Engine
 from isa.support.diagnostics import one_line
 from isa.support.records import asdict, names_of
+from isa.timing.core import Timeline
 from isa.timing.profile import LayerProfile, Profile
 
 UNIT: Final = "1 us = 1 cycle"
-PROCESS: Final = 0
 FORMULA: Final = ("=", "+", "-", "@", "\t")
 """What a formula of a spreadsheet begins with."""
 
@@ -39,33 +40,18 @@ def cell(value: object) -> object:
     return f"'{one_line(value)}" if value.startswith(FORMULA) else one_line(value)
 
 
-def as_trace(program: Program, profile: Profile) -> str:
-    """A track per engine, a slice per instruction; a microsecond stands for a cycle."""
-    names = {o.id: o.name for o in program.operators.ops}
-    events: list[dict[str, Any]] = [_named("process_name", f"X1 {profile.target} ({UNIT})", 0)]
-    events += [_named("thread_name", e.name, int(e)) for e in Engine]
-    time = profile.timeline
-    for pc, (instr, row) in enumerate(zip(program.instructions, program.row_of_each(), strict=True)):
-        layer = "" if row is None else names.get(row.op, "")
-        events.append(
-            {
-                "ph": "X",
-                "pid": PROCESS,
-                "tid": int(instr.engine),
-                "ts": time.start[pc],
-                "dur": time.end[pc] - time.start[pc],
-                "name": layer or instr.mnemonic,
-                "cat": instr.mnemonic,
-                "args": {
-                    "layer": layer,
-                    "tile": [] if row is None else list(row.tile),
-                    "phase": "" if row is None else row.phase,
-                    "pc": pc,
-                    "instruction": format_instruction(instr),
-                    "lost_to_banks": time.waited[pc],
-                },
-            }
-        )
+def as_trace(programs: Sequence[Program], profile: Profile) -> str:
+    """A process per device, a track per engine, a slice per instruction, an arrow per transfer.
+
+    A microsecond stands for a cycle.
+    """
+    events: list[dict[str, Any]] = []
+    for program, time in zip(programs, profile.timelines, strict=True):
+        device = "" if len(programs) == 1 else f" device {program.device}"
+        events.append(_named("process_name", f"X1 {profile.target}{device} ({UNIT})", program.device, 0))
+        events += [_named("thread_name", e.name, program.device, int(e)) for e in Engine]
+        events += _slices(program, time)
+    events += _arrows(programs, profile.timelines)
     held = {
         "traceEvents": events,
         "displayTimeUnit": "ms",
@@ -74,5 +60,51 @@ def as_trace(program: Program, profile: Profile) -> str:
     return json.dumps(held, separators=(",", ":")) + "\n"
 
 
-def _named(kind: str, name: str, track: int) -> dict[str, Any]:
-    return {"ph": "M", "pid": PROCESS, "tid": track, "name": kind, "args": {"name": name}}
+def _slices(program: Program, time: Timeline) -> Iterator[dict[str, Any]]:
+    names = {o.id: o.name for o in program.operators.ops}
+    for pc, (instr, row) in enumerate(zip(program.instructions, program.row_of_each(), strict=True)):
+        layer = "" if row is None else names.get(row.op, "")
+        yield {
+            "ph": "X",
+            "pid": program.device,
+            "tid": int(instr.engine),
+            "ts": time.start[pc],
+            "dur": time.end[pc] - time.start[pc],
+            "name": layer or instr.mnemonic,
+            "cat": instr.mnemonic,
+            "args": {
+                "layer": layer,
+                "tile": [] if row is None else list(row.tile),
+                "phase": "" if row is None else row.phase,
+                "pc": pc,
+                "instruction": format_instruction(instr),
+                "lost_to_banks": time.waited[pc],
+            },
+        }
+
+
+def _arrows(programs: Sequence[Program], times: Sequence[Timeline]) -> Iterator[dict[str, Any]]:
+    """From every send to its receive: the k-th of two devices on a channel."""
+    counts: dict[tuple[int, int, int, bool], int] = {}
+    for program, time in zip(programs, times, strict=True):
+        for pc, transfer in enumerate(time.costs.transfer):
+            if transfer is None:
+                continue
+            other = transfer.other(program.device, len(programs))
+            ends = (program.device, other) if transfer.sends else (other, program.device)
+            key = (*ends, transfer.channel, transfer.sends)
+            number = counts[key] = counts.get(key, 0) + 1
+            yield {
+                "ph": "s" if transfer.sends else "f",
+                **({} if transfer.sends else {"bp": "e"}),
+                "id": f"{ends[0]}-{ends[1]}-{transfer.channel}-{number}",
+                "pid": program.device,
+                "tid": int(program.instructions[pc].engine),
+                "ts": time.start[pc],
+                "name": "transfer",
+                "cat": "transfer",
+            }
+
+
+def _named(kind: str, name: str, device: int, track: int) -> dict[str, Any]:
+    return {"ph": "M", "pid": device, "tid": track, "name": kind, "args": {"name": name}}

@@ -49,7 +49,13 @@ ORDER: Final = (
         "compiler/schedule/tokens.py",
         "compiler/schedule/step/",
     ),
-    *("compiler/codegen/", "compiler/driver.py", "compiler/search.py", "compiler/manual.py"),
+    *(
+        "compiler/codegen/__init__.py",
+        "compiler/codegen/emit.py",
+        "compiler/codegen/emit_step.py",
+        "compiler/codegen/training.py",
+    ),
+    *("compiler/driver.py", "compiler/search.py", "compiler/partition/", "compiler/manual.py"),
     *(
         "runtime/__init__.py",
         "runtime/memory.py",

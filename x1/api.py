@@ -7,17 +7,19 @@ from pathlib import Path
 from typing import Final, Unpack
 
 from compiler import driver
+from compiler.ir.graph import Graph
+from compiler.partition.search import SPLITS, Division, Sharing, choose_devices, prove_devices
 from compiler.passes.base import PassLog
 from compiler.schedule.options import TECHNIQUES, ScheduleOptions, schedule_options
 from compiler.schedule.tile_graph import Memory
 from compiler.search import MAX_SEARCH, Searching, choose
-from isa.checker import CheckReport, check_executable
-from isa.checker import check as check_program
+from isa.checker import CheckReport, check_devices, check_executable
 from isa.container import save
+from isa.executable import Executable
 from isa.program import Note
 from isa.support.diagnostics import Diagnostic, UsageError, not_among
 from isa.support.progress import untracked
-from isa.target import Target, load_target
+from isa.target import MAX_DEVICES, Target, load_target
 from isa.timing.profile import Profile
 from isa.timing.profile import profile as profile_of
 from x1.binary import Binary, as_binary
@@ -38,6 +40,7 @@ __all__ = [
     "ONNX_FORMS",
     "Binary",
     "Calibration",
+    "CompileOptions",
     "Model",
     "Quantization",
     "allowed_options",
@@ -53,8 +56,23 @@ __all__ = [
 ]
 
 OPT_LEVELS: Final = (0, 1, 2, 3)
-OWN: Final = ("calibrate", "opt_level", "without", "search", "overrides", "shapes", "log")
+OWN: Final = (
+    *("calibrate", "opt_level", "without", "search", "devices", "split", "throughput"),
+    *("overrides", "shapes", "log"),
+)
 """Keywords of `compile` besides those of `Quantization`."""
+
+
+class CompileOptions(Quantization, total=False):
+    """How a float network is quantized, and how several devices share the work.
+
+    `devices` is how many, `split` how they do: batch, pipeline, rows, channels, hybrid, or auto: the best for
+    one run, or, with `throughput`, for a stream of runs.
+    """
+
+    devices: int
+    split: str
+    throughput: bool
 
 
 def compile(
@@ -69,7 +87,7 @@ def compile(
     overrides: Sequence[str] = (),
     shapes: Shapes | None = None,
     log: PassLog | None = None,
-    **options: Unpack[Quantization],
+    **options: Unpack[CompileOptions],
 ) -> Binary:
     """The binary of a network for a target; the checker has passed it.
 
@@ -79,33 +97,52 @@ def compile(
         calibrate: samples by which a float network is quantized: see `quantize`.
         opt_level: 0 to 3, how much work to spend on the schedule.
         without: techniques of scheduling to leave out (`compiler.schedule.options`).
-        search: how many schedules the cycle model may compare; without it, a large network gets one and small
-            ones get several.
+        search: how many schedules the cycle model may compare; else several of small networks, one of large.
         searching: shows the schedules as they come.
         overrides: `section.key=value`, changes of the target.
         shapes: fixed shapes for inputs with open dimensions.
         log: an observer of the passes.
-        options: how a float network is quantized: see `Quantization`.
+        options: how a float network is quantized, and on how many devices it runs: see `CompileOptions`.
 
     Raises:
         UsageError: options that do not fit the network, or a float network without calibration.
         CompileError: the network is not valid or not supported.
         FitError: the network does not fit the target.
     """
+    shared = _shared(options)
     require_known(options, OWN)
     allowed = allowed_options(opt_level, without, search)
     machine = _machine(target, overrides)
-    said = _options(opt_level, without, search)
+    said = (*_options(opt_level, without, search), *shared.said)
     timed = driver.StageTimes()
     network = timed("import", as_model, model, shapes, log)
     network = timed("quantize", _quantized, network, machine, calibrate, log, options)
-    device = timed("lower", driver.lower, network.integers(), log)
+    device = timed("lower", driver.lower, network.integers(), log, divided=shared.devices > 1)
     note = Note(f"x1 {__version__}", said, network.calibration)
-    best = choose(device, machine, allowed, note, timed, search=search, searching=searching)
-    timed("check", driver.prove, best.program)
-    content = timed("write", save, best.program)
-    peak = best.schedule.used[Memory.SPM]
-    return Binary(best.program, content, opt_level, timed.seconds, peak, best.tried, network.remarks)
+    made = _division(device, machine, allowed, note, timed, shared, search, searching)
+    content = timed("write", save, Executable(made.programs))
+    found = made.spm_peak_bytes, made.tried
+    return Binary(made.programs[0], content, opt_level, timed.seconds, *found, network.remarks)
+
+
+def _division(
+    device: Graph,
+    machine: Target,
+    allowed: ScheduleOptions,
+    note: Note,
+    timed: driver.StageTimes,
+    shared: Sharing,
+    search: int | None,
+    searching: Searching,
+) -> Division:
+    """The programs of all devices, or of the only one; the checker has passed them."""
+    if shared.devices > 1:
+        made = choose_devices(device, machine, allowed, note, shared, timed)
+    else:
+        best = choose(device, machine, allowed, note, timed, search=search, searching=searching)
+        made = Division((best.program,), shared.split, best.schedule.used[Memory.SPM], best.tried)
+    timed("check", prove_devices, made.programs)
+    return made
 
 
 def _machine(target: object, overrides: Sequence[str]) -> Target:
@@ -159,6 +196,23 @@ def _options(opt_level: int, without: Sequence[str], search: int | None) -> tupl
     return (("opt_level", str(opt_level)), *left_out, *tried)
 
 
+def _shared(options: CompileOptions) -> Sharing:
+    """How the work is shared; what says so is taken from the options.
+
+    Raises:
+        UsageError: it cannot be shared so.
+    """
+    devices, split = options.pop("devices", 1), options.pop("split", "auto")
+    throughput = options.pop("throughput", False)
+    if devices < 1:
+        text = f"there are {devices} devices"
+        raise UsageError(Diagnostic("usage.devices", text, allowed=f"1 to {MAX_DEVICES}"))
+    if split not in SPLITS:
+        text = f"there is no split '{split}'"
+        raise UsageError(not_among("usage.split", text, split, list(SPLITS)))
+    return Sharing(devices, split, throughput)
+
+
 def check(binary: str | Path | bytes | Binary, *, stream: str | None = None) -> CheckReport:
     """Races, deadlocks, bounds and definedness of a binary, from its decoded form alone.
 
@@ -171,7 +225,9 @@ def check(binary: str | Path | bytes | Binary, *, stream: str | None = None) -> 
         UsageError: it has no such stream.
     """
     loaded = as_binary(binary)
-    return check_executable(loaded.executable) if stream is None else check_program(loaded.stream(stream))
+    if stream is None:
+        return check_executable(loaded.executable)
+    return check_devices(loaded.executable.devices(stream))
 
 
 def profile(binary: str | Path | bytes | Binary, *, stream: str | None = None) -> Profile:
@@ -186,4 +242,4 @@ def profile(binary: str | Path | bytes | Binary, *, stream: str | None = None) -
         UsageError: it has no such stream.
         MachineTrap: an instruction is not legal, or no engine can go on.
     """
-    return profile_of(as_binary(binary).stream(stream))
+    return profile_of(as_binary(binary).executable.devices(stream))

@@ -43,8 +43,10 @@ class Binary(Frozen, dict=True):
         return Binary(load(content, str(path)), content)
 
     def __repr__(self) -> str:
-        count = len(self.program.instructions)
-        return f"<Binary for {self.program.target.name}: {count} instructions, {len(self.data):,} bytes>"
+        count, size = self.executable.instruction_count, len(self.data)
+        devices = self.program.devices
+        several = f" on {devices} devices" if devices > 1 else ""
+        return f"<Binary for {self.program.target.name}{several}: {count} instructions, {size:,} bytes>"
 
     def _repr_html_(self) -> str:
         """The summary as a table, for notebooks."""
@@ -54,7 +56,7 @@ class Binary(Frozen, dict=True):
     @cached_property
     def executable(self) -> Executable:
         """All streams of the file."""
-        alone = self.program.stream == MAIN_STREAM
+        alone = self.program.stream == MAIN_STREAM and self.program.devices == 1
         return Executable((self.program,)) if alone else load_executable(self.data)
 
     def stream(self, name: str | None) -> Program:
@@ -73,7 +75,8 @@ class Binary(Frozen, dict=True):
     @cached_property
     def macs(self) -> int:
         """Multiply-accumulate operations of one run."""
-        return sum(i.macs() for i in self.program.instructions)
+        programs = self.executable.devices(self.program.stream)
+        return sum(i.macs() for p in programs for i in p.instructions)
 
     def save(self, path: str | Path) -> None:
         """Write the file, whole or not at all."""
@@ -81,16 +84,18 @@ class Binary(Frozen, dict=True):
 
     def summary(self) -> dict[str, object]:
         """The figures that `x1 compile --json` gives."""
-        p = self.program
+        programs = self.executable.devices(self.program.stream)
+        count = sum(len(p.instructions) for p in programs)
         return {
             "sha256": self.sha256,
-            "target": p.target.name,
+            "target": self.program.target.name,
+            "devices": self.program.devices,
             "opt_level": self.opt_level,
-            "instructions": len(p.instructions),
+            "instructions": count,
             "macs": self.macs,
-            "text_bytes": WORD_BYTES * len(p.instructions),
-            "weight_bytes": len(p.weights) + len(p.params),
-            "arena_bytes": p.arena_bytes,
+            "text_bytes": WORD_BYTES * count,
+            "weight_bytes": sum(len(p.weights) + len(p.params) for p in programs),
+            "arena_bytes": sum(p.arena_bytes for p in programs),
             "spm_peak_bytes": self.spm_peak_bytes,
             "stage_seconds": {k: round(v, 6) for k, v in self.stage_seconds.items()},
         }

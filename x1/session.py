@@ -20,5 +20,5 @@ class Session(ProgramSession):
         target: Target | None = None,
         poison: bool = False,
     ) -> None:
-        program = binary if isinstance(binary, Program) else as_binary(binary).program
-        super().__init__(program, target=target, poison=poison)
+        programs = binary if isinstance(binary, Program) else as_binary(binary).executable.devices()
+        super().__init__(programs, target=target, poison=poison)

@@ -14,7 +14,9 @@ from compiler.ir.types import MAX_ELEMENTS, Shape, TensorType
 from compiler.rules.differentiating import Differentiator, Errors, gradient_rule
 from compiler.rules.exporting import OnnxWriter, written_as_onnx
 from compiler.rules.importing import LayerCall, OnnxNode, layer, onnx_operator
+from compiler.rules.partitioning import Part, part_rule, whole
 from compiler.rules.quantizing import Quantizer, quantization_rule
+from isa.program import Box
 
 INFERENCE_OPSET: Final = 7
 """Since this opset Dropout and BatchNormalization mean inference unless they say otherwise."""
@@ -46,6 +48,16 @@ def reshape_gradient(d: Differentiator, node: Node, operation: Reshape, error: N
     """The error under the shape of before."""
     del operation
     return (d.add(Reshape(node.inputs[0].shape), (error,), node),)
+
+
+@part_rule(Reshape)
+def part_of_reshape(node: Node, _: Reshape, box: Box) -> Part | None:
+    """Some of the first dimension, where that is the operand's."""
+    (x,) = node.inputs
+    if not x.shape or x.shape[0] != node.shape[0] or box[1:] != whole(node.shape)[1:]:
+        return None
+    shape = (box[0][1] - box[0][0], *node.shape[1:])
+    return Part(Reshape(shape), ((box[0], *whole(x.shape)[1:]),))
 
 
 @op("transpose", "x")

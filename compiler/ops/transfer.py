@@ -6,6 +6,7 @@ The k-th send of a device to another and the k-th receive there are one transfer
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 from compiler.ir.op import Array, Op, op
 from compiler.ir.types import DType, Shape, TensorType
@@ -27,6 +28,8 @@ class Transferring(Op):
 @op("q.send", "x:i8|u8")
 class SendTo(Transferring):
     """Give a value to another device; the result is the value itself, and nobody uses it."""
+
+    interface: ClassVar[bool] = True
 
     def infer(self, types: Sequence[TensorType]) -> TensorType:
         """As the value."""

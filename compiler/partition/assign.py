@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from typing import Final
 
 from compiler.ir.graph import Graph, Node
@@ -53,6 +54,19 @@ def boxes_of(node: Node, mode: str, devices: int, unit: int) -> Assigned | None:
         return None
     found = tuple((*everything[:axis], r, *everything[axis + 1 :]) for r in ranges)
     return found if all(part_of(node, box) is not None for box in found) else None
+
+
+def whole_images(graph: Graph, devices: int) -> dict[int, Assigned] | None:
+    """Every device some images of the batch; None where that cannot be."""
+    found: dict[int, Assigned] = {}
+    for node in computed_values(graph):
+        everything = whole(node.shape)
+        ranges = even(node.shape[0], devices) if node.shape else []
+        boxes = tuple((r, *everything[1:]) for r in ranges if r[0] < r[1])
+        if len(boxes) < devices or any(part_of(node, box) is None for box in boxes):
+            return None
+        found[node.id] = boxes
+    return found
 
 
 class Hybrid:
@@ -124,7 +138,9 @@ class Hybrid:
         needs: list[dict[int, Box]] = [{} for _ in range(self.devices)]
         for node in reversed(self.values):
             own = found[node.id]
-            wanted = [hull(n.get(node.id), b) if b is not None else None for n, b in zip(needs, own, strict=True)]
+            wanted = [
+                hull(n.get(node.id), b) if b is not None else None for n, b in zip(needs, own, strict=True)
+            ]
             if chosen[node.id] == ROWS and self._is_cheaper(node, own, wanted):
                 found[node.id] = tuple(wanted)
             for device, box in enumerate(found[node.id]):
@@ -154,13 +170,11 @@ def _lacking(read: Box | None, own: Box | None) -> int:
     return volume(extents(read)) - (0 if shared is None else volume(extents(shared)))
 
 
-def pipeline(graph: Graph, cycles: Mapping[int, float], devices: int) -> dict[int, Assigned]:
+def pipeline(graph: Graph, cycles: Mapping[int, float], devices: int, t: Target) -> dict[int, Assigned]:
     """Layers in order, cut so that the slowest device is as fast as can be; `cycles` are those of values."""
     values = computed_values(graph)
-    costs = [cycles.get(n.id, 0.0) for n in values]
-    sums = [0.0]
-    for cost in costs:
-        sums.append(sums[-1] + cost)
+    sums = list(accumulate((cycles.get(n.id, 0.0) for n in values), initial=0.0))
+    crossing = _crossing(graph, values, t)
     count = len(values)
     best = [[float("inf")] * (count + 1) for _ in range(devices + 1)]
     cut = [[0] * (count + 1) for _ in range(devices + 1)]
@@ -168,7 +182,8 @@ def pipeline(graph: Graph, cycles: Mapping[int, float], devices: int) -> dict[in
     for stage in range(1, devices + 1):
         for end in range(stage, count + 1):
             for begin in range(stage - 1, end):
-                slowest = max(best[stage - 1][begin], sums[end] - sums[begin])
+                own = sums[end] - sums[begin] + crossing[begin] + crossing[end]
+                slowest = max(best[stage - 1][begin], own)
                 if slowest < best[stage][end]:
                     best[stage][end], cut[stage][end] = slowest, begin
     owner = [0] * count
@@ -181,3 +196,16 @@ def pipeline(graph: Graph, cycles: Mapping[int, float], devices: int) -> dict[in
         n.id: tuple(whole(n.shape) if d == o else None for d in range(devices))
         for n, o in zip(values, owner, strict=True)
     }
+
+
+def _crossing(graph: Graph, values: Sequence[Node], t: Target) -> list[float]:
+    """For every place between values the cycles for what passes there."""
+    index = {n.id: i for i, n in enumerate(values)}
+    change = [0] * (len(values) + 2)
+    for node in values:
+        last = max((index[u.id] for u in graph.users(node) if u.id in index), default=-1)
+        if last > index[node.id]:
+            change[index[node.id] + 1] += volume(node.shape)
+            change[last + 1] -= volume(node.shape)
+    passing = list(accumulate(change))[: len(values) + 1]
+    return [exchange_cycles(n, t) for n in passing]

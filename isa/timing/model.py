@@ -31,7 +31,8 @@ from typing import Final
 
 from isa.faults import trap_at
 from isa.program import Program
-from isa.spec import Instruction, TrapError
+from isa.spec import Instruction, Transfer, TrapError
+from isa.support.records import replace
 from isa.timing.core import DEVICE_MASK, EVENT_BITS, EVENT_MASK, TIME_SHIFT, Core, Timeline, Unit
 from isa.timing.costs import Costs, costs_of
 from isa.timing.links import Links
@@ -77,6 +78,20 @@ def cycles_per_run(programs: Sequence[Program]) -> int:
     if len(ends) < 2 * count:
         return ends[-1] - ends[-2]
     return (ends[2 * count - 1] - ends[count - 1]) // count
+
+
+def cycles_alone(program: Program) -> int:
+    """Cycles of a device whose transfers all can start at once.
+
+    Raises:
+        MachineTrap: an instruction is not legal, or nothing can go on.
+    """
+    machine = _Machine([replace(program, device=0, devices=1)], 1)
+    (core,) = machine.cores
+    nothing: list[Transfer | None] = [None] * len(program.instructions)
+    core.transfer = nothing
+    machine.run()
+    return core.finished
 
 
 class _Machine:

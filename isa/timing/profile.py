@@ -7,19 +7,21 @@ needs fewer cycles than the greatest of the three, for the whole program or for 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
-from isa.program import OpRow, Program
+from isa.program import Box, OpRow, Program
 from isa.spec import WORD_BYTES, Engine
-from isa.support.records import Frozen
+from isa.support.records import Frozen, replace
 from isa.support.tables import html_table
 from isa.target import Target
 from isa.timing.core import Timeline
-from isa.timing.model import simulate
+from isa.timing.model import cycles_per_run, simulate_devices
 from isa.timing.shares import NO_LAYER, Share, shares
 
 RESOURCES: Final = ("MX", "VX", "DRAM")
+OF_TRANSFERS: Final = ("TX", "RX")
+"""Engines that have work where there are several devices."""
 CYCLES_PER_MS: Final = 1000
 """Of a clock of 1 MHz."""
 
@@ -58,6 +60,8 @@ class LayerProfile(Frozen):
     bound_cycles: int
     bound_by: str
     instructions: int
+    mode: str = ""
+    """How it is divided among devices: rows, channels, columns, batch, whole, or on which device."""
 
 
 class Profile(Frozen):
@@ -69,7 +73,7 @@ class Profile(Frozen):
     milliseconds: float
     """At the target's clock."""
     inferences_per_second: float
-    """Runs of the program, one after another."""
+    """Runs of the program, one after another, on each device."""
     devices: int
     cycles_per_image: int
     """Of a stream of runs; on one device all cycles of a run."""
@@ -91,7 +95,8 @@ class Profile(Frozen):
     """The sum of the bounds of all layers: the least of schedules that overlap no two of them."""
     instructions: int
     per_layer: tuple[LayerProfile, ...]
-    timeline: Timeline
+    timelines: tuple[Timeline, ...]
+    """Of every device."""
 
     def __repr__(self) -> str:
         bound = f", {self.bound_ratio:.2f} times the bound" if self.bound_ratio else ""
@@ -104,42 +109,129 @@ class Profile(Frozen):
         return html_table(repr(self).strip("<>"), shown, rows)
 
 
-def profile(program: Program) -> Profile:
-    """Run a program in the cycle model.
+def profile(programs: Program | Sequence[Program]) -> Profile:
+    """Run a program, or those of several devices together, in the cycle model.
 
     Raises:
         MachineTrap: an instruction is not legal, or no engine can go on.
     """
-    timeline = simulate(program)
-    layers = _layers(program, timeline)
-    least = _bound(program.operators.ops, program.target)
-    options = dict(program.note.options)
+    several = (programs,) if isinstance(programs, Program) else tuple(programs)
+    timelines = simulate_devices(several)
+    first, count = several[0], len(several)
+    cycles = max(timeline.cycles for timeline in timelines)
+    per_run = cycles if count == 1 else cycles_per_run(several)
+    every = [range(len(p.instructions)) for p in several]
+    by_device = [_layers(p, timeline) for p, timeline in zip(several, timelines, strict=True)]
+    layers = by_device[0] if count == 1 else _together(several, by_device)
+    least = _bound(first.operators.ops, first.target, count)
+    options = dict(first.note.options)
     level = options.get("opt_level", "")
-    everything = range(len(program.instructions))
+    traffic = [_traffic(timeline, each) for timeline, each in zip(timelines, every, strict=True)]
+    macs = [_macs(timeline, each) for timeline, each in zip(timelines, every, strict=True)]
+    on_array = sum(_array_macs(timeline, each) for timeline, each in zip(timelines, every, strict=True))
     return Profile(
-        program.target.name,
+        first.target.name,
         int(level) if level.isdecimal() else None,
-        timeline.cycles,
-        round(timeline.cycles / (program.target.clock_mhz * CYCLES_PER_MS), 6),
-        round(program.target.clock_mhz * 1e6 / timeline.cycles, 3) if timeline.cycles else 0.0,
-        1,
-        timeline.cycles,
-        _macs(timeline, everything),
-        _array_utilization(timeline, everything, timeline.cycles, program.target),
-        timeline.busy(Engine.MX),
-        timeline.busy(Engine.VX),
-        timeline.bus_busy(everything),
-        {e.name: dict(sorted(causes.items())) for e, causes in timeline.stalls.items()},
-        *_traffic(timeline, everything),
-        WORD_BYTES * len(program.instructions),
+        cycles,
+        round(cycles / (first.target.clock_mhz * CYCLES_PER_MS), 6),
+        round(first.target.clock_mhz * 1e6 / per_run, 3) if per_run else 0.0,
+        count,
+        per_run,
+        sum(macs),
+        _utilization(on_array, cycles * count, first.target),
+        sum(timeline.busy(Engine.MX) for timeline in timelines),
+        sum(timeline.busy(Engine.VX) for timeline in timelines),
+        sum(timeline.bus_busy(each) for timeline, each in zip(timelines, every, strict=True)),
+        _stalls(timelines),
+        sum(read for read, _ in traffic),
+        sum(written for _, written in traffic),
+        WORD_BYTES * sum(len(p.instructions) for p in several),
         least.cycles,
         least.resource,
-        round(timeline.cycles / least.cycles, 4) if least.cycles else None,
+        round(cycles / least.cycles, 4) if least.cycles else None,
         sum(layer.bound_cycles for layer in layers),
-        len(program.instructions),
+        sum(len(p.instructions) for p in several),
         layers,
-        timeline,
+        tuple(timelines),
     )
+
+
+def _stalls(timelines: Sequence[Timeline]) -> dict[str, dict[str, int]]:
+    """Cycles in which an engine did no work, by cause: of all devices together."""
+    found: dict[str, dict[str, int]] = {}
+    for timeline in timelines:
+        for engine, causes in timeline.stalls.items():
+            mine = found.setdefault(engine.name, {})
+            for cause, cycles in causes.items():
+                mine[cause] = mine.get(cause, 0) + cycles
+    return {
+        engine: dict(sorted(causes.items()))
+        for engine, causes in found.items()
+        if engine not in OF_TRANSFERS or len(timelines) > 1
+    }
+
+
+def _together(
+    programs: Sequence[Program], by_device: Sequence[Sequence[LayerProfile]]
+) -> tuple[LayerProfile, ...]:
+    """Of every layer what all devices do: the longest of their cycles, the sum of their work."""
+    t, count = programs[0].target, len(programs)
+    found: list[LayerProfile] = []
+    for number, op in enumerate(programs[0].operators.ops):
+        rows = [layers[number] for layers in by_device]
+        busy = [r for r in rows if r.instructions]
+        longest = max(rows, key=_cycles)
+        bound = _bound([op], t, count)
+        lanes = sum(r.vx_busy_cycles for r in rows) * t.vx.lanes
+        found.append(
+            replace(
+                longest,
+                begin=min((r.begin for r in busy), default=0),
+                end=max((r.end for r in busy), default=0),
+                macs=sum(r.macs for r in rows),
+                mac_utilization=round(
+                    sum(r.mac_utilization * r.cycles for r in rows) / count / longest.cycles, 4
+                )
+                if longest.cycles
+                else 0.0,
+                vx_utilization=round(op.vx_lanes / lanes, 4) if lanes else 0.0,
+                mx_busy_cycles=sum(r.mx_busy_cycles for r in rows),
+                vx_busy_cycles=sum(r.vx_busy_cycles for r in rows),
+                dram_busy_cycles=sum(r.dram_busy_cycles for r in rows),
+                dram_read_bytes=sum(r.dram_read_bytes for r in rows),
+                dram_write_bytes=sum(r.dram_write_bytes for r in rows),
+                bound_cycles=bound.cycles,
+                bound_by=bound.resource,
+                instructions=sum(r.instructions for r in rows),
+                mode=_mode(programs, op.id),
+            )
+        )
+    return tuple(found)
+
+
+def _cycles(layer: LayerProfile) -> int:
+    return layer.cycles
+
+
+AXES: Final = ("batch", "rows", "columns", "channels")
+
+
+def _mode(programs: Sequence[Program], layer: int) -> str:
+    """How a layer is divided, by the boxes that the devices complete of its results."""
+    boxes: dict[int, Box] = {}
+    for program in programs:
+        for row in program.debug.rows:
+            if row.op == layer and row.box is not None:
+                before = boxes.get(program.device, row.box)
+                boxes[program.device] = tuple(
+                    (min(a, c), max(b, d)) for (a, b), (c, d) in zip(before, row.box, strict=True)
+                )
+    if len(boxes) == 1 and len(programs) > 1:
+        return f"device {next(iter(boxes))}"
+    for name, ranges in zip(AXES, zip(*boxes.values(), strict=True), strict=False):
+        if len(set(ranges)) > 1:
+            return name
+    return "whole" if boxes else ""
 
 
 def layer_of(program: Program) -> list[int]:
@@ -204,11 +296,11 @@ def _traffic(timeline: Timeline, members: Iterable[int]) -> tuple[int, int]:
     return sum(read for read, _ in moved), sum(written for _, written in moved)
 
 
-def _bound(ops: tuple[OpRow, ...] | list[OpRow], t: Target) -> Bound:
+def _bound(ops: tuple[OpRow, ...] | list[OpRow], t: Target, devices: int = 1) -> Bound:
     needed = (
-        sum(o.mx_cycles for o in ops),
-        round(sum(o.vx_lanes for o in ops) / t.vx.lanes),
-        round(sum(o.dram_bytes for o in ops) / t.dram.bytes_per_cycle),
+        round(sum(o.mx_cycles for o in ops) / devices),
+        round(sum(o.vx_lanes for o in ops) / t.vx.lanes / devices),
+        round(sum(o.dram_bytes for o in ops) / t.dram.bytes_per_cycle / devices),
     )
     cycles = max(needed)
     return Bound(cycles, RESOURCES[needed.index(cycles)] if cycles else "")
@@ -216,6 +308,14 @@ def _bound(ops: tuple[OpRow, ...] | list[OpRow], t: Target) -> Bound:
 
 def _array_utilization(timeline: Timeline, members: Iterable[int], cycles: int, t: Target) -> float:
     """The share of the array's multipliers that some of its instructions keep busy."""
+    return _utilization(_array_macs(timeline, members), cycles, t)
+
+
+def _array_macs(timeline: Timeline, members: Iterable[int]) -> int:
+    """Multiplications of the array alone."""
     costs = timeline.costs
-    macs = sum(costs.macs[k] for k in members if costs.engine[k] == Engine.MX)
+    return sum(costs.macs[k] for k in members if costs.engine[k] == Engine.MX)
+
+
+def _utilization(macs: int, cycles: int, t: Target) -> float:
     return round(macs / (cycles * t.mx.rows * t.mx.cols), 4) if cycles else 0.0

@@ -32,6 +32,7 @@ from compiler.ops.matmul import QMatMul
 from compiler.ops.prelu import QAffine, QPRelu
 from compiler.ops.shapes import Transpose
 from compiler.ops.slices import QPad
+from compiler.ops.transfer import ReceiveFrom, SendTo
 from compiler.schedule.builder import PLANNERS
 from compiler.schedule.options import schedule_options
 from compiler.schedule.printer import print_schedule
@@ -77,6 +78,7 @@ NEVER_REFUSED: Final[dict[type[Op], str]] = {
     **dict.fromkeys(
         (QTable, ClampCodes, QConcat, StridedCopy, QPad, Take), "a copy of one element fits everywhere"
     ),
+    **dict.fromkeys((SendTo, ReceiveFrom), "a message may be one pixel"),
     **dict.fromkeys((QAdd, QMul, QReal, QPRelu, QAffine), "a tile may be one element of each operand"),
     Transpose: "a tile may be one element",
     QMatMul: "a tile may be the product of two elements; depth is added up in the accumulators",

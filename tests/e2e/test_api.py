@@ -110,7 +110,7 @@ def test_the_package_shows_what_it_is_for_and_every_object_is_one_short_line() -
     verified = x1.verify(model, binary, X[:1])
     profile = x1.profile(binary)
     session = x1.Session(binary)
-    things = (model, binary, binary.program, verified, profile, profile.timeline, session, x1.check(binary),
+    things = (model, binary, binary.program, verified, profile, profile.timelines[0], session, x1.check(binary),
               model.float_graph, model.scheme, model.integers().nodes()[0])  # fmt: skip
     for thing in things:
         assert len(repr(thing)) < 120

@@ -6,6 +6,7 @@ from typing import Final
 
 import click
 
+from isa.checker import Violation
 from isa.support.diagnostics import ExitCode
 from isa.support.records import asdict
 from x1 import api
@@ -35,7 +36,7 @@ def command(binary: str, stream: str | None, as_json: bool) -> Result:
         "violations": [asdict(v) for v in report.violations],
     }
     lines = [
-        f"instruction {v.pc}: {v.rule}: {v.message}" + (f" ({' + '.join(v.nodes)})" if v.nodes else "")
+        f"{_place(v)}: {v.rule}: {v.message}" + (f" ({' + '.join(v.nodes)})" if v.nodes else "")
         for v in report.violations
     ]
     verdict = (
@@ -43,3 +44,9 @@ def command(binary: str, stream: str | None, as_json: bool) -> Result:
     )
     lines.append(f"{binary}: {report.instructions} instructions, {report.tokens} tokens: {verdict}")
     return Result(body, ExitCode.MISMATCH if report.violations else ExitCode.OK, "\n".join(lines))
+
+
+def _place(violation: Violation) -> str:
+    """Where a violation is."""
+    device = f"device {violation.device} " if violation.device else ""
+    return f"{device}instruction {violation.pc}"

@@ -12,6 +12,7 @@ import click
 from compiler import driver
 from compiler.ir.graph import Graph
 from compiler.ir.printer import print_graph
+from compiler.partition.search import SPLITS
 from compiler.passes.base import PassLog, StopHere
 from compiler.passes.pipeline import PASS_NAMES
 from compiler.schedule.options import TECHNIQUES
@@ -19,7 +20,7 @@ from compiler.schedule.printer import print_schedule
 from compiler.search import MAX_SEARCH, choose
 from isa.program import Note
 from isa.support.diagnostics import Diagnostic, UsageError, not_among
-from isa.target import Target, load_target
+from isa.target import MAX_DEVICES, Target, load_target
 from x1 import api
 from x1.api import Quantization
 from x1.cli.options import (
@@ -43,6 +44,8 @@ Examples:
   x1 compile net.onnx --calibrate random:4 --emit asm
   x1 compile net.onnx --calibrate random:4 -O3 --without fusion
   x1 compile net.onnx --calibrate random:4 --search 12
+  x1 compile net.onnx --calibrate random:4 --devices 4
+  x1 compile net.onnx --calibrate random:4 --devices 4 --throughput
   x1 compile net.onnx --scheme net.toml -o net.x1
   x1 compile net.onnx --calibrate samples.npz --print-after fuse-activation
 """
@@ -68,6 +71,22 @@ Examples:
     metavar="N",
     help="Schedules for the cycle model to compare.",
 )
+@click.option(
+    "--devices",
+    type=click.IntRange(1, MAX_DEVICES),
+    metavar="N",
+    default=1,
+    show_default=True,
+    help="How many devices execute it together.",
+)
+@click.option(
+    "--split",
+    type=click.Choice(SPLITS),
+    default="auto",
+    show_default=True,
+    help="How it is divided among them.",
+)
+@click.option("--throughput", is_flag=True, help="Let auto find what is best for a stream of runs, not one.")
 @click.option("--emit", type=click.Choice(FORMS), default="elf", show_default=True, help="The form to write.")
 @click.option("--print-after", metavar="PASS|all", help="Print the graph after a pass, on stderr.")
 @click.option("--stop-after", metavar="PASS", help="Write the graph after a pass and stop.")
@@ -102,7 +121,7 @@ def command(
     if emit == "asm":
         from isa.assembly.disassembler import disassemble  # noqa: PLC0415  (and with it a parser)
 
-        return _text(disassemble(binary.program).text, output, warnings)
+        return _text(disassemble(binary.executable).text, output, warnings)
     binary.save(place)
     found = api.profile(binary)
     if not as_json:
@@ -120,6 +139,14 @@ class Scheduling(TypedDict):
     search: int | None
 
 
+class Dividing(TypedDict):
+    """The options of a division among devices."""
+
+    devices: int
+    split: str
+    throughput: bool
+
+
 @dataclass(frozen=True)
 class Asked:
     """What one command line asks for: the model, the machine, and how to compile."""
@@ -130,6 +157,7 @@ class Asked:
     calibrate: str | None
     quantization: Quantization
     scheduling: Scheduling
+    dividing: Dividing
     log: PassLog
 
     @property
@@ -146,6 +174,7 @@ def _asked(options: dict[str, Any], log: PassLog) -> Asked:
         options["calibrate"],
         quantization(options),
         Scheduling(opt_level=int(options["opt_level"]), without=options["without"], search=options["search"]),
+        Dividing(devices=options["devices"], split=options["split"], throughput=options["throughput"]),
         log,
     )
 
@@ -160,6 +189,7 @@ def _binary(asked: Asked) -> api.Binary:
         shapes=asked.shapes,
         log=asked.log,
         **asked.scheduling,
+        **asked.dividing,
         **asked.quantization,
     )
 
@@ -202,10 +232,16 @@ def _text(text: str, output: str | None, warnings: list[Diagnostic]) -> Result:
 def _report(binary: api.Binary, place: str) -> None:
     figures = binary.summary()
     say(
-        f"{place}: {figures['instructions']} instructions for {figures['target']}, {binary.macs:,} MACs, "
+        f"{place}: {figures['instructions']} instructions for {_machines(binary)}, {binary.macs:,} MACs, "
         f"{figures['weight_bytes']:,} bytes of weights and parameters, {figures['spm_peak_bytes']:,} bytes "
         f"of scratchpad at most; {_tried(binary.tried)}checked: no race, no deadlock"
     )
+
+
+def _machines(binary: api.Binary) -> str:
+    """The target, and how many of it."""
+    target, devices = binary.program.target.name, binary.program.devices
+    return target if devices == 1 else f"{devices} devices of {target}"
 
 
 def _tried(schedules: int) -> str:

@@ -35,7 +35,7 @@ HEAD: Final = (
     *("layer", "type", "cycles", "begin", "end", "bound", "by"),
     *("MX", "VX", "DRAM", "array", "lanes", "share", "why below the bound"),
 )
-TO_THE_LEFT: Final = ("layer", "type", "share", "why below the bound")
+TO_THE_LEFT: Final = ("layer", "type", "share", "mode", "why below the bound")
 EPILOG: Final = """\b
 Examples:
   x1 profile net.x1
@@ -65,7 +65,7 @@ def command(
     if csv_file is not None:
         write_atomic(csv_file, as_csv(found))
     if trace is not None:
-        write_atomic(trace, as_trace(loaded.stream(stream), found))
+        write_atomic(trace, as_trace(loaded.executable.devices(stream), found))
     if as_json:
         return Result(as_body(found))
     for path in (csv_file, trace):
@@ -76,7 +76,7 @@ def command(
 
 def as_body(found: Profile) -> dict[str, object]:
     """The profile as JSON."""
-    body = {k: v for k, v in asdict(found).items() if k not in ("timeline", "per_layer")}
+    body = {k: v for k, v in asdict(found).items() if k not in ("timelines", "per_layer")}
     return {**body, "per_layer": [asdict(layer) for layer in found.per_layer]}
 
 
@@ -88,7 +88,7 @@ def short(found: Profile) -> dict[str, object]:
 def summary(found: Profile, runs: str = INFERENCES) -> str:
     """What a person wants to know first; `runs` is what executions of the stream are called."""
     engines = ", ".join(
-        f"{name} {percent(busy, found.cycles)}"
+        f"{name} {percent(busy, found.cycles * found.devices)}"
         for name, busy in (
             ("MX", found.mx_busy_cycles),
             ("VX", found.vx_busy_cycles),
@@ -98,7 +98,7 @@ def summary(found: Profile, runs: str = INFERENCES) -> str:
     busy = percent(found.mac_utilization, 1)
     speed = f"{found.milliseconds:g} ms, {found.inferences_per_second:,.1f} {runs} a second"
     lines = [
-        f"{found.cycles:,} cycles on {found.target}, {speed}; {found.macs:,} MACs, the array {busy} busy",
+        f"{found.cycles:,} cycles on {_machines(found)}, {speed}; {found.macs:,} MACs, the array {busy} busy",
         f"busy: {engines}; DRAM read {found.dram_read_bytes:,} bytes, written {found.dram_write_bytes:,}",
     ]
     if found.bound_cycles:
@@ -106,26 +106,38 @@ def summary(found: Profile, runs: str = INFERENCES) -> str:
             f"no schedule needs fewer than {found.bound_cycles:,} cycles ({found.bound_by}): this one takes "
             f"{found.bound_ratio:.2f} times that; layer by layer {found.layer_bound_cycles:,}"
         )
+    whole = found.cycles * found.devices
     waits = [
-        f"{engine} {percent(cycles, found.cycles)} for {cause}"
+        f"{engine} {percent(cycles, whole)} for {cause}"
         for engine, causes in found.stall_cycles.items()
         for cause, cycles in sorted(causes.items(), key=lambda c: (-c[1], c[0]))
-        if engine in ("MX", "VX", "LD") and cycles * 50 > found.cycles
+        if engine in ("MX", "VX", "LD") and cycles * 50 > whole
     ]
     if waits:
         lines.append(f"waits: {', '.join(waits)}")
     return "\n".join(lines)
 
 
+def _machines(found: Profile) -> str:
+    """The target, and how many of it; of a stream of runs what one adds."""
+    if found.devices == 1:
+        return found.target
+    return f"{found.devices} devices of {found.target}, {found.cycles_per_image:,} a run of a stream"
+
+
 def table(found: Profile) -> str:
-    """One line per layer, and one for all of them."""
+    """One line per layer, and one for all of them; of several devices with how each is divided."""
     most = max([layer.cycles for layer in found.per_layer], default=0)
     rows = [HEAD, *(_row(layer, most) for layer in found.per_layer), _total(found)]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(HEAD))]
+    if found.devices > 1:
+        modes = ("mode", *(layer.mode for layer in found.per_layer), "")
+        rows = [(*row[:2], mode, *row[2:]) for row, mode in zip(rows, modes, strict=True)]
+    head = rows[0]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
     return "\n".join(
         " ".join(
             f"{text:{width}}" if title in TO_THE_LEFT else f"{text:>{width}}"
-            for title, text, width in zip(HEAD, row, widths, strict=True)
+            for title, text, width in zip(head, row, widths, strict=False)
         ).rstrip()
         for row in rows
     )

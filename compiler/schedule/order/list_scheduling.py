@@ -199,6 +199,7 @@ def _timed(
     retired = [0] * ENGINES
     bus = _Bus()
     latest = [NOBODY] * ENGINES
+    received = room.touching(i for i, op in enumerate(ops) if op.engine is Engine.RX)
     floor = transferred = 0
     start, done, complete = [0] * len(ops), [0] * len(ops), [0] * len(ops)
     last = 0
@@ -206,7 +207,9 @@ def _timed(
         engine, instr = op.engine, op.instr
         time = max([floor, free[engine], *[done[j] for j in needed[index]]])
         if engine in TRANSFERRING:  # those of a device keep their order, which is one for all devices
-            time = max(time, transferred, room.taken(index, start))
+            time = max(time, transferred)
+        if index in received:  # nothing else lets what is received here come after what takes its buffer
+            time = max(time, room.taken(index, start))
         took = instr.cycles(target)
         time = room.earliest(index, time, complete)
         if engine in COPYING:

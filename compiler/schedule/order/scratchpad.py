@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right, insort
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import takewhile
 from typing import Final
 
@@ -274,6 +274,11 @@ class ScratchpadAllocator:
             else:
                 self.places[id(buffer)] = self.spaces[buffer.memory].put(buffer.room, address)
             self.found.clear()
+
+    def touching(self, indices: Iterable[int]) -> frozenset[int]:
+        """All operations that touch a buffer that some of these do."""
+        buffers = {id(t.buffer) for i in indices for t in self.touched[i]}
+        return frozenset(i for b in buffers for i in self.users.get(b, ()))
 
     def taken(self, index: int, start: Sequence[int]) -> int:
         """When all buffers of an operation that are not new had been taken, by the starts of earlier ones."""

@@ -49,7 +49,11 @@ def whole_of(graph: Graph, target: Target) -> Whole:
             base = by_id[holder]
         rows += [view_row(len(rows) + i, node, v, numbers[base.id], box) for i, v in enumerate(node.views)]
     ops: list[OpRow] = [layer_row(_layer(i, n, target)) for i, n in enumerate(layers)]
-    return Whole(Operators(tuple(ops), tuple(rows)), {n.id: i for i, n in enumerate(layers)}, numbers)
+    layer_of = {n.id: i for i, n in enumerate(layers)}
+    for node in values:  # what moves a reshaped value is of the layer that made it
+        if node.id not in layer_of:
+            layer_of[node.id] = layer_of.get(unreshaped(node).id, 0)
+    return Whole(Operators(tuple(ops), tuple(rows)), layer_of, numbers)
 
 
 def _layer(number: int, node: Node, target: Target) -> Layer:
