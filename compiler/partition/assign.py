@@ -69,11 +69,35 @@ def whole_images(graph: Graph, devices: int) -> dict[int, Assigned] | None:
     return found
 
 
-class Hybrid:
-    """Finds a mode for every value, by dynamic programming over the values in order."""
+class Belief(Frozen):
+    """What exchanges are believed to cost: no estimate is right everywhere, and the cycle model decides.
 
-    def __init__(self, graph: Graph, target: Target, devices: int, modes: Sequence[str]) -> None:
-        self.graph, self.target, self.devices = graph, target, devices
+    `weight` is that of an exchange against what is computed: some of it is hidden. `one_by_one` says that the
+    readiness for each message is waited for, not for the first alone.
+    """
+
+    weight: float = 1.0
+    one_by_one: bool = False
+
+
+PLAIN: Final = Belief()
+
+
+class Hybrid:
+    """Finds a mode for every value, by dynamic programming over the values in order.
+
+    Args:
+        graph: the network.
+        target: the machine.
+        devices: how many.
+        modes: what is tried, besides that every device computes all of a value.
+        belief: about exchanges.
+    """
+
+    def __init__(
+        self, graph: Graph, target: Target, devices: int, modes: Sequence[str], belief: Belief = PLAIN
+    ) -> None:
+        self.graph, self.target, self.devices, self.belief = graph, target, devices, belief
         self.values = computed_values(graph)
         self.boxes: dict[tuple[int, str], Assigned] = {}
         self.cost: dict[tuple[int, str], float] = {}
@@ -117,15 +141,19 @@ class Hybrid:
             if gathered:
                 continue
             owned, mine = self.boxes[operand.id, layout], self.boxes[node.id, mode]
-            lacking = [
-                _lacking(self._read(node, index, box), own) for box, own in zip(mine, owned, strict=True)
-            ]
-            cycles += exchange_cycles(max(lacking), self.target)
-            if max(lacking) * 2 > volume(operand.shape) // self.devices:
+            reads = [self._read(node, index, box) for box in mine]
+            lacking = max(_lacking(read, own) for read, own in zip(reads, owned, strict=True))
+            cycles += self._exchange(lacking, _most_messages(reads, owned))
+            if lacking * 2 > volume(operand.shape) // self.devices:
                 live[operand.id] = layout, True
         live[node.id] = mode, False
         live = {k: v for k, v in live.items() if self.last_use[k] > number}
         return Way(cycles, live, {**way.chosen, node.id: mode})
+
+    def _exchange(self, received: int, messages: int) -> float:
+        """What an exchange is believed to cost."""
+        counted = messages if self.belief.one_by_one else min(messages, 1)
+        return self.belief.weight * exchange_cycles(received, counted, self.target)
 
     @staticmethod
     def _read(node: Node, index: int, box: Box | None) -> Box | None:
@@ -159,7 +187,20 @@ class Hybrid:
             return False
         costs = [part_cycles(node, w, self.target) for w in wanted if w is not None]
         more = max(c for c in costs if c is not None) - self.cost[node.id, ROWS]
-        return more < exchange_cycles(lacking, self.target)
+        messages = _most_messages(wanted, own)
+        return more < self._exchange(lacking, messages)
+
+
+def _most_messages(reads: Sequence[Box | None], owned: Assigned) -> int:
+    """From how many others a device has what it reads, of the device with the most."""
+    return max(
+        sum(
+            own is not None and common(read, own) is not None
+            for other, own in enumerate(owned)
+            if other != device and read is not None
+        )
+        for device, read in enumerate(reads)
+    )
 
 
 def _lacking(read: Box | None, own: Box | None) -> int:
@@ -208,4 +249,4 @@ def _crossing(graph: Graph, values: Sequence[Node], t: Target) -> list[float]:
             change[index[node.id] + 1] += volume(node.shape)
             change[last + 1] -= volume(node.shape)
     passing = list(accumulate(change))[: len(values) + 1]
-    return [exchange_cycles(n, t) for n in passing]
+    return [exchange_cycles(n, 1, t) for n in passing]

@@ -2,14 +2,13 @@
 
 What a device computes is given; what it needs follows, from the last operation to the first. A value that a
 device needs more of than it computes is put together there: a concatenation of its own part and of what the
-others send. Both sides of all transfers have one order, that of the values, then of the distances around
-the ring, then of the senders. So every device takes part in its transfers in that order, and none waits in
-a circle.
+others send. Both sides of all transfers have one order: that of the values, then of the distances around
+the ring. So every device takes part in its transfers in that order, and none waits in a circle.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from compiler.ir.graph import Graph, Input, Node
 from compiler.ir.stage import Stage
@@ -197,20 +196,32 @@ class _Divider:
     def _transfer(
         self, value: Node, wanted: Mapping[int, Sequence[tuple[int, Box]]]
     ) -> dict[tuple[int, Box], Node]:
-        """Add both sides of all transfers of a value; the received pieces by device and box."""
+        """Add both sides of all transfers of a value; the received pieces by device and box.
+
+        What every device wants goes around the ring from neighbour to neighbour: links are then taken for one
+        transfer at a time, and a receiver's readiness has one link to travel.
+        """
+        pieces = {(device, owner, box) for device, found in wanted.items() for owner, box in found}
         received: dict[tuple[int, Box], Node] = {}
-        for distance in range(1, self.devices):
-            for source in range(self.devices):
-                device = (source + distance) % self.devices
-                for owner, box in wanted.get(device, ()):
-                    if owner == source:
-                        received[device, box] = self._send(value, source, device, box)
+        for distance, upward, device, owner, box in sorted(self._in_order(pieces)):
+            before = (device - 1 if upward else device + 1) % self.devices
+            if distance > 1 and (before, owner, box) in pieces:
+                received[device, box] = self._send(value, before, device, box, received[before, box])
+            else:
+                sent = self._cut(owner, self.own[owner][value.id], box, value)
+                received[device, box] = self._send(value, owner, device, box, sent)
         return received
 
-    def _send(self, value: Node, source: int, device: int, box: Box) -> Node:
+    def _in_order(self, pieces: Iterable[tuple[int, int, Box]]) -> Iterator[tuple[int, bool, int, int, Box]]:
+        """Pieces from another device: how far around the ring, whether upward, to whom, from whom."""
+        for device, owner, box in pieces:
+            up, down = (device - owner) % self.devices, (owner - device) % self.devices
+            if up:
+                yield min(up, down), up <= down, device, owner, box
+
+    def _send(self, value: Node, source: int, device: int, box: Box, sent: Node) -> Node:
         """Both sides of one transfer; the value on the side that receives."""
         number, self.transfers = self.transfers, self.transfers + 1
-        sent = self._cut(source, self.own[source][value.id], box, value)
         given = self.parts[source].graph.add(
             SendTo(device, number),
             [sent],

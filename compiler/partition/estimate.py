@@ -48,8 +48,11 @@ def _type(whole: TensorType, box: Box) -> TensorType:
     return TensorType(whole.dtype, extents(box), quant)
 
 
-def exchange_cycles(received: int, t: Target) -> float:
-    """Cycles until so many bytes have come from others, where nothing hides them."""
+def exchange_cycles(received: int, messages: int, t: Target) -> float:
+    """Cycles until so many bytes have come in so many messages, where nothing hides them.
+
+    A receiver's readiness travels before each message, and the bytes of the last one after it.
+    """
     if not received:
         return 0.0
-    return 2 * t.net.latency + math.ceil(received / t.net.bytes_per_cycle)
+    return (messages + 1) * t.net.latency + math.ceil(received / t.net.bytes_per_cycle)

@@ -18,7 +18,7 @@ MAX_PIXELS: Final = greatest(Send, "n1")
 MAX_RUN: Final = greatest(Send, "n0")
 MAX_PITCH: Final = greatest(Send, "ls1")
 MAX_TAG: Final = greatest(Send, "tag")
-SHARE: Final = 16
+SHARE: Final = 4
 """Divides the scratchpad, for the bytes of a message: of a value in DRAM it passes through a buffer."""
 
 
