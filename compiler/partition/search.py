@@ -22,6 +22,7 @@ from compiler.partition.divide import DevicePart, divide
 from compiler.partition.emit_devices import Whole, of_device, together, whole_of
 from compiler.schedule.options import ScheduleOptions
 from compiler.schedule.tile_graph import Memory
+from compiler.search import choose
 from isa.checker import check_devices
 from isa.program import Note, Program
 from isa.support.diagnostics import Diagnostic, UsageError
@@ -47,6 +48,8 @@ BELIEFS: Final = (
 
 Of ResNet-50 and MobileNetV2 on 4 and 8 devices each of the last four was best once.
 """
+SCHEDULES: Final = 4
+"""Schedules of each device that are tried for the best division."""
 FEW: Final = 8
 """Up to so many devices all of these are tried: more take longer, and the first is hardly worse."""
 TOWARDS: Final = 0.7
@@ -111,6 +114,7 @@ def choose_devices(
     tables = whole_of(graph, target)
     streamed = shared.throughput or split in STREAMED
     best: Division | None = None
+    kept: Boxes = {}
     fewest = tried = 0
     for name, boxes in _proposals(graph, target, options, devices, split, streamed=streamed):
         made = timed("schedule", _programs, graph, tables, boxes, target, options, note, devices)
@@ -118,8 +122,14 @@ def choose_devices(
         cycles = timed("measure", _cycles, programs, streamed=streamed)
         tried += 1
         if best is None or cycles < fewest:
-            best, fewest = Division(programs, name, peak, tried), cycles
+            best, fewest, kept = Division(programs, name, peak, tried), cycles, boxes
     assert best is not None, "there is a proposal, or an error says why not"
+    if devices <= FEW:  # more schedules for each device
+        programs, peak = timed(
+            "schedule", _programs, graph, tables, kept, target, options, note, devices, SCHEDULES
+        )
+        if timed("measure", _cycles, programs, streamed=streamed) < fewest:
+            best = replace(best, programs=programs, spm_peak_bytes=peak)
     return replace(best, tried=tried)
 
 
@@ -210,26 +220,34 @@ def _programs(
     options: ScheduleOptions,
     note: Note,
     devices: int,
+    schedules: int = 1,
 ) -> tuple[tuple[Program, ...], int]:
     """The programs of a division, and the most bytes of the scratchpad that a device holds."""
     parts = divide(graph, boxes, devices)
     made: list[Program] = []
     peak = 0
     for device, part in enumerate(parts):
-        program, held = _program(part, tables, target, options, note, device)
+        program, held = _program(part, tables, target, options, note, device, schedules)
         made.append(program)
         peak = max(peak, held)
     return together(made, parts, graph, tables), peak
 
 
 def _program(
-    part: DevicePart, tables: Whole, target: Target, options: ScheduleOptions, note: Note, device: int
+    part: DevicePart,
+    tables: Whole,
+    target: Target,
+    options: ScheduleOptions,
+    note: Note,
+    device: int,
+    schedules: int,
 ) -> tuple[Program, int]:
+    """The program of a device, the best by itself of so many schedules."""
     try:
-        schedule = next(driver.schedules(part.graph, target, options))
-        program = driver.generate(part.graph, schedule, target, note)
+        best = choose(part.graph, target, options, note, search=schedules)
     except FitError as error:
         raise FitError(
             [replace(d, message=f"device {device}: {d.message}") for d in error.diagnostics]
         ) from None
-    return of_device(program, part, schedule.plan, tables, device), schedule.used[Memory.SPM]
+    plan, used = best.schedule.plan, best.schedule.used
+    return of_device(best.program, part, plan, tables, device), used[Memory.SPM]
