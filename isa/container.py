@@ -69,6 +69,8 @@ SCRATCHPAD_ADDRESS: Final = 32 << REGION_SHIFT
 SCHEME: Final = ".x1.scheme"
 TRAINING: Final = ".x1.train"
 DEVICES: Final = ".x1.devices"
+MOST_TEXT: Final = 1 << 28
+"""Bytes of instructions of all devices together: pieces may stand in a file once, and on devices often."""
 REQUIRED: Final = (".note.x1", ".x1.target", ".symtab", ".strtab")
 TABLES: Final = (".x1.abi", ".x1.map", ".x1.ops")
 IMPLEMENTED: Final = ("N", "T")
@@ -336,6 +338,9 @@ def _check_devices(table: DeviceTable, target: Target) -> None:
     count, linked = len(table.devices), target.net.devices
     if not 2 <= count <= linked:
         raise ElfError(f"the file is for {count} devices; allowed: 2 to {linked}")
+    text = sum(max(size, 0) for row in table.devices for s in row.streams for _, size in s.text)
+    if text > MOST_TEXT:
+        raise ElfError(f"the devices have {text} bytes of instructions; allowed: {MOST_TEXT}")
     needed = required_bytes(table)
     for what, size, most in (("a device", max(needed), target.dram.size), ("all", sum(needed), HOST_CAP)):
         if size > most:
