@@ -53,7 +53,7 @@ from isa.program import (
     Symbol,
     text_section,
 )
-from isa.soundness import HOST_CAP, check_devices, check_tables
+from isa.soundness import HOST_CAP, check_interfaces, check_tables
 from isa.spec import WORD_BYTES
 from isa.support.diagnostics import BinaryError, Diagnostic, Findings, TargetError
 from isa.support.locations import FileLoc
@@ -303,34 +303,38 @@ def _executable(file: ElfFile, content: bytes, note: NoteRecord, name: str) -> E
         scheme=_text(_content(file, SCHEME), "scheme"),
         state=_content(file, Region.STATE.section),
     )
-    programs = _programs(file, shared, streams, name)
+    programs, texts = _programs(file, shared, streams, name)
     for program in programs:
         check_tables(program)
     if programs[0].devices > 1:
-        check_devices(programs)
+        check_interfaces(programs)
     executable = Executable(tuple(programs), _text(_content(file, TRAINING), "record of the training"))
-    _require_canonical(file, content, executable)
+    _require_canonical(file, content, executable, texts)
     return executable
 
 
-def _programs(file: ElfFile, shared: Program, streams: Sequence[str], name: str) -> list[Program]:
-    """The programs of all streams and devices."""
+def _programs(
+    file: ElfFile, shared: Program, streams: Sequence[str], name: str
+) -> tuple[list[Program], list[bytes]]:
+    """The programs of all streams and devices, and the words of each."""
     symbols = _symbols(file)
     alone = [_program(file, replace(shared, stream=s), symbols, name) for s in streams]
+    words = {s: _content(file, text_section(s)) for s in streams}
     if file.find(DEVICES) is None:
-        return alone
+        return alone, list(words.values())
     table = from_json(DeviceTable, _content(file, DEVICES), DEVICES)
     _check_devices(table, shared.target)
     held = Pools(
         table,
-        {p.stream: StreamContent(_content(file, text_section(p.stream)), p.abi, p.debug) for p in alone},
+        {p.stream: StreamContent(words[p.stream], p.abi, p.debug) for p in alone},
         shared.region_contents(),
         shared.region_sizes(),
         tuple(symbols),
     )
     made = separated(shared, held, {p.stream: p.instructions for p in alone})
     operators = {p.stream: p.operators for p in alone}
-    return [replace(p, operators=operators[p.stream]) for p in made]
+    programs = [replace(p, operators=operators[p.stream]) for p, _ in made]
+    return programs, [joined_bytes(words[p.stream], ranges) for p, ranges in made]
 
 
 def _check_devices(table: DeviceTable, target: Target) -> None:
@@ -384,12 +388,11 @@ def _program(file: ElfFile, shared: Program, symbols: Sequence[Symbol], name: st
     )
 
 
-def _require_canonical(file: ElfFile, data: bytes, executable: Executable) -> None:
+def _require_canonical(file: ElfFile, data: bytes, executable: Executable, texts: Sequence[bytes]) -> None:
     """Writing the programs again gives the same file; sections of other names stay as they are.
 
     The texts are not encoded again: words and instructions correspond one to one.
     """
-    texts = _texts(file, executable)
     known = {s.name: s for s in executable_sections(executable, texts)}
     found = [s for s in file.sections if s.name != ".note.x1"]
     sections = [known.get(s.name, s) for s in found]
@@ -397,18 +400,6 @@ def _require_canonical(file: ElfFile, data: bytes, executable: Executable) -> No
     note = executable.programs[0].note
     if not in_order or assemble_sections(sections, note, executable.extensions) != data:
         raise ElfError("the file is not written canonically")
-
-
-def _texts(file: ElfFile, executable: Executable) -> list[bytes]:
-    """The words of every program."""
-    if executable.device_count == 1:
-        return [_content(file, text_section(p.stream)) for p in executable.programs]
-    rows = from_json(DeviceTable, _content(file, DEVICES), DEVICES).devices
-    ranges = {(d, s.stream): s.text for d, row in enumerate(rows) for s in row.streams}
-    return [
-        joined_bytes(_content(file, text_section(p.stream)), ranges[p.device, p.stream])
-        for p in executable.programs
-    ]
 
 
 def _text(data: bytes, what: str) -> str:

@@ -142,38 +142,41 @@ def pooled(programs: Sequence[Program], texts: Sequence[bytes]) -> Pools:
     )
 
 
-def separated(shared: Program, pools: Pools, instructions: Mapping[str, Sequence[object]]) -> list[Program]:
-    """The programs of all devices, in the order of the streams; `instructions` are those of every pool.
+def separated(
+    shared: Program, pools: Pools, instructions: Mapping[str, Sequence[object]]
+) -> list[tuple[Program, Ranges]]:
+    """The programs of all devices, in the order of the streams, and where the text of each lies.
+
+    `instructions` are those of every pool.
 
     Raises:
         RecordError: a row names bytes that its section does not have.
     """
-    made: list[Program] = []
-    count = len(pools.table.devices)
+    made: list[tuple[Program, Ranges]] = []
+    rows = pools.table.devices
     symbols: dict[str, list[Symbol]] = {}
     for symbol in sorted(pools.symbols, key=_value):
         symbols.setdefault(symbol.section, []).append(symbol)
+    regions = [_regions(pools, row, device) for device, row in enumerate(rows)]
     for stream, content in pools.streams.items():
         section = text_section(stream)
-        for device, row in enumerate(pools.table.devices):
+        for device, row in enumerate(rows):
             ranges = next((s.text for s in row.streams if s.stream == stream), None)
             if ranges is None:
                 raise RecordError(f"device {device} has no stream {stream}")
             _require_inside(ranges, len(content.text), section)
-            regions = _regions(pools, row, device)
-            made.append(
-                replace(
-                    shared,
-                    **regions,
-                    instructions=tuple(_words(instructions[stream], ranges)),
-                    abi=_of_device(content.abi, device),
-                    debug=DebugMap(tuple(_moved_rows(content.debug.rows, ranges))),
-                    symbols=tuple(_moved_symbols(symbols, row, section, ranges)),
-                    stream=stream,
-                    device=device,
-                    devices=count,
-                )
+            program = replace(
+                shared,
+                **regions[device],
+                instructions=tuple(_words(instructions[stream], ranges)),
+                abi=_of_device(content.abi, device),
+                debug=DebugMap(tuple(_moved_rows(content.debug.rows, ranges))),
+                symbols=tuple(_moved_symbols(symbols, row, section, ranges)),
+                stream=stream,
+                device=device,
+                devices=len(rows),
             )
+            made.append((program, ranges))
     return made
 
 

@@ -87,6 +87,10 @@ class Interface(Frozen):
     box: Box | None = None
     """What the device holds; all of it where it is not given."""
 
+    def without_content(self) -> Interface:
+        """The row of a device that holds nothing of the tensor."""
+        return replace(self, box=tuple((0, 0) for _ in self.device_shape), offset=0, bytes=0)
+
     @property
     def held_shape(self) -> tuple[int, ...]:
         """The shape of what the device holds."""
@@ -325,6 +329,25 @@ def is_read_only(access: Access) -> bool:
 def box_shape(box: Sequence[tuple[int, int]]) -> tuple[int, ...]:
     """The extents of a half-open box."""
     return tuple(stop - start for start, stop in box)
+
+
+def whole_box(shape: Sequence[int]) -> Box:
+    """The half-open box that is all of a shape."""
+    return tuple((0, extent) for extent in shape)
+
+
+def lies_in(box: Box, shape: Sequence[int], *, least: int = 1) -> bool:
+    """Whether a box has at least so many elements along each dimension, and lies within a shape."""
+    return len(box) == len(shape) and all(
+        a >= 0 and a + least <= b <= n for (a, b), n in zip(box, shape, strict=True)
+    )
+
+
+def hull(one: Box | None, other: Box) -> Box:
+    """The smallest box that holds both; the other where there is only one."""
+    if one is None:
+        return other
+    return tuple((min(a, c), max(b, d)) for (a, b), (c, d) in zip(one, other, strict=True))
 
 
 def box_slices(box: Sequence[tuple[int, int]]) -> tuple[slice, ...]:

@@ -11,7 +11,6 @@ from isa.memory_map import Region
 from isa.program import (
     HOST_DTYPES,
     Abi,
-    Box,
     Interface,
     MapRow,
     Program,
@@ -19,6 +18,7 @@ from isa.program import (
     box_shape,
     box_slices,
     first_overlap,
+    lies_in,
     stored_access,
     volume,
 )
@@ -45,7 +45,7 @@ def check_tables(program: Program) -> None:
     _check_debug(program)
 
 
-def check_devices(programs: Sequence[Program]) -> None:
+def check_interfaces(programs: Sequence[Program]) -> None:
     """Check that the programs of several devices have the same inputs and outputs, and all of each output.
 
     Raises:
@@ -130,7 +130,7 @@ def _check_layout(tensor: Interface, what: str, least: int) -> None:
     if len(tensor.device_shape) != DEVICE_RANK:
         raise RecordError(f"{what} has a shape that no device tensor has")
     _size(tensor.device_shape, what, least)
-    if tensor.box is not None and not _lies_in(tensor.box, tensor.device_shape, least=0):
+    if tensor.box is not None and not lies_in(tensor.box, tensor.device_shape, least=0):
         raise RecordError(f"{what} has a box that leaves it")
     if sorted(tensor.perm) != list(range(len(tensor.perm))) or len(tensor.perm) != len(tensor.shape):
         raise RecordError(f"{what} has a permutation that is none")
@@ -186,7 +186,7 @@ def _check_stored(program: Program, row: MapRow, held: TensorRow | None) -> None
     """A row that stores a box of a device tensor names an operand that holds it."""
     if held is None or held.alias_of is not None or row.box is None or row.operand is None:
         raise RecordError(f".x1.map: the row at {row.first} stores no tensor that is listed")
-    if not _lies_in(row.box, held.shape):
+    if not lies_in(row.box, held.shape):
         raise RecordError(f".x1.map: the box at {row.first} leaves its tensor")
     last = row.first + row.count - 1
     access = stored_access(program.instructions[last], program.target, row)
@@ -208,7 +208,7 @@ def _check_row(tensor: TensorRow, tensors: Mapping[int, TensorRow]) -> None:
         raise RecordError(f"{what} has {len(tensor.steps)} steps; allowed: at most {MAX_STEPS}")
     size = _size(holder.shape, what)
     if tensor.box is not None:
-        if tensor.alias_of is None or not _lies_in(tensor.box, holder.shape):
+        if tensor.alias_of is None or not lies_in(tensor.box, holder.shape):
             raise RecordError(f"{what} is no box of the tensor that it is an alias of")
         size = volume(box_shape(tensor.box))
     _check_steps(tensor, size, what)
@@ -223,13 +223,6 @@ def _check_steps(tensor: TensorRow, size: int, what: str) -> None:
             raise RecordError(f"{what} has shapes of different sizes")
     if _size(tensor.shape, what) != size:
         raise RecordError(f"{what} has shapes of different sizes")
-
-
-def _lies_in(box: Box, shape: Sequence[int], *, least: int = 1) -> bool:
-    """Whether a box has at least so many elements along each dimension, and lies within a shape."""
-    return len(box) == len(shape) and all(
-        a >= 0 and a + least <= b <= n for (a, b), n in zip(box, shape, strict=True)
-    )
 
 
 def _size(shape: Sequence[int], what: str, least: int = 1) -> int:

@@ -152,6 +152,13 @@ class Transfer(Frozen):
         """The number of the device at the other side."""
         return (device + self.peer) % devices if self.relative else self.peer
 
+    def peer_fault(self, device: int, devices: int) -> str:
+        """Why that is no device to transfer with; empty where it is one."""
+        other = self.other(device, devices)
+        if other != device and other < devices:
+            return ""
+        return f"device {device} of {devices} transfers to or from device {other}"
+
 
 class Fault(Frozen):
     """A reason why an instruction is not legal."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
-from typing import Any, Final
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Final, TypeVar
 
 from isa.faults import MachineTrap, trap_at
 from isa.program import Program
@@ -12,61 +12,57 @@ from isa.support.records import Frozen
 
 MOST_NAMED: Final = 12
 """Steps of a circle that are printed."""
+Place = TypeVar("Place", bound=Hashable)
 
 
 class Blocked(Frozen):
-    """An instruction that cannot go on, and the place, an engine or a device, that it waits for."""
+    """An instruction that cannot go on."""
 
     program: Program
     pc: int
-    upon: Hashable
 
     def __str__(self) -> str:
         """The device, the instruction, and what it does."""
         return f"device {self.program.device} pc {self.pc} {self._what()}"
+
+    @property
+    def other(self) -> int | None:
+        """The device at the other side, where it is a transfer."""
+        transfer = self.program.instructions[self.pc].transfer()
+        return None if transfer is None else transfer.other(self.program.device, self.program.devices)
 
     def _what(self) -> str:
         instr = self.program.instructions[self.pc]
         transfer = instr.transfer()
         if transfer is None:
             return instr.mnemonic
-        other = transfer.other(self.program.device, self.program.devices)
-        return f"{instr.mnemonic} {'to' if transfer.sends else 'from'} {other}"
+        return f"{instr.mnemonic} {'to' if transfer.sends else 'from'} {self.other}"
 
 
-def circle(blocked: Mapping[Any, Blocked]) -> list[Blocked]:
-    """Those that wait for one another in a circle; where there is none, a chain of those that wait."""
-    chains = (_chain(place, blocked) for place in blocked)
-    return max(chains, key=lambda chain: (_closes(chain, blocked), -len(chain)))
+def followed(place: Place, upon: Mapping[Place, Place | None]) -> tuple[list[Place], bool]:
+    """Along what is waited for: the circle that it ends in, and that it does; else all up to the end."""
+    seen: dict[Place | None, int] = {}
+    found: list[Place] = []
+    following: Place | None = place
+    while following is not None and following in upon and following not in seen:
+        seen[following] = len(found)
+        found.append(following)
+        following = upon[following]
+    return found[seen.get(following, 0) :], following in seen
 
 
-def _chain(place: Hashable, blocked: Mapping[Any, Blocked]) -> list[Blocked]:
-    """From a place along what is waited for: the circle, or all up to the end."""
-    seen: dict[Hashable, int] = {}
-    found: list[Blocked] = []
-    while place in blocked and place not in seen:
-        seen[place] = len(found)
-        found.append(blocked[place])
-        place = blocked[place].upon
-    return found[seen.get(place, 0) :]
-
-
-def _closes(chain: list[Blocked], blocked: Mapping[Any, Blocked]) -> bool:
-    return blocked.get(chain[-1].upon) is chain[0]
-
-
-def circle_text(blocked: Mapping[Any, Blocked]) -> str:
-    """The circle as a sentence."""
-    chain = circle(blocked)
+def waiting_text(chain: Sequence[Blocked], *, closes: bool) -> str:
+    """Those that wait as a sentence; in a circle the last waits for the first."""
     named = [str(b) for b in chain[:MOST_NAMED]]
     if len(chain) > MOST_NAMED:
         named.append(f"{len(chain) - MOST_NAMED} more")
-    if _closes(chain, blocked):
-        return " waits for ".join([*named, str(chain[0])])
-    return " waits for ".join([*named, "what never comes"])
+    return " waits for ".join([*named, str(chain[0]) if closes else "what never comes"])
 
 
-def deadlock(blocked: Mapping[Any, Blocked]) -> MachineTrap:
-    """The trap of the first that waits in a circle."""
-    first = circle(blocked)[0]
-    return trap_at(first.program, first.pc, TrapError(Trap.DEADLOCK, "", circle_text(blocked)))
+def deadlock(blocked: Mapping[int, Blocked]) -> MachineTrap:
+    """The trap of the first that waits in a circle, by device; of several circles the shortest counts."""
+    upon = {device: each.other for device, each in blocked.items()}
+    chain, closes = max((followed(d, upon) for d in upon), key=lambda found: (found[1], -len(found[0])))
+    waiting = [blocked[device] for device in chain]
+    error = TrapError(Trap.DEADLOCK, "", waiting_text(waiting, closes=closes))
+    return trap_at(waiting[0].program, waiting[0].pc, error)

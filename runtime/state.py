@@ -119,16 +119,16 @@ class CoreState:
             TrapError: it is this one, or there is none of that number.
         """
         devices = self.program.devices
-        other = transfer.other(self.device, devices)
-        if other == self.device or other >= devices:
-            text = f"device {self.device} of {devices} transfers to or from device {other}"
+        if text := transfer.peer_fault(self.device, devices):
             raise TrapError(Trap.PEER, "peer", text)
-        return other
+        return transfer.other(self.device, devices)
 
     def has_arrived(self, transfer: Transfer) -> bool:
         """Whether a receiver can go on, be it to a trap."""
-        other = transfer.other(self.device, self.program.devices)
-        return other >= self.program.devices or self._mail.holds(other, self.device, transfer.channel)
+        devices = self.program.devices
+        other = transfer.other(self.device, devices)
+        fault = transfer.peer_fault(self.device, devices)
+        return bool(fault) or self._mail.holds(other, self.device, transfer.channel)
 
     def send(self, transfer: Transfer, content: NDArray[np.uint8]) -> None:
         """Hand bytes over to the links."""

@@ -27,6 +27,7 @@ from isa.program import (
     Program,
     Symbol,
     text_section,
+    whole_box,
 )
 from isa.spec import INSTRUCTIONS, Instruction
 from isa.support.diagnostics import MAX_FOUND, AssemblyError, Diagnostic
@@ -171,10 +172,8 @@ def _interface(state: Assembly, stream: str, device: int, text: StreamText) -> A
 def _held(mine: Interface | None, other: Interface, device: int) -> Interface:
     """The row of a device for a tensor that it has declared, or that another has."""
     if mine is None:
-        empty = tuple((0, 0) for _ in other.device_shape)
-        return replace(other, device=device, box=empty, offset=0, bytes=0)
-    whole = tuple((0, n) for n in mine.device_shape)
-    return replace(mine, device=device, box=mine.box or whole)
+        return replace(other.without_content(), device=device)
+    return replace(mine, device=device, box=mine.box or whole_box(mine.device_shape))
 
 
 def _check_deferred(state: Assembly, target: Target) -> None:

@@ -39,6 +39,7 @@ from isa.program import (
     box_shape,
     first_overlap,
     float_bits,
+    lies_in,
     volume,
 )
 from isa.soundness import HOST_CAP
@@ -339,9 +340,7 @@ def _box(numbers: object, shape: Sequence[int], tree: Node) -> Box | None:
         return None
     bounds = cast("tuple[int, ...]", numbers if isinstance(numbers, tuple) else ())
     box = tuple(zip(bounds[::2], bounds[1::2], strict=False))
-    if len(bounds) != 2 * len(shape) or any(
-        not 0 <= a < b <= n for (a, b), n in zip(box, shape, strict=True)
-    ):
+    if len(bounds) != 2 * len(shape) or not lies_in(box, shape):
         raise Mistake("the tensor has no such box", tree, allowed=f"bounds within {list(shape)}")
     return box
 

@@ -18,7 +18,7 @@ from isa.checker.tokens import Matches
 from isa.program import Program
 from isa.spec import Engine, Instruction, Transfer, Trap
 from isa.support.records import Frozen, Struct, field
-from isa.waiting import Blocked, circle_text
+from isa.waiting import Blocked, followed, waiting_text
 
 Channel = tuple[int, int, int]
 """The device that sends, that which receives, the number of the channel."""
@@ -86,16 +86,13 @@ def _channels(programs: Sequence[Program], findings: Sequence[Violations]) -> di
             transfer = instr.transfer()
             if transfer is None:
                 continue
-            other = transfer.other(device, len(programs))
-            if other == device or other >= len(programs):
-                text = f"device {device} of {len(programs)} transfers to or from device {other}"
+            if text := transfer.peer_fault(device, len(programs)):
                 findings[device].add(Trap.PEER, pc, text)
-            elif transfer.sends:
-                key = device, other, transfer.channel
-                found.setdefault(key, _Sides()).sends.append((pc, transfer))
-            else:
-                key = other, device, transfer.channel
-                found.setdefault(key, _Sides()).receives.append((pc, transfer))
+                continue
+            other = transfer.other(device, len(programs))
+            ends = (device, other) if transfer.sends else (other, device)
+            sides = found.setdefault((*ends, transfer.channel), _Sides())
+            (sides.sends if transfer.sends else sides.receives).append((pc, transfer))
     return found
 
 
@@ -225,20 +222,8 @@ def _circle(
     """The circle of those that wait for one another: its first transfer, and its text."""
     if not stuck:
         return None
-    begin = next(iter(stuck))
-    seen: set[int] = set()
-    while begin not in seen:
-        seen.add(begin)
-        begin = stuck[begin]
-    events = [begin]
-    while stuck[events[-1]] != begin:
-        events.append(stuck[events[-1]])
+    events, _ = followed(next(iter(stuck)), stuck)
     met = list(dict.fromkeys(places[e] for e in events))
     transfers = [(d, pc) for d, pc in met if programs[d].instructions[pc].transfer() is not None]
-    shown = transfers or met
-    blocked = {
-        place: Blocked(programs[place[0]], place[1], upon)
-        for place, upon in zip(shown, [*shown[1:], shown[0]], strict=True)
-    }
-    device, pc = shown[0]
-    return device, pc, circle_text(blocked)
+    shown = [Blocked(programs[d], pc) for d, pc in transfers or met]
+    return shown[0].program.device, shown[0].pc, waiting_text(shown, closes=True)

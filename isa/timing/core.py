@@ -376,7 +376,6 @@ class Core:
     def blocked(self) -> Blocked | None:
         """The first transfer that waits for another device."""
         for unit in reversed(self.order):
-            transfer = self.transfer[unit.queue[0]] if unit.queue else None
-            if transfer is not None:
-                return Blocked(self.program, unit.queue[0], transfer.other(self.device, self.program.devices))
+            if unit.queue and self.transfer[unit.queue[0]] is not None:
+                return Blocked(self.program, unit.queue[0])
         return None

@@ -80,8 +80,6 @@ class Links(Struct):
     route_of: dict[tuple[int, int], Route] = field(default_factory=dict[tuple[int, int], Route])
     free: dict[tuple[int, int], int] = field(default_factory=dict[tuple[int, int], int])
     """When each link is free again."""
-    busy: dict[tuple[int, int], int] = field(default_factory=dict[tuple[int, int], int])
-    """Cycles for which each link was taken."""
     sides: dict[tuple[int, int, int, bool], Offer] = field(
         default_factory=dict[tuple[int, int, int, bool], Offer]
     )
@@ -124,7 +122,6 @@ class Links(Struct):
             cycles = max(each.send.cycles, each.receive.cycles)
             for link in each.way:
                 self.free[link] = now + cycles
-                self.busy[link] = self.busy.get(link, 0) + cycles
             each.send.start(now, cycles, each.latency, each.receive.since + each.latency)
             each.receive.start(now, cycles, each.latency, each.send.since)
             started += [each.send.device, each.receive.device]

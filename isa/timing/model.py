@@ -31,7 +31,7 @@ from typing import Final
 
 from isa.faults import trap_at
 from isa.program import Program
-from isa.spec import Instruction, Transfer, TrapError
+from isa.spec import Instruction, TrapError
 from isa.support.records import replace
 from isa.timing.core import DEVICE_MASK, EVENT_BITS, EVENT_MASK, TIME_SHIFT, Core, Timeline, Unit
 from isa.timing.costs import Costs, costs_of
@@ -86,18 +86,21 @@ def cycles_alone(program: Program) -> int:
     Raises:
         MachineTrap: an instruction is not legal, or nothing can go on.
     """
-    machine = _Machine([replace(program, device=0, devices=1)], 1)
-    (core,) = machine.cores
-    nothing: list[Transfer | None] = [None] * len(program.instructions)
-    core.transfer = nothing
+    machine = _Machine([program], 1, transferring=False)
     machine.run()
-    return core.finished
+    return machine.cores[0].finished
 
 
 class _Machine:
-    """One simulation; an event is a cycle, a device, and the engine that something happens to."""
+    """One simulation; an event is a cycle, a device, and the engine that something happens to.
 
-    def __init__(self, programs: Sequence[Program], runs: int) -> None:
+    Args:
+        programs: those of all devices.
+        runs: one after another.
+        transferring: whether transfers wait for one another; else each starts as any instruction does.
+    """
+
+    def __init__(self, programs: Sequence[Program], runs: int, *, transferring: bool = True) -> None:
         known: dict[tuple[Instruction, ...], Costs] = {}
         self.events: list[int] = []
         self.links = Links(programs[0].target.net, len(programs))
@@ -110,7 +113,10 @@ class _Machine:
         for number, program in enumerate(programs):
             costs = known.get(program.instructions) if len(programs) > 1 else None
             if costs is None:
-                costs = known[program.instructions] = costs_of(program)
+                costs = costs_of(program)
+                if not transferring:
+                    costs = replace(costs, transfer=[None] * len(program.instructions))
+                known[program.instructions] = costs
             self.cores.append(Core(program, costs, number, self.events, self.links))
 
     def run(self) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
-from isa.program import Box, OpRow, Program
+from isa.program import Box, OpRow, Program, hull
 from isa.spec import WORD_BYTES, Engine
 from isa.support.records import Frozen, replace
 from isa.support.tables import html_table
@@ -175,7 +175,7 @@ def _together(
     programs: Sequence[Program], by_device: Sequence[Sequence[LayerProfile]]
 ) -> tuple[LayerProfile, ...]:
     """Of every layer what all devices do: the longest of their cycles, the sum of their work."""
-    t, count = programs[0].target, len(programs)
+    t, count, modes = programs[0].target, len(programs), _modes(programs)
     found: list[LayerProfile] = []
     for number, op in enumerate(programs[0].operators.ops):
         rows = [layers[number] for layers in by_device]
@@ -203,7 +203,7 @@ def _together(
                 bound_cycles=bound.cycles,
                 bound_by=bound.resource,
                 instructions=sum(r.instructions for r in rows),
-                mode=_mode(programs, op.id),
+                mode=modes.get(op.id, ""),
             )
         )
     return tuple(found)
@@ -216,22 +216,25 @@ def _cycles(layer: LayerProfile) -> int:
 AXES: Final = ("batch", "rows", "columns", "channels")
 
 
-def _mode(programs: Sequence[Program], layer: int) -> str:
-    """How a layer is divided, by the boxes that the devices complete of its results."""
-    boxes: dict[int, Box] = {}
+def _modes(programs: Sequence[Program]) -> dict[int, str]:
+    """How every layer is divided, by the boxes that the devices complete of its results."""
+    boxes: dict[int, dict[int, Box]] = {}
     for program in programs:
         for row in program.debug.rows:
-            if row.op == layer and row.box is not None:
-                before = boxes.get(program.device, row.box)
-                boxes[program.device] = tuple(
-                    (min(a, c), max(b, d)) for (a, b), (c, d) in zip(before, row.box, strict=True)
-                )
-    if len(boxes) == 1 and len(programs) > 1:
+            if row.box is not None:
+                mine = boxes.setdefault(row.op, {})
+                mine[program.device] = hull(mine.get(program.device), row.box)
+    return {layer: _mode(found) for layer, found in boxes.items()}
+
+
+def _mode(boxes: Mapping[int, Box]) -> str:
+    """How a layer is divided of which devices complete these boxes."""
+    if len(boxes) == 1:
         return f"device {next(iter(boxes))}"
     for name, ranges in zip(AXES, zip(*boxes.values(), strict=True), strict=False):
         if len(set(ranges)) > 1:
             return name
-    return "whole" if boxes else ""
+    return "whole"
 
 
 def layer_of(program: Program) -> list[int]:

@@ -138,10 +138,10 @@ class _Core:
         except TrapError as error:
             raise trap_at(self.program, pc, error) from None
         theirs = receiver.waiting_transfer()
-        meant = theirs is not None and theirs.channel == transfer.channel
-        if theirs is None or not meant:
+        if theirs is None or theirs.channel != transfer.channel:
             return None
-        return receiver if receiver.state.other(theirs) == self.state.device else None
+        source = theirs.other(receiver.state.device, len(cores))
+        return receiver if source == self.state.device else None
 
     def _dispatchable(self) -> bool:
         instr = self.instruction(self.next)
@@ -211,9 +211,8 @@ class _Core:
         """The first transfer that waits for another device."""
         for engine in (Engine.RX, Engine.TX):
             queue = self.queues[engine]
-            transfer = self.instruction(queue[0]).transfer() if queue else None
-            if transfer is not None:
-                return Blocked(self.program, queue[0], self.state.other(transfer))
+            if queue and self.instruction(queue[0]).transfer() is not None:
+                return Blocked(self.program, queue[0])
         return None
 
 

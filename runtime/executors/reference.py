@@ -31,7 +31,7 @@ class ReferenceExecutor:
             while running := [state for state in states if not state.halted]:
                 moved = [advance(state, observer_of(observers, state.device)) for state in running]
                 if not any(moved):
-                    raise deadlock({state.device: _blocked(state) for state in running})
+                    raise deadlock({s.device: Blocked(s.program, s.pc) for s in running})
         commit(states)
 
 
@@ -66,12 +66,6 @@ def waits(state: CoreState) -> bool:
         return False
     transfer = state.program.instructions[state.pc].transfer()
     return transfer is not None and not transfer.sends and not state.has_arrived(transfer)
-
-
-def _blocked(state: CoreState) -> Blocked:
-    transfer = state.program.instructions[state.pc].transfer()
-    assert transfer is not None
-    return Blocked(state.program, state.pc, state.other(transfer))
 
 
 def step(state: CoreState) -> Instruction:

@@ -120,6 +120,7 @@ FAULTS: Final = {
     "other bytes": ("send spm, 0, n=32, peer=1", "send spm, 0, n=28, peer=1"),
     "another tag": ("recv spm, 64, n=32, peer=1", "recv spm, 64, n=32, tag=3, peer=1"),
     "itself": ("send spm, 0, n=32, peer=1", "send spm, 0, n=32, peer=0"),
+    "received from itself": ("recv spm, 64, n=32, peer=1", "recv spm, 64, n=32, peer=0"),
     "not there": ("send spm, 0, n=32, peer=1", "send spm, 0, n=32, peer=2"),
     "a circle": (
         "send spm, 0, n=32, peer={} wait(0)\nrecv spm, 64, n=32, peer={} signal(1)\n",
