@@ -67,7 +67,7 @@ def choose(
         program = timed("generate", driver.generate, device, schedule, target, note)
         tried += 1
         spent += len(program.instructions)
-        enough = search is None and spent + len(program.instructions) > EFFORT
+        enough = search == 1 or (search is None and spent + len(program.instructions) > EFFORT)
         if enough and best is None:
             return Choice(schedule, program, tried)
         cycles = timed("measure", _cycles, program)

@@ -140,7 +140,7 @@ def _division(
         made = choose_devices(device, machine, allowed, note, shared, timed)
     else:
         best = choose(device, machine, allowed, note, timed, search=search, searching=searching)
-        made = Division((best.program,), shared.split, best.schedule.used[Memory.SPM], best.tried)
+        made = Division((best.program,), best.schedule.used[Memory.SPM], best.tried)
     timed("check", prove_devices, made.programs)
     return made
 

@@ -10,7 +10,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from isa.support.records import Frozen
+from isa.program import Box, box_shape
+from isa.support.records import Frozen, replace
 
 Shape = tuple[int, ...]
 MAX_ELEMENTS: Final = 1 << 28
@@ -106,6 +107,10 @@ class Quant(Frozen, dict=True):
             return "no finite float32"
         return "" if (wide > 0).all() else "not positive"
 
+    def part(self, box: Box) -> Quant:
+        """That of a box of the tensor."""
+        return self if self.axis is None else replace(self, scales=self.scales[slice(*box[self.axis])])
+
     def along(self, rank: int) -> NDArray[np.float32]:
         """The scales, to be broadcast over a tensor of that rank."""
         return self.array.reshape(
@@ -124,6 +129,10 @@ class TensorType(Frozen):
     def elements(self) -> int:
         """The number of elements."""
         return math.prod(self.shape)
+
+    def part(self, box: Box) -> TensorType:
+        """The type of a box of the tensor."""
+        return TensorType(self.dtype, box_shape(box), self.quant and self.quant.part(box))
 
     def __str__(self) -> str:
         return f"{self.dtype.value}[{','.join(map(str, self.shape))}]"

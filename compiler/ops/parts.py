@@ -6,8 +6,8 @@ from compiler.ir.graph import Node
 from compiler.ir.op import AlongAxis, ElementWise, Op
 from compiler.ops.reduce import QReduce
 from compiler.ops.slices import QPad
-from compiler.rules.partitioning import Part, part_rule, whole
-from isa.program import Box
+from compiler.rules.partitioning import Part, part_rule
+from isa.program import Box, whole_box
 
 
 @part_rule(ElementWise)
@@ -30,7 +30,7 @@ def part_of_others(node: Node, operation: Op, box: Box) -> Part | None:
         tuple(
             tuple(b if c else (0, n) for b, c, n in zip(box, cut, i.shape, strict=True))
             if len(i.shape) == len(box)
-            else whole(i.shape)
+            else whole_box(i.shape)
             for i in node.inputs
         ),
     )
@@ -38,7 +38,7 @@ def part_of_others(node: Node, operation: Op, box: Box) -> Part | None:
 
 def _same(node: Node, operand: Node, box: Box) -> Box:
     if len(operand.shape) != len(box):
-        return whole(operand.shape)
+        return whole_box(operand.shape)
     return tuple(
         bounds if extent == n else (0, extent)
         for bounds, extent, n in zip(box, operand.shape, node.shape, strict=True)

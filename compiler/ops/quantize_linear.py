@@ -114,6 +114,12 @@ def host_nodes(graph: Graph) -> set[int]:
     return found
 
 
+def device_values(graph: Graph) -> list[Node]:
+    """The values of an integer graph that the device is given or computes, in order; no constants."""
+    host = host_nodes(graph)
+    return [n for n in graph.nodes() if not n.is_constant and n.id not in host]
+
+
 @onnx_operator("QuantizeLinear", domains=("", MICROSOFT_DOMAIN))
 def import_quantize(n: OnnxNode) -> Node:
     """Constant scale and zero point; one for all of a tensor that the network computes."""

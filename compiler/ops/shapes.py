@@ -14,9 +14,9 @@ from compiler.ir.types import MAX_ELEMENTS, Shape, TensorType
 from compiler.rules.differentiating import Differentiator, Errors, gradient_rule
 from compiler.rules.exporting import OnnxWriter, written_as_onnx
 from compiler.rules.importing import LayerCall, OnnxNode, layer, onnx_operator
-from compiler.rules.partitioning import Part, part_rule, whole
+from compiler.rules.partitioning import Part, part_rule
 from compiler.rules.quantizing import Quantizer, quantization_rule
-from isa.program import Box
+from isa.program import Box, whole_box
 
 INFERENCE_OPSET: Final = 7
 """Since this opset Dropout and BatchNormalization mean inference unless they say otherwise."""
@@ -54,10 +54,10 @@ def reshape_gradient(d: Differentiator, node: Node, operation: Reshape, error: N
 def part_of_reshape(node: Node, _: Reshape, box: Box) -> Part | None:
     """Some of the first dimension, where that is the operand's."""
     (x,) = node.inputs
-    if not x.shape or x.shape[0] != node.shape[0] or box[1:] != whole(node.shape)[1:]:
+    if not x.shape or x.shape[0] != node.shape[0] or box[1:] != whole_box(node.shape)[1:]:
         return None
     shape = (box[0][1] - box[0][0], *node.shape[1:])
-    return Part(Reshape(shape), ((box[0], *whole(x.shape)[1:]),))
+    return Part(Reshape(shape), ((box[0], *whole_box(x.shape)[1:]),))
 
 
 @op("transpose", "x")

@@ -7,17 +7,17 @@ from itertools import accumulate
 from typing import Final
 
 from compiler.ir.graph import Graph, Node
-from compiler.ops.quantize_linear import Quantize, host_nodes
-from compiler.partition.boxes import common, even, extents, hull
+from compiler.ops.quantize_linear import Quantize, device_values
+from compiler.partition.boxes import add_needs, common, even
 from compiler.partition.estimate import exchange_cycles, part_cycles
-from compiler.rules.partitioning import part_of, whole
-from isa.program import Box, volume
+from compiler.rules.partitioning import part_of
+from isa.program import Box, box_shape, hull, volume, whole_box
 from isa.support.records import Frozen
 from isa.target import Target
 
 Assigned = tuple[Box | None, ...]
 """What each device computes of a value."""
-ROWS, CHANNELS, WHOLE = "rows", "channels", "whole"
+BATCH, ROWS, CHANNELS, WHOLE = "batch", "rows", "channels", "whole"
 STATES: Final = 24
 """Ways that are followed up after each layer: the cheapest."""
 
@@ -33,23 +33,25 @@ class Way(Frozen):
 
 def computed_values(graph: Graph) -> list[Node]:
     """The values that devices compute, in order."""
-    host = host_nodes(graph)
-    nodes = graph.nodes()
-    return [n for n in nodes if not n.is_constant and n.id not in host and not isinstance(n.op, Quantize)]
+    return [n for n in device_values(graph) if not isinstance(n.op, Quantize)]
 
 
-def boxes_of(node: Node, mode: str, devices: int, unit: int) -> Assigned | None:
-    """What each device computes of a value by a mode; None where it cannot be divided so."""
-    everything = whole(node.shape)
+def boxes_of(node: Node, mode: str, devices: int, columns: int = 1) -> Assigned | None:
+    """What each device computes of a value by a mode; None where it cannot be divided so.
+
+    Channels go in groups of so many columns of the array, or of fewer where there are few.
+    """
+    everything = whole_box(node.shape)
     if mode == WHOLE:
         return (everything,) * devices
-    axis = len(node.shape) - (1 if mode == CHANNELS else 3)
-    if axis < 0 or node.shape[axis] < devices:
+    rank = len(node.shape)
+    axis = {BATCH: 0, ROWS: rank - 3, CHANNELS: rank - 1}[mode]
+    if not 0 <= axis < rank or node.shape[axis] < devices:
         return None
-    best = unit
-    while best > 1 and -(-node.shape[axis] // best) < devices:
-        best //= 2
-    ranges = even(node.shape[axis], devices, best if mode == CHANNELS else 1)
+    unit = columns if mode == CHANNELS else 1
+    while unit > 1 and -(-node.shape[axis] // unit) < devices:
+        unit //= 2
+    ranges = even(node.shape[axis], devices, unit)
     if any(low >= high for low, high in ranges):
         return None
     found = tuple((*everything[:axis], r, *everything[axis + 1 :]) for r in ranges)
@@ -60,10 +62,8 @@ def whole_images(graph: Graph, devices: int) -> dict[int, Assigned] | None:
     """Every device some images of the batch; None where that cannot be."""
     found: dict[int, Assigned] = {}
     for node in computed_values(graph):
-        everything = whole(node.shape)
-        ranges = even(node.shape[0], devices) if node.shape else []
-        boxes = tuple((r, *everything[1:]) for r in ranges if r[0] < r[1])
-        if len(boxes) < devices or any(part_of(node, box) is None for box in boxes):
+        boxes = boxes_of(node, BATCH, devices)
+        if boxes is None:
             return None
         found[node.id] = boxes
     return found
@@ -97,7 +97,7 @@ class Hybrid:
     def __init__(
         self, graph: Graph, target: Target, devices: int, modes: Sequence[str], belief: Belief = PLAIN
     ) -> None:
-        self.graph, self.target, self.devices, self.belief = graph, target, devices, belief
+        self.target, self.devices, self.belief = target, devices, belief
         self.values = computed_values(graph)
         self.boxes: dict[tuple[int, str], Assigned] = {}
         self.cost: dict[tuple[int, str], float] = {}
@@ -172,12 +172,8 @@ class Hybrid:
             if chosen[node.id] == ROWS and self._is_cheaper(node, own, wanted):
                 found[node.id] = tuple(wanted)
             for device, box in enumerate(found[node.id]):
-                part = None if box is None else part_of(node, box)
-                if part is None:
-                    continue
-                for operand, read in zip(node.inputs, part.reads, strict=True):
-                    if read is not None and not operand.is_constant:
-                        needs[device][operand.id] = hull(needs[device].get(operand.id), read)
+                if box is not None:
+                    add_needs(needs[device], node, box)
         return found
 
     def _is_cheaper(self, node: Node, own: Assigned, wanted: Sequence[Box | None]) -> bool:
@@ -208,7 +204,7 @@ def _lacking(read: Box | None, own: Box | None) -> int:
     if read is None:
         return 0
     shared = None if own is None else common(read, own)
-    return volume(extents(read)) - (0 if shared is None else volume(extents(shared)))
+    return volume(box_shape(read)) - (0 if shared is None else volume(box_shape(shared)))
 
 
 def pipeline(graph: Graph, cycles: Mapping[int, float], devices: int, t: Target) -> dict[int, Assigned]:
@@ -234,7 +230,7 @@ def pipeline(graph: Graph, cycles: Mapping[int, float], devices: int, t: Target)
         owner[begin:end] = [stage - 1] * (end - begin)
         end = begin
     return {
-        n.id: tuple(whole(n.shape) if d == o else None for d in range(devices))
+        n.id: tuple(whole_box(n.shape) if d == o else None for d in range(devices))
         for n, o in zip(values, owner, strict=True)
     }
 

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
-from isa.program import Box
-
-
-def hull(one: Box | None, other: Box) -> Box:
-    """The smallest box that holds both."""
-    if one is None:
-        return other
-    return tuple((min(a, c), max(b, d)) for (a, b), (c, d) in zip(one, other, strict=True))
+from compiler.ir.graph import Node
+from compiler.rules.partitioning import part_of
+from isa.program import Box, hull
 
 
 def holds(outer: Box, inner: Box) -> bool:
@@ -75,6 +70,10 @@ def even(extent: int, parts: int, unit: int = 1) -> list[tuple[int, int]]:
     return list(zip([0, *ends[:-1]], ends, strict=True))
 
 
-def extents(box: Sequence[tuple[int, int]]) -> tuple[int, ...]:
-    """The shape of a box."""
-    return tuple(stop - start for start, stop in box)
+def add_needs(needs: dict[int, Box], node: Node, box: Box) -> None:
+    """Add what a box of a node's result is made of to what is needed of every value."""
+    part = part_of(node, box)
+    assert part is not None, f"{node.name} cannot be computed in part"
+    for operand, read in part.operands(node):
+        if not operand.is_constant:
+            needs[operand.id] = hull(needs.get(operand.id), read)

@@ -12,15 +12,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from compiler.ir.graph import Graph, Input, Node
 from compiler.ir.stage import Stage
-from compiler.ir.types import DType, Quant
+from compiler.ir.types import DType
 from compiler.ops.concat import QConcat
-from compiler.ops.quantize_linear import Dequantize, Quantize, Returned, host_nodes, is_given
+from compiler.ops.quantize_linear import Dequantize, Quantize, Returned, device_values, is_given
 from compiler.ops.shapes import Transpose
 from compiler.ops.slices import Slice
 from compiler.ops.transfer import ReceiveFrom, SendTo
-from compiler.partition.boxes import common, covering, extents, holds, hull, within
-from compiler.rules.partitioning import part_of, whole
-from isa.program import Box, box_slices
+from compiler.partition.boxes import add_needs, common, covering, holds, within
+from compiler.rules.partitioning import part_of
+from isa.program import Box, box_shape, box_slices, hull, whole_box
 from isa.support.records import Frozen, Struct, field
 
 Boxes = Mapping[int, Sequence[Box | None]]
@@ -61,8 +61,7 @@ def divide(graph: Graph, boxes: Boxes, devices: int) -> list[DevicePart]:
 class _Divider:
     def __init__(self, graph: Graph, boxes: Boxes, devices: int) -> None:
         self.graph, self.devices = graph, devices
-        host = host_nodes(graph)
-        self.values = [n for n in graph.nodes() if not n.is_constant and n.id not in host]
+        self.values = device_values(graph)
         self.computed: dict[int, list[Box | None]] = {i: list(b) for i, b in boxes.items()}
         self.needed: list[dict[int, Box]] = [{} for _ in range(devices)]
         self.parts = [
@@ -101,14 +100,8 @@ class _Divider:
                 self.computed[value.id] = [needs.get(value.id) for needs in self.needed]
                 continue
             for device, box in enumerate(self.computed[value.id]):
-                if box is None:
-                    continue
-                part = part_of(value, box)
-                assert part is not None, f"{value.name} cannot be computed in part"
-                for operand, read in zip(value.inputs, part.reads, strict=True):
-                    if not operand.is_constant and read is not None:
-                        needs = self.needed[device]
-                        needs[operand.id] = hull(needs.get(operand.id), read)
+                if box is not None:
+                    add_needs(self.needed[device], value, box)
 
     # --- computing -------------------------------------------------------------------------------
 
@@ -121,8 +114,7 @@ class _Divider:
         else:
             made = part_of(value, box)
             assert made is not None
-            reads = zip(value.inputs, made.reads, strict=True)
-            operands = [self._operand(device, x, read) for x, read in reads if read is not None]
+            operands = [self._operand(device, x, read) for x, read in made.operands(value)]
             node = graph.add(made.operation, operands, name=value.name, loc=value.loc, quant=value.type.quant)
         part.origins[node.id] = Origin(value.id, box)
         self.own[device][value.id] = Held(node, box)
@@ -130,7 +122,7 @@ class _Divider:
     def _quantize(self, graph: Graph, value: Node, box: Box) -> Node:
         """An input of the device: the box of a graph input, as the host permutes and quantizes it."""
         (source,) = value.inputs
-        shape, turned = extents(box), source
+        shape, turned = box_shape(box), source
         if isinstance(source.op, Transpose):
             back: list[int] = [source.op.perm.index(i) for i in range(len(shape))]
             shape = tuple(shape[i] for i in back)
@@ -147,11 +139,7 @@ class _Divider:
             return self._cut(device, held, box, value)
         key = device, value.id, box
         if key not in self.constants:
-            quant = value.type.quant
-            if quant is not None and quant.axis is not None:
-                scales = quant.scales[slice(*box[quant.axis])]
-                quant = Quant(scales, quant.zero_point, quant.axis, quant.dtype)
-            content = value.constant[box_slices(box)]
+            quant, content = value.type.part(box).quant, value.constant[box_slices(box)]
             self.constants[key] = self.parts[device].graph.const(content, value.name, value.loc, quant)
         return self.constants[key]
 
@@ -161,7 +149,7 @@ class _Divider:
             return held.node
         part = self.parts[device]
         starts = tuple(low for low, _ in within(held.box, box))
-        operation = Slice(starts, extents(box), (1,) * len(box))
+        operation = Slice(starts, box_shape(box), (1,) * len(box))
         node = part.graph.add(
             operation, [held.node], name=f"{value.name}/part", loc=value.loc, quant=value.type.quant
         )
@@ -232,7 +220,7 @@ class _Divider:
         self.parts[source].origins[given.id] = Origin(value.id, box)
         part = self.parts[device]
         node = part.graph.add(
-            ReceiveFrom(source, number, extents(box)),
+            ReceiveFrom(source, number, box_shape(box)),
             name=f"{value.name}/from {source}",
             loc=value.loc,
             quant=value.type.quant,
@@ -268,14 +256,14 @@ class _Divider:
         ):
             if is_given(output):
                 outputs[0].append((self._given(output), name))
-                self.parts[0].outputs[number] = whole(output.shape)
+                self.parts[0].outputs[number] = whole_box(output.shape)
                 continue
             chain: list[Node] = [output]
             while not isinstance(chain[-1].op, (Dequantize, Returned)):
                 chain.append(chain[-1].inputs[0])
             (value,) = chain[-1].inputs
             offered = [(d, own[value.id].box) for d, own in enumerate(self.own) if value.id in own]
-            for device, box in covering(whole(value.shape), offered)[1]:
+            for device, box in covering(whole_box(value.shape), offered)[1]:
                 node = self._cut(device, self.own[device][value.id], box, value)
                 for link in reversed(chain):
                     node = self.parts[device].graph.add(link.op, [node], name=link.name, loc=link.loc)

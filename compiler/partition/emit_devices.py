@@ -6,17 +6,29 @@ from collections.abc import Mapping, Sequence
 
 from compiler.codegen.emit import layer_row, tensor_row, view_row
 from compiler.ir.graph import Graph, Input, Node
-from compiler.ops.quantize_linear import Quantize, host_nodes, is_given, returned_value
+from compiler.ops.quantize_linear import Quantize, device_values, is_given, returned_value
 from compiler.ops.shapes import Reshape, unreshaped
 from compiler.ops.slices import Slice
 from compiler.partition.divide import DevicePart, Origin
-from compiler.rules.partitioning import whole as whole_box
 from compiler.schedule.builder import RANK, device_shape
 from compiler.schedule.segments.plan import Plan, host_value
 from compiler.schedule.tile_graph import Layer
 from compiler.schedule.tiles.placement import placed
 from isa.container import TEXTS
-from isa.program import Abi, Box, DebugMap, Interface, MapRow, Operators, OpRow, Program, TensorRow
+from isa.program import (
+    Abi,
+    Box,
+    DebugMap,
+    Interface,
+    MapRow,
+    Operators,
+    OpRow,
+    Program,
+    TensorRow,
+    box_shape,
+    volume,
+    whole_box,
+)
 from isa.support.records import Frozen, replace
 from isa.target import Target
 
@@ -33,8 +45,7 @@ class Whole(Frozen):
 
 def whole_of(graph: Graph, target: Target) -> Whole:
     """The tables of a graph of stage device."""
-    host = host_nodes(graph)
-    values = [n for n in graph.nodes() if not n.is_constant and n.id not in host]
+    values = device_values(graph)
     layers = [n for n in values if not isinstance(n.op, (Quantize, Reshape))]
     boxes = _boxes(values)
     bases = [n for n in values if not isinstance(n.op, Reshape) and n.id not in boxes]
@@ -95,13 +106,9 @@ def _moved(inner: Box | None, outer: Origin) -> Box:
 
 def as_four(box: Box) -> Box:
     """A box with ones in front; of more than four dimensions the first are one, and all in the box."""
-    lead = max(4 - len(box), 0)
-    if len(box) > 4:
-        count = 1
-        for low, high in box[: len(box) - 3]:
-            count *= high - low
-        box = ((0, count), *box[len(box) - 3 :])
-    return (*((0, 1),) * lead, *box)
+    if len(box) > RANK:
+        box = ((0, volume(box_shape(box[: 1 - RANK]))), *box[1 - RANK :])
+    return (*((0, 1),) * (RANK - len(box)), *box)
 
 
 def of_device(program: Program, part: DevicePart, plan: Plan, whole: Whole, device: int) -> Program:
@@ -157,7 +164,7 @@ def _filled(sides: Sequence[Rows], device: int) -> tuple[Interface, ...]:
         if row is None:
             other = next(side[number] for side in sides if side[number] is not None)
             assert other is not None
-            row = replace(other, box=((0, 0),) * RANK, offset=0, bytes=0)
+            row = other.without_content()
         made.append(replace(row, device=device))
     return tuple(made)
 
@@ -205,4 +212,4 @@ def _outputs(program: Program, part: DevicePart, graph: Graph) -> Rows:
 
 def _whole_row(row: Interface) -> Interface:
     """The row of what a device holds all of."""
-    return replace(row, box=tuple((0, n) for n in row.device_shape), tensor=None)
+    return replace(row, box=whole_box(row.device_shape), tensor=None)

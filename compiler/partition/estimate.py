@@ -6,12 +6,10 @@ import math
 from typing import Final
 
 from compiler.ir.graph import Node
-from compiler.ir.types import Quant, TensorType
-from compiler.partition.boxes import extents
 from compiler.rules.partitioning import part_of
 from compiler.schedule.builder import device_shape
 from isa.instructions.matrix import pass_cycles
-from isa.program import Box, volume
+from isa.program import Box
 from isa.target import Target
 
 START: Final = 100
@@ -25,27 +23,19 @@ def part_cycles(node: Node, box: Box, t: Target) -> float | None:
     part = part_of(node, box)
     if part is None:
         return None
-    read = [(i, r) for i, r in zip(node.inputs, part.reads, strict=True) if r is not None]
-    types = [_type(i.type, r) for i, r in read]
-    out = TensorType(node.type.dtype, extents(box), node.type.quant)
-    bound = part.operation.work(types, out).lower_bound(t)
+    read = [(i.is_constant, i.type.part(r)) for i, r in part.operands(node)]
+    out = node.type.part(box)
+    bound = part.operation.work([kind for _, kind in read], out).lower_bound(t)
     images, height, width, _ = device_shape(out.shape)
     area = height * width
     array = bound.mx_cycles / (images * area) * images * pass_cycles(t, area)
     vector = bound.vx_lanes / t.vx.lanes
-    constants = sum(volume(r) for i, r in ((i, extents(r)) for i, r in read) if i.is_constant)
-    moved = sum(volume(extents(r)) for i, r in read if not i.is_constant) + out.elements
+    constants = sum(kind.elements for constant, kind in read if constant)
+    moved = sum(kind.elements for constant, kind in read if not constant) + out.elements
     dram = constants / t.dram.bytes_per_cycle
     if moved > ROOM * t.spm.bytes:
         dram += moved / t.dram.bytes_per_cycle
     return max(array, vector, dram) + min(array, vector) / 8 + START
-
-
-def _type(whole: TensorType, box: Box) -> TensorType:
-    quant = whole.quant
-    if quant is not None and quant.axis is not None:
-        quant = Quant(quant.scales[slice(*box[quant.axis])], quant.zero_point, quant.axis, quant.dtype)
-    return TensorType(whole.dtype, extents(box), quant)
 
 
 def exchange_cycles(received: int, messages: int, t: Target) -> float:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from compiler import driver
 from compiler.errors import FitError
-from compiler.ir.graph import Graph
+from compiler.ir.graph import Graph, Node
 from compiler.partition.assign import (
+    BATCH,
     CHANNELS,
     ROWS,
     Assigned,
@@ -19,7 +20,7 @@ from compiler.partition.assign import (
     whole_images,
 )
 from compiler.partition.divide import DevicePart, divide
-from compiler.partition.emit_devices import Whole, of_device, together, whole_of
+from compiler.partition.emit_devices import of_device, together, whole_of
 from compiler.schedule.options import ScheduleOptions
 from compiler.schedule.tile_graph import Memory
 from compiler.search import choose
@@ -32,8 +33,8 @@ from isa.timing.model import cycles_alone, cycles_per_run, simulate, simulate_de
 from isa.timing.profile import layer_of
 from isa.timing.shares import shares
 
-SPLITS: Final = ("auto", "batch", "pipeline", "rows", "channels", "hybrid")
-STREAMED: Final = ("batch", "pipeline")
+SPLITS: Final = ("auto", BATCH, "pipeline", ROWS, CHANNELS, "hybrid")
+STREAMED: Final = (BATCH, "pipeline")
 """Divisions that are judged by a stream of runs, not by one."""
 BALANCED: Final = 4
 """Times that a pipeline is cut anew by what its devices have been found to take."""
@@ -80,7 +81,6 @@ class Division(Frozen):
     """The programs of all devices, and how they were found."""
 
     programs: tuple[Program, ...]
-    split: str
     spm_peak_bytes: int
     tried: int
 
@@ -108,29 +108,21 @@ def choose_devices(
         FitError: a part does not fit.
         CompileError: an operation that no tile expresses.
     """
-    timed, devices, split = timed or driver.StageTimes(), shared.devices, shared.split
-    if fault := device_fault(target, devices):
+    if fault := device_fault(target, shared.devices):
         raise UsageError(fault)
-    tables = whole_of(graph, target)
-    streamed = shared.throughput or split in STREAMED
-    best: Division | None = None
-    kept: Boxes = {}
-    fewest = tried = 0
-    for name, boxes in _proposals(graph, target, options, devices, split, streamed=streamed):
-        made = timed("schedule", _programs, graph, tables, boxes, target, options, note, devices)
-        programs, peak = made
-        cycles = timed("measure", _cycles, programs, streamed=streamed)
+    search = _Search(graph, target, options, note, shared, timed or driver.StageTimes())
+    best, fewest, tried = None, 0, 0
+    for made in search.proposals():
+        cycles = search.cycles(made)
         tried += 1
         if best is None or cycles < fewest:
-            best, fewest, kept = Division(programs, name, peak, tried), cycles, boxes
+            best, fewest = made, cycles
     assert best is not None, "there is a proposal, or an error says why not"
-    if devices <= FEW:  # more schedules for each device
-        programs, peak = timed(
-            "schedule", _programs, graph, tables, kept, target, options, note, devices, SCHEDULES
-        )
-        if timed("measure", _cycles, programs, streamed=streamed) < fewest:
-            best = replace(best, programs=programs, spm_peak_bytes=peak)
-    return replace(best, tried=tried)
+    if shared.devices <= FEW:  # more schedules for each device
+        made = search.made(best.boxes, SCHEDULES)
+        if search.cycles(made) < fewest:
+            best = made
+    return Division(best.programs, best.spm_peak_bytes, tried)
 
 
 def prove_devices(programs: tuple[Program, ...]) -> None:
@@ -143,111 +135,119 @@ def prove_devices(programs: tuple[Program, ...]) -> None:
     assert not report.rewritten, f"the compiler writes an output twice: {report.rewritten}"
 
 
-def _cycles(programs: tuple[Program, ...], *, streamed: bool) -> int:
-    if streamed:
-        return cycles_per_run(programs)
-    return max(timeline.cycles for timeline in simulate_devices(programs))
+class _Made(Frozen):
+    """A division that was compiled."""
+
+    boxes: Boxes
+    programs: tuple[Program, ...]
+    spm_peak_bytes: int
+    """The most bytes of the scratchpad that a device holds."""
 
 
-def _proposals(
-    graph: Graph, target: Target, options: ScheduleOptions, devices: int, split: str, *, streamed: bool
-) -> Iterator[tuple[str, Boxes]]:
-    """Divisions that are worth trying."""
-    images = whole_images(graph, devices)
-    if split == "batch" or (split == "auto" and streamed and images is not None):
-        if images is None:
-            text = f"not every value of the network has an image for each of {devices} devices"
-            raise UsageError(
-                Diagnostic("usage.split", text, remedy="--shape with a larger batch, or another split")
-            )
-        yield "batch", images
-    elif split == "pipeline" or (split == "auto" and streamed):
-        yield from (("pipeline", boxes) for boxes in _pipelines(graph, target, options, devices))
-    if split == "hybrid" or (split == "auto" and not streamed):
+class _Search:
+    """Proposes divisions, compiles and measures them."""
+
+    def __init__(
+        self,
+        graph: Graph,
+        target: Target,
+        options: ScheduleOptions,
+        note: Note,
+        shared: Sharing,
+        timed: driver.StageTimes,
+    ) -> None:
+        self.graph, self.target, self.options, self.note, self.timed = graph, target, options, note, timed
+        self.devices, self.split = shared.devices, shared.split
+        self.streamed = shared.throughput or shared.split in STREAMED
+        self.tables = whole_of(graph, target)
+
+    def cycles(self, made: _Made) -> int:
+        """Those of one run, or what a run adds to a stream of runs."""
+        return self.timed("measure", self._cycles, made.programs)
+
+    def _cycles(self, programs: tuple[Program, ...]) -> int:
+        if self.streamed:
+            return cycles_per_run(programs)
+        return max(timeline.cycles for timeline in simulate_devices(programs))
+
+    # --- proposals -------------------------------------------------------------------------------
+
+    def proposals(self) -> Iterator[_Made]:
+        """Divisions that are worth trying."""
+        split, auto = self.split, self.split == "auto"
+        images = whole_images(self.graph, self.devices)
+        if split == BATCH or (auto and self.streamed and images is not None):
+            if images is None:
+                text = f"not every value of the network has an image for each of {self.devices} devices"
+                remedy = "--shape with a larger batch, or another split"
+                raise UsageError(Diagnostic("usage.split", text, remedy=remedy))
+            yield self.made(images)
+        elif split == "pipeline" or (auto and self.streamed):
+            yield from self._pipelines()
+        if split == "hybrid" or (auto and not self.streamed):
+            yield from self._hybrids()
+        if split in (ROWS, CHANNELS):
+            yield self.made(Hybrid(self.graph, self.target, self.devices, (split,)).run())
+
+    def _hybrids(self) -> Iterator[_Made]:
+        """Of every layer the way that is best, by what is believed of exchanges."""
         seen: list[Boxes] = []
-        for belief in BELIEFS if devices <= FEW else BELIEFS[:1]:
-            boxes = Hybrid(graph, target, devices, (ROWS, CHANNELS), belief).run()
+        for belief in BELIEFS if self.devices <= FEW else BELIEFS[:1]:
+            boxes = Hybrid(self.graph, self.target, self.devices, (ROWS, CHANNELS), belief).run()
             if boxes not in seen:
                 seen.append(boxes)
-                yield "hybrid", boxes
-    if split in (ROWS, CHANNELS):
-        yield split, Hybrid(graph, target, devices, (split,)).run()
+                yield self.made(boxes)
 
+    def _pipelines(self) -> Iterator[_Made]:
+        """Cuts by what layers take on one device, then by what the devices were found to take."""
+        values = computed_values(self.graph)
+        if len(values) < self.devices:
+            text = f"the network has {len(values)} layers, fewer than {self.devices} devices"
+            raise UsageError(Diagnostic("usage.split", text, allowed=f"at most {len(values)} devices"))
+        cycles = self._layer_cycles(values)
+        seen: dict[tuple[Assigned, ...], _Made] = {}
+        for _ in range(BALANCED):
+            boxes = pipeline(self.graph, cycles, self.devices, self.target)
+            key = tuple(boxes[n.id] for n in values)
+            if key not in seen:
+                seen[key] = self.made(boxes)
+                yield seen[key]
+            for device, program in enumerate(seen[key].programs):
+                mine = [n.id for n in values if boxes[n.id][device] is not None]
+                estimated = sum(cycles[name] for name in mine)
+                wrong = cycles_alone(program) / max(estimated, 1.0)
+                for name in mine:
+                    cycles[name] *= wrong**TOWARDS
 
-def _pipelines(
-    graph: Graph, target: Target, options: ScheduleOptions, devices: int
-) -> Iterator[dict[int, Assigned]]:
-    """Cuts by what layers take on one device, then by what the devices were found to take."""
-    values = computed_values(graph)
-    if len(values) < devices:
-        text = f"the network has {len(values)} layers, fewer than {devices} devices"
-        raise UsageError(Diagnostic("usage.split", text, allowed=f"at most {len(values)} devices"))
-    cycles = _layer_cycles(graph, target, options)
-    tables = whole_of(graph, target)
-    seen: set[tuple[Assigned, ...]] = set()
-    for _ in range(BALANCED):
-        boxes = pipeline(graph, cycles, devices, target)
-        key = tuple(boxes[n.id] for n in values)
-        if key not in seen:
-            seen.add(key)
-            yield boxes
-        programs, _ = _programs(graph, tables, boxes, target, options, Note(), devices)
-        for device, program in enumerate(programs):
-            mine = [n.id for n in values if boxes[n.id][device] is not None]
-            estimated = sum(cycles[name] for name in mine)
-            wrong = cycles_alone(program) / max(estimated, 1.0)
-            for name in mine:
-                cycles[name] *= wrong**TOWARDS
+    def _layer_cycles(self, values: Sequence[Node]) -> dict[int, float]:
+        """What every value takes of the cycles of one device."""
+        schedule = next(driver.schedules(self.graph, self.target, self.options))
+        program = driver.generate(self.graph, schedule, self.target, self.note)
+        found = shares(simulate(program), layer_of(program))
+        numbers = {n.id: i for i, n in enumerate(schedule.plan.nodes)}
+        return {
+            n.id: float(found[numbers[n.id]].cycles) if numbers.get(n.id) in found else 0.0 for n in values
+        }
 
+    # --- programs --------------------------------------------------------------------------------
 
-def _layer_cycles(graph: Graph, target: Target, options: ScheduleOptions) -> dict[int, float]:
-    """What every value takes of the cycles of one device."""
-    schedule = next(driver.schedules(graph, target, options))
-    program = driver.generate(graph, schedule, target, Note())
-    found = shares(simulate(program), layer_of(program))
-    numbers = {n.id: i for i, n in enumerate(schedule.plan.nodes)}
-    return {
-        n.id: float(found[numbers[n.id]].cycles) if numbers.get(n.id) in found else 0.0
-        for n in computed_values(graph)
-    }
+    def made(self, boxes: Boxes, schedules: int = 1) -> _Made:
+        """The programs of a division, of each the best by itself of so many schedules."""
+        return self.timed("schedule", self._made, boxes, schedules)
 
+    def _made(self, boxes: Boxes, schedules: int) -> _Made:
+        parts = divide(self.graph, boxes, self.devices)
+        made = [self._program(part, device, schedules) for device, part in enumerate(parts)]
+        programs = together([program for program, _ in made], parts, self.graph, self.tables)
+        return _Made(boxes, programs, max(peak for _, peak in made))
 
-def _programs(
-    graph: Graph,
-    tables: Whole,
-    boxes: Boxes,
-    target: Target,
-    options: ScheduleOptions,
-    note: Note,
-    devices: int,
-    schedules: int = 1,
-) -> tuple[tuple[Program, ...], int]:
-    """The programs of a division, and the most bytes of the scratchpad that a device holds."""
-    parts = divide(graph, boxes, devices)
-    made: list[Program] = []
-    peak = 0
-    for device, part in enumerate(parts):
-        program, held = _program(part, tables, target, options, note, device, schedules)
-        made.append(program)
-        peak = max(peak, held)
-    return together(made, parts, graph, tables), peak
-
-
-def _program(
-    part: DevicePart,
-    tables: Whole,
-    target: Target,
-    options: ScheduleOptions,
-    note: Note,
-    device: int,
-    schedules: int,
-) -> tuple[Program, int]:
-    """The program of a device, the best by itself of so many schedules."""
-    try:
-        best = choose(part.graph, target, options, note, search=schedules)
-    except FitError as error:
-        raise FitError(
-            [replace(d, message=f"device {device}: {d.message}") for d in error.diagnostics]
-        ) from None
-    plan, used = best.schedule.plan, best.schedule.used
-    return of_device(best.program, part, plan, tables, device), used[Memory.SPM]
+    def _program(self, part: DevicePart, device: int, schedules: int) -> tuple[Program, int]:
+        """The program of a device, and the bytes of the scratchpad that it holds."""
+        try:
+            best = choose(part.graph, self.target, self.options, self.note, search=schedules)
+        except FitError as error:
+            raise FitError(
+                [replace(d, message=f"device {device}: {d.message}") for d in error.diagnostics]
+            ) from None
+        plan, used = best.schedule.plan, best.schedule.used
+        return of_device(best.program, part, plan, self.tables, device), used[Memory.SPM]

@@ -7,8 +7,7 @@ from typing import Any, Final, TypeVar
 
 from compiler.ir.graph import Node
 from compiler.ir.op import Op
-from compiler.ir.types import Shape
-from isa.program import Box
+from isa.program import Box, whole_box
 from isa.support.records import Frozen
 
 
@@ -21,10 +20,9 @@ class Part(Frozen):
     operation: Op
     reads: tuple[Box | None, ...]
 
-
-def whole(shape: Shape) -> Box:
-    """The box that is all of a shape."""
-    return tuple((0, extent) for extent in shape)
+    def operands(self, node: Node) -> list[tuple[Node, Box]]:
+        """The operands of a node that the part reads, and of each the box."""
+        return [(x, box) for x, box in zip(node.inputs, self.reads, strict=True) if box is not None]
 
 
 OpT = TypeVar("OpT", bound=Op)
@@ -47,7 +45,7 @@ def part_rule(*kinds: type[OpT]) -> Callable[[PartRule[OpT]], PartRule[OpT]]:
 
 def part_of(node: Node, box: Box) -> Part | None:
     """What makes a box of a node's result by itself, or None; all of it can always be made."""
-    if box == whole(node.shape):
-        return Part(node.op, tuple(whole(i.shape) for i in node.inputs))
+    if box == whole_box(node.shape):
+        return Part(node.op, tuple(whole_box(i.shape) for i in node.inputs))
     rule = next((PARTS[kind] for kind in type(node.op).__mro__ if kind in PARTS), None)
     return None if rule is None else rule(node, node.op, box)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from compiler.ir.graph import Node
 from compiler.ir.op import Op
 from compiler.ir.types import DType, Shape
+from compiler.ops.sliding_window import rows_read
 from compiler.schedule.options import ScheduleOptions
 from compiler.schedule.tile_graph import (
     ALIGNMENT,
@@ -95,9 +96,11 @@ class Window(Frozen):
 
     def valid(self, out: Span, taps: Span) -> tuple[Span, int]:
         """The input that these outputs read through these taps, and the padding before it."""
-        first = out.start * self.stride + taps.start * self.dilation - self.pad
-        last = (out.stop - 1) * self.stride + (taps.stop - 1) * self.dilation - self.pad
-        return Span(max(first, 0), min(last + 1, self.extent)), max(-first, 0)
+        before = self.pad - taps.start * self.dilation
+        span, padding, _ = rows_read(
+            (out.start, out.stop), self.extent, taps.extent, self.stride, self.dilation, before
+        )
+        return Span(*span), padding
 
     def reach(self, outputs: int, taps: int) -> int:
         """The most input that so many outputs and taps read."""

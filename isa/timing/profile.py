@@ -182,6 +182,7 @@ def _together(
         busy = [r for r in rows if r.instructions]
         longest = max(rows, key=_cycles)
         bound = _bound([op], t, count)
+        multiplying = sum(r.mac_utilization * r.cycles for r in rows) / count
         lanes = sum(r.vx_busy_cycles for r in rows) * t.vx.lanes
         found.append(
             replace(
@@ -189,11 +190,7 @@ def _together(
                 begin=min((r.begin for r in busy), default=0),
                 end=max((r.end for r in busy), default=0),
                 macs=sum(r.macs for r in rows),
-                mac_utilization=round(
-                    sum(r.mac_utilization * r.cycles for r in rows) / count / longest.cycles, 4
-                )
-                if longest.cycles
-                else 0.0,
+                mac_utilization=round(multiplying / longest.cycles, 4) if longest.cycles else 0.0,
                 vx_utilization=round(op.vx_lanes / lanes, 4) if lanes else 0.0,
                 mx_busy_cycles=sum(r.mx_busy_cycles for r in rows),
                 vx_busy_cycles=sum(r.vx_busy_cycles for r in rows),

@@ -32,7 +32,7 @@ from x1.cli.options import (
     target_options,
     with_progress,
 )
-from x1.cli.profile_command import short, summary
+from x1.cli.profile_command import machines, short, summary
 from x1.cli.result import Result, json_option, reported, say
 from x1.files import make_folder, require_another, write_atomic
 
@@ -231,17 +231,12 @@ def _text(text: str, output: str | None, warnings: list[Diagnostic]) -> Result:
 
 def _report(binary: api.Binary, place: str) -> None:
     figures = binary.summary()
+    machine = machines(binary.program.target.name, binary.program.devices)
     say(
-        f"{place}: {figures['instructions']} instructions for {_machines(binary)}, {binary.macs:,} MACs, "
+        f"{place}: {figures['instructions']} instructions for {machine}, {binary.macs:,} MACs, "
         f"{figures['weight_bytes']:,} bytes of weights and parameters, {figures['spm_peak_bytes']:,} bytes "
         f"of scratchpad at most; {_tried(binary.tried)}checked: no race, no deadlock"
     )
-
-
-def _machines(binary: api.Binary) -> str:
-    """The target, and how many of it."""
-    target, devices = binary.program.target.name, binary.program.devices
-    return target if devices == 1 else f"{devices} devices of {target}"
 
 
 def _tried(schedules: int) -> str:

@@ -97,8 +97,11 @@ def summary(found: Profile, runs: str = INFERENCES) -> str:
     )
     busy = percent(found.mac_utilization, 1)
     speed = f"{found.milliseconds:g} ms, {found.inferences_per_second:,.1f} {runs} a second"
+    machine = machines(found.target, found.devices)
+    if found.devices > 1:
+        machine += f", {found.cycles_per_image:,} a run of a stream"
     lines = [
-        f"{found.cycles:,} cycles on {_machines(found)}, {speed}; {found.macs:,} MACs, the array {busy} busy",
+        f"{found.cycles:,} cycles on {machine}, {speed}; {found.macs:,} MACs, the array {busy} busy",
         f"busy: {engines}; DRAM read {found.dram_read_bytes:,} bytes, written {found.dram_write_bytes:,}",
     ]
     if found.bound_cycles:
@@ -118,11 +121,9 @@ def summary(found: Profile, runs: str = INFERENCES) -> str:
     return "\n".join(lines)
 
 
-def _machines(found: Profile) -> str:
-    """The target, and how many of it; of a stream of runs what one adds."""
-    if found.devices == 1:
-        return found.target
-    return f"{found.devices} devices of {found.target}, {found.cycles_per_image:,} a run of a stream"
+def machines(target: str, devices: int) -> str:
+    """The target, and how many of it."""
+    return target if devices == 1 else f"{devices} devices of {target}"
 
 
 def table(found: Profile) -> str:

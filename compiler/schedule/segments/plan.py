@@ -13,7 +13,7 @@ from compiler.ir.graph import Graph, Input, Node
 from compiler.ir.types import DType, Shape
 from compiler.ir.work import LowerBound
 from compiler.ops.gemm import QGemm
-from compiler.ops.quantize_linear import Quantize, host_nodes, is_given, returned_value
+from compiler.ops.quantize_linear import Quantize, device_values, is_given, returned_value
 from compiler.ops.shapes import Reshape, Transpose, unreshaped
 from compiler.ops.transfer import SendTo
 from compiler.schedule.builder import SINGLE, Builder, Joined, View, device_shape, packed_bytes
@@ -97,8 +97,7 @@ class _Planner:
         """Graph inputs that a layer so far reads."""
         self.unsupported: list[Diagnostic] = []
         self.too_large: list[Diagnostic] = []
-        host = host_nodes(graph)
-        self.nodes = [n for n in graph.nodes() if not n.is_constant and n.id not in host]
+        self.nodes = device_values(graph)
         self.subtensors: dict[int, Subtensor] = {}
         """Values that lie within another."""
         if options.address:
